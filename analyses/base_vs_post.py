@@ -1,0 +1,84 @@
+"""Compare a base model with its post-trained version as a TOML file says; store figures and tables.
+
+    python analyses/base_vs_post.py analyses/zoo_large.toml
+
+The run goes to `runs/<name>` (taken up again where an earlier one stopped); every figure goes to
+`figures/<name>/` as PNG and SVG where a browser is installed and as HTML otherwise, every table as CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import steerlab as sl
+from steerlab.comparison import STUDIES, Run
+from steerlab.plots import save
+from steerlab.studies.result import Table
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The TOML file's keys: name, base, post and, if given, studies, size, seed, device, dtype, requests, statements."""
+    with path.open("rb") as file:
+        configuration = tomllib.load(file)
+    missing = {"name", "base", "post"} - configuration.keys()
+    if missing:
+        raise SystemExit(f"{path} does not say {', '.join(sorted(missing))}.")
+    return configuration
+
+
+def run(configuration: dict[str, Any], runs: Path, *, overwrite: bool) -> Run:
+    """The comparison, resumed where an earlier one of the same name stopped."""
+    options = {key: value for key, value in configuration.items() if key not in {"name", "base", "post"}}
+    return sl.compare(
+        configuration["base"],
+        configuration["post"],
+        out=runs / configuration["name"],
+        resume=not overwrite,
+        overwrite=overwrite,
+        announce=print,
+        **{"studies": STUDIES, **options},
+    )
+
+
+def write_figures(finished: Run, folder: Path) -> None:
+    """Every study's figures and tables below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for study, result in finished.results.items():
+        for name, figure in result.figures().items():
+            for ending in ("png", "svg"):
+                print(save(figure, folder / f"{study}_{name}.{ending}"))
+        for table in result.tables():
+            print(write_csv(table, folder / f"{study}_{table.key}.csv"))
+
+
+def write_csv(table: Table, path: Path) -> Path:
+    """One table; an interval becomes three columns' worth of text in its cell: value, low, high."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.columns)
+        writer.writerows([str(cell) if cell is not None else "" for cell in row] for row in table.rows)
+    return path
+
+
+def main() -> None:
+    """Read the arguments, run, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("configuration", type=Path, help="a TOML file of this folder, or your own")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
+    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where figures and tables go")
+    parser.add_argument("--overwrite", action="store_true", help="run again from the beginning")
+    arguments = parser.parse_args()
+    configuration = read_configuration(arguments.configuration)
+    finished = run(configuration, arguments.runs, overwrite=arguments.overwrite)
+    write_figures(finished, arguments.figures / configuration["name"])
+    print(f"Report: {finished.report}")
+
+
+if __name__ == "__main__":
+    main()

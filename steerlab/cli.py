@@ -1,0 +1,293 @@
+"""The command line: one thin function a command.
+
+Heavy imports stay inside the functions, so that `steerlab --help` answers at once. Wrong input ends with
+exit code 2 and one sentence, an interrupt with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from steerlab import __version__
+from steerlab.errors import SteerlabError
+
+if TYPE_CHECKING:
+    from steerlab.comparison import Run
+    from steerlab.models import Edit, LanguageModel
+    from steerlab.statistics import Estimate
+
+app = typer.Typer(
+    name="steerlab",
+    help="See what post-training changed inside a language model, and steer one at inference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+zoo_app = typer.Typer(help="The bundled pairs of small trained models.", no_args_is_help=True)
+app.add_typer(zoo_app, name="zoo")
+
+out = Console()
+err = Console(stderr=True)
+
+ModelName = Annotated[str, typer.Argument(help="Hub name, local folder, or zoo:NAME for a bundled model.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
+]
+
+
+class Size(StrEnum):
+    """How much a study reads."""
+
+    quick = "quick"
+    full = "full"
+
+
+class Contrast(StrEnum):
+    """The packaged contrasts a direction can be extracted from."""
+
+    truth = "truth"
+    refusal = "refusal"
+
+
+class Estimator(StrEnum):
+    """The estimators by their names on the command line."""
+
+    difference_in_means = "difference-in-means"
+    mass_mean = "mass-mean"
+    logistic = "logistic"
+
+
+@app.command()
+def compare(
+    base: ModelName,
+    post: ModelName,
+    output: Annotated[Path, typer.Option("--out", help="The run folder.")],
+    prompts: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL `text,label` of requests in place of the packaged ones.")
+    ] = None,
+    statements: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL `text,label` of true and false statements, likewise.")
+    ] = None,
+    studies: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "truthfulness,refusal,confidence,branching",
+    size: Annotated[
+        Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")
+    ] = Size.quick,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Compare a base model with the model post-trained from it; write a report."""
+    from steerlab.comparison import compare as run_comparison
+
+    names = [name.strip() for name in studies.split(",") if name.strip()]
+    with err.status("Loading the libraries"):
+        import steerlab.models  # noqa: F401  (seconds, once)
+    run = run_comparison(
+        base,
+        post,
+        out=output,
+        studies=names,
+        size=size.value,
+        statements=statements,
+        requests=prompts,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        announce=lambda line: err.print(f"[bold]{line}[/bold]"),
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    _print_run(run)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write the report of a stored run again, and show its table."""
+    from steerlab.comparison import rewrite_report
+
+    _print_run(rewrite_report(run))
+
+
+@app.command()
+def extract(
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--out", help="Where the direction goes (.safetensors).")],
+    contrast: Annotated[Contrast, typer.Option(help="Which packaged contrast.")] = Contrast.truth,
+    prompts: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL `text,label` in place of the packaged contrast.")
+    ] = None,
+    estimator: Annotated[Estimator, typer.Option()] = Estimator.difference_in_means,
+    layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
+    template: Annotated[str, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Find a direction in one model and store it as safetensors."""
+    from steerlab.extraction import extract_direction, labelled_prompts
+
+    loaded = _load(model, device, dtype, trust_remote_code)
+    texts, labels, data_hash = labelled_prompts(loaded, contrast.value, prompts, template)
+    found = extract_direction(
+        loaded, texts, labels, estimator=estimator.value, layers=layers, data_hash=data_hash
+    )
+    found.direction.save(output)
+    out.print(_extraction_table(found.accuracy))
+    out.print(f"Direction of {len(found.direction.sites)} sites: {output}")
+
+
+@app.command()
+def generate(
+    model: ModelName,
+    prompt: Annotated[str, typer.Argument(help="The user's text.")],
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
+        ),
+    ] = None,
+    ablate: Annotated[list[Path] | None, typer.Option(help="FILE removes a direction. Repeatable.")] = None,
+    template: Annotated[str, typer.Option(help="auto, chat, plain or none.")] = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Generate from a model, steered or not; with edits the unsteered text is shown beside."""
+    loaded = _load(model, device, dtype, trust_remote_code)
+    rendered = loaded.instruction_prompt(prompt, template=template)  # type: ignore[arg-type]
+    edits = _edits(loaded, steer or [], ablate or [])
+
+    def _complete() -> str:
+        sampling = {"do_sample": True, "temperature": temperature, "seed": seed} if temperature > 0 else {}
+        return loaded.generate([rendered], max_new_tokens=max_new_tokens, **sampling)[0].text  # type: ignore[arg-type]
+
+    plain = _complete()
+    if not edits:
+        out.print(plain, markup=False, highlight=False)
+        return
+    with loaded.steering(*edits):
+        steered = _complete()
+    for title, text in (("unsteered", plain), ("steered", steered)):
+        out.rule(title)
+        out.print(text, markup=False, highlight=False)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A checkpoint to check, too.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """What is installed, what device there is, and whether a checkpoint passes the self-check."""
+    from steerlab.environment import hardware, library_versions
+
+    table = Table("what", "found", title="Environment", title_justify="left")
+    for name, value in {**library_versions(), **hardware()}.items():
+        table.add_row(name, str(value))
+    out.print(table)
+    if model is None:
+        return
+    check = _load(model, device, dtype, trust_remote_code).self_check()
+    table = Table("part", "largest error", "verdict", title=f"Self-check of {model}", title_justify="left")
+    for row in check.rows:
+        table.add_row(row.part, f"{row.max_error:.1e}", "ok" if row.ok else "FAILS")
+    out.print(table)
+    if not check.ok:
+        raise typer.Exit(1)
+
+
+@zoo_app.command("list")
+def zoo_list() -> None:
+    """The bundled models, what they are and where they lie."""
+    from steerlab import zoo
+
+    table = Table("name", "folder", "size")
+    for name in zoo.names():
+        folder = zoo.path(name)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        table.add_row(f"zoo:{name}", str(folder), f"{size / 1e6:.1f} MB")
+    out.print(table)
+
+
+def main() -> None:
+    """Run the command line and turn errors into sentences and exit codes."""
+    try:
+        code = app(standalone_mode=False)
+    except SteerlabError as error:
+        err.print(f"steerlab: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("Interrupted. Finished studies are kept; the same command with --resume goes on.")
+        sys.exit(130)
+    except Exception as error:
+        # click's usage errors know how to show themselves; anything else is a fault of ours and keeps its trace.
+        show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or status is None:
+            raise
+        show()
+        sys.exit(status)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+    from steerlab.comparison import resolved
+    from steerlab.models import load
+
+    return load(resolved(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def _edits(model: LanguageModel, steer: list[str], ablate: list[Path]) -> list[Edit]:
+    from steerlab.directions import Direction
+    from steerlab.extraction import chosen_layers, parse_steer
+    from steerlab.steering import Ablate, Add
+
+    edits: list[Edit] = []
+    for text in steer:
+        file, strength, layers = parse_steer(text)
+        direction = Direction.load(file)
+        sites = None
+        if layers is not None:
+            wanted = chosen_layers(layers, model.n_layers)
+            sites = [site for site in direction.sites if site.layer in wanted]
+        edits.append(Add(direction, sites=sites, strength=strength, unit="class_gap"))
+    edits += [Ablate(Direction.load(file)) for file in ablate]
+    return edits
+
+
+def _extraction_table(accuracy: dict[str, Estimate]) -> Table:
+    table = Table(
+        "site", "held-out accuracy", title="Five-fold accuracy, 95 % interval", title_justify="left"
+    )
+    for site, estimate in accuracy.items():
+        table.add_row(site, str(estimate))
+    return table
+
+
+def _print_run(run: Run) -> None:
+    from steerlab.report import terminal_table
+
+    out.print(terminal_table(list(run.results.values())))
+    out.print(f"Report: {run.report}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""A comparison of two checkpoints: which studies run, on what, into which folder, and how to take it up again.
+
+Everything that can be wrong with the input is found before the folder is made. Studies run one after the
+other, each seeded afresh, and are stored as they finish; so an interrupted run that is resumed ends with
+the results of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from steerlab.environment import hardware, library_versions
+from steerlab.errors import RunError, SteerlabError
+from steerlab.run_folder import Manifest, RunFolder
+
+if TYPE_CHECKING:
+    from steerlab.datasets import ContrastSet, StatementSet
+    from steerlab.models import LanguageModel
+    from steerlab.studies.result import StudyResult
+
+Size = Literal["quick", "full"]
+STUDIES = ("truthfulness", "refusal", "confidence", "branching")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the studies read: labelled statements, matched requests, open prompts and unrelated plain text."""
+
+    statements: StatementSet
+    requests: ContrastSet
+    open_prompts: Sequence[str]
+    plain_text: Sequence[str]
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished comparison: its folder, manifest and results by study."""
+
+    folder: RunFolder
+    manifest: Manifest
+    results: dict[str, StudyResult]
+
+    @property
+    def report(self) -> Path:
+        """The self-contained HTML page."""
+        return self.folder.report
+
+    def __getitem__(self, study: str) -> StudyResult:
+        """The result of one study."""
+        return self.results[study]
+
+
+def compare(
+    base: str | Path | LanguageModel,
+    post: str | Path | LanguageModel,
+    *,
+    out: str | Path,
+    studies: Sequence[str] = STUDIES,
+    size: Size = "quick",
+    statements: str | Path | None = None,
+    requests: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+    **loading: Any,
+) -> Run:
+    """Compare a base model with the model post-trained from it and write `out`/report.html.
+
+    `base` and `post` are hub names, local folders, `zoo:NAME` or loaded models; `statements` and `requests` are files
+    (`text,label`) that take the place of the packaged sets; `announce` is told, in a sentence, what begins;
+    `loading` goes to `steerlab.load`. Raises a `SteerlabError` for wrong input, before anything is written.
+    `KeyboardInterrupt` passes through with the finished studies stored.
+    """
+    _require_known(studies)
+    data = read_data(statements, requests)
+    models = {"base": _loaded(base, loading), "post": _loaded(post, loading)}
+    manifest = _manifest(models, data, studies, size, seed)
+    folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
+    try:
+        for name in studies:
+            if folder.has_result(name):
+                announce(f"{name}: already finished, kept")
+                continue
+            announce(f"{name}: running")
+            started = time.perf_counter()
+            _store(folder, run_study(name, models["base"], models["post"], data, size=size, seed=seed))
+            manifest.timings[name] = round(time.perf_counter() - started, 2)
+            folder.write_manifest(manifest)
+        manifest.status = "done"
+        return _finish(folder, manifest)
+    except KeyboardInterrupt:
+        manifest.status = "interrupted"
+        folder.write_manifest(manifest)
+        raise
+    except RunError:
+        folder.discard_if_empty()
+        raise
+
+
+def run_study(
+    name: str, base: LanguageModel, post: LanguageModel, data: Data, *, size: Size = "quick", seed: int = 0
+) -> StudyResult:
+    """One study on a loaded pair.
+
+    A study that this pair cannot take gives a result that says so; anything unforeseen is raised.
+    """
+    import torch
+
+    from steerlab import studies
+    from steerlab.studies.result import StudyResult
+
+    torch.manual_seed(seed)
+    try:
+        match name:
+            case "truthfulness":
+                return studies.truthfulness(base, post, data.statements, size=size, seed=seed)
+            case "refusal":
+                return studies.refusal(base, post, data.requests, size=size, seed=seed)
+            case "confidence":
+                return studies.confidence(base, post, data.statements, data.plain_text, size=size, seed=seed)
+            case "branching":
+                return studies.branching(base, post, data.open_prompts, size=size, seed=seed)
+    except SteerlabError as error:
+        return StudyResult(study=name, status="skipped", summary=[str(error)])
+    raise RunError(f"There is no study {name!r}; choose from {', '.join(STUDIES)}.")
+
+
+def rewrite_report(path: str | Path) -> Run:
+    """Write the report of a stored run again, from its results alone."""
+    folder = RunFolder.open(path)
+    return _finish(folder, folder.manifest())
+
+
+def resolved(name: str | Path) -> str | Path:
+    """A bundled model's folder for `zoo:NAME`, anything else as it is. Raises `SteerlabError` for an unknown one."""
+    if not str(name).startswith("zoo:"):
+        return name
+    from steerlab import zoo
+
+    return zoo.path(str(name).removeprefix("zoo:"))
+
+
+def read_data(statements: str | Path | None = None, requests: str | Path | None = None) -> Data:
+    """The packaged prompts, or the user's files in their place. Raises `DatasetError` for a bad file."""
+    from steerlab import datasets
+
+    return Data(
+        statements=datasets.read_statements(statements) if statements else datasets.statements(),
+        requests=datasets.read_requests(requests) if requests else datasets.requests(),
+        open_prompts=datasets.open_prompts(),
+        plain_text=datasets.plain_text(),
+        sources={
+            "statements": str(statements or "packaged"),
+            "requests": str(requests or "packaged"),
+            "open_prompts": "packaged",
+            "plain_text": "packaged",
+        },
+    )
+
+
+def _require_known(studies: Sequence[str]) -> None:
+    unknown = [name for name in studies if name not in STUDIES]
+    if unknown or not studies:
+        raise RunError(
+            f"There is no study {', '.join(unknown) or '(none named)'}; choose from {', '.join(STUDIES)}."
+        )
+
+
+def _loaded(model: str | Path | LanguageModel, loading: dict[str, Any]) -> LanguageModel:
+    from steerlab.models import LanguageModel, load
+
+    return model if isinstance(model, LanguageModel) else load(resolved(model), **loading)
+
+
+def _manifest(
+    models: dict[str, LanguageModel], data: Data, studies: Sequence[str], size: Size, seed: int
+) -> Manifest:
+    return Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        models={role: _model_facts(model) for role, model in models.items()},
+        data=_data_facts(data),
+        configuration={"studies": list(studies), "size": size, "seed": seed},
+        versions=library_versions(),
+        hardware=hardware(),
+    )
+
+
+def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | None]:
+    return {
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "architecture": model.architecture,
+        "layers": model.n_layers,
+        "width": model.d_model,
+        "vocabulary": model.vocab_size,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "chat template": model.has_chat_template,
+    }
+
+
+def _data_facts(data: Data) -> dict[str, dict[str, str | int]]:
+    from steerlab.datasets import text_hash
+
+    counted = {
+        "statements": (len(data.statements), data.statements.hash),
+        "requests": (len(data.requests.positive) + len(data.requests.negative), data.requests.hash),
+        "open_prompts": (len(data.open_prompts), text_hash(data.open_prompts)),
+        "plain_text": (len(data.plain_text), text_hash(data.plain_text)),
+    }
+    return {
+        name: {"n": n, "hash": hash_, "source": data.sources[name]} for name, (n, hash_) in counted.items()
+    }
+
+
+def _store(folder: RunFolder, result: StudyResult) -> None:
+    for name, direction in result.artefacts().items():
+        folder.write_with(f"directions/{name}.safetensors", direction.save)
+    folder.write_result(result.study, result.to_dict())
+
+
+def _finish(folder: RunFolder, manifest: Manifest) -> Run:
+    from steerlab.report import write_report
+    from steerlab.studies.result import result_from_dict
+
+    order = [name for name in STUDIES if folder.has_result(name)]
+    results = {name: result_from_dict(folder.read_result(name)) for name in order}
+    folder.write_manifest(manifest)
+    folder.write_with(
+        "report.html", lambda path: write_report(list(results.values()), manifest.model_dump(), path)
+    )
+    return Run(folder, manifest, results)

@@ -1,0 +1,59 @@
+"""What a result was made with: library versions and hardware, for manifests and for `steerlab doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+_LIBRARIES = (
+    "steerlab",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "nnsight",
+    "scikit-learn",
+    "einops",
+    "plotly",
+    "safetensors",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Installed version of Python and of each library results depend on; "not installed" where absent."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def hardware() -> dict[str, str | int]:
+    """Processor, cores, threads torch uses, and the accelerator if there is one."""
+    import torch
+
+    facts: dict[str, str | int] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "torch threads": torch.get_num_threads(),
+        "accelerator": "none",
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        count = torch.cuda.device_count()
+        facts["accelerator"] = f"{count} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    elif torch.backends.mps.is_available():
+        facts["accelerator"] = "Apple GPU (mps)"
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or "unknown"

@@ -1,0 +1,139 @@
+"""From a labelled contrast to a direction file: what `steerlab extract` does, callable from Python as well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from steerlab.activations import capture
+from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, fit_direction
+from steerlab.errors import DirectionError
+from steerlab.models import Last, Prompt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from steerlab.models import LanguageModel
+    from steerlab.statistics import Estimate
+
+ESTIMATORS = {
+    "difference-in-means": DifferenceInMeans,
+    "mass-mean": MassMean,
+    "logistic": LogisticProbe,
+}
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A direction and, by site, the five-fold accuracy of the classifier it defines."""
+
+    direction: Direction
+    accuracy: dict[str, Estimate]
+
+
+def labelled_prompts(
+    model: LanguageModel,
+    contrast: Literal["truth", "refusal"],
+    path: Path | None = None,
+    template: Literal["auto", "chat", "plain", "none"] = "auto",
+) -> tuple[list[Prompt], list[int], str]:
+    """Prompts, labels (1 true or harmful) and data hash of a packaged contrast or of the user's file.
+
+    Statements are read as they stand; requests are rendered in the model's template.
+    Raises `DatasetError` for a bad file.
+    """
+    from steerlab import datasets
+
+    if contrast == "truth":
+        statements = datasets.read_statements(path) if path else datasets.statements()
+        return (
+            [Prompt(text) for text in statements.texts],
+            [int(x) for x in statements.labels],
+            statements.hash,
+        )
+    requests = datasets.read_requests(path) if path else datasets.requests()
+    texts = [*requests.positive, *requests.negative]
+    labels = [1] * len(requests.positive) + [0] * len(requests.negative)
+    return [model.instruction_prompt(text, template=template) for text in texts], labels, requests.hash
+
+
+def extract_direction(
+    model: LanguageModel,
+    prompts: Sequence[Prompt | str],
+    labels: Sequence[int],
+    *,
+    estimator: Literal["difference-in-means", "mass-mean", "logistic"] = "difference-in-means",
+    layers: str = "all",
+    data_hash: str = "",
+    seed: int = 0,
+) -> Extraction:
+    """Fit a direction at the last token of `prompts` at `resid_post` of `layers`.
+
+    The accuracy is of held-out folds (stratified, `seed`), with a Wilson interval. Raises `DirectionError` for
+    an unknown estimator or layer.
+    """
+    if estimator not in ESTIMATORS:
+        raise DirectionError(f"There is no estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+    sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
+    activations = capture(model, prompts, sites, positions=Last(), progress="Reading states")
+    fitted = ESTIMATORS[estimator]()
+    direction = fit_direction(
+        fitted, activations, np.asarray(labels), model=model, dataset_hash=data_hash, position=Last()
+    )
+    held_out = {
+        str(site): _held_out_accuracy(estimator, activations[site].numpy(), np.asarray(labels), seed)
+        for site in sites
+    }
+    return Extraction(direction, held_out)
+
+
+def chosen_layers(text: str, n_layers: int) -> list[int]:
+    """Layers named by `all`, `4`, `4-8` (both ends) or `2,5,7`.
+
+    Raises `DirectionError` for anything else and for a layer the model does not have.
+    """
+    if text == "all":
+        return list(range(n_layers))
+    layers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part)
+        if match is None:
+            raise DirectionError(f"Layers {text!r} are not understood; write all, 4, 4-8 or 2,5,7.")
+        first, last = int(match[1]), int(match[2] or match[1])
+        layers += range(first, last + 1)
+    missing = [layer for layer in layers if layer >= n_layers]
+    if missing or not layers:
+        raise DirectionError(f"Layers {text!r} name none of, or more than, the layers 0 to {n_layers - 1}.")
+    return sorted(set(layers))
+
+
+def parse_steer(text: str) -> tuple[Path, float, str | None]:
+    """File, strength and layers of `FILE[:STRENGTH[@LAYERS]]`. Raises `DirectionError` where it is malformed."""
+    match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<strength>[^@]+))?(?:@(?P<layers>.+))?", text)
+    if match is None:
+        raise DirectionError(f"--steer {text!r} is not understood; write FILE.safetensors:STRENGTH@LAYERS.")
+    try:
+        strength = float(match["strength"] or 1.0)
+    except ValueError:
+        raise DirectionError(
+            f"--steer {text!r} has the strength {match['strength']!r}, which is no number."
+        ) from None
+    return Path(match["file"]), strength, match["layers"]
+
+
+def _held_out_accuracy(
+    estimator: str, rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int
+) -> Estimate:
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    from steerlab.statistics import proportion
+
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    predicted = cross_val_predict(ESTIMATORS[estimator](), rows, labels, cv=folds)
+    return proportion(int((predicted == labels).sum()), len(labels))

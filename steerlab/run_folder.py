@@ -1,0 +1,201 @@
+"""A run is a folder: `manifest.json`, `results/<study>.json`, `directions/*.safetensors`, `report.html`.
+
+Every file is written to a temporary name and renamed, so a reader never meets half a file, and an
+interrupted run can be taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from steerlab.errors import RunError
+
+SCHEMA_VERSION = 1
+_NEEDED_BYTES = 64 * 2**20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Manifest(BaseModel):
+    """Everything a run was made with; `key()` is the part that must agree for a run to be resumed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    status: Literal["running", "interrupted", "done"] = "running"
+    created: str
+    models: dict[str, dict[str, str | int | float | bool | None]]
+    data: dict[str, dict[str, str | int]]
+    configuration: dict[str, str | int | list[str]]
+    versions: dict[str, str]
+    hardware: dict[str, str | int]
+    timings: dict[str, float] = Field(default_factory=dict)
+
+    def key(self) -> str:
+        """Hash of models, data and configuration: two runs with one key give the same results."""
+        identity = {
+            "models": {role: facts["fingerprint"] for role, facts in self.models.items()},
+            "data": {name: facts["hash"] for name, facts in self.data.items()},
+            "configuration": self.configuration,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RunFolder:
+    """The files of one run below `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def report(self) -> Path:
+        """Where the report is, or will be."""
+        return self.path / "report.html"
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run. Raises `RunError` where there is none."""
+        folder = cls(Path(path))
+        if not (folder.path / "manifest.json").is_file():
+            raise RunError(
+                f"{path} is not a run folder: it has no manifest.json; name the --out of a comparison."
+            )
+        return folder
+
+    @classmethod
+    def prepare(
+        cls, path: str | Path, manifest: Manifest, *, resume: bool = False, overwrite: bool = False
+    ) -> RunFolder:
+        """Make `path` ready for a run.
+
+        An earlier run there is kept and continued with `resume`, replaced with `overwrite`, refused otherwise.
+        Raises `RunError` if the folder holds anything else, cannot be written, or lies on a full disk.
+        """
+        folder = cls(Path(path))
+        if folder._holds_something():
+            if not (folder.path / "manifest.json").is_file():
+                raise RunError(f"{path} is not empty and is not a run folder; choose another --out.")
+            if resume:
+                folder._require_same(manifest)
+                manifest.timings.update(folder.manifest().timings)
+            elif overwrite:
+                folder._clear()
+            else:
+                raise RunError(
+                    f"{path} already holds a run; go on with --resume, replace it with --overwrite, "
+                    "or choose another --out."
+                )
+        folder._require_space()
+        folder._attempt(lambda: folder.path.mkdir(parents=True, exist_ok=True))
+        folder.write_manifest(manifest)
+        return folder
+
+    def manifest(self) -> Manifest:
+        """The manifest as stored. Raises `RunError` if it cannot be read."""
+        try:
+            return Manifest.model_validate_json((self.path / "manifest.json").read_text("utf-8"))
+        except (OSError, ValidationError) as error:
+            raise RunError(
+                f"{self.path}/manifest.json cannot be read as a manifest of format {SCHEMA_VERSION}; "
+                "the run was written by another version or is damaged: run it again with --overwrite."
+            ) from error
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Store the manifest."""
+        self._write("manifest.json", manifest.model_dump_json(indent=2))
+
+    def has_result(self, study: str) -> bool:
+        """Whether the study is finished."""
+        return (self.path / "results" / f"{study}.json").is_file()
+
+    def write_result(self, study: str, result: dict[str, Any]) -> None:
+        """Store a finished study."""
+        self._write(f"results/{study}.json", json.dumps(result, indent=1, allow_nan=False))
+
+    def read_result(self, study: str) -> dict[str, Any]:
+        """A finished study's record. Raises `RunError` where it is absent or damaged."""
+        try:
+            loaded: dict[str, Any] = json.loads((self.path / "results" / f"{study}.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path}/results/{study}.json cannot be read: {error}.") from error
+        return loaded
+
+    def studies(self) -> list[str]:
+        """Names of the finished studies."""
+        return sorted(file.stem for file in (self.path / "results").glob("*.json"))
+
+    def write_with(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let `write` make a file at a temporary path, then move it to `name` below the folder.
+
+        The temporary file keeps the name's ending, since writers read the format from it. On a full or
+        unwritable disk nothing half-written stays, and `RunError` says so.
+        """
+        target = self.path / name
+        temporary = target.with_name(f".writing-{target.name}")
+
+        def _replace() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            os.replace(temporary, target)
+
+        try:
+            self._attempt(_replace)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def discard_if_empty(self) -> None:
+        """Remove a folder in which no study was finished."""
+        if self.path.is_dir() and not self.studies():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _write(self, name: str, text: str) -> None:
+        self.write_with(name, lambda path: _write_text(path, text))
+
+    def _holds_something(self) -> bool:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; --out must name a folder.")
+        return self.path.is_dir() and any(self.path.iterdir())
+
+    def _require_same(self, manifest: Manifest) -> None:
+        if self.manifest().key() != manifest.key():
+            raise RunError(
+                f"{self.path} holds a run with other models, data or configuration, so it cannot be resumed; "
+                "choose another --out or replace it with --overwrite."
+            )
+
+    def _require_space(self) -> None:
+        existing = next(parent for parent in [self.path, *self.path.absolute().parents] if parent.exists())
+        free = shutil.disk_usage(existing).free
+        if free < _NEEDED_BYTES:
+            raise RunError(
+                f"The disk of {existing} has {free / 2**20:.0f} MB free and a run needs about "
+                f"{_NEEDED_BYTES / 2**20:.0f} MB; free some space or choose another --out."
+            )
+
+    def _clear(self) -> None:
+        for name in ("results", "directions"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("report.html", "manifest.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            reason = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
+            raise RunError(f"Nothing can be written to {self.path}: {reason}.") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
