@@ -1,0 +1,25 @@
+"""Figure primitives in one theme: arrays and labels in, plotly figures out. Imports nothing of steerlab's."""
+
+from __future__ import annotations
+
+from steerlab.plots.primitives import bars, curves, draws_something, heatmap, histogram, reliability, scatter
+from steerlab.plots.series import Series
+from steerlab.plots.static import Saved, find_browser, save
+from steerlab.plots.theme import BASE, CONTROL, POST
+
+__all__ = [
+    "BASE",
+    "CONTROL",
+    "POST",
+    "Saved",
+    "Series",
+    "bars",
+    "curves",
+    "draws_something",
+    "find_browser",
+    "heatmap",
+    "histogram",
+    "reliability",
+    "save",
+    "scatter",
+]

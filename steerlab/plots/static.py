@@ -1,0 +1,69 @@
+"""A figure as a file: PNG, SVG or PDF where a browser is at hand, otherwise an HTML page and the reason.
+
+Plotly draws in a browser, so static pictures need one (through kaleido); nothing is downloaded here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
+
+class Saved(NamedTuple):
+    """Where a figure was written, and why it is not the picture asked for ("" when it is)."""
+
+    path: Path
+    reason: str
+
+
+def find_browser() -> str | None:
+    """The Chromium or Chrome on this machine (`BROWSER_PATH` first), or None."""
+    named = os.environ.get("BROWSER_PATH")
+    if named and Path(named).exists():
+        return named
+    return next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+
+
+def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int | None = None) -> Saved:
+    """Write `figure` to `path` (.png, .svg, .pdf, .html); without a browser as .html beside it, saying why.
+
+    width, height: in pixels. Raises ValueError for another ending.
+    """
+    target = Path(path)
+    if target.suffix not in (*_PICTURES, ".html"):
+        ending = target.suffix or "a file without ending"
+        raise ValueError(f"cannot write a figure as {ending}: use .png, .svg or .html")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".html":
+        figure.write_html(target, include_plotlyjs=True)
+        return Saved(target, "")
+    reason = _why_no_picture()
+    if not reason:
+        try:
+            figure.write_image(target, width=width, height=height or figure.layout.height or 450, scale=2)
+            return Saved(target, "")
+        except Exception as error:  # the browser's failure, whatever its type: the figure is still wanted
+            said = (str(error).splitlines() or [""])[0][:200]
+            reason = f"the browser could not draw it ({type(error).__name__}: {said})"
+    page = target.with_suffix(".html")
+    figure.write_html(page, include_plotlyjs=True)
+    return Saved(page, reason)
+
+
+def _why_no_picture() -> str:
+    try:
+        import kaleido  # noqa: F401
+    except ImportError:
+        return "kaleido is not installed: pip install 'steerlab[export]'"
+    browser = find_browser()
+    if browser is None:
+        return "no Chromium or Chrome was found for static pictures: apt-get install chromium"
+    os.environ.setdefault("BROWSER_PATH", browser)
+    return ""

@@ -1,0 +1,59 @@
+"""Intervals and tests, once for every study: bootstrap over prompts, shares, nulls, calibration.
+
+Imports nothing of steerlab's. Everything random takes a seed; every interval says how it was made.
+"""
+
+from __future__ import annotations
+
+from steerlab.statistics.bootstrap import (
+    bootstrap,
+    bootstrap_curve,
+    bootstrap_mean,
+    paired_difference,
+    paired_log_ratio,
+)
+from steerlab.statistics.calibration import (
+    ReliabilityBin,
+    auroc,
+    brier_score,
+    calibration_null,
+    expected_calibration_error,
+    reliability_curve,
+)
+from steerlab.statistics.estimate import Estimate, Number
+from steerlab.statistics.nulls import (
+    CosineNull,
+    benjamini_hochberg,
+    cosine_null,
+    permutation_null,
+    permutation_p_value,
+    spearman_brown,
+    split_half,
+)
+from steerlab.statistics.proportions import PairedTest, mcnemar, proportion
+
+__all__ = [
+    "CosineNull",
+    "Estimate",
+    "Number",
+    "PairedTest",
+    "ReliabilityBin",
+    "auroc",
+    "benjamini_hochberg",
+    "bootstrap",
+    "bootstrap_curve",
+    "bootstrap_mean",
+    "brier_score",
+    "calibration_null",
+    "cosine_null",
+    "expected_calibration_error",
+    "mcnemar",
+    "paired_difference",
+    "paired_log_ratio",
+    "permutation_null",
+    "permutation_p_value",
+    "proportion",
+    "reliability_curve",
+    "spearman_brown",
+    "split_half",
+]

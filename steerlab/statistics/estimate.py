@@ -1,0 +1,87 @@
+"""A number with its interval: what every study hands to every table and figure.
+
+An `Estimate` keeps the point value, the ends of its interval, the number of independent units behind it
+(prompts, not tokens) and how the interval was made. A value that the data cannot give is NaN, written to JSON
+as null; an interval that the data cannot give (one prompt only) has NaN ends, and prints as "n/a".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+
+def _null_is_nan(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_null_is_nan)]
+"""A float whose NaN is null in JSON, both ways."""
+
+
+class Estimate(BaseModel):
+    """A point value with its interval; `str()` gives "0.83 [0.79, 0.87]".
+
+    value, low, high: the point and the ends of the interval, in the unit of what is measured. n: independent
+    units (clusters) behind it. level: nominal coverage. method: how the interval was made, with seed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: Number
+    low: Number = math.nan
+    high: Number = math.nan
+    n: int = 0
+    level: float = 0.95
+    method: str = ""
+
+    @model_validator(mode="after")
+    def _ends_in_order(self) -> Estimate:
+        if self.low > self.high:
+            raise ValueError(f"an interval needs low <= high, got [{self.low}, {self.high}]")
+        return self
+
+    @property
+    def has_interval(self) -> bool:
+        """True when both ends of the interval are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def excludes(self, value: float) -> bool:
+        """True when the interval is known and `value` lies outside it."""
+        return self.has_interval and not self.low <= value <= self.high
+
+    def transform(self, function: Callable[[float], float]) -> Estimate:
+        """The estimate of a monotone function of the quantity (`math.exp` turns a log-ratio into a ratio)."""
+        ends = function(self.low), function(self.high)
+        low, high = ends if not ends[0] > ends[1] else (ends[1], ends[0])
+        return self.model_copy(update={"value": function(self.value), "low": low, "high": high})
+
+    def __format__(self, spec: str) -> str:
+        """`f"{estimate:.3f}"` formats value and ends alike; without a spec the decimals follow the width."""
+        if not math.isfinite(self.value):
+            return "n/a"
+        spec = spec or f".{self._decimals()}f"
+        if not self.has_interval:
+            return f"{_plain(self.value, spec)} [n/a]"
+        return f"{_plain(self.value, spec)} [{_plain(self.low, spec)}, {_plain(self.high, spec)}]"
+
+    def __str__(self) -> str:
+        return format(self, "")
+
+    def _decimals(self) -> int:
+        """Two decimals, or as many as show two digits of the interval's width (of the value without one)."""
+        scale = self.high - self.low if self.has_interval else abs(self.value)
+        if not math.isfinite(scale) or scale <= 0:
+            scale = abs(self.value) or 1.0
+        if scale >= 20:
+            return 0 if scale >= 200 else 1
+        return max(2, min(6, 1 - math.floor(math.log10(scale))))
+
+
+def _plain(value: float, spec: str) -> str:
+    """`format` without a minus before zero."""
+    text = format(value, spec)
+    return text[1:] if text.startswith("-") and not text.strip("-0.") else text

@@ -1,0 +1,57 @@
+"""One module a question; here their functions and results by name, imported when first used.
+
+`studies.truthfulness` is the function although its module has the same name: importing a submodule binds the
+module to the package, and `_Facade` turns that binding into the function.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+
+_STUDIES = ("truthfulness", "refusal", "confidence", "branching")
+_NAMES = {
+    **{study: study for study in _STUDIES},
+    "Headline": "result",
+    "SkippedResult": "result",
+    "StudyResult": "result",
+    "Table": "result",
+    "result_from_dict": "result",
+}
+
+__all__ = [
+    "Headline",
+    "SkippedResult",
+    "StudyResult",
+    "Table",
+    "branching",
+    "confidence",
+    "refusal",
+    "result_from_dict",
+    "truthfulness",
+]
+
+
+class _Facade(ModuleType):
+    """This package, with a study's function under its name rather than its module."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _STUDIES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NAMES:
+        raise AttributeError(f"steerlab.studies has no {name!r}: it has {', '.join(__all__)}")
+    value = getattr(import_module(f"steerlab.studies.{_NAMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _Facade
