@@ -1,0 +1,130 @@
+"""Two kinds of prompts held against each other (harmful and harmless requests, say), in three splits.
+
+Splits of people's own prompts are made from groups of near-duplicates (Jaccard similarity of their word sets at or
+above `NEAR_DUPLICATE`), so that no prompt of one split is a rewording of a prompt in another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+SHARES = (0.5, 0.2, 0.3)
+NEAR_DUPLICATE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastSet:
+    """Prompts of two kinds; `splits` names, for each positive and each negative prompt, its split.
+
+    An empty `splits` means that the prompts are not split (or are one split already).
+    """
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    positive_name: str = "harmful"
+    negative_name: str = "harmless"
+    splits: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+    @classmethod
+    def from_texts(
+        cls,
+        positive: Sequence[str],
+        negative: Sequence[str],
+        *,
+        positive_name: str = "harmful",
+        negative_name: str = "harmless",
+        seed: int = 0,
+    ) -> ContrastSet:
+        """A set whose splits are drawn here: fixed by the seed, near-duplicates always in the same split."""
+        texts = [*positive, *negative]
+        names = _assign(near_duplicate_groups(texts), [0] * len(positive) + [1] * len(negative), seed)
+        splits = (tuple(names[: len(positive)]), tuple(names[len(positive) :]))
+        return cls(tuple(positive), tuple(negative), positive_name, negative_name, splits)
+
+    def split(self, name: str) -> ContrastSet:
+        """The prompts of one split, "train", "val" or "test"; KeyError for another name or an unsplit set."""
+        if name not in SPLITS or not any(self.splits):
+            known = ", ".join(SPLITS) if any(self.splits) else "none, it is not split"
+            raise KeyError(f"no split {name!r} in this contrast set; its splits are {known}")
+        chosen = (
+            tuple(text for text, at in zip(texts, where, strict=True) if at == name)
+            for texts, where in zip((self.positive, self.negative), self.splits, strict=True)
+        )
+        return ContrastSet(*chosen, positive_name=self.positive_name, negative_name=self.negative_name)
+
+    @property
+    def hash(self) -> str:
+        """A stable hash of both lists and their splits, for manifests and saved directions."""
+        parts = (self.positive, self.negative, self.positive_name, self.negative_name, self.splits)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.positive) + len(self.negative)
+
+
+def similarity(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
+    """Jaccard similarity of word sets: `[text, other]`, in [0, 1]. Case and punctuation do not count."""
+    left, right = ([frozenset(re.findall(r"\w+", text.lower())) for text in part] for part in (texts, others))
+    index = {word: i for i, word in enumerate(sorted(frozenset().union(*left, *right)))}
+    a, b = (_indicator(part, index) for part in (left, right))
+    shared = (a @ b.T).astype(np.float64)
+    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
+    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+
+
+def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
+    """A group number for each text: texts that are near-duplicates, also through others, share one."""
+    parent = list(range(len(texts)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    block = 512
+    for start in range(0, len(texts), block):
+        alike = similarity(texts[start : start + block], texts) >= NEAR_DUPLICATE
+        for i, j in np.argwhere(alike):
+            parent[root(int(i) + start)] = root(int(j))
+    return [root(i) for i in range(len(texts))]
+
+
+def _indicator(sets: Sequence[frozenset[str]], index: dict[str, int]) -> NDArray[np.float32]:
+    matrix = np.zeros((len(sets), max(len(index), 1)), dtype=np.float32)
+    for row, words in enumerate(sets):
+        matrix[row, [index[word] for word in words]] = 1
+    return matrix
+
+
+def _assign(groups: Sequence[int], kinds: Sequence[int], seed: int) -> list[str]:
+    """Give every group to the split that lacks most prompts of the group's kinds, in a seeded order."""
+    members: dict[int, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    order = sorted(members)
+    random.Random(seed).shuffle(order)
+    totals = [max(kinds.count(kind), 1) for kind in (0, 1)]
+    filled = {name: [0.0, 0.0] for name in SPLITS}
+    names = [""] * len(groups)
+    for group in order:
+        counts = [sum(kinds[i] == kind for i in members[group]) / totals[kind] for kind in (0, 1)]
+
+        def lack(name: str, counts: list[float] = counts) -> float:
+            share = SHARES[SPLITS.index(name)]
+            return sum(c * (share - f) / share for c, f in zip(counts, filled[name], strict=True))
+
+        chosen = max(SPLITS, key=lack)
+        for kind in (0, 1):
+            filled[chosen][kind] += counts[kind]
+        for i in members[group]:
+            names[i] = chosen
+    return names

@@ -1,0 +1,38 @@
+"""Errors of the toolkit: each message is one sentence that names the thing, what is wrong and what to do.
+
+All derive from `SteerlabError`, a `ValueError`; the command line turns any of them into exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class SteerlabError(ValueError):
+    """Wrong input: something the caller can change."""
+
+
+class ModelError(SteerlabError):
+    """A checkpoint cannot be loaded or is not what the toolkit works with."""
+
+
+class SiteError(SteerlabError):
+    """A site does not exist in this model."""
+
+
+class PromptError(SteerlabError):
+    """A prompt cannot be rendered or tokenised, or a position selector finds nothing in it."""
+
+
+class SteeringError(SteerlabError):
+    """An intervention cannot be applied, or never was."""
+
+
+class DirectionError(SteerlabError):
+    """A direction does not fit the model or the file is damaged."""
+
+
+class DatasetError(SteerlabError):
+    """A data file is not usable; the message names file, row and column."""
+
+
+class RunError(SteerlabError):
+    """A comparison run cannot start or go on."""
