@@ -1,0 +1,35 @@
+"""Models: loading, where each part lives, prompts and positions, running, steering, generation."""
+
+from steerlab.errors import ModelError, PromptError, SiteError, SteeringError
+from steerlab.models.check import CheckRow, SelfCheck
+from steerlab.models.edits import Edit
+from steerlab.models.generation import Generation
+from steerlab.models.language_model import LanguageModel
+from steerlab.models.loading import load
+from steerlab.models.positions import AfterInstruction, All, Generated, Index, Last, Selector, Span
+from steerlab.models.prompts import Prompt, Selection, Tokens
+from steerlab.models.sites import Site
+
+__all__ = [
+    "AfterInstruction",
+    "All",
+    "CheckRow",
+    "Edit",
+    "Generated",
+    "Generation",
+    "Index",
+    "LanguageModel",
+    "Last",
+    "ModelError",
+    "Prompt",
+    "PromptError",
+    "Selection",
+    "Selector",
+    "SelfCheck",
+    "Site",
+    "SiteError",
+    "Span",
+    "SteeringError",
+    "Tokens",
+    "load",
+]

@@ -1,0 +1,135 @@
+"""Where each part of a model lives, asked from TransformerLens' architecture adapters.
+
+The adapters know the module names of some 160 architectures. Nothing of the model is wrapped: an
+adapter is built from the configuration alone, its component mapping is read, and plain names come out.
+
+This is the only module that touches transformer_lens, and it imports it when a model is loaded, not
+before (about 2.5 s on top of torch and transformers). pyproject.toml pins transformer-lens to 4.3.x:
+`build_bridge_config_from_hf` and `determine_architecture_from_hf_config` are not public there, and the
+component mapping's keys (`ln1_post`, `dense_out`, ...) are the library's inner language.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from steerlab.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Names:
+    """Module names of a decoder, `blocks`, `embed` and `ln_final` from the model's root, the rest inside a block.
+
+    `None` (or an empty tuple) where the family has no such module; `mlp_down` lists alternatives because
+    some families mix dense and expert layers.
+    """
+
+    embed: str
+    blocks: str
+    ln_final: str | None
+    attention: str | None
+    attention_output: str | None
+    attention_post_norm: str | None
+    mlp: str | None
+    mlp_norm: str | None
+    mlp_down: tuple[str, ...]
+    mlp_post_norm: str | None
+    parallel: bool
+    adds_residual_inside: bool
+    learned_positions: bool
+    routed: bool
+
+
+def architecture_of(config: Any) -> str:
+    """The architecture whose adapter fits a transformers configuration.
+
+    Raises:
+        ModelError: no adapter knows this family.
+    """
+    from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+
+    try:
+        return str(determine_architecture_from_hf_config(config))
+    except ValueError as error:
+        family = ", ".join(config.architectures or []) or config.model_type
+        raise ModelError(
+            f"The family of this model ({family}) is not one the architecture adapters know; "
+            "choose a checkpoint of another family."
+        ) from error
+
+
+def locate(model: nn.Module, config: Any) -> Names:
+    """Names of the parts of `model`.
+
+    Raises:
+        ModelError: the family is unknown, or its adapter does not describe a stack of decoder blocks.
+    """
+    mapping = _component_mapping(model, config)
+    if "embed" not in mapping or "blocks" not in mapping:
+        raise ModelError(
+            f"A {type(model).__name__} has no single stack of decoder blocks, so its states have no layers to be "
+            "read at; choose a decoder-only model."
+        )
+    blocks = mapping["blocks"]
+    inside = blocks.submodules
+    attention, mlp = inside.get("attn"), inside.get("mlp")
+    downs = [_inner(mlp, key) for key in ("out", "dense_out")]
+    kinds = {type(part).__name__ for part in (blocks, mlp)}
+    return Names(
+        embed=mapping["embed"].name,
+        blocks=blocks.name,
+        ln_final=_name(mapping.get("ln_final")),
+        attention=_name(attention),
+        attention_output=_inner(attention, "o"),
+        attention_post_norm=_name(inside.get("ln1_post")),
+        mlp=_name(mlp),
+        mlp_norm=_name(inside.get("ln2")),
+        mlp_down=tuple(name for name in downs if name is not None),
+        mlp_post_norm=_name(inside.get("ln2_post")),
+        parallel="ParallelBlockBridge" in kinds,
+        # BLOOM's attention and MLP take the residual and return it with their contribution added.
+        adds_residual_inside="BloomBlockBridge" in kinds,
+        learned_positions="pos_embed" in mapping,
+        routed="MoEBridge" in kinds,
+    )
+
+
+def _component_mapping(model: nn.Module, config: Any) -> dict[str, Any]:
+    architecture = architecture_of(config)
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
+
+    dtype = next(model.parameters()).dtype
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bridge_config = build_bridge_config_from_hf(config, architecture, type(model).__name__, dtype)
+            adapter = ArchitectureAdapterFactory.select_architecture_adapter(bridge_config)
+            mapping: dict[str, Any] = adapter.component_mapping or {}
+    except Exception as error:
+        raise ModelError(
+            f"The architecture adapter for {architecture} cannot describe this checkpoint ({error}); "
+            "check that its configuration is complete."
+        ) from error
+    finally:
+        logging.disable(previous)
+    return mapping
+
+
+def _name(component: Any) -> str | None:
+    return component.name if component is not None else None
+
+
+def _inner(component: Any, key: str) -> str | None:
+    """Name of a submodule of a block's component, from the block; containers without a name are transparent."""
+    inner = (getattr(component, "submodules", None) or {}).get(key)
+    if inner is None:
+        return None
+    return str(inner.name) if component.name is None else f"{component.name}.{inner.name}"

@@ -1,0 +1,215 @@
+"""A model's anatomy: which module, and which side of it, carries the state of each site.
+
+`Anatomy.tap(site)` gives the module to hook, its input or output side, and the factor between what
+flows there and what is added to the residual stream:
+
+- `attn_out`, `mlp_out`: output of the post-norm where there is one, else of the attention or MLP, times
+  the residual multiplier (Granite). BLOOM adds the residual inside, so there the output projections count.
+- `resid_mid`: what enters the MLP's norm (or the MLP, when the family norms only behind it); it does not
+  exist where attention and MLP run side by side.
+- `mlp_post`, `z`: inputs of the down projection and of the attention's output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from steerlab.errors import ModelError, SiteError
+from steerlab.models.adapters import Names, locate
+from steerlab.models.sites import LAYER_SITES, MODEL_SITES, Site
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a site's state flows: `scale` times the first tensor on this side of the module."""
+
+    module: nn.Module
+    side: Literal["input", "output"]
+    scale: float = 1.0
+
+
+class Anatomy:
+    """Parts of one transformers causal language model.
+
+    Args:
+        model: the transformers module with its unembedding.
+
+    Raises:
+        ModelError: a part the adapters name is not there.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.config = model.config.get_text_config()
+        self.names: Names = locate(model, model.config)
+        self.embed = self._part(self.names.embed)
+        self.ln_final = self._part(self.names.ln_final) if self.names.ln_final else None
+        parent, _, self._stack_name = self.names.blocks.rpartition(".")
+        self._stack_parent = model.get_submodule(parent)
+        self.blocks: list[nn.Module] = list(getattr(self._stack_parent, self._stack_name, []))
+        if not self.blocks:
+            raise ModelError(f"A {type(model).__name__} has no decoder blocks at {self.names.blocks!r}.")
+        self.head = model.get_output_embeddings()
+        if self.head is None:
+            raise ModelError(
+                f"A {type(model).__name__} has no unembedding; load the model with its language head."
+            )
+        #: The model without its unembedding.
+        self.base = model.base_model
+        self.residual_multiplier = float(getattr(self.config, "residual_multiplier", None) or 1.0)
+
+    def _part(self, name: str) -> nn.Module:
+        try:
+            module: nn.Module = self.model.get_submodule(name)
+        except AttributeError as error:
+            raise ModelError(
+                f"The adapters place a part at {name!r}, but this model has none there."
+            ) from error
+        return module
+
+    def tap(self, site: Site) -> Tap:
+        """Where `site` is read and edited.
+
+        Raises:
+            SiteError: the model has no such site; the message says why.
+        """
+        if site.name == "embed":
+            return Tap(self.embed, "output")
+        if site.name == "ln_final_in":
+            if self.ln_final is None:
+                raise SiteError(
+                    "This model has no final norm, so there is no ln_final_in; use resid_post of the last."
+                )
+            return Tap(self.ln_final, "input")
+        block = self._block(site)
+        if site.name == "resid_pre":
+            return Tap(block, "input")
+        if site.name == "resid_post":
+            return Tap(block, "output")
+        if site.name == "resid_mid":
+            return self._mid(site, block)
+        if site.name == "z":
+            return Tap(self._inside(site, block, self.names.attention_output), "input")
+        if site.name == "mlp_post":
+            return Tap(self._down(site, block), "input")
+        if site.name == "attn_out":
+            return Tap(self._contribution(site, block, attention=True), "output", self.residual_multiplier)
+        return Tap(self._contribution(site, block, attention=False), "output", self.residual_multiplier)
+
+    def has(self, site: Site) -> bool:
+        """Whether the model has this site."""
+        try:
+            self.tap(site)
+        except SiteError:
+            return False
+        return True
+
+    def sites(self, name: str) -> list[Site]:
+        """Every site called `name` that the model has, by layer."""
+        if name in MODEL_SITES:
+            return [site for site in (Site(name),) if self.has(site)]
+        return [site for layer in range(len(self.blocks)) if self.has(site := Site(name, layer))]
+
+    def site_names(self) -> list[str]:
+        """Names of the sites found at one layer at least."""
+        return [name for name in (*LAYER_SITES, *MODEL_SITES) if self.sites(name)]
+
+    def width(self, site: Site) -> int:
+        """Width of the state at `site`."""
+        tap = self.tap(site)
+        if site.name == "embed":
+            return int(self.embed.weight.shape[1])  # type: ignore[union-attr,arg-type]
+        if site.name in ("z", "mlp_post"):
+            return projection_width(tap.module)
+        return int(self.config.hidden_size)
+
+    def down_projection(self, layer: int) -> nn.Module:
+        """The MLP's down projection of a dense layer."""
+        site = Site("mlp_post", layer)
+        return self._down(site, self._block(site))
+
+    def _block(self, site: Site) -> nn.Module:
+        assert site.layer is not None
+        if site.layer >= len(self.blocks):
+            raise SiteError(f"Site {site} does not exist: the model has layers 0 to {len(self.blocks) - 1}.")
+        return self.blocks[site.layer]
+
+    def _mid(self, site: Site, block: nn.Module) -> Tap:
+        if self.names.parallel:
+            raise SiteError(
+                f"Site {site} does not exist: attention and MLP of this family run in parallel on the same input, so "
+                "there is no state between them; use resid_pre or resid_post."
+            )
+        return Tap(self._inside(site, block, self.names.mlp_norm or self.names.mlp), "input")
+
+    def _down(self, site: Site, block: nn.Module) -> nn.Module:
+        for name in self.names.mlp_down:
+            module = _find(block, name)
+            if module is not None:
+                return module
+        if self.names.routed:
+            raise SiteError(
+                f"Site {site} does not exist: the MLP of this layer is a mixture of experts, each with neurons of its "
+                "own; use mlp_out."
+            )
+        raise SiteError(f"Site {site} does not exist: this layer has no MLP with a down projection.")
+
+    def _contribution(self, site: Site, block: nn.Module, *, attention: bool) -> nn.Module:
+        names = self.names
+        post_norm = names.attention_post_norm if attention else names.mlp_post_norm
+        if post_norm is not None:
+            return self._inside(site, block, post_norm)
+        if names.adds_residual_inside or (not attention and names.mlp is None):
+            return self._inside(site, block, names.attention_output) if attention else self._down(site, block)
+        return self._inside(site, block, names.attention if attention else names.mlp)
+
+    def _inside(self, site: Site, block: nn.Module, name: str | None) -> nn.Module:
+        module = _find(block, name) if name is not None else None
+        if module is None:
+            raise SiteError(f"Site {site} does not exist: this layer of the model has no module for it.")
+        return module
+
+    @contextmanager
+    def cut_after(self, layer: int) -> Iterator[None]:
+        """Run only blocks 0 to `layer` inside the context. Slicing the list is exact and raises nothing."""
+        whole = getattr(self._stack_parent, self._stack_name)
+        if layer + 1 >= len(self.blocks):
+            yield
+            return
+        setattr(self._stack_parent, self._stack_name, nn.ModuleList(self.blocks[: layer + 1]))
+        try:
+            yield
+        finally:
+            setattr(self._stack_parent, self._stack_name, whole)
+
+    def logits_of(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Unembedding, logit scale and soft-cap of what the final norm puts out, padded rows included."""
+        logits: Tensor = self.head(normed)
+        scale = getattr(self.config, "logit_scale", None)  # Cohere multiplies
+        if scale is not None:
+            logits = logits * scale
+        divisor = getattr(self.config, "logits_scaling", None)  # Granite divides
+        if divisor is not None:
+            logits = logits / divisor
+        cap = getattr(self.config, "final_logit_softcapping", None)  # Gemma-2
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def projection_width(module: nn.Module) -> int:
+    """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return int(weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[1])
+
+
+def _find(block: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return block.get_submodule(name)
+    except AttributeError:
+        return None

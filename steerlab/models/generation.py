@@ -1,0 +1,147 @@
+"""Text from the model: greedy or sampled, batched, with the KV cache.
+
+transformers' own `generate` does the work. The checkpoint's recommended sampling settings (repetition
+penalty, top-k, ...) are set aside, so that greedy means greedy and sampling means the law that was asked
+for; its end tokens are kept. Sampling draws from a generator state of its own when a seed is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerlab.errors import SteerlabError
+from steerlab.models.prompts import Prompt, Tokens, batches_by_length, pad_token_id
+
+if TYPE_CHECKING:
+    from steerlab.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model wrote after one prompt.
+
+    Attributes:
+        text: the continuation without special tokens.
+        token_ids: its tokens, the end token included when there is one.
+        finished: whether the model ended by itself.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finished: bool
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    *,
+    max_new_tokens: int,
+    do_sample: bool,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    token_budget: int,
+) -> list[Generation]:
+    """See `LanguageModel.generate`."""
+    if max_new_tokens < 1:
+        raise SteerlabError(f"max_new_tokens is {max_new_tokens}; ask for at least one token.")
+    if do_sample and not (temperature > 0 and 0 < top_p <= 1):
+        raise SteerlabError(
+            f"Sampling needs temperature > 0 and 0 < top_p <= 1, not {temperature} and {top_p}; "
+            "for greedy text use do_sample=False."
+        )
+    lengths = model.tokenize(prompts).lengths
+    settings = {"do_sample": do_sample}
+    if do_sample:
+        settings |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    results: dict[int, Generation] = {}
+    with _own_randomness(model, seed):
+        for rows, room in _batches(model, lengths, max_new_tokens, token_budget):
+            tokens = model.tokenize([prompts[row] for row in rows], padding_side="left")
+            written = (
+                _continue(model, tokens, {**settings, "max_new_tokens": room}) if room else [()] * len(rows)
+            )
+            results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
+    return [results[row] for row in range(len(lengths))]
+
+
+def end_token_ids(model: LanguageModel) -> tuple[int, ...]:
+    """Every id that ends a text for this model."""
+    sources = (getattr(model.model, "generation_config", None), model.tokenizer, model.model.config)
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
+    return ()
+
+
+def _batches(
+    model: LanguageModel, lengths: Sequence[int], new_tokens: int, token_budget: int
+) -> Iterator[tuple[list[int], int]]:
+    """Batches of rows, and how many tokens each may add: no text outgrows the model's context.
+
+    Rows whose room is short run with rows of their own length only, so that what a prompt gets never
+    depends on its neighbours.
+    """
+    context = model.context or max(lengths) + new_tokens
+    rooms = [min(new_tokens, context - length) for length in lengths]
+    for room in sorted(set(rooms), reverse=True):
+        rows = [row for row, own in enumerate(rooms) if own == room]
+        for batch in batches_by_length([lengths[row] + room for row in rows], token_budget):
+            yield [rows[index] for index in batch], room
+
+
+def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object]) -> list[tuple[int, ...]]:
+    from transformers import GenerationConfig
+
+    ends = end_token_ids(model)
+    config = GenerationConfig(
+        **settings,
+        use_cache=True,
+        pad_token_id=pad_token_id(model.tokenizer),
+        eos_token_id=list(ends) or None,
+    )
+    on_device = tokens.to(model.device)
+    own = model.model.generation_config
+    with model.lock, torch.inference_mode(), model.frames.of(tokens):
+        # transformers fills what is unset from the checkpoint's recommendations: hide them for the moment.
+        model.model.generation_config = GenerationConfig(eos_token_id=list(ends) or None)
+        try:
+            output = model.model.generate(
+                on_device.input_ids, attention_mask=on_device.attention_mask, generation_config=config
+            )
+        finally:
+            model.model.generation_config = own
+    return [_until_end(row, ends) for row in output[:, tokens.width :].tolist()]
+
+
+def _until_end(ids: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    for place, token in enumerate(ids):
+        if token in ends:
+            return tuple(ids[: place + 1])
+    return tuple(ids)
+
+
+def _generation(model: LanguageModel, ids: tuple[int, ...]) -> Generation:
+    finished = bool(ids) and ids[-1] in end_token_ids(model)
+    # Padded vocabulary rows have no text; a random model may well write them.
+    real = [token for token in ids if token < len(model.tokenizer)]
+    text = model.tokenizer.decode(real, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Generation(text=text, token_ids=ids, finished=finished)
+
+
+@contextmanager
+def _own_randomness(model: LanguageModel, seed: int | None) -> Iterator[None]:
+    """With a seed, leave the global random state as it was."""
+    if seed is None:
+        yield
+        return
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

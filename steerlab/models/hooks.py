@@ -1,0 +1,138 @@
+"""Plain PyTorch hooks on a tap: hand the state over, put back what comes in return.
+
+A state is always handed over as `[batch, position, width]`: modules that work on flattened tokens (OPT's
+MLP) are reshaped by the frame, which is the shape and the starting column of the forward pass in progress.
+Hooks act only in the thread that placed them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from steerlab.models.anatomy import Tap
+from steerlab.models.prompts import Tokens
+
+State = Float[Tensor, "batch position width"]
+Visitor = Callable[[State], State | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The forward pass in progress: columns `start` to `start + length` of a batch of `batch` rows.
+
+    `tokens` is the tokenised batch when the pass goes through the toolkit's own doors.
+    """
+
+    start: int
+    length: int
+    batch: int
+    tokens: Tokens | None
+
+
+class Frames(threading.local):
+    """Knows the current frame of each thread while it is watched."""
+
+    def __init__(self) -> None:
+        self.current: Frame | None = None
+        self.tokens: Tokens | None = None
+        self._watchers = 0
+
+    @contextmanager
+    def watch(self, base: nn.Module) -> Iterator[None]:
+        """Follow the forward passes of `base` inside the context."""
+        if self._watchers:
+            self._watchers += 1
+            try:
+                yield
+            finally:
+                self._watchers -= 1
+            return
+        owner = threading.get_ident()
+
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.get_ident() == owner:
+                self.current = _frame(args, kwargs, self.tokens)
+
+        handle = base.register_forward_pre_hook(begin, with_kwargs=True)
+        self._watchers = 1
+        try:
+            yield
+        finally:
+            self._watchers = 0
+            self.current = None
+            handle.remove()
+
+    @contextmanager
+    def of(self, tokens: Tokens) -> Iterator[None]:
+        """Forward passes inside the context belong to `tokens`."""
+        outer, self.tokens = self.tokens, tokens
+        try:
+            yield
+        finally:
+            self.tokens = outer
+
+
+def _frame(args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tokens | None) -> Frame:
+    inputs = kwargs.get("input_ids")
+    if inputs is None:
+        inputs = kwargs.get("inputs_embeds")
+    if inputs is None:
+        inputs = args[0]
+    cache = kwargs.get("past_key_values")
+    start = int(cache.get_seq_length()) if cache is not None else 0
+    return Frame(start=start, length=inputs.shape[1], batch=inputs.shape[0], tokens=tokens)
+
+
+def attach(
+    tap: Tap, frames: Frames, visit: Visitor, *, clone: bool = False, first: bool = False
+) -> RemovableHandle:
+    """Call `visit` with the state at `tap`; what it returns, unless `None`, replaces the state.
+
+    Args:
+        clone: hand over a copy, for places where the model later changes its tensor in place.
+        first: run before the hooks that are already there.
+    """
+    owner = threading.get_ident()
+
+    def replaced(raw: Tensor) -> Tensor | None:
+        frame = frames.current
+        state = raw.reshape(frame.batch, frame.length, -1) if raw.dim() == 2 and frame is not None else raw
+        if tap.scale != 1.0:
+            state = state * tap.scale
+        elif clone:
+            state = state.clone()
+        new = visit(state)
+        if new is None:
+            return None
+        if tap.scale != 1.0:
+            new = new / tap.scale
+        return new.reshape(raw.shape)
+
+    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        new = replaced(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        # Blocks and MLPs return a tensor, attention a tuple: [0] of a tensor would be the batch's first row.
+        if isinstance(output, Tensor):
+            return replaced(output)
+        new = replaced(output[0])
+        return None if new is None else type(output)((new, *output[1:]))
+
+    if tap.side == "input":
+        return tap.module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=first)
+    return tap.module.register_forward_hook(on_output, prepend=first)

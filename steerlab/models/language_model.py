@@ -1,0 +1,355 @@
+"""`LanguageModel`: one causal language model with its tokenizer, read and steered at named sites.
+
+A thin face over the parts of this room: the transformers module stays what it is, hooks are placed for
+the time of a call or a context only.
+
+Reading goes through one door, `run`, which `activations` builds on:
+
+    model.run(tokens, read={site: callback}, logits=None | "last" | "all")
+
+`callback(state)` gets the state `[batch, position, width]` of the padded batch on the model's device and
+in its dtype, in the order of the forward pass; what it returns is ignored. Without logits only the base
+model runs, cut after the deepest site asked for, without a cache and in inference mode.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.errors import ModelError, PromptError, SiteError
+from steerlab.models import edits, generation, prompts, weights
+from steerlab.models.anatomy import Anatomy
+from steerlab.models.check import SelfCheck, self_check
+from steerlab.models.edits import Edit
+from steerlab.models.generation import Generation
+from steerlab.models.hooks import Frames, attach
+from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
+from steerlab.models.sites import Site
+
+TOKEN_BUDGET = 8192
+
+
+class LanguageModel:
+    """A causal language model and its tokenizer. Made by `load`.
+
+    Attributes:
+        model: the transformers module, in evaluation mode.
+        tokenizer: its tokenizer.
+        name: hub name, folder or class.
+        backend: the engine, "transformers".
+        architecture: class name of the checkpoint.
+        n_layers, d_model, n_heads, head_dim: shape of the stack.
+        d_mlp: neurons of a dense layer's MLP (of one expert where all layers are mixtures).
+        vocab_size: real tokens; rows that pad the unembedding are dropped everywhere.
+        context: the longest input the model was made for, `None` without such a limit.
+    """
+
+    backend = "transformers"
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.anatomy = Anatomy(model)
+        self.frames = Frames()
+        #: Held by every call that runs the model through the toolkit.
+        self.lock = threading.RLock()
+        config = self.anatomy.config
+        self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
+        self.n_layers: int = len(self.anatomy.blocks)
+        self.d_model: int = int(config.hidden_size)
+        self.n_heads: int = int(config.num_attention_heads)
+        self.head_dim: int = int(getattr(config, "head_dim", None) or self.d_model // self.n_heads)
+        rows = int(self.anatomy.head.weight.shape[0])
+        self.vocab_size: int = min(len(tokenizer), rows)
+        limit = getattr(config, "max_position_embeddings", None)
+        self.context: int | None = int(limit) if limit else None
+        self._base_takes = weights.parameters_of(self.anatomy.base.forward)
+        self._check: SelfCheck | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"LanguageModel({self.name!r}, {self.architecture}, {self.n_layers} layers, d_model {self.d_model}, "
+            f"{self.dtype}, {self.device})".replace("torch.", "")
+        )
+
+    # What it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input goes: the device of the token embedding."""
+        return next(self.anatomy.embed.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return next(self.anatomy.embed.parameters()).dtype
+
+    @cached_property
+    def d_mlp(self) -> int:
+        """Neurons of a dense layer's MLP; of one expert where every layer is a mixture."""
+        dense = self.anatomy.sites("mlp_post")
+        if dense:
+            return self.anatomy.width(dense[0])
+        config = self.anatomy.config
+        return int(getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of configuration and a sample of every weight: equal for equal checkpoints, whatever the device."""
+        return weights.fingerprint(self.model)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer carries a chat template."""
+        return prompts.has_chat_template(self.tokenizer)
+
+    def self_check(self) -> SelfCheck:
+        """The load-time proof that every part was found; computed once."""
+        if self._check is None:
+            self._check = self_check(self)
+        return self._check
+
+    # Sites
+
+    def site_names(self) -> list[str]:
+        """Names of the sites this model has."""
+        return self.anatomy.site_names()
+
+    def sites(self, name: str, layers: Sequence[int] | None = None) -> list[Site]:
+        """Sites called `name`, at every layer that has one or at the `layers` given (negative from the end).
+
+        Raises:
+            SiteError: the model has none, or not at a layer that was asked for.
+        """
+        if layers is not None:
+            named = [
+                Site(name, layer % self.n_layers if -self.n_layers <= layer < 0 else layer)
+                for layer in layers
+            ]
+            for site in named:
+                self.require(site)
+            return named
+        found = self.anatomy.sites(name)
+        if not found:
+            self.require(Site(name) if name in ("embed", "ln_final_in") else Site(name, 0))
+        return found
+
+    def require(self, site: Site) -> None:
+        """Raise `SiteError` with the reason when the model has no such site."""
+        if not isinstance(site, Site):
+            raise SiteError(f"{site!r} is not a Site; write Site.parse({str(site)!r}).")
+        self.anatomy.tap(site)
+
+    def width(self, site: Site) -> int:
+        """Width of the state at `site`."""
+        return self.anatomy.width(site)
+
+    # Prompts
+
+    def instruction_prompt(
+        self, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
+    ) -> Prompt:
+        """A user's text in the form the model answers to.
+
+        Args:
+            template: "chat" is the tokenizer's template with the generation prompt, "plain" is
+                `User: {text}\\nAssistant:`, "none" the text alone; "auto" takes the chat template if there is one.
+            system: a system message.
+            response: the opening of the answer, put after the template.
+
+        Raises:
+            PromptError: an empty text, no chat template, or one that takes no system message.
+        """
+        return prompts.render(self.tokenizer, text, template=template, system=system, response=response)
+
+    def tokenize(self, texts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
+        """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
+
+        Raises:
+            PromptError: an empty prompt, a missing or doubled BOS, or a prompt beyond the model's context.
+        """
+        tokens = prompts.encode(self.tokenizer, texts, padding_side=padding_side)
+        for row, length in enumerate(tokens.lengths):
+            if self.context is not None and length > self.context:
+                raise PromptError(
+                    f"Prompt {row} has {length} tokens, more than the {self.context} of the model's context; shorten it."
+                )
+        rows = int(self.anatomy.head.weight.shape[0])
+        if int(tokens.input_ids.max()) >= rows:
+            raise PromptError(
+                f"The tokenizer gives token {int(tokens.input_ids.max())}, but the model knows only {rows}; "
+                "load the tokenizer that belongs to this model."
+            )
+        return tokens
+
+    def token_id(self, word: str) -> int:
+        """The single token that continues a prompt with `word` (write a leading space where one belongs).
+
+        Raises:
+            PromptError: `word` is several tokens, or none.
+        """
+        return prompts.single_token(self.tokenizer, word)
+
+    # Running
+
+    def run(
+        self,
+        tokens: Tokens,
+        *,
+        read: Mapping[Site, Callable[[Float[Tensor, "batch position width"]], object]] | None = None,
+        logits: Literal["last", "all"] | None = None,
+    ) -> Tensor | None:
+        """One forward pass of a tokenised batch, never longer than what is asked for.
+
+        Inside `steering` the pass is steered and callbacks see the steered states. A state belongs to the
+        callback: tensors the model would change later are copied first. Padding rows hold arbitrary values.
+
+        Args:
+            tokens: a batch of `tokenize`, on any device.
+            read: for each site a function of the state `[batch, position, width]`.
+            logits: "last" for the logits after each prompt's last token `[batch, vocab]`, "all" for those
+                at every column `[batch, position, vocab]`; `None` leaves the unembedding out and cuts the
+                stack after the deepest site.
+
+        Returns:
+            Float32 logits on the model's device, or `None`.
+
+        Raises:
+            SiteError: a site the model has not.
+        """
+        read = dict(read or {})
+        inputs = tokens.to(self.device)
+        arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+        if "position_ids" in self._base_takes:
+            arguments["position_ids"] = inputs.position_ids
+        with self.lock, torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(self.frames.of(tokens))
+            stack.enter_context(self.frames.watch(self.anatomy.base))
+            for site, callback in read.items():
+                stack.callback(self._attach(site, callback))
+            if logits is None:
+                stack.enter_context(self.anatomy.cut_after(self._deepest(read)))
+            normed = self.anatomy.base(**arguments, use_cache=False, return_dict=True).last_hidden_state
+            if logits is None:
+                return None
+            if logits == "last":
+                columns = [tokens.column(row, length - 1) for row, length in enumerate(tokens.lengths)]
+                normed = normed[torch.arange(len(tokens)), torch.tensor(columns)]
+            return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
+
+    def _attach(self, site: Site, callback: Callable[[Tensor], object]) -> Callable[[], None]:
+        def visit(state: Tensor) -> None:
+            callback(state)
+
+        clone = site.name in self.self_check().changed_in_place
+        return attach(self.anatomy.tap(site), self.frames, visit, clone=clone).remove
+
+    def _deepest(self, sites: Mapping[Site, object]) -> int:
+        if Site("ln_final_in") in sites or not sites:
+            return self.n_layers - 1
+        return max(site.layer or 0 for site in sites)
+
+    def logits(
+        self,
+        texts: Sequence[str | Prompt] | Tokens,
+        *,
+        last_only: bool = True,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> Float[Tensor, "batch *position vocab"]:
+        """Logits of the next token, float32 on the CPU.
+
+        Args:
+            texts: prompts in any number, or one tokenised batch.
+            last_only: `[batch, vocab]` after each prompt's last token; otherwise `[batch, position, vocab]`
+                at every column of one padded batch (of `tokenize(texts)` for prompts).
+            token_budget: padded tokens in one forward pass.
+        """
+        if isinstance(texts, Tokens) or not last_only:
+            tokens = texts if isinstance(texts, Tokens) else self.tokenize(texts)
+            result = self.run(tokens, logits="last" if last_only else "all")
+            assert result is not None
+            return result.cpu()
+        lengths = self.tokenize(texts).lengths
+        rows = torch.empty(len(lengths), self.vocab_size)
+        for batch in prompts.batches_by_length(lengths, token_budget):
+            rows[batch] = self.logits(self.tokenize([texts[row] for row in batch]))
+        return rows
+
+    def generate(
+        self,
+        texts: Sequence[str | Prompt],
+        *,
+        max_new_tokens: int,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> list[Generation]:
+        """Continue each prompt, in prompt order; ends at any of the model's end tokens or its context.
+
+        Args:
+            do_sample: sample from the (tempered, nucleus-cut) law; otherwise greedy.
+            seed: draw from a random state of this call's own and leave the global one alone.
+            token_budget: padded tokens, prompt and continuation, in one batch.
+        """
+        return generation.generate(
+            self,
+            texts,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            token_budget=token_budget,
+        )
+
+    def steering(self, *interventions: Edit) -> AbstractContextManager[None]:
+        """Apply edits to every forward pass of this thread inside the context, in the order given.
+
+        Contexts nest. Hooks are gone afterwards, whatever happens inside.
+
+        Raises:
+            SiteError: an edit names a site the model has not.
+            SteeringError: an edit does not fit, or, on a regular exit, never acted.
+        """
+        return edits.steering(self, interventions)
+
+    # Weights
+
+    def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits the model would give for a final residual: final norm, unembedding, bias, scale, soft-cap."""
+        with torch.inference_mode():
+            state = resid.to(device=self.device, dtype=self.dtype)
+            normed = state if self.anatomy.ln_final is None else self.anatomy.ln_final(state)
+            return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
+
+    @property
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The unembedding's rows of real tokens."""
+        matrix: Tensor = self.anatomy.head.weight
+        return matrix.detach()[: self.vocab_size]
+
+    @cached_property
+    def final_norm_gain(self) -> Float[Tensor, " d_model"]:
+        """What the final norm multiplies each normalised coordinate with (Gemma's 1 + w), float32."""
+        if self.anatomy.ln_final is None:
+            raise ModelError("This model has no final norm, so it has no final norm gain.")
+        return weights.norm_gain(self.anatomy.ln_final, self.d_model, self.device, self.dtype)
+
+    def w_out(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """Output weights of a layer's neurons, one row a neuron, as stored (before a post-norm or multiplier).
+
+        Raises:
+            SiteError: the layer is a mixture of experts.
+        """
+        return weights.down_matrix(self.anatomy.down_projection(layer))

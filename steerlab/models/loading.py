@@ -1,0 +1,264 @@
+"""`load`: from a hub name, a folder or a live transformers model to a proved `LanguageModel`.
+
+Everything that can be wrong with a checkpoint is found before it is used and said in one sentence: a
+missing folder or hub name, no configuration, no or damaged or missing weights, a family the adapters do
+not know, encoders, no tokenizer, and parts that do not compute what the map of the model says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steerlab import progress
+from steerlab.errors import ModelError
+from steerlab.models.adapters import architecture_of
+from steerlab.models.language_model import LanguageModel
+
+# Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
+_FLOAT32_LIMIT = 4_000_000_000
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
+
+
+def load(
+    name_or_path_or_model: Any,
+    *,
+    backend: str = "transformers",
+    tokenizer: Any = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal language model and prove that every part of it was found.
+
+    Args:
+        name_or_path_or_model: a hub name, a local folder, or a live transformers model (used as it is, in
+            evaluation mode; needs `tokenizer`).
+        backend: "transformers".
+        tokenizer: a tokenizer, or the name or folder of one; by default the checkpoint's own.
+        device: "auto" is the GPU when there is one.
+        dtype: "auto" is the checkpoint's own on a GPU. On the CPU half-precision checkpoints of up to 4
+            billion parameters are up-cast to float32: CPUs multiply half precision slowly, and rounding
+            would add noise to every state that is read.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: passed to transformers.
+
+    Raises:
+        ModelError: one sentence that says what is wrong with the checkpoint.
+    """
+    if backend != "transformers":
+        raise ModelError(f"There is no backend called {backend!r}; use backend='transformers'.")
+    if isinstance(name_or_path_or_model, LanguageModel):
+        return name_or_path_or_model
+    if isinstance(name_or_path_or_model, str | Path):
+        source = _Source(str(name_or_path_or_model), revision, trust_remote_code)
+        module, name = source.model(_dtype(dtype)), source.name
+        tokenizer = source.tokenizer(tokenizer)
+        module = _place(module, device, dtype)
+    else:
+        module = name_or_path_or_model
+        if not isinstance(module, torch.nn.Module) or not hasattr(module, "config"):
+            raise ModelError(
+                f"A {type(module).__name__} is neither a name, a folder nor a transformers model."
+            )
+        if tokenizer is None:
+            raise ModelError("A live model needs its tokenizer; pass tokenizer=.")
+        if isinstance(tokenizer, str | Path):
+            tokenizer = _Source(str(tokenizer), revision, trust_remote_code).tokenizer(None)
+        _require_causal(module.config, type(module).__name__)
+        name = getattr(module.config, "name_or_path", "") or type(module).__name__
+        module = module if device == "auto" else module.to(device)
+        module = module if dtype == "auto" else module.to(_dtype(dtype))
+    return _proved(LanguageModel(module.eval(), tokenizer, name=name))
+
+
+def _proved(model: LanguageModel) -> LanguageModel:
+    check = model.self_check()
+    if not check.ok:
+        worst = max(check.failed, key=lambda row: row.error)
+        raise ModelError(
+            f"{model.name} does not compute what the map of its architecture says: '{worst.part}' is off by "
+            f"{worst.error:.2g} of the state's size (allowed {check.tolerance:.2g}); its states cannot be read reliably, "
+            "choose another checkpoint."
+        )
+    return model
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if dtype == "auto" or isinstance(dtype, torch.dtype):
+        return dtype
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ModelError(f"There is no dtype called {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
+    return named
+
+
+def _place(module: Any, device: str | torch.device, dtype: str | torch.dtype) -> Any:
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        target = torch.device(chosen)
+    except RuntimeError as error:
+        raise ModelError(f"There is no device called {chosen!r}; use 'cpu', 'cuda' or 'auto'.") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"Device {chosen!r} is not there: torch sees no GPU; use device='cpu'.")
+    if dtype == "auto" and target.type == "cpu" and module.num_parameters() <= _FLOAT32_LIMIT:
+        module = module.float()
+    return module.to(target)
+
+
+def _require_causal(config: Any, name: str) -> None:
+    """Refuse what is not a decoder-only language model before its weights are read."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
+    )
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder-decoder model ({config.model_type}); steerlab works on decoder-only causal language "
+            "models."
+        )
+    decoder = getattr(config, "is_decoder", False)
+    classes = config.architectures or [CAUSAL.get(config.model_type, "")]
+    if config.model_type in MASKED and not decoder and classes[0] not in _decoders_in(CAUSAL, MASKED):
+        raise ModelError(
+            f"{name} is an encoder model ({config.model_type}): it fills gaps and does not continue text; choose a "
+            "decoder-only causal language model."
+        )
+    architecture_of(config)
+
+
+def _decoders_in(causal: Any, masked: Any) -> set[str]:
+    """Class names of causal models of families that are no masked ones."""
+    return {name for family, name in causal.items() if family not in masked}
+
+
+class _Source:
+    """A hub name or a folder, and what is read from it."""
+
+    def __init__(self, name: str, revision: str | None, trust_remote_code: bool) -> None:
+        self.name = name
+        self.folder = Path(name).expanduser() if Path(name).expanduser().exists() else None
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
+        if self.folder is None and looks_local:
+            raise ModelError(
+                f"There is no folder {name!r}; check the path or give a hub name like 'owner/model'."
+            )
+        if self.folder is not None and not self.folder.is_dir():
+            raise ModelError(
+                f"{name} is a file, not a model folder; give the folder that contains config.json."
+            )
+        self.where = str(self.folder or name)
+        self.options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        if self.folder is not None:
+            self.options = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+
+    def model(self, dtype: str | torch.dtype) -> Any:
+        """The transformers module, its weights complete."""
+        from transformers import AutoModelForCausalLM
+
+        config = self._config()
+        _require_causal(config, self.name)
+        self._require_weights()
+        try:
+            with _quiet():
+                module, found = AutoModelForCausalLM.from_pretrained(
+                    self.where, dtype=dtype, use_safetensors=True, output_loading_info=True, **self.options
+                )
+        except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
+            raise ModelError(
+                f"The weights of {self.name} cannot be read ({_first_line(error)}); {self._again}."
+            ) from error
+        absent = sorted(found["missing_keys"])
+        if absent:
+            raise ModelError(
+                f"{self.name} lacks the weights of {len(absent)} parts of a {type(module).__name__} (first: {absent[0]}), "
+                f"which would be random numbers; {self._again}."
+            )
+        return module
+
+    def tokenizer(self, given: Any) -> Any:
+        """The tokenizer given, or the checkpoint's own."""
+        if isinstance(given, str | Path):
+            return _Source(str(given), None, bool(self.options["trust_remote_code"])).tokenizer(None)
+        if given is not None:
+            return given
+        from transformers import AutoTokenizer
+
+        failure = "it holds no tokenizer file"
+        if self.folder is None or any((self.folder / name).exists() for name in _TOKENIZER_FILES):
+            try:
+                with _quiet():
+                    return AutoTokenizer.from_pretrained(self.where, **self.options)
+            except Exception as error:  # see model()
+                failure = _first_line(error)
+        raise ModelError(
+            f"{self.name} has no usable tokenizer ({failure}); pass tokenizer= with a tokenizer or its name."
+        )
+
+    @property
+    def _again(self) -> str:
+        return (
+            "save the checkpoint again" if self.folder is not None else "check the name or download it again"
+        )
+
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        if self.folder is not None and not (self.folder / "config.json").exists():
+            raise ModelError(
+                f"Folder {self.name} has no config.json, so it is not a model folder; check the path."
+            )
+        try:
+            with _quiet():
+                return AutoConfig.from_pretrained(self.where, **self.options)
+        except Exception as error:  # see model()
+            if self.folder is not None:
+                raise ModelError(
+                    f"The config.json of {self.name} cannot be used ({_first_line(error)}); repair it."
+                ) from error
+            raise ModelError(
+                f"{self.name!r} is neither a folder here nor a model that can be fetched from the hub "
+                f"({_first_line(error)}); check the name, the connection and your access."
+            ) from error
+
+    def _require_weights(self) -> None:
+        if self.folder is None or any(self.folder.glob("*.safetensors")):
+            return
+        if any(self.folder.glob("*.bin")):
+            raise ModelError(
+                f"Folder {self.name} has its weights as pickle (*.bin) only, which is not opened; convert them with "
+                "model.save_pretrained(...)."
+            )
+        raise ModelError(
+            f"Folder {self.name} has a configuration but no weights (*.safetensors); {self._again}."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".")[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings from transformers, and its bars only while somebody watches."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not progress.watched():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,317 @@
+"""Prompts and tokenised batches: one BOS, explicit positions, either padding side.
+
+`Prompt` is text plus the character spans worth finding again; `render` puts a user's text into the chat
+template or the plain `User:`/`Assistant:` form and remembers where it went; `encode` makes a padded
+batch with explicit `position_ids`, so that left and right padding give the same states.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from steerlab.errors import PromptError
+from steerlab.models.positions import Selector
+
+Template = Literal["auto", "chat", "plain", "none"]
+PaddingSide = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Text for a model.
+
+    Attributes:
+        text: what is tokenised.
+        spans: named character spans `(start, end)` of the text; "instruction" marks the user's words,
+            "response" the opening of the answer.
+        has_special_tokens: the text already contains the BOS, so the tokenizer must add none.
+        template: how the text was rendered ("chat", "plain" or "none").
+    """
+
+    text: str
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    has_special_tokens: bool = False
+    template: str = "none"
+
+
+def as_prompt(prompt: str | Prompt) -> Prompt:
+    """A plain string means `Prompt(text)`."""
+    return Prompt(prompt) if isinstance(prompt, str) else prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One tokenised, padded batch.
+
+    Attributes:
+        input_ids, attention_mask, position_ids: `[batch, position]` integers; positions count real
+            tokens from 0 whatever the padding side.
+        offsets: for each prompt the character span of each real token (`None` without a fast tokenizer).
+        prompts: the prompts, in order.
+        lengths: real tokens of each prompt.
+        padding_side: "left" or "right".
+    """
+
+    input_ids: Int[Tensor, "batch position"]
+    attention_mask: Int[Tensor, "batch position"]
+    position_ids: Int[Tensor, "batch position"]
+    offsets: tuple[tuple[tuple[int, int], ...], ...] | None
+    prompts: tuple[Prompt, ...]
+    lengths: tuple[int, ...]
+    padding_side: PaddingSide
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def width(self) -> int:
+        """Columns of the padded batch."""
+        return self.input_ids.shape[1]
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same batch on another device."""
+        moved = (part.to(device) for part in (self.input_ids, self.attention_mask, self.position_ids))
+        return Tokens(*moved, self.offsets, self.prompts, self.lengths, self.padding_side)
+
+    def column(self, row: int, index: int) -> int:
+        """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""
+        return index + (self.width - self.lengths[row] if self.padding_side == "left" else 0)
+
+    def select(self, positions: Selector) -> Selection:
+        """Resolve `positions` in every prompt, in prompt order."""
+        found = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
+        rows = torch.tensor([row for row, _ in found], dtype=torch.long)
+        columns = torch.tensor([self.column(row, index) for row, index in found], dtype=torch.long)
+        return Selection(rows, columns, torch.tensor([index for _, index in found], dtype=torch.long))
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Selected tokens of a batch, on the CPU: `state[rows, columns]` picks them from a padded state.
+
+    Attributes:
+        rows: the prompt's row in the batch; columns: the padded column; indices: the token's index in
+            the unpadded prompt. All `[selected]`.
+    """
+
+    rows: Int[Tensor, " selected"]
+    columns: Int[Tensor, " selected"]
+    indices: Int[Tensor, " selected"]
+
+
+def encode(tokenizer: Any, prompts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
+    """Tokenise and pad on the CPU; see `LanguageModel.tokenize`."""
+    if padding_side not in ("left", "right"):
+        raise PromptError(f"The padding side is 'left' or 'right', not {padding_side!r}.")
+    if isinstance(prompts, str | Prompt) or not prompts:
+        raise PromptError("Prompts come as a list with at least one prompt; put a single one in brackets.")
+    batch = tuple(as_prompt(prompt) for prompt in prompts)
+    for row, prompt in enumerate(batch):
+        if not prompt.text:
+            raise PromptError(f"Prompt {row} is empty; leave it out or give it a text.")
+    encoded = _encode_all(tokenizer, batch)
+    lengths = tuple(len(ids) for ids, _ in encoded)
+    pad = pad_token_id(tokenizer)
+    input_ids = torch.full((len(batch), max(lengths)), pad, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, (ids, _) in enumerate(encoded):
+        place = slice(max(lengths) - len(ids), None) if padding_side == "left" else slice(0, len(ids))
+        input_ids[row, place] = torch.tensor(ids, dtype=torch.long)
+        attention_mask[row, place] = 1
+    offsets = tuple(offset for _, offset in encoded if offset is not None)
+    return Tokens(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0),
+        offsets=offsets if len(offsets) == len(batch) else None,
+        prompts=batch,
+        lengths=lengths,
+        padding_side=padding_side,
+    )
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The id that fills padding: the pad token, else an end token, else 0 (padding is masked anyway)."""
+    for choice in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if choice is not None:
+            return int(choice)
+    return 0
+
+
+def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids the tokenizer puts before and after a plain text by itself."""
+    bare = _ids(tokenizer, "a", special=False)
+    whole = _ids(tokenizer, "a", special=True)
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    return [], []
+
+
+def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+_Encoded = tuple[list[int], "tuple[tuple[int, int], ...] | None"]
+
+
+def _encode_all(tokenizer: Any, prompts: Sequence[Prompt]) -> list[_Encoded]:
+    before, after = added_tokens(tokenizer)
+    encoded: dict[int, _Encoded] = {}
+    for special in (True, False):
+        rows = [row for row, prompt in enumerate(prompts) if prompt.has_special_tokens != special]
+        texts = [prompts[row].text for row in rows]
+        for row, (ids, offsets) in zip(rows, _call(tokenizer, texts, special=special), strict=True):
+            if special and after and ids[-len(after) :] == after:
+                # A prompt is there to be continued: an end mark the tokenizer appends would close it.
+                ids, offsets = ids[: -len(after)], offsets and offsets[: -len(after)]
+            if not ids:
+                raise PromptError(
+                    f"Prompt {row} ({prompts[row].text!r}) gives no token; give it another text."
+                )
+            _require_one_bos(tokenizer, ids, uses_bos=tokenizer.bos_token_id in before, row=row)
+            encoded[row] = (ids, offsets)
+    return [encoded[row] for row in range(len(prompts))]
+
+
+def _call(tokenizer: Any, texts: list[str], *, special: bool) -> list[_Encoded]:
+    if not texts:
+        return []
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    # verbose=False: no warning about texts longer than the tokenizer's own idea of a context.
+    called = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=fast, verbose=False)
+    offsets: list[Any] = called["offset_mapping"] if fast else [None] * len(texts)
+    return [
+        (list(ids), spans and tuple((int(low), int(high)) for low, high in spans))
+        for ids, spans in zip(called["input_ids"], offsets, strict=True)
+    ]
+
+
+def _require_one_bos(tokenizer: Any, ids: list[int], *, uses_bos: bool, row: int) -> None:
+    if not uses_bos:
+        return
+    bos, mark = tokenizer.bos_token_id, tokenizer.bos_token
+    if ids[0] != bos:
+        raise PromptError(
+            f"Prompt {row} does not begin with the tokenizer's {mark!r}; let the tokenizer add it "
+            "(has_special_tokens=False) or write it into the text."
+        )
+    # Where the end token is the same one, later copies are ends of texts; only a doubled start is wrong.
+    doubled = ids[1:2] == [bos] if bos == tokenizer.eos_token_id else ids.count(bos) > 1
+    if doubled:
+        raise PromptError(
+            f"Prompt {row} contains {mark!r} more than once; a text that already has it must be given as "
+            "Prompt(text, has_special_tokens=True)."
+        )
+
+
+_SENTINEL = "\u2063steerlab\u2063"
+
+
+def render(
+    tokenizer: Any, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
+) -> Prompt:
+    """Put a user's text into the form the model answers to; see `LanguageModel.instruction_prompt`."""
+    if not text.strip():
+        raise PromptError("The instruction is empty; give it a text.")
+    kinds = ("auto", "chat", "plain", "none")
+    if template not in kinds:
+        raise PromptError(f"There is no template called {template!r}; choose one of {', '.join(kinds)}.")
+    has_chat = has_chat_template(tokenizer)
+    if template == "chat" and not has_chat:
+        raise PromptError("The tokenizer has no chat template; use template='plain' or 'none'.")
+    if template == "chat" or (template == "auto" and has_chat):
+        return _chat(tokenizer, text, system, response)
+    head = f"{system}\n\n" if system else ""
+    if template == "none":
+        return _join(head, text, "", response, special=False, template="none")
+    glue = "\nAssistant:" if not response or response[0].isspace() else "\nAssistant: "
+    return _join(f"{head}User: ", text, glue, response, special=False, template="plain")
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer carries a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _chat(tokenizer: Any, text: str, system: str | None, response: str) -> Prompt:
+    before, after = _around(tokenizer, system)
+    rendered = _apply_template(tokenizer, text, system)
+    inner = rendered[len(before) : len(rendered) - len(after)]
+    if rendered != before + inner + after or inner.strip() != text.strip():
+        # A template that treats this text in a way of its own: look for the words themselves.
+        start = rendered.rfind(text.strip())
+        if start < 0:
+            raise PromptError("The chat template does not keep the instruction's text; use template='plain'.")
+        inner = text.strip()
+        before, after = rendered[:start], rendered[start + len(inner) :]
+    special = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
+    return _join(before, inner, after, response, special=special, template="chat")
+
+
+def _around(tokenizer: Any, system: str | None) -> tuple[str, str]:
+    """What the template writes before and after the user's text."""
+    rendered = _apply_template(tokenizer, _SENTINEL, system)
+    before, found, after = rendered.partition(_SENTINEL)
+    if not found:
+        raise PromptError("The chat template does not contain the user's text; use template='plain'.")
+    return before, after
+
+
+def _apply_template(tokenizer: Any, text: str, system: str | None) -> str:
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # templates are programs: jinja raises whatever they raise
+        if system:
+            raise PromptError(
+                f"The chat template takes no system message ({error}); leave `system` out."
+            ) from error
+        raise PromptError(f"The chat template fails ({error}); use template='plain'.") from error
+    if system and system.strip() not in rendered:
+        raise PromptError(
+            "The chat template drops the system message; leave `system` out or write it into the text."
+        )
+    return str(rendered)
+
+
+def _join(before: str, text: str, after: str, response: str, *, special: bool, template: str) -> Prompt:
+    spans = {"instruction": (len(before), len(before) + len(text))}
+    start = len(before) + len(text) + len(after)
+    if response:
+        spans["response"] = (start, start + len(response))
+    return Prompt(before + text + after + response, spans, has_special_tokens=special, template=template)
+
+
+def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices of prompts in batches of like length whose padded size stays within `token_budget`.
+
+    A prompt longer than the budget makes a batch of its own.
+    """
+    batches: list[list[int]] = []
+    longest = -math.inf
+    for index in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
+            batches.append([])
+            longest = lengths[index]
+        batches[-1].append(index)
+    return batches
+
+
+def single_token(tokenizer: Any, word: str) -> int:
+    """The one token that `word` is when it continues a text; see `LanguageModel.token_id`."""
+    # Encoded behind a newline-free anchor, because some tokenizers put a space before a text's first word.
+    anchor = _ids(tokenizer, "a:", special=False)
+    both = _ids(tokenizer, f"a:{word}", special=False)
+    ids = both[len(anchor) :] if both[: len(anchor)] == anchor else _ids(tokenizer, word, special=False)
+    if len(ids) != 1:
+        raise PromptError(f"{word!r} is {len(ids)} tokens for this tokenizer; choose a word that is one.")
+    return ids[0]

@@ -1,0 +1,77 @@
+"""What is read off the weights themselves: the fingerprint, a norm's gain, a projection's matrix."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# Settings that say how a checkpoint was stored or is run, not what it computes.
+_TRANSIENT = (
+    "name_or_path",
+    "transformers_version",
+    "dtype",
+    "architectures",
+    "use_cache",
+    "attn_implementation",
+)
+_SAMPLED = 16
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 (first 16 hex digits) of the configuration and of 16 evenly spaced values of every weight.
+
+    Values are hashed in float32, so a half-precision checkpoint keeps its fingerprint when up-cast.
+    """
+    config = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if not key.strip("_").startswith(_TRANSIENT)
+    }
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(_sample(parameter.detach()).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    flat = parameter.reshape(-1)
+    places = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel()), dtype=torch.float64).long()
+    return flat[places.to(flat.device)].float().cpu()
+
+
+def norm_gain(
+    norm: nn.Module, width: int, device: torch.device, dtype: torch.dtype
+) -> Float[Tensor, " width"]:
+    """The factor a normalisation layer applies to each coordinate, found by using it.
+
+    On a vector x with mean 0 and mean square 1 both LayerNorm and RMSNorm give gain * x + bias (up to their
+    epsilon, made negligible by scaling x), so gain = (N(x) - N(-x)) / 2x whatever the family stores.
+    """
+    probe = torch.ones(width, dtype=torch.float64)
+    probe[1::2] = -1
+    if width % 2:
+        probe[-3:] = torch.tensor([math.sqrt(0.5), math.sqrt(0.5), -math.sqrt(2.0)], dtype=torch.float64)
+    loud = (probe * 1024).to(device=device, dtype=dtype)
+    with torch.inference_mode():
+        odd = (norm(loud[None, None]) - norm(-loud[None, None]))[0, 0].double().cpu() / 2
+    return (odd / probe).float()
+
+
+def down_matrix(module: nn.Module) -> Float[Tensor, "d_mlp d_model"]:
+    """A down projection as `[inputs, outputs]`: `nn.Linear` stores the transpose, GPT-2's `Conv1D` this."""
+    matrix: Tensor = module.weight.detach()  # type: ignore[operator,assignment]
+    return matrix if type(module).__name__ == "Conv1D" else matrix.T
+
+
+def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of a function's parameters."""
+    return frozenset(inspect.signature(function).parameters)

@@ -1,0 +1,44 @@
+"""Fixtures every room's tests share: the read-only data beside the checkout, and tiny random models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from families import tiny
+
+from steerlab.models import LanguageModel
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models are faster on one thread, and two threads on a shared machine only wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the checkout: published data and small trained models, read only."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder 'shared' (published data and trained models) beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> LanguageModel:
+    """Llama shape, 3 layers, width 32, untied, chat template, BOS added by the tokenizer."""
+    return tiny("llama", chat=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2() -> LanguageModel:
+    """GPT-2 shape, 3 layers, width 32, tied, learned positions, neither chat template nor BOS nor padding."""
+    return tiny("gpt2", bos=False)
