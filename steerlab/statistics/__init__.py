@@ -5,13 +5,6 @@ Imports nothing of steerlab's. Everything random takes a seed; every interval sa
 
 from __future__ import annotations
 
-from steerlab.statistics.bootstrap import (
-    bootstrap,
-    bootstrap_curve,
-    bootstrap_mean,
-    paired_difference,
-    paired_log_ratio,
-)
 from steerlab.statistics.calibration import (
     ReliabilityBin,
     auroc,
@@ -31,6 +24,13 @@ from steerlab.statistics.nulls import (
     split_half,
 )
 from steerlab.statistics.proportions import PairedTest, mcnemar, proportion
+from steerlab.statistics.resampling import (
+    bootstrap,
+    bootstrap_curve,
+    bootstrap_mean,
+    paired_difference,
+    paired_log_ratio,
+)
 
 __all__ = [
     "CosineNull",

@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
-from steerlab.statistics.bootstrap import (
+from steerlab.statistics.estimate import Estimate
+from steerlab.statistics.proportions import proportion
+from steerlab.statistics.resampling import (
     bootstrap,
     bootstrap_mean,
     cluster_codes,
@@ -24,8 +26,6 @@ from steerlab.statistics.bootstrap import (
     cluster_weights,
     from_draws,
 )
-from steerlab.statistics.estimate import Estimate
-from steerlab.statistics.proportions import proportion
 
 
 def expected_calibration_error(

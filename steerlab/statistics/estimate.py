@@ -72,13 +72,13 @@ class Estimate(BaseModel):
         return format(self, "")
 
     def _decimals(self) -> int:
-        """Two decimals, or as many as show two digits of the interval's width (of the value without one)."""
-        scale = self.high - self.low if self.has_interval else abs(self.value)
-        if not math.isfinite(scale) or scale <= 0:
-            scale = abs(self.value) or 1.0
-        if scale >= 20:
-            return 0 if scale >= 200 else 1
-        return max(2, min(6, 1 - math.floor(math.log10(scale))))
+        """At least two (fewer for wide intervals), or as many as show the interval's half width."""
+        half = (self.high - self.low) / 2 if self.has_interval else abs(self.value) / 10
+        if half == 0:
+            return 2
+        if half >= 10:
+            return 0 if half >= 100 else 1
+        return max(2, min(6, -math.floor(math.log10(half))))
 
 
 def _plain(value: float, spec: str) -> str:

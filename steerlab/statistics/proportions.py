@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
-from steerlab.statistics.bootstrap import cluster_codes, cluster_sums
 from steerlab.statistics.estimate import Estimate
+from steerlab.statistics.resampling import cluster_codes, cluster_sums
 
 
 def proportion(
