@@ -1,0 +1,381 @@
+"""How many ways on does a model see, before and after post-training?
+
+Branching factor: BF(x) = exp(mean over samples of (1/N) sum_t h_t), h_t the entropy of exactly the law that token t was
+drawn from (temperature, truncation, renormalised; nats). Printed over prompts as exp(mean log BF); the base model
+writes after a plain rendering, the post-trained one in its chat format. Beside it: both in one format, the base
+against itself, first answers only, entropy per byte, and the martingale check of the record. "Not identified" when the
+narrowing does not outlast the format control. Source: Yang and Holtzman, arXiv 2506.17871.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from steerlab import plots
+from steerlab.errors import PromptError
+from steerlab.models import LanguageModel
+from steerlab.models.generation import end_token_ids
+from steerlab.plots import Series
+from steerlab.statistics import Estimate
+from steerlab.studies.branching_measures import (
+    Contrast,
+    Measured,
+    Record,
+    halves,
+    measure,
+    per_byte_ratio,
+    ratio,
+)
+from steerlab.studies.result import Headline, StudyResult, Table
+from steerlab.studies.sampling import SamplingLaw, context_length, sample_tokens
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Rendering = Literal["chat", "plain", "raw"]
+Role = Literal["BASE", "POST"]
+Key = tuple[Role, Rendering]
+_MAX_Z = 4.0
+_TEMPLATES: dict[Rendering, Literal["chat", "plain", "none"]] = {
+    "chat": "chat",
+    "plain": "plain",
+    "raw": "none",
+}
+
+_FACTORS = {
+    "BF": "factor",
+    "mean of BF": "factor_mean",
+    "by tokens": "factor_tokens",
+    "by surprisal": "factor_surprisal",
+    "first answer": "first_answer",
+    "no loops": "unlooped",
+    "entropy an output (nats)": "total",
+    "length (tokens)": "length",
+    "nats per byte": "nats_per_byte",
+}
+_CHECKS = {
+    "prompts": "n_prompts",
+    "sequences": "n_sequences",
+    "tokens": "n_tokens",
+    "martingale z": "martingale_z",
+    "ended by itself": "ended",
+    "tokens kept a step": "kept",
+    "BF before truncation": "untruncated",
+    "repeated 4-grams": "repetition",
+}
+
+
+class Budget(BaseModel):
+    """Prompts, samples of each and steps of each sample at most; sequences run together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: int
+    samples: int
+    steps: int
+    rows: int = 256
+
+
+BUDGETS = {
+    "quick": Budget(prompts=40, samples=8, steps=48),
+    "full": Budget(prompts=100, samples=32, steps=256),
+}
+
+
+class BranchingResult(StudyResult):
+    """Branching factors of a pair with their controls."""
+
+    title: ClassVar[str] = "Branching factor"
+
+    study: str = "branching"
+    law: str
+    measured: list[Measured]
+    contrasts: list[Contrast]
+    same_tokenizer: bool
+    steps: int
+
+    def tables(self) -> list[Table]:
+        """Factors by model and rendering, paired ratios with controls, checks, and the curve by position."""
+        return [self._factors(), self._ratios(), self._checks(), self._positions()]
+
+    def figures(self) -> dict[str, Figure]:
+        """Bars with controls, the local factor by position, and how many sequences each position rests on."""
+        return {
+            "branching_factor": self._bars(),
+            "by_position": self._curves(),
+            "alive": plots.curves(
+                [Series(one.name, [100 * share for share in one.alive]) for one in self.measured],
+                np.arange(1, self.steps + 1),
+                title="Sequences still running at each position",
+                x_title="Position in the output (tokens)",
+                y_title="% of sequences",
+                y_range=(0, 103),
+            ),
+        }
+
+    def _factors(self) -> Table:
+        return Table(
+            key="branching_factor",
+            title="Branching factor",
+            columns=["model and rendering", *_FACTORS],
+            rows=[[one.name, *(getattr(one, field) for field in _FACTORS.values())] for one in self.measured],
+            note=f"Sampled at {self.law}; at most {self.steps} new tokens. BF: exp of the mean log factor over "
+            "prompts; 95 % cluster bootstrap over prompts.",
+        )
+
+    def _ratios(self) -> Table:
+        return Table(
+            key="ratios",
+            title="Paired ratios of branching factors",
+            columns=["ratio", "kind", "value"],
+            rows=[[one.name, one.kind, one.ratio] for one in self.contrasts],
+            note="Paired by prompt; 1 means no difference.",
+        )
+
+    def _checks(self) -> Table:
+        note = (
+            "z tests that the recorded law is the sampled one: |z| below 4 is chance. Sequences that did not end by "
+            "themselves were cut at the limit."
+        )
+        return Table(
+            key="checks",
+            title="Checks of the sampling",
+            columns=["model and rendering", *_CHECKS],
+            rows=[[one.name, *(getattr(one, field) for field in _CHECKS.values())] for one in self.measured],
+            note=note,
+        )
+
+    def _positions(self) -> Table:
+        shown = sorted({*range(min(8, self.steps)), *range(7, self.steps, 8), self.steps - 1})
+        columns = ["position"]
+        for one in self.measured:
+            columns += [f"{one.name}: BF", f"{one.name}: % alive", f"{one.name}: BF, same sequences"]
+        rows = [[at + 1, *(cell for one in self.measured for cell in _at(one, at))] for at in shown]
+        note = (
+            "Local values, not smoothed and not cumulative. The sequences alive change along the first curve; "
+            "'same sequences' keeps those that reach its end."
+        )
+        return Table(
+            key="by_position", title="Branching factor by position", columns=columns, rows=rows, note=note
+        )
+
+    def _bars(self) -> Figure:
+        renderings = [
+            kind for kind in ("chat", "plain", "raw") if any(one.rendering == kind for one in self.measured)
+        ]
+        series = []
+        for model in ("BASE", "POST"):
+            found = [
+                next((one for one in self.measured if (one.model, one.rendering) == (model, kind)), None)
+                for kind in renderings
+            ]
+            values = [math.nan if one is None else one.factor.value for one in found]
+            low = [math.nan if one is None else one.factor.low for one in found]
+            high = [math.nan if one is None else one.factor.high for one in found]
+            series.append(Series(model, values, low, high))
+        return plots.bars(
+            [
+                {"chat": "chat rendering", "plain": "plain rendering", "raw": "raw text"}[kind]
+                for kind in renderings
+            ],
+            series,
+            title="Branching factor by rendering",
+            y_title="Branching factor",
+        )
+
+    def _curves(self) -> Figure:
+        series = [
+            Series(
+                one.name,
+                [point.value for point in one.curve],
+                [point.low for point in one.curve],
+                [point.high for point in one.curve],
+            )
+            for one in self.measured
+        ]
+        return plots.curves(
+            series,
+            np.arange(1, self.steps + 1),
+            title="Local branching factor of the sequences still running",
+            x_title="Position in the output (tokens)",
+            y_title="Branching factor",
+        )
+
+
+def branching(
+    base: LanguageModel,
+    post: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    size: Literal["quick", "full"] = "quick",
+    seed: int = 0,
+    top_p: float = 0.9,
+    temperature: float = 1.0,
+) -> BranchingResult:
+    """Branching factors of `base` and `post` on open `prompts`, with format controls and intervals over prompts.
+
+    Raises PromptError when no prompt is given or the models' context leaves no room for an output.
+    """
+    budget = BUDGETS[size]
+    texts = list(dict.fromkeys(prompts))[: budget.prompts]
+    if not texts:
+        raise PromptError("the branching factor needs at least one prompt")
+    law = SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
+    models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
+    ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(post)}
+    steps = _steps(budget, [(models[role], prompt_ids) for (role, _), prompt_ids in ids.items()])
+    if ids.get(("POST", "chat")) == ids["POST", "plain"]:
+        del ids["POST", "plain"]  # this template writes the plain form: one run serves both
+    records: dict[Key, Record] = {}
+    for (role, rendering), prompt_ids in ids.items():
+        model = models[role]
+        runs = sample_tokens(
+            model.model,
+            prompt_ids,
+            vocab_size=model.vocab_size,
+            stop_ids=end_token_ids(model),
+            samples=budget.samples,
+            max_new_tokens=steps,
+            law=law,
+            seed=seed,
+            rows=budget.rows,
+            description=f"branching, {role} {rendering}",
+        )
+        records[role, rendering] = Record(model.tokenizer, runs, seed)
+    measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
+    same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
+    contrasts = _contrasts(records, seed)
+    identified, summary = _verdict(measured, contrasts, same_tokenizer, steps)
+    return BranchingResult(
+        status="done" if identified else "not identified",
+        summary=summary,
+        headline=Headline(
+            what="branching factor, base over post",
+            value=contrasts[0].ratio,
+            control=contrasts[1].ratio,
+            control_name=contrasts[1].name,
+        ),
+        law=str(law),
+        measured=measured,
+        contrasts=contrasts,
+        same_tokenizer=same_tokenizer,
+        steps=steps,
+    )
+
+
+def _at(one: Measured, at: int) -> list[Estimate | float | None]:
+    same = one.cohort[at] if at < len(one.cohort) else None
+    return [one.curve[at], round(100 * one.alive[at], 1), same]
+
+
+def _cells(post: LanguageModel) -> list[Key]:
+    """Which model is run in which rendering: each in its own, both in the plain one, the base also without any."""
+    chat: list[Key] = [("POST", "chat")] if post.has_chat_template else []
+    return [("BASE", "plain"), *chat, ("POST", "plain"), ("BASE", "raw")]
+
+
+def _token_ids(model: LanguageModel, texts: Sequence[str], rendering: Rendering) -> list[list[int]]:
+    prompts = [model.instruction_prompt(text, template=_TEMPLATES[rendering]) for text in texts]
+    tokens = model.tokenize(prompts, padding_side="right")
+    return [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+
+
+def _steps(budget: Budget, prompts: Sequence[tuple[LanguageModel, list[list[int]]]]) -> int:
+    """Steps that fit into every model's context after its longest prompt, at most the budget's."""
+    steps = budget.steps
+    for model, ids in prompts:
+        context = context_length(model.model)
+        if context is not None:
+            steps = min(steps, context - max(map(len, ids)))
+    if steps < 1:
+        raise PromptError(
+            "a prompt fills the whole context of a model and leaves no room for an output: shorten it"
+        )
+    return steps
+
+
+def _contrasts(records: dict[Key, Record], seed: int) -> list[Contrast]:
+    """Paired ratios; the first is the effect, the second the same-format control that must bear it out."""
+    template_is_plain = ("POST", "plain") not in records
+    if template_is_plain:
+        records = {**records, ("POST", "plain"): records["POST", "chat"]}
+    logs = {cell: record.by_prompt(record.trajectories.entropy) for cell, record in records.items()}
+    own: Key = ("POST", "chat" if ("POST", "chat") in records else "plain")
+    base, firsts = records["BASE", "plain"], {}
+    for cell in (("BASE", "plain"), own):
+        firsts[cell] = records[cell].by_prompt(records[cell].first_answers.entropy)
+
+    def contrast(name: str, kind: Literal["effect", "control", "other"], first: Key, second: Key) -> Contrast:
+        return Contrast(name=name, kind=kind, ratio=ratio(logs[first], logs[second], seed=seed))
+
+    found = [
+        contrast("BASE plain over POST in its own format", "effect", ("BASE", "plain"), own),
+        contrast("BASE over POST, both plain", "control", ("BASE", "plain"), ("POST", "plain")),
+        Contrast(name="BASE over itself (halves of its samples)", kind="control", ratio=halves(base)),
+    ]
+    if own == ("POST", "chat") and not template_is_plain:
+        found.append(contrast("format alone: POST plain over POST chat", "control", ("POST", "plain"), own))
+    found.append(
+        contrast("format alone: BASE raw over BASE plain", "control", ("BASE", "raw"), ("BASE", "plain"))
+    )
+    first_answers = ratio(firsts["BASE", "plain"], firsts[own], seed=seed)
+    found.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
+    per_byte = per_byte_ratio(base, records[own])
+    return [*found, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]
+
+
+def _verdict(
+    measured: Sequence[Measured], contrasts: Sequence[Contrast], same_tokenizer: bool, steps: int
+) -> tuple[bool, list[str]]:
+    """Whether the effect outlasts its controls, and what was found in plain words."""
+    base, own = measured[0], measured[1]
+    effect, matched, itself = (contrast.ratio for contrast in contrasts[:3])
+    summary = [
+        f"The base model goes on in {base.factor:.2f} ways a token and the post-trained one in {own.factor:.2f}: "
+        f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
+        f"With both in the same plain format the ratio is {matched:.2f}; the base against itself gives {itself:.2f}.",
+    ]
+    if ("POST", "plain") not in {(one.model, one.rendering) for one in measured}:
+        summary.append(
+            "The chat template writes these prompts exactly like the plain rendering: one run serves both."
+        )
+    wrong = [one.name for one in measured if not abs(one.martingale_z) < _MAX_Z]
+    if wrong:
+        summary.insert(
+            0, f"The record of {', '.join(wrong)} does not fit its own draws (martingale check): no claim."
+        )
+    elif not _outlasts(effect, matched, itself):
+        summary.append(
+            "Not identified: the difference does not stand clear of the format and resampling controls."
+        )
+    else:
+        change = "narrows" if effect.value > 1 else "widens"
+        summary.append(f"Post-training {change} the branching, and not by the format alone.")
+    if not same_tokenizer:
+        per_byte = contrasts[-1].ratio
+        summary.append(
+            "The tokenizers differ, so a token is not the same unit in both: in entropy per byte the ratio is "
+            f"{per_byte:.2f}."
+        )
+    cut = [one for one in measured[:2] if one.ended.value < 0.5]
+    if cut:
+        names = " and ".join(one.model for one in cut)
+        summary.append(
+            f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
+        )
+    return not wrong and _outlasts(effect, matched, itself), summary
+
+
+def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
+    """Effect and same-format ratio on one side of 1, both farther from it than the model from itself reaches."""
+    if not (effect.excludes(1) and matched.excludes(1)) or (effect.value > 1) != (matched.value > 1):
+        return False
+    if not itself.has_interval:
+        return False
+    noise = max(abs(math.log(itself.low)), abs(math.log(itself.high)))
+    return all(min(abs(math.log(one.low)), abs(math.log(one.high))) > noise for one in (effect, matched))

@@ -1,0 +1,382 @@
+"""Which law was each token drawn from? Sampling that records itself.
+
+One step of ours does everything between logits and token: float32, temperature, truncation, renormalisation, the
+draw, and the record of exactly that law, q: its entropy h = -sum q ln q, the surprisal s = -ln q(token), the size of
+the kept set, the untruncated entropy. Nothing is rescored later, so E[sum s - h] = 0 holds by construction.
+Draws invert the cumulative law, in token order, at uniform numbers that belong to (seed, prompt, sample): a sample
+does not depend on the batch it ran in. A prompt is read once and its cache shared by its samples; end-of-text
+counts as a step; sequences cut at the limit are marked as not ended.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from steerlab.errors import PromptError
+from steerlab.progress import track
+
+Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
+_TOLERANCE = 1e-6  # a cumulative mass this close to top_p has reached it: ten times 0.1 does not, in binary
+_DROP_SHARE = 1 / 8  # rows that have ended leave the batch once they are this share of it
+
+
+@dataclass(frozen=True)
+class SamplingLaw:
+    """How logits become the law that is sampled: divide by `temperature`, truncate by `rule`, renormalise.
+
+    rule, value: "top_p" keeps the shortest prefix of tokens, by falling probability (ties: smaller id first), whose
+    mass reaches `value`; "top_k" the `value` likeliest; "min_p" those with at least `value` times the largest
+    probability; "floor" those with at least the probability `value` (the likeliest alone when none has); "none" all.
+    temperature 0 is greedy: all mass on the likeliest token. Raises ValueError for values out of range.
+    """
+
+    temperature: float = 1.0
+    rule: Rule = "top_p"
+    value: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"a temperature is 0 (greedy) or more, got {self.temperature}")
+        if self.rule == "top_k" and (self.value < 1 or self.value != int(self.value)):
+            raise ValueError(f"top_k keeps a whole number of tokens, at least one, got {self.value}")
+        if self.rule in ("top_p", "min_p", "floor") and not 0 < self.value <= 1:
+            raise ValueError(f"{self.rule} needs a value above 0 and at most 1, got {self.value}")
+
+    def __str__(self) -> str:
+        truncation = "no truncation" if self.rule == "none" else f"{self.rule} {self.value:g}"
+        return f"temperature {self.temperature:g}, {truncation}"
+
+
+class StepLaw(NamedTuple):
+    """The law of one step: `log_probs` (-inf outside the kept set), and what is recorded of it."""
+
+    log_probs: Float[Tensor, "row vocab"]
+    entropy: Float[Tensor, " row"]
+    untruncated: Float[Tensor, " row"]
+    kept: Int[Tensor, " row"]
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Sampled sequences and the laws they were drawn from; NaN (tokens: -1) after a sequence's end. Nats.
+
+    prompt, sample: which prompt, and which of its samples. tokens: drawn ids, the stop token included. ended: a stop
+    token was drawn (otherwise the sequence was cut at the limit). entropy: of the sampled law. surprisal: of the
+    drawn token under it. untruncated: entropy before truncation, after temperature. kept: size of the kept set.
+    """
+
+    prompt: Int[np.ndarray, " sequence"]
+    sample: Int[np.ndarray, " sequence"]
+    ended: Bool[np.ndarray, " sequence"]
+    tokens: Int[np.ndarray, "sequence step"]
+    entropy: Float[np.ndarray, "sequence step"]
+    surprisal: Float[np.ndarray, "sequence step"]
+    untruncated: Float[np.ndarray, "sequence step"]
+    kept: Float[np.ndarray, "sequence step"]
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " sequence"]:
+        """Steps of each sequence, its stop token included."""
+        return np.asarray((self.tokens >= 0).sum(axis=1))
+
+    def cut(self, lengths: Int[np.ndarray, " sequence"]) -> Trajectories:
+        """The same sequences stopped after `lengths` steps (a cut sequence counts as ended)."""
+        gone = np.arange(self.tokens.shape[1]) >= lengths[:, None]
+
+        def without(values: Any) -> Any:
+            return np.where(gone, np.nan, values)
+
+        return Trajectories(
+            self.prompt,
+            self.sample,
+            self.ended | (lengths < self.lengths),
+            np.where(gone, -1, self.tokens),
+            without(self.entropy),
+            without(self.surprisal),
+            without(self.untruncated),
+            without(self.kept),
+        )
+
+
+def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
+    """The law that `law` makes of `logits`, in float32, with its entropies in nats. -inf logits stay impossible."""
+    scores = logits.float()
+    if law.temperature == 0:
+        log_probs = torch.full_like(scores, -torch.inf).scatter_(-1, scores.argmax(-1, keepdim=True), 0.0)
+        zero, one = (
+            scores.new_zeros(len(scores)),
+            torch.ones(len(scores), dtype=torch.int64, device=scores.device),
+        )
+        return StepLaw(log_probs, zero, zero, one)
+    plain = torch.log_softmax(scores / law.temperature, dim=-1)
+    untruncated = entropy(plain)
+    if law.rule == "none":
+        return StepLaw(plain, untruncated, untruncated, torch.isfinite(plain).sum(-1))
+    mask = _kept(plain.exp(), law)
+    log_probs = torch.log_softmax(plain.masked_fill(~mask, -torch.inf), dim=-1)
+    return StepLaw(log_probs, entropy(log_probs), untruncated, mask.sum(-1))
+
+
+def entropy(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
+    """-sum q ln q over the last axis, in nats; impossible tokens (-inf) add nothing."""
+    return (log_probs.exp() * -log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1).clamp(min=0)
+
+
+def _kept(probs: Float[Tensor, "row vocab"], law: SamplingLaw) -> Bool[Tensor, "row vocab"]:
+    """The kept set of each row under the truncation rule."""
+    if law.rule == "min_p":
+        return probs >= law.value * probs.amax(-1, keepdim=True)
+    if law.rule == "floor":
+        mask = probs >= law.value
+        likeliest = torch.zeros_like(mask).scatter_(-1, probs.argmax(-1, keepdim=True), True)
+        return torch.where(mask.any(-1, keepdim=True), mask, likeliest)
+    if law.rule == "top_k":
+        count = torch.full((len(probs), 1), min(int(law.value), probs.shape[-1]), device=probs.device)
+        smallest = probs.topk(int(count[0]), dim=-1).values[:, -1:]
+    else:
+        smallest, count = _nucleus_edge(probs, law.value)
+    # everything above the smallest kept probability, and of its ties as many as fit, by token id
+    above, tied = probs > smallest, probs == smallest
+    return above | (tied & (tied.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+
+
+def _nucleus_edge(probs: Float[Tensor, "row vocab"], mass: float) -> tuple[Tensor, Tensor]:
+    """Smallest probability in the nucleus and its size, both [row, 1]; sorts only as many tokens as are needed."""
+    vocab = probs.shape[-1]
+    width = min(128, vocab)
+    while True:
+        ordered = probs.topk(width, dim=-1).values
+        reached = ordered.cumsum(-1) >= mass - _TOLERANCE
+        if width == vocab or bool(reached[:, -1].all()):
+            break
+        width = min(8 * width, vocab)
+    # rounding may leave the whole law short of a mass of 1: then everything is kept
+    last = torch.where(reached.any(-1), reached.int().argmax(-1), width - 1)[:, None]
+    return ordered.gather(-1, last), last + 1
+
+
+def draw(log_probs: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
+    """The token at which the cumulative law, in token order, first exceeds `uniform` in [0, 1)."""
+    # token order, not order of probability: near ties must not swap with the last bit of a logit
+    wide = _wide(log_probs.device)
+    cumulative = log_probs.exp().to(wide).cumsum(-1)
+    whole = cumulative[:, -1:]
+    # strictly below the whole mass, or rounding could land on an impossible token after the last possible one
+    target = torch.minimum(uniform.to(wide)[:, None] * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+
+
+def uniforms(seed: int, prompt: int, sample: int, steps: int) -> Float[np.ndarray, " step"]:
+    """The numbers in [0, 1) that decide one sequence; more steps only append."""
+    return np.random.default_rng([seed, prompt, sample]).random(steps)
+
+
+@torch.inference_mode()
+def sample_tokens(
+    network: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    vocab_size: int,
+    stop_ids: Collection[int],
+    samples: int,
+    max_new_tokens: int,
+    law: SamplingLaw | None = None,
+    seed: int = 0,
+    rows: int = 256,
+    description: str = "sampling",
+) -> Trajectories:
+    """Draw `samples` continuations of each prompt (token ids) from a causal `network` of transformers' kind.
+
+    vocab_size: ids from here on are padding rows of the unembedding and never drawn. stop_ids: every id that ends a
+    sequence (may be empty: then all are cut at `max_new_tokens`). rows: sequences in a batch; it changes memory and
+    speed, not samples. Sequences come in order of prompt, then sample. Raises PromptError for no or empty prompts
+    and for prompts that leave no room for `max_new_tokens` in the model's context.
+    """
+    _check(network, prompts, samples, max_new_tokens)
+    law = law or SamplingLaw()
+    decoder = _Decoder(network, vocab_size, torch.tensor(sorted(stop_ids), dtype=torch.int64), law)
+    records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
+    for batch in track(list(_batches(prompts, samples, rows)), description):
+        numbers = np.stack([uniforms(seed, prompt, sample, max_new_tokens) for prompt, sample in batch])
+        decoder.run(
+            [list(prompts[prompt]) for prompt, _ in batch], numbers, records, _sequence_ids(batch, samples)
+        )
+    return records.trajectories(samples)
+
+
+def context_length(network: PreTrainedModel) -> int | None:
+    """The largest number of positions `network` was made for, if its configuration says so."""
+    config = network.config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    length = getattr(text, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
+
+
+class _Records:
+    """What was recorded of every sequence, on the device until all is done."""
+
+    def __init__(self, sequences: int, steps: int, device: torch.device) -> None:
+        self.tokens = torch.full((sequences, steps), -1, dtype=torch.int64, device=device)
+        self.values = torch.full((4, sequences, steps), torch.nan, device=device)
+        self.ended = torch.zeros(sequences, dtype=torch.bool, device=device)
+
+    def write(
+        self, sequences: Int[Tensor, " row"], step: int, token: Int[Tensor, " row"], law: StepLaw
+    ) -> None:
+        surprisal = -law.log_probs.gather(-1, token[:, None]).squeeze(-1)
+        self.tokens[sequences, step] = token
+        columns = (law.entropy, surprisal, law.untruncated, law.kept.float())
+        self.values[:, sequences, step] = torch.stack(columns)
+
+    def trajectories(self, samples: int) -> Trajectories:
+        number = np.arange(len(self.tokens))
+        entropy_, surprisal, untruncated, kept = self.values.cpu().numpy().astype(np.float64)
+        return Trajectories(
+            number // samples,
+            number % samples,
+            self.ended.cpu().numpy(),
+            self.tokens.cpu().numpy(),
+            entropy_,
+            surprisal,
+            untruncated,
+            kept,
+        )
+
+
+class _Decoder:
+    """Runs one batch of (prompt, sample) rows to its end."""
+
+    def __init__(
+        self, network: PreTrainedModel, vocab_size: int, stops: Int[Tensor, " stop"], law: SamplingLaw
+    ) -> None:
+        self.network, self.vocab_size, self.law = network, vocab_size, law
+        self.stops = stops.to(_device(network))
+        known = inspect.signature(network.forward).parameters
+        self.takes_positions = "position_ids" in known
+        self.takes_logits_to_keep = "logits_to_keep" in known
+
+    def run(
+        self,
+        prompts: list[list[int]],
+        numbers: Float[np.ndarray, "row step"],
+        records: _Records,
+        sequences: Int[Tensor, " row"],
+    ) -> None:
+        """Draw every row's sequence with `numbers` and write it to `records` at `sequences`."""
+        device = self.stops.device
+        distinct, repeats = _runs(prompts)
+        ids, mask = _left_padded(distinct, device)
+        cache = DynamicCache(config=self.network.config)
+        logits = self._forward(ids, mask, cache)
+        row = torch.arange(len(distinct), device=device).repeat_interleave(
+            torch.tensor(repeats, device=device)
+        )
+        cache.batch_select_indices(row)
+        logits, mask = logits[row], mask[row]
+        sequences = sequences.to(device)
+        uniform = torch.from_numpy(numbers).to(device, _wide(device))
+        alive = torch.ones(len(row), dtype=torch.bool, device=device)
+        for step in range(uniform.shape[1]):
+            law = step_law(logits, self.law)
+            token = draw(law.log_probs, uniform[:, step])
+            records.write(sequences[alive], step, token[alive], StepLaw(*(part[alive] for part in law)))
+            stopped = torch.isin(token, self.stops) & alive
+            records.ended[sequences[stopped]] = True
+            alive &= ~stopped
+            n_alive = int(alive.sum())
+            if n_alive == 0 or step + 1 == uniform.shape[1]:
+                return
+            if n_alive <= (1 - _DROP_SHARE) * len(alive):
+                left = alive.nonzero().squeeze(-1)
+                cache.batch_select_indices(left)
+                token, mask, sequences, uniform = token[left], mask[left], sequences[left], uniform[left]
+                alive = alive[left]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = self._forward(token[:, None], mask, cache)
+
+    def _forward(
+        self, ids: Int[Tensor, "row new"], mask: Int[Tensor, "row position"], cache: DynamicCache
+    ) -> Float[Tensor, "row vocab"]:
+        options: dict[str, Any] = {}
+        if self.takes_positions:
+            # padding sits on the left, so a token's position is the number of real tokens before it
+            options["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if self.takes_logits_to_keep:
+            options["logits_to_keep"] = 1
+        out = self.network(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
+        )
+        logits: Tensor = out.logits
+        return logits[:, -1, : self.vocab_size].float()
+
+
+def _check(
+    network: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, max_new_tokens: int
+) -> None:
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise PromptError("sampling needs at least one prompt, and at least one token in each")
+    if samples < 1 or max_new_tokens < 1:
+        raise PromptError(f"sampling needs samples and new tokens, got {samples} and {max_new_tokens}")
+    longest, context = max(map(len, prompts)), context_length(network)
+    if context is not None and longest + max_new_tokens > context:
+        raise PromptError(
+            f"the longest prompt has {longest} tokens and {max_new_tokens} new ones do not fit into the model's "
+            f"context of {context}: shorten the prompts or ask for at most {max(0, context - longest)} new tokens"
+        )
+
+
+def _batches(prompts: Sequence[Sequence[int]], samples: int, rows: int) -> Iterator[list[tuple[int, int]]]:
+    """(prompt, sample) pairs, prompts of like length together, samples of a prompt side by side."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    pairs = [(prompt, sample) for prompt in order for sample in range(samples)]
+    for start in range(0, len(pairs), rows):
+        yield pairs[start : start + rows]
+
+
+def _sequence_ids(batch: list[tuple[int, int]], samples: int) -> Int[Tensor, " row"]:
+    return torch.tensor([prompt * samples + sample for prompt, sample in batch])
+
+
+def _runs(prompts: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """Neighbouring equal prompts once, and how often each came."""
+    distinct: list[list[int]] = []
+    repeats: list[int] = []
+    for prompt in prompts:
+        if distinct and distinct[-1] == prompt:
+            repeats[-1] += 1
+        else:
+            distinct.append(prompt)
+            repeats.append(1)
+    return distinct, repeats
+
+
+def _left_padded(
+    prompts: list[list[int]], device: torch.device
+) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
+    width = max(map(len, prompts))
+    # the padding id is never attended to, so any id that exists will do
+    ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+    mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )
+    return ids, mask
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _device(network: PreTrainedModel) -> torch.device:
+    return next(network.parameters()).device
