@@ -1,0 +1,291 @@
+"""Read states while a model runs over prompts, with no more forward than needed.
+
+Prompts are sorted by length into batches of a token budget, the base model runs without its unembedding and only up
+to the deepest site, and the selected tokens are picked inside the hook with one index per batch. When memory runs
+out the budget halves and reading goes on. Batches are padded on the right: in a causal model nothing before the
+padding can see it, so the attention needs no mask.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from steerlab.activations._memory import is_out_of_memory, release_cached_memory
+from steerlab.activations.moments import Label, Moments, plain_label
+from steerlab.activations.states import Activations
+from steerlab.errors import PromptError, SteerlabError
+from steerlab.models import LanguageModel, Last, Prompt, Selection, Selector, Site, Tokens
+from steerlab.progress import track
+
+_WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does not grow with their number
+
+
+@overload
+def capture(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    sites: Site | Sequence[Site],
+    *,
+    positions: Selector = ...,
+    into: None = None,
+    labels: None = None,
+    token_budget: int = ...,
+    progress: str | None = ...,
+) -> Activations: ...
+
+
+@overload
+def capture(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    sites: Site | Sequence[Site],
+    *,
+    positions: Selector = ...,
+    into: Moments,
+    labels: Sequence[Label] | None = ...,
+    token_budget: int = ...,
+    progress: str | None = ...,
+) -> Moments: ...
+
+
+def capture(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    sites: Site | Sequence[Site],
+    *,
+    positions: Selector = Last(),  # noqa: B008  # frozen
+    into: Moments | None = None,
+    labels: Sequence[Label] | None = None,
+    token_budget: int = 4096,
+    progress: str | None = None,
+) -> Activations | Moments:
+    """States of the selected tokens of every prompt.
+
+    Inside ``model.steering(...)`` the steered states are read.
+
+    Args:
+        sites: where to read.
+        positions: which tokens of each prompt; one that picks several gives several rows a prompt.
+        into: stream into these `Moments` and keep no rows.
+        labels: with ``into``, the class of each prompt (any hashable; None: one class).
+        token_budget: padded tokens in one forward pass; halved whenever memory runs out.
+        progress: name of a progress bar; None shows none.
+
+    Returns:
+        `Activations` with rows in prompt order, float32 on the CPU, or ``into``.
+
+    Raises:
+        SiteError: the model has no such site.
+        PromptError: a prompt is empty or too long, or ``positions`` picks nothing.
+        SteerlabError: labels do not fit the prompts, second moments exceed their budget, or one prompt
+            alone does not fit in memory. ``into`` then holds the batches read so far.
+    """
+    wanted = [sites] if isinstance(sites, Site) else list(dict.fromkeys(sites))
+    _check(model, prompts, wanted, into, labels, token_budget)
+    parts = _shown(_read(model, prompts, wanted, positions, token_budget), progress, len(prompts))
+    if into is None:
+        return _assembled(parts, wanted, model, len(prompts))
+    given: list[Label] = [None] * len(prompts) if labels is None else [plain_label(label) for label in labels]
+    into.belongs_to(model)
+    into.reserve({site: model.width(site) for site in wanted}, classes=len({*given, *into.labels}))
+    for part in parts:
+        into.update(part.states, [given[example] for example in part.example.tolist()])
+    return into
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The rows of one batch: their states by site, and for each its number, prompt and token index."""
+
+    states: dict[Site, Tensor]
+    row: Tensor
+    example: Tensor
+    position: Tensor
+    n_prompts: int
+
+
+def _check(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    sites: Sequence[Site],
+    into: Moments | None,
+    labels: Sequence[Label] | None,
+    token_budget: int,
+) -> None:
+    if isinstance(prompts, str | Prompt) or not len(prompts):
+        raise PromptError("Prompts come as a list with at least one prompt; put a single one in brackets.")
+    if not sites:
+        raise SteerlabError("Capturing needs at least one site, for example model.sites('resid_post').")
+    for site in sites:
+        model.require(site)
+    if labels is not None and into is None:
+        raise SteerlabError("Labels are used with into=Moments(...); without it give them to the estimator.")
+    if labels is not None and len(labels) != len(prompts):
+        raise SteerlabError(
+            f"{len(prompts)} prompts came with {len(labels)} labels; give one label a prompt."
+        )
+    if token_budget < 1:
+        raise SteerlabError(f"The token budget is {token_budget}; it must be at least 1.")
+
+
+def _read(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    sites: Sequence[Site],
+    positions: Selector,
+    token_budget: int,
+) -> Iterator[_Part]:
+    """Batch after batch; the longest prompts of a window first, so that memory runs out early if at all."""
+    rows_before = 0
+    for start in range(0, len(prompts), _WINDOW):
+        tokens, selection = _tokenised(model, prompts[start : start + _WINDOW], positions, start)
+        counts = torch.bincount(selection.rows, minlength=len(tokens))
+        bounds = [0, *counts.cumsum(0).tolist()]
+        # Prompts of which nothing is wanted need no forward pass.
+        waiting = deque(
+            sorted(
+                (i for i in range(len(tokens)) if bounds[i] < bounds[i + 1]), key=lambda i: -tokens.lengths[i]
+            )
+        )
+        while waiting:
+            longest = tokens.lengths[waiting[0]]
+            batch = [waiting[i] for i in range(min(len(waiting), max(1, token_budget // longest)))]
+            chosen = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in batch])
+            rows = torch.repeat_interleave(torch.arange(len(batch)), counts[batch])
+            states = _forward(model, _right_padded(tokens, batch), rows, selection.indices[chosen], sites)
+            if states is None:
+                token_budget = _halved(model, start + batch[0], len(batch), longest)
+                continue
+            for _ in batch:
+                waiting.popleft()
+            yield _Part(
+                states=states,
+                row=rows_before + chosen,
+                example=start + selection.rows[chosen],
+                position=selection.indices[chosen],
+                n_prompts=len(batch),
+            )
+        rows_before += bounds[-1]
+    if not rows_before:
+        raise PromptError(f"{positions} picks no token of any prompt; choose positions inside the prompts.")
+
+
+def _tokenised(
+    model: LanguageModel, prompts: Sequence[str | Prompt], positions: Selector, start: int
+) -> tuple[Tokens, Selection]:
+    try:
+        tokens = model.tokenize(prompts, padding_side="right")
+        return tokens, tokens.select(positions)
+    except PromptError as error:
+        if not start:
+            raise
+        raise PromptError(f"Counting prompts from number {start}: {error}") from error
+
+
+def _right_padded(tokens: Tokens, batch: list[int]) -> Tokens:
+    """Some prompts of a right-padded batch, cut to the longest of them and with nothing masked."""
+    lengths = tuple(tokens.lengths[i] for i in batch)
+    ids = tokens.input_ids[batch, : max(lengths)]
+    return Tokens(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=torch.arange(ids.shape[1]).expand_as(ids),
+        offsets=None if tokens.offsets is None else tuple(tokens.offsets[i] for i in batch),
+        prompts=tuple(tokens.prompts[i] for i in batch),
+        lengths=lengths,
+        padding_side="right",
+    )
+
+
+def _forward(
+    model: LanguageModel, tokens: Tokens, rows: Tensor, columns: Tensor, sites: Sequence[Site]
+) -> dict[Site, Tensor] | None:
+    """The wanted tokens' states of one batch by site, or None when memory ran out."""
+    index = {model.device: (rows.to(model.device), columns.to(model.device))}
+    states: dict[Site, Tensor] = {}
+
+    def picker(site: Site) -> Callable[[Tensor], None]:
+        def pick(state: Tensor) -> None:
+            if state.device not in index:  # a layer on another device of a split model
+                index[state.device] = (rows.to(state.device), columns.to(state.device))
+            states[site] = state[index[state.device]]
+
+        return pick
+
+    try:
+        model.run(tokens, read={site: picker(site) for site in sites})
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        states.clear()
+    # Outside the handler: the error's traceback keeps the failed batch's tensors alive.
+    if not states:
+        release_cached_memory()
+        return None
+    return {site: states[site] for site in sites}
+
+
+def _halved(model: LanguageModel, prompt: int, size: int, longest: int) -> int:
+    """The token budget after a batch that did not fit."""
+    if size == 1:
+        raise SteerlabError(
+            f"Prompt {prompt} with {longest} tokens does not fit in the memory of {model.device} even alone; "
+            "shorten it, read fewer sites, or load the model in a smaller dtype."
+        )
+    return size * longest // 2
+
+
+def _shown(parts: Iterator[_Part], description: str | None, total: int) -> Iterator[_Part]:
+    """The parts, with a progress bar that counts prompts when a description is given."""
+    if description is None:
+        yield from parts
+        return
+    steps = (part if first else None for part in parts for first in (True, *[False] * (part.n_prompts - 1)))
+    for step in track(steps, description, total):
+        if step is not None:
+            yield step
+
+
+def _assembled(
+    parts: Iterator[_Part], sites: Sequence[Site], model: LanguageModel, n_prompts: int
+) -> Activations:
+    """All rows in prompt order; site by site, so that no more than one site is held twice."""
+    collected = [_on_cpu(part) for part in parts]
+    order = torch.cat([part.row for part in collected])
+    total = len(order)
+
+    def in_order(pieces: list[Tensor]) -> Tensor:
+        joined = torch.cat(pieces)
+        return torch.empty_like(joined).index_copy_(0, order, joined)
+
+    states = {site: in_order([part.states.pop(site) for part in collected]) for site in sites}
+    assert all(len(rows) == total for rows in states.values())
+    return Activations(
+        states=states,
+        example=in_order([part.example for part in collected]),
+        position=in_order([part.position for part in collected]),
+        n_prompts=n_prompts,
+        model_name=model.name,
+        fingerprint=model.fingerprint,
+    )
+
+
+def _on_cpu(part: _Part) -> _Part:
+    """The part as float32 on the CPU: one copy for all sites of a device."""
+    by_device: dict[torch.device, list[Site]] = {}
+    for site, state in part.states.items():
+        by_device.setdefault(state.device, []).append(site)
+    states: dict[Site, Tensor] = {}
+    for together in by_device.values():
+        widths = [part.states[site].shape[1] for site in together]
+        joined = torch.cat([part.states[site] for site in together], dim=1).float().cpu()
+        states |= dict(zip(together, joined.split(widths, dim=1), strict=True))
+    return _Part(
+        {site: states[site] for site in part.states}, part.row, part.example, part.position, part.n_prompts
+    )

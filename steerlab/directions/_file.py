@@ -1,0 +1,74 @@
+"""Reading and writing direction files: safetensors with one JSON header, never a pickle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from steerlab.directions._header import FORMAT, VERSION, Header
+from steerlab.errors import DirectionError
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+
+
+def write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
+    """Write the file beside its place and move it there when it is complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    metadata = {"format": FORMAT, "header": header.model_dump_json()}
+    try:
+        save_file(
+            {name: rows.contiguous() for name, rows in tensors.items()}, str(partial), metadata=metadata
+        )
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise DirectionError(f"The direction cannot be written to {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """The checked header and the vectors of a file."""
+    _refuse_pickle(path)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            names: list[str] = list(file.keys())
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise DirectionError(f"{path} cannot be read as a safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise DirectionError(f"{path} is not a direction file: its header does not name {FORMAT}.")
+    header = _parse(path, metadata.get("header", ""))
+    shapes = {name: (site.k, site.width) for name, site in header.sites.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+        raise DirectionError(f"{path} is damaged: its header and its vectors disagree about sites or shapes.")
+    return header, tensors
+
+
+def _refuse_pickle(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise DirectionError(f"{path} cannot be opened: {error.strerror or error}.") from error
+    if start.startswith(_PICKLE_STARTS):
+        raise DirectionError(f"{path} is a pickle and is not opened; save directions with Direction.save.")
+
+
+def _parse(path: Path, text: str) -> Header:
+    try:
+        return Header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        if where == "version":
+            raise DirectionError(
+                f"{path} is of version {first['input']!r}, but this library reads version {VERSION}; "
+                "make the direction again or use the library that wrote it."
+            ) from error
+        raise DirectionError(f"{path} has a header that does not hold: {where}: {first['msg']}.") from error

@@ -1,0 +1,82 @@
+"""The JSON header of a direction file: what is written beside the vectors, and how it is checked on load.
+
+Everything is validated strictly: unknown fields, wrong types and other versions are refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+FORMAT: Literal["steerlab.direction"] = "steerlab.direction"
+VERSION: Literal[1] = 1
+Numbers: TypeAlias = tuple[float, ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelRef(_Strict):
+    """The model whose space a direction lives in."""
+
+    name: str
+    fingerprint: str
+
+
+class SiteStatistics(_Strict):
+    """Scale of one site's states along its k vectors, in the units of the states.
+
+    Attributes:
+        class_means: by class, the mean projection x·v̂ on each unit vector (k numbers).
+        positive, negative: the classes whose difference the direction points along.
+        stream_norm: the mean euclidean norm of the states.
+        bias: b of the decision function x·v + b, with v as stored.
+        threshold: projection on the unit vector at which the decision changes.
+        sigma: spread (within-class standard deviation) of the projections on the unit vector.
+        heads: for `z` sites, the attention heads the vector lives in; it is zero elsewhere.
+    """
+
+    class_means: dict[str, Numbers] = {}
+    positive: str | None = None
+    negative: str | None = None
+    stream_norm: float | None = None
+    bias: Numbers | None = None
+    threshold: Numbers | None = None
+    sigma: Numbers | None = None
+    heads: tuple[int, ...] | None = None
+
+
+class SiteHeader(SiteStatistics):
+    """Statistics of a site with the shape of its vectors: k rows of `width` numbers."""
+
+    k: int
+    width: int
+
+
+class Header(_Strict):
+    """The whole header of a direction file."""
+
+    format: Literal["steerlab.direction"]
+    version: Literal[1]
+    estimator: str
+    parameters: dict[str, JsonValue]
+    model: ModelRef
+    origin: tuple[ModelRef, ...]
+    dataset_hash: str
+    position: str
+    sites: dict[str, SiteHeader]
+    libraries: dict[str, str]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what makes the numbers in the file."""
+    found = {}
+    for name in ("steerlab", "torch", "transformers", "scikit-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,393 @@
+"""A direction in a model's space: vectors by site, where they came from, and their scale; it is also a file.
+
+``direction[site]`` is the vector v of a site, with v̂ = v/‖v‖. Directions add, scale and negate; the statistics
+that are linear in v (class means, bias) follow, and those that are not known any more are dropped. The file is
+safetensors with a JSON header and loads without pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from pydantic import JsonValue
+from torch import Tensor
+
+from steerlab.directions import _file
+from steerlab.directions._header import (
+    FORMAT,
+    VERSION,
+    Header,
+    ModelRef,
+    Numbers,
+    SiteHeader,
+    SiteStatistics,
+    library_versions,
+)
+from steerlab.errors import DirectionError, SteerlabError
+from steerlab.models import Site
+
+if TYPE_CHECKING:
+    from steerlab.models import LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """Vectors by site with their provenance and scale.
+
+    Attributes:
+        vectors: for each site, float32 [k, width]; a single [width] vector is taken as k = 1.
+        model_name, fingerprint: the model whose space the vectors live in.
+        estimator, parameters: what made them.
+        dataset_hash, position: the data and the token positions they were estimated from.
+        statistics: for each site, class means along the vector, mean norm of the stream, bias, threshold, sigma.
+        origin: models the direction was carried over from, oldest first (see :meth:`moved_to`).
+
+    Raises:
+        DirectionError: when a vector is empty, zero or not finite, or has another shape.
+    """
+
+    vectors: Mapping[Site, Float[Tensor, "k width"]]
+    model_name: str
+    fingerprint: str
+    estimator: str = "given"
+    parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    dataset_hash: str = ""
+    position: str = ""
+    statistics: Mapping[Site, SiteStatistics] = field(default_factory=dict)
+    origin: tuple[ModelRef, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise DirectionError("A direction needs the vector of at least one site.")
+        vectors = {site: _as_rows(site, self.vectors[site]) for site in sorted(self.vectors)}
+        object.__setattr__(self, "vectors", vectors)
+        statistics = {site: self.statistics.get(site, SiteStatistics()) for site in vectors}
+        object.__setattr__(self, "statistics", statistics)
+
+    def __repr__(self) -> str:
+        sites = f"{len(self.sites)} sites" if len(self.sites) > 3 else ", ".join(map(str, self.sites))
+        return f"Direction({self.estimator} at {sites}, {self.model_name})"
+
+    # ---------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites with a vector, in the order of the forward pass."""
+        return tuple(self.vectors)
+
+    def __getitem__(self, site: Site) -> Float[Tensor, " width"]:
+        """The vector of a site that has exactly one; subspaces are read from ``vectors[site]``."""
+        rows = self.vectors[self._known(site)]
+        if len(rows) != 1:
+            raise DirectionError(
+                f"{site} holds a subspace of {len(rows)} vectors; read vectors[site] instead."
+            )
+        return rows[0]
+
+    def at(self, *sites: Site) -> Direction:
+        """The same direction with only these sites."""
+        return self._with({self._known(site): self.vectors[site] for site in sites}, self.statistics)
+
+    @property
+    def class_gap(self) -> dict[Site, float]:
+        """By site, the distance between the class means along the unit vector, positive minus negative.
+
+        Raises:
+            DirectionError: when a site's class means are not known.
+        """
+        return {site: self._gap(site) for site in self.sites}
+
+    @property
+    def stream_norm(self) -> dict[Site, float]:
+        """By site, the mean norm of the states the direction was read from.
+
+        Raises:
+            DirectionError: when it is not known at a site.
+        """
+        return {site: self._norm(site) for site in self.sites}
+
+    @property
+    def hash(self) -> str:
+        """A short hash of sites and vectors: two directions with equal numbers have the same one."""
+        digest = hashlib.sha256()
+        for site, rows in self.vectors.items():
+            digest.update(f"{site} {tuple(rows.shape)} ".encode())
+            digest.update(rows.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def cosine(self, other: Direction) -> dict[Site, float]:
+        """Cosine with another direction's vector at every site both have.
+
+        Raises:
+            DirectionError: when no site is shared, widths differ or one holds a subspace.
+        """
+        shared = [site for site in self.sites if site in other.vectors]
+        if not shared:
+            raise DirectionError(
+                "The two directions share no site; compare directions read at the same sites."
+            )
+        for site in shared:
+            _same_width(site, self.vectors[site], other.vectors[site])
+        return {
+            site: float(torch.cosine_similarity(self[site].double(), other[site].double(), dim=0))
+            for site in shared
+        }
+
+    # ------------------------------------------------------------------------------------------------- arithmetic
+
+    def __neg__(self) -> Direction:
+        return self * -1.0
+
+    def __mul__(self, factor: float) -> Direction:
+        """Every vector times ``factor``; statistics along the unit vector keep their value or change sign."""
+        if not factor:
+            raise DirectionError(
+                "A direction times zero points nowhere; use strength=0 to switch steering off."
+            )
+        sign = 1.0 if factor > 0 else -1.0
+        statistics = {
+            site: s.model_copy(
+                update={
+                    "class_means": {label: _times(means, sign) for label, means in s.class_means.items()},
+                    "positive": s.positive if sign > 0 else s.negative,
+                    "negative": s.negative if sign > 0 else s.positive,
+                    "bias": s.bias and _times(s.bias, factor),
+                    "threshold": s.threshold and _times(s.threshold, sign),
+                }
+            )
+            for site, s in self.statistics.items()
+        }
+        return self._with({site: factor * rows for site, rows in self.vectors.items()}, statistics)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Direction:
+        return self * (1.0 / divisor)
+
+    def __add__(self, other: Direction) -> Direction:
+        """The sum at every site; both need the same sites, and class means stay known on shared data only."""
+        if set(self.sites) != set(other.sites) or self.fingerprint != other.fingerprint:
+            raise DirectionError(
+                f"{self!r} and {other!r} live at different sites or in different models and cannot be added; "
+                "restrict both with at(...) or move one with moved_to(...)."
+            )
+        for site in self.sites:
+            _same_width(site, self.vectors[site], other.vectors[site])
+        vectors = {site: rows + other.vectors[site] for site, rows in self.vectors.items()}
+        same_data = (self.dataset_hash, self.position) == (other.dataset_hash, other.position)
+        statistics = {site: self._added(other, site, vectors[site]) for site in vectors} if same_data else {}
+        return replace(
+            self._with(vectors, statistics),
+            estimator=self.estimator if self.estimator == other.estimator else "sum",
+            parameters=self.parameters if self.parameters == other.parameters else {},
+            dataset_hash=self.dataset_hash if same_data else "",
+        )
+
+    def __sub__(self, other: Direction) -> Direction:
+        return self + -other
+
+    def unit(self) -> Direction:
+        """Every vector at length one."""
+        norms = {site: rows.norm(dim=1, keepdim=True) for site, rows in self.vectors.items()}
+        statistics = {
+            site: s.model_copy(
+                update={
+                    "bias": s.bias and tuple(b / float(n) for b, n in zip(s.bias, norms[site], strict=True))
+                }
+            )
+            for site, s in self.statistics.items()
+        }
+        return self._with({site: rows / norms[site] for site, rows in self.vectors.items()}, statistics)
+
+    # ------------------------------------------------------------------------------------------- fitting to models
+
+    def check(self, model: LanguageModel, *, sites: Iterable[Site] | None = None) -> None:
+        """Raise unless the direction belongs to this model and fits the sites it is to be used at.
+
+        Raises:
+            DirectionError: when the fingerprint, a layer or a width differs.
+        """
+        if self.fingerprint != model.fingerprint:
+            raise DirectionError(
+                f"The direction was made in {self.model_name} ({self.fingerprint}), not in {model.name} "
+                f"({model.fingerprint}); fit it there, or carry it over on purpose with direction.moved_to(model)."
+            )
+        for site in self.sites if sites is None else sites:
+            try:
+                model.require(site)
+            except SteerlabError as error:
+                raise DirectionError(f"The direction cannot be used at {site}: {error}") from error
+            width = self._source(site).shape[1]
+            if width != model.width(site):
+                raise DirectionError(
+                    f"The direction has width {width} but {site} of {model.name} has width {model.width(site)}; "
+                    "fit it on a model of that width, or map it with an alignment."
+                )
+
+    def moved_to(self, model: LanguageModel) -> Direction:
+        """The same numbers declared to live in another model's space (the identity map between two models).
+
+        The model they came from is kept in ``origin``. Raises `DirectionError` when sites or widths do not fit.
+        """
+        came_from = ModelRef(name=self.model_name, fingerprint=self.fingerprint)
+        moved = replace(
+            self, model_name=model.name, fingerprint=model.fingerprint, origin=(*self.origin, came_from)
+        )
+        moved.check(model)
+        return moved
+
+    # ------------------------------------------------------------------------------------------------------- files
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; an existing one is replaced only when the new one is complete.
+
+        Example:
+            >>> direction.save("truth.safetensors")  # doctest: +SKIP
+        """
+        tensors = {str(site): rows for site, rows in self.vectors.items()}
+        _file.write(Path(path), tensors, self._header())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Direction:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            DirectionError: when the file is missing, a pickle, no safetensors, of another format or version, or
+                when its header and vectors do not fit together.
+        """
+        header, tensors = _file.read(Path(path))
+        return cls(
+            vectors={Site.parse(name): tensor for name, tensor in tensors.items()},
+            model_name=header.model.name,
+            fingerprint=header.model.fingerprint,
+            estimator=header.estimator,
+            parameters=header.parameters,
+            dataset_hash=header.dataset_hash,
+            position=header.position,
+            statistics={Site.parse(name): _statistics(site) for name, site in header.sites.items()},
+            origin=header.origin,
+        )
+
+    def _header(self) -> Header:
+        sites = {
+            str(site): SiteHeader(k=rows.shape[0], width=rows.shape[1], **self.statistics[site].model_dump())
+            for site, rows in self.vectors.items()
+        }
+        return Header(
+            format=FORMAT,
+            version=VERSION,
+            estimator=self.estimator,
+            parameters=dict(self.parameters),
+            model=ModelRef(name=self.model_name, fingerprint=self.fingerprint),
+            origin=self.origin,
+            dataset_hash=self.dataset_hash,
+            position=self.position,
+            sites=sites,
+            libraries=library_versions(),
+        )
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    def _with(self, vectors: Mapping[Site, Tensor], statistics: Mapping[Site, SiteStatistics]) -> Direction:
+        return replace(
+            self, vectors=vectors, statistics={s: v for s, v in statistics.items() if s in vectors}
+        )
+
+    def _known(self, site: Site) -> Site:
+        if site not in self.vectors:
+            raise DirectionError(
+                f"The direction has no vector at {site}; it has {', '.join(map(str, self.sites))}."
+            )
+        return site
+
+    def _source(self, site: Site) -> Tensor:
+        """The rows used at a site: its own, or the only ones there are."""
+        if site not in self.vectors and len(self.vectors) == 1:
+            return next(iter(self.vectors.values()))
+        return self.vectors[self._known(site)]
+
+    def _gap(self, site: Site) -> float:
+        s = self.statistics[site]
+        if s.positive is None or s.negative is None or len(self.vectors[site]) != 1:
+            raise DirectionError(
+                f"The class means at {site} are not known; fit the direction from labelled states."
+            )
+        return s.class_means[s.positive][0] - s.class_means[s.negative][0]
+
+    def _norm(self, site: Site) -> float:
+        norm = self.statistics[site].stream_norm
+        if norm is None:
+            raise DirectionError(
+                f"The stream norm at {site} is not known; fit the direction from captured states."
+            )
+        return norm
+
+    def _added(self, other: Direction, site: Site, total: Tensor) -> SiteStatistics:
+        """Statistics of a sum of two vectors read on the same data: projections are linear in the raw vector."""
+        mine, theirs = self.statistics[site], other.statistics[site]
+        parts = (self.vectors[site].norm(dim=1), other.vectors[site].norm(dim=1))
+        size = total.norm(dim=1)
+        shared = mine.class_means.keys() & theirs.class_means.keys()
+        means = {
+            label: _numbers(
+                (
+                    torch.tensor(mine.class_means[label]) * parts[0]
+                    + torch.tensor(theirs.class_means[label]) * parts[1]
+                )
+                / size
+            )
+            for label in sorted(shared)
+        }
+        ends = {mine.positive, mine.negative}
+        known = ends <= shared and ends == {theirs.positive, theirs.negative}
+        return SiteStatistics(
+            class_means=means,
+            positive=mine.positive if known else None,
+            negative=mine.negative if known else None,
+            stream_norm=mine.stream_norm if mine.stream_norm == theirs.stream_norm else None,
+            bias=_sum(mine.bias, theirs.bias),
+        )
+
+
+def _as_rows(site: Site, rows: Tensor) -> Tensor:
+    rows = torch.as_tensor(rows).detach().to("cpu", torch.float32)
+    rows = (rows[None] if rows.dim() == 1 else rows).contiguous()
+    if rows.dim() != 2 or not rows.numel():
+        raise DirectionError(f"The vectors of {site} have shape {tuple(rows.shape)}; they need [k, width].")
+    if not torch.isfinite(rows).all():
+        raise DirectionError(
+            f"The vectors of {site} hold values that are not finite; check the states they came from."
+        )
+    if (rows.norm(dim=1) == 0).any():
+        raise DirectionError(
+            f"A vector of {site} is zero and points nowhere; do both classes have the same mean?"
+        )
+    return rows
+
+
+def _same_width(site: Site, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise DirectionError(f"At {site} the directions have shapes {tuple(a.shape)} and {tuple(b.shape)}.")
+
+
+def _statistics(site: SiteHeader) -> SiteStatistics:
+    fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}
+    return SiteStatistics(**fields)
+
+
+def _times(numbers: Numbers, factor: float) -> Numbers:
+    return tuple(factor * number for number in numbers)
+
+
+def _sum(a: Numbers | None, b: Numbers | None) -> Numbers | None:
+    return None if a is None or b is None else tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def _numbers(values: Tensor) -> Numbers:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,160 @@
+"""From states and labels to a direction at every site: one estimator, cloned and fitted site by site."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from torch import Tensor
+
+from steerlab.activations import Activations, Label, Moments, plain_label
+from steerlab.directions._header import SiteStatistics
+from steerlab.directions._linear import LinearDirection
+from steerlab.directions.direction import Direction
+from steerlab.errors import DirectionError
+from steerlab.models import Selector, Site
+
+if TYPE_CHECKING:
+    from steerlab.models import LanguageModel
+
+
+def fit_direction(
+    estimator: LinearDirection,
+    activations: Activations | Moments,
+    labels: Sequence[Label] | NDArray[Any] | Tensor | None = None,
+    *,
+    model: LanguageModel | None = None,
+    dataset_hash: str = "",
+    position: Selector | str = "",
+    positive: Label | None = None,
+) -> Direction:
+    """Fit the estimator at every site and gather the vectors, with their scale, in one `Direction`.
+
+    Args:
+        estimator: an unfitted estimator; it is cloned for each site and stays as it is.
+        activations: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
+        labels: one label a prompt; a prompt's rows share it. 0/1 or booleans, or anything with ``positive`` named.
+        model: checked to be the model the states were read from.
+        dataset_hash, position: kept in the header.
+        positive: the class the direction points to, when labels are not 0/1.
+
+    Raises:
+        DirectionError: for labels that are not two classes, or states of another model.
+    """
+    if model is not None and activations.fingerprint not in (None, model.fingerprint):
+        raise DirectionError(
+            f"The states were read from {activations.model_name}, not from {model.name}; capture them again there."
+        )
+    name = activations.model_name or (model.name if model else "")
+    fingerprint = activations.fingerprint or (model.fingerprint if model else "")
+    if isinstance(activations, Moments):
+        classes = _classes(list(activations.labels), positive)
+        fitted = {site: _fit_moments(estimator, activations, site, *classes) for site in activations.sites}
+    else:
+        row_labels = _row_labels(activations, labels)
+        classes = _classes(row_labels, positive)
+        is_positive = np.array([label == classes[1] for label in row_labels])
+        fitted = {
+            site: _fit_rows(estimator, activations[site], is_positive, *classes) for site in activations.sites
+        }
+    return Direction(
+        vectors={site: vector for site, (vector, _) in fitted.items()},
+        model_name=name,
+        fingerprint=fingerprint,
+        estimator=type(estimator).__name__,
+        parameters=estimator.get_params(),
+        dataset_hash=dataset_hash,
+        position=position if isinstance(position, str) else repr(position),
+        statistics={site: statistics for site, (_, statistics) in fitted.items()},
+    )
+
+
+def _row_labels(activations: Activations, labels: Any) -> list[Label]:
+    """The label of every row, from one label a prompt."""
+    if labels is None:
+        raise DirectionError("Fitting on states needs labels, one a prompt.")
+    given = [plain_label(label) for label in labels]
+    if len(given) != activations.n_prompts:
+        raise DirectionError(
+            f"{activations.n_prompts} prompts came with {len(given)} labels; give one a prompt."
+        )
+    return [given[example] for example in activations.example.tolist()]
+
+
+def _classes(labels: Sequence[Label], positive: Label | None) -> tuple[Label, Label]:
+    """(negative, positive) of exactly two classes."""
+    found = list(dict.fromkeys(labels))
+    if len(found) != 2:
+        raise DirectionError(f"A direction needs two classes; the labels hold {found}.")
+    if positive is None:
+        if set(found) != {0, 1}:
+            raise DirectionError(
+                f"The labels {found} do not say which class is positive; name it with positive=...."
+            )
+        return (found[0], found[1]) if found[1] else (found[1], found[0])
+    if positive not in found:
+        raise DirectionError(f"No label is {positive!r}; the labels hold {found}.")
+    return next(label for label in found if label != positive), positive
+
+
+def _fit_rows(
+    estimator: LinearDirection, rows: Tensor, is_positive: NDArray[np.bool_], negative: Label, positive: Label
+) -> tuple[Tensor, SiteStatistics]:
+    model = clone(estimator).fit(rows, is_positive)
+    unit = torch.from_numpy(model.direction_ / np.linalg.norm(model.direction_))
+    projections = (rows.to(unit.dtype) @ unit).numpy()
+    high, low = projections[is_positive], projections[~is_positive]
+    within = np.concatenate([high - high.mean(), low - low.mean()])
+    statistics = _statistics(
+        model,
+        means={negative: float(low.mean()), positive: float(high.mean())},
+        stream_norm=float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).mean()),
+        sigma=_sigma(float((within**2).sum()), len(within)),
+    )
+    return torch.from_numpy(model.direction_), statistics
+
+
+def _fit_moments(
+    estimator: LinearDirection, moments: Moments, site: Site, negative: Label, positive: Label
+) -> tuple[Tensor, SiteStatistics]:
+    if not hasattr(estimator, "fit_moments"):
+        raise DirectionError(
+            f"{type(estimator).__name__} needs the rows; capture them without into=Moments(...)."
+        )
+    model = clone(estimator).fit_moments(moments, site, negative=negative, positive=positive)
+    unit = torch.from_numpy(model.direction_ / np.linalg.norm(model.direction_))
+    sigma = None
+    if moments.has_scatter(site):
+        within = moments.scatter(site, positive) + moments.scatter(site, negative)
+        sigma = _sigma(float(unit @ within @ unit), moments.count())
+    statistics = _statistics(
+        model,
+        means={label: float(moments.mean(site, label) @ unit) for label in (negative, positive)},
+        stream_norm=moments.norm(site),
+        sigma=sigma,
+    )
+    return torch.from_numpy(model.direction_), statistics
+
+
+def _statistics(
+    model: LinearDirection, *, means: dict[Label, float], stream_norm: float, sigma: float | None
+) -> SiteStatistics:
+    negative, positive = means
+    return SiteStatistics(
+        class_means={str(label): (mean,) for label, mean in means.items()},
+        positive=str(positive),
+        negative=str(negative),
+        stream_norm=stream_norm,
+        bias=(model.bias_,),
+        threshold=(-model.bias_ / float(np.linalg.norm(model.direction_)),),
+        sigma=None if sigma is None else (sigma,),
+    )
+
+
+def _sigma(within: float, n: int) -> float | None:
+    """Pooled standard deviation within two classes."""
+    return (within / (n - 2)) ** 0.5 if n > 2 else None

@@ -1,0 +1,147 @@
+"""Mass-mean probe: the difference in means, optionally tilted by the covariance of the states.
+
+    θ = μ₊ − μ₋,    Σ = Σ_c Σ_{x∈c} (x − μ_c)(x − μ_c)ᵀ / (n − ddof),    w = θ   or, tilted,   w = Σ⁺θ
+
+The probe of "The Geometry of Truth" (Marks and Tegmark 2023). θ transfers between data sets and is what to steer with;
+the tilt is linear discriminant analysis and is for accuracy on data of the same kind. Σ is shrunk towards
+its mean variance, (1 − α)Σ + α (tr Σ / d) I, with α given or by the oracle-approximating rule (Chen et al. 2010).
+With fewer rows than dimensions Σ is only ever touched through the singular vectors of the centred rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerlab.activations import Label, Moments
+from steerlab.directions._linear import Floats, LinearDirection, class_means, sigmoid_pair
+from steerlab.errors import DirectionError
+from steerlab.models import Site
+
+
+class MassMean(LinearDirection):
+    """Difference in means with the tilt as an option.
+
+    Args:
+        tilt: False gives θ, True Σ⁺θ.
+        shrinkage: weight α in [0, 1] of the round covariance in Σ, or "oas" to choose it from the data.
+        ddof: divisor of Σ is n − ddof (0 as published; 2 for the unbiased within-class covariance).
+        atol, rtol: eigenvalues of the shrunk Σ up to max(atol, rtol · largest) count as zero in Σ⁺ (the published
+            code uses atol = 1e-3, which depends on the scale of the states).
+        centre: where the score is zero: "midpoint" of the class means, or the "mean" of all rows (as published:
+            equal on balanced classes).
+    """
+
+    def __init__(
+        self,
+        tilt: bool = False,
+        *,
+        shrinkage: float | Literal["oas"] = "oas",
+        ddof: int = 0,
+        atol: float = 0.0,
+        rtol: float = 1e-9,
+        centre: Literal["midpoint", "mean"] = "midpoint",
+    ) -> None:
+        self.tilt = tilt
+        self.shrinkage = shrinkage
+        self.ddof = ddof
+        self.atol = atol
+        self.rtol = rtol
+        self.centre = centre
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on rows X [row, width] (numpy or tensors) with two classes y [row]; the larger one is positive.
+
+        Raises:
+            DirectionError: when y does not hold exactly two classes, or an option is out of range.
+        """
+        rows, positive = self._two_classes(X, y)
+        high, low = class_means(rows, positive)
+        spectrum = None
+        if self.tilt:
+            centred = rows - np.where(positive[:, None], high, low)
+            spectrum = _spectrum_of_rows(centred, self._divisor(len(rows)))
+        return self._learn(high, low, len(rows), int(positive.sum()), spectrum)
+
+    def fit_moments(self, moments: Moments, site: Site, *, negative: Label = 0, positive: Label = 1) -> Self:
+        """Fit on streamed statistics of a site; the tilt needs ``Moments(order="scatter")``."""
+        self._two_labels(moments, negative, positive)
+        n_high, n_low = moments.count(positive), moments.count(negative)
+        spectrum = None
+        if self.tilt:
+            scatter = moments.scatter(site, positive) + moments.scatter(site, negative)
+            spectrum = np.linalg.eigh(scatter.numpy() / self._divisor(n_high + n_low))
+        high, low = moments.mean(site, positive).numpy(), moments.mean(site, negative).numpy()
+        return self._learn(high, low, n_high + n_low, n_high, spectrum)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Probabilities [row, 2] from the logistic of the score; calibrated only for the tilted probe."""
+        return sigmoid_pair(self.decision_function(X))
+
+    def _learn(
+        self,
+        high: NDArray[np.float64],
+        low: NDArray[np.float64],
+        n: int,
+        n_high: int,
+        spectrum: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    ) -> Self:
+        self.theta_ = high - low
+        self.shrinkage_ = 0.0
+        self.direction_ = self.theta_ if spectrum is None else self._tilted(*spectrum, n)
+        share = self._share(n_high / n)
+        self.bias_ = float(-self.direction_ @ (share * high + (1 - share) * low))
+        self.n_features_in_ = len(high)
+        return self
+
+    def _tilted(
+        self, values: NDArray[np.float64], vectors: NDArray[np.float64], n: int
+    ) -> NDArray[np.float64]:
+        """(shrunk Σ)⁺ θ from eigenvalues [k] and eigenvectors [width, k]; Σ is zero outside their span."""
+        width = len(self.theta_)
+        values = np.clip(values, 0.0, None)
+        mean_variance = values.sum() / width
+        self.shrinkage_ = self._alpha(values, n)
+        inside = (1 - self.shrinkage_) * values + self.shrinkage_ * mean_variance
+        outside = self.shrinkage_ * mean_variance
+        floor = max(self.atol, self.rtol * float(inside.max(initial=0.0)))
+        along = vectors.T @ self.theta_
+        tilted = vectors @ np.divide(along, inside, out=np.zeros_like(along), where=inside > floor)
+        if outside > floor:
+            tilted += (self.theta_ - vectors @ along) / outside
+        return np.asarray(tilted, dtype=np.float64)
+
+    def _alpha(self, values: NDArray[np.float64], n: int) -> float:
+        """The shrinkage weight: as given, or the oracle-approximating one, which needs only the spectrum."""
+        if self.shrinkage != "oas":
+            if isinstance(self.shrinkage, str) or not 0.0 <= self.shrinkage <= 1.0:
+                raise DirectionError(f"shrinkage is a number from 0 to 1 or 'oas', not {self.shrinkage!r}.")
+            return float(self.shrinkage)
+        width = len(self.theta_)
+        mean_square, square_mean = (values**2).sum() / width**2, (values.sum() / width) ** 2
+        spread = (n + 1.0) * (mean_square - square_mean / width)
+        return 1.0 if spread <= 0 else float(min(1.0, (mean_square + square_mean) / spread))
+
+    def _divisor(self, n: int) -> int:
+        if n <= self.ddof:
+            raise DirectionError(
+                f"A covariance with ddof={self.ddof} needs more than {self.ddof} rows; there are {n}."
+            )
+        return n - self.ddof
+
+    def _share(self, positive_share: float) -> float:
+        if self.centre not in ("midpoint", "mean"):
+            raise DirectionError(f"centre is 'midpoint' or 'mean', not {self.centre!r}.")
+        return 0.5 if self.centre == "midpoint" else positive_share
+
+
+def _spectrum_of_rows(centred: Floats, divisor: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Eigenvalues [k] and eigenvectors [width, k] of centredᵀ centred / divisor, k = min(rows, width)."""
+    rows = centred.astype(np.float64, copy=False)
+    if len(rows) >= rows.shape[1]:
+        values, vectors = np.linalg.eigh(rows.T @ rows / divisor)
+        return values, vectors
+    _, singular, right = np.linalg.svd(rows, full_matrices=False)
+    return singular**2 / divisor, right.T
