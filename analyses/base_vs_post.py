@@ -21,7 +21,7 @@ from steerlab.studies.result import Table
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """The TOML file's keys: name, base, post and, if given, studies, size, seed, device, dtype, requests, statements."""
+    """The keys of the TOML file: name, base, post and, if given, whatever else `sl.compare` takes."""
     with path.open("rb") as file:
         configuration = tomllib.load(file)
     missing = {"name", "base", "post"} - configuration.keys()

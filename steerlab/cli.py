@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from steerlab import __version__
 from steerlab.errors import SteerlabError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ the results of an uninterrupted one.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -208,17 +209,22 @@ def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | N
 
 
 def _data_facts(data: Data) -> dict[str, dict[str, str | int]]:
-    from steerlab.datasets import text_hash
-
-    counted = {
-        "statements": (len(data.statements), data.statements.hash),
-        "requests": (len(data.requests.positive) + len(data.requests.negative), data.requests.hash),
-        "open_prompts": (len(data.open_prompts), text_hash(data.open_prompts)),
-        "plain_text": (len(data.plain_text), text_hash(data.plain_text)),
+    requests = data.requests
+    sets: dict[str, tuple[int, str, str]] = {
+        "statements": (len(data.statements), data.statements.hash, data.statements.texts[0]),
+        # The example is a harmless one: harmful requests are read, never shown.
+        "requests": (len(requests.positive) + len(requests.negative), requests.hash, requests.negative[0]),
+        "open_prompts": (len(data.open_prompts), _text_hash(data.open_prompts), data.open_prompts[0]),
+        "plain_text": (len(data.plain_text), _text_hash(data.plain_text), data.plain_text[0]),
     }
     return {
-        name: {"n": n, "hash": hash_, "source": data.sources[name]} for name, (n, hash_) in counted.items()
+        name: {"n": n, "hash": hash_, "source": data.sources[name], "example": example}
+        for name, (n, hash_, example) in sets.items()
     }
+
+
+def _text_hash(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _store(folder: RunFolder, result: StudyResult) -> None:

@@ -21,7 +21,8 @@ def run(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    script = "import sys, steerlab, steerlab.cli; print([m for m in ('torch', 'transformers', 'plotly') if m in sys.modules])"
+    heavy = "[name for name in ('torch', 'transformers', 'plotly') if name in sys.modules]"
+    script = f"import sys, steerlab, steerlab.cli; print({heavy})"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
     helped = subprocess.run([sys.executable, "-m", "steerlab.cli", "--help"], capture_output=True, text=True)

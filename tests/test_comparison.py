@@ -1,0 +1,142 @@
+"""A whole run on small pairs: stored, interrupted, resumed, reported; pairs that differ; prompts with markup."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from families import build, tiny_tokenizer
+
+import steerlab as sl
+from steerlab import comparison
+from steerlab.comparison import STUDIES, compare, rewrite_report
+from steerlab.errors import RunError
+
+
+def save_tiny(folder: Path, family: str = "llama", **changes: object) -> Path:
+    """A tiny random model with its tokenizer, as a folder."""
+    build(family, **changes).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    return save_tiny(folder / "base"), save_tiny(folder / "post", seed=1)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> comparison.Run:
+    return compare(*tiny_pair, out=tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_random_models_identify_nothing(whole_run: comparison.Run) -> None:
+    assert set(whole_run.results) == set(STUDIES)
+    assert whole_run["truthfulness"].status == "not identified"
+    assert whole_run["refusal"].status == "not identified"
+    assert "chance" in " ".join(whole_run["truthfulness"].summary)
+    assert whole_run.manifest.status == "done"
+
+
+def test_the_report_stands_alone(whole_run: comparison.Run) -> None:
+    page = whole_run.report.read_text("utf-8")
+    assert "not identified" in page
+    for study in whole_run.results.values():
+        for sentence in study.summary[:1]:
+            assert sentence.split("<")[0][:30] in page
+    assert "<script src=" not in page
+    assert '<link rel="stylesheet" href' not in page
+
+
+def test_every_stored_result_reads_back_and_draws(whole_run: comparison.Run) -> None:
+    again = rewrite_report(whole_run.folder.path)
+    assert {name: result.to_dict() for name, result in again.results.items()} == {
+        name: result.to_dict() for name, result in whole_run.results.items()
+    }
+    for result in again.results.values():
+        assert result.tables() or result.status == "skipped"
+        for figure in result.figures().values():
+            assert figure.data
+
+
+def test_an_interrupted_run_resumes_to_the_same_results(
+    whole_run: comparison.Run,
+    tiny_pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_study = comparison.run_study
+    calls = itertools.count()
+
+    def _interrupted_in_the_third(*arguments: object, **options: object) -> object:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return run_study(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparison, "run_study", _interrupted_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        compare(*tiny_pair, out=tmp_path / "run")
+    stored = sorted(file.name for file in (tmp_path / "run" / "results").iterdir())
+    assert stored == ["refusal.json", "truthfulness.json"]
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "run" / "report.html").exists()
+
+    monkeypatch.setattr(comparison, "run_study", run_study)
+    resumed = compare(*tiny_pair, out=tmp_path / "run", resume=True)
+    for name in STUDIES:
+        whole = whole_run.folder.path / "results" / f"{name}.json"
+        assert (resumed.folder.path / "results" / f"{name}.json").read_bytes() == whole.read_bytes(), name
+    with pytest.raises(RunError, match="other models"):
+        compare(*tiny_pair, out=tmp_path / "run", resume=True, seed=1)
+
+
+def test_pairs_of_different_width_and_family_run(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    wide = save_tiny(tmp_path / "wide", "gpt2")
+    run = compare(tiny_pair[0], wide, out=tmp_path / "run")
+    assert set(run.results) == set(STUDIES)
+    assert all(result.summary for result in run.results.values())
+
+
+def test_markup_in_prompts_is_text(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.csv"
+    attack = "<script>document.title='owned'</script>"
+    objects = ("cat", "dog", "hat", "cup", "bed", "box", "fish", "tree", "ball", "doll", "car", "sock")
+    with prompts.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerow([f"How do I hug {attack}?", "harmless"])
+        writer.writerow([f"How do I hit {attack}?", "harmful"])
+        writer.writerows([f"How do I {verb} a {thing}?", label]
+                         for thing in objects for verb, label in (("hug", "harmless"), ("hit", "harmful")))  # fmt: skip
+    run = compare(*tiny_pair, out=tmp_path / "run", requests=prompts, studies=["refusal"])
+    page = run.report.read_text("utf-8")
+    assert attack not in page
+    assert "&lt;script&gt;document.title" in page
+
+
+def test_kind_and_unkind_requests_of_a_real_pair(shared: Path, tmp_path: Path) -> None:
+    """Refusal is found in a really trained pair; truthfulness, which it never learned, is not identified."""
+    prompts = tmp_path / "prompts.csv"
+    things = "cat dog bird fish bear frog duck cow pig mouse boy girl friend doll toy ball car truck tree flower".split()
+    kind, unkind = ("hug", "help", "feed", "wash", "find"), ("hurt", "hit", "kick", "break", "burn")
+    with prompts.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for thing in things:
+            writer.writerows([f"How do I {verb} a {thing}?", "harmless"] for verb in kind)
+            writer.writerows([f"How do I {verb} a {thing}?", "harmful"] for verb in unkind)
+    models = shared / "models"
+    run = compare(
+        models / "stories260K",
+        models / "stories260K-chat-local",
+        out=tmp_path / "run",
+        requests=prompts,
+        studies=["truthfulness", "refusal"],
+    )
+    assert run["refusal"].status == "done"
+    assert run["truthfulness"].status == "not identified"
+    assert sl.Direction.load(next((run.folder.path / "directions").glob("refusal*post*.safetensors")))
