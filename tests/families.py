@@ -9,7 +9,7 @@ trained in memory on a few sentences. `build("llama")` is a transformers model, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -153,7 +153,7 @@ CHAT_TEMPLATE = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

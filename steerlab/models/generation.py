@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -110,7 +110,7 @@ def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object])
     own = model.model.generation_config
     with model.lock, torch.inference_mode(), model.frames.of(tokens):
         # transformers fills what is unset from the checkpoint's recommendations: hide them for the moment.
-        model.model.generation_config = GenerationConfig(eos_token_id=list(ends) or None)
+        model.model.generation_config = build(eos_token_id=list(ends) or None)
         try:
             output = model.model.generate(
                 on_device.input_ids, attention_mask=on_device.attention_mask, generation_config=config
@@ -129,9 +129,7 @@ def _until_end(ids: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
 
 def _generation(model: LanguageModel, ids: tuple[int, ...]) -> Generation:
     finished = bool(ids) and ids[-1] in end_token_ids(model)
-    # Padded vocabulary rows have no text; a random model may well write them.
-    real = [token for token in ids if token < len(model.tokenizer)]
-    text = model.tokenizer.decode(real, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Generation(text=text, token_ids=ids, finished=finished)
 
 

@@ -181,7 +181,7 @@ class LanguageModel:
         for row, length in enumerate(tokens.lengths):
             if self.context is not None and length > self.context:
                 raise PromptError(
-                    f"Prompt {row} has {length} tokens, more than the {self.context} of the model's context; shorten it."
+                    f"Prompt {row} has {length} tokens, but the model's context holds {self.context}; shorten it."
                 )
         rows = int(self.anatomy.head.weight.shape[0])
         if int(tokens.input_ids.max()) >= rows:

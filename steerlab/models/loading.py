@@ -83,7 +83,7 @@ def _proved(model: LanguageModel) -> LanguageModel:
         worst = max(check.failed, key=lambda row: row.error)
         raise ModelError(
             f"{model.name} does not compute what the map of its architecture says: '{worst.part}' is off by "
-            f"{worst.error:.2g} of the state's size (allowed {check.tolerance:.2g}); its states cannot be read reliably, "
+            f"{worst.error:.2g} of the state's size (allowed {check.tolerance:.2g}), so its states cannot be read reliably; "
             "choose another checkpoint."
         )
     return model
@@ -113,31 +113,19 @@ def _place(module: Any, device: str | torch.device, dtype: str | torch.dtype) ->
 
 def _require_causal(config: Any, name: str) -> None:
     """Refuse what is not a decoder-only language model before its weights are read."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
-    )
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED,
-    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name} is an encoder-decoder model ({config.model_type}); steerlab works on decoder-only causal language "
             "models."
         )
-    decoder = getattr(config, "is_decoder", False)
-    classes = config.architectures or [CAUSAL.get(config.model_type, "")]
-    if config.model_type in MASKED and not decoder and classes[0] not in _decoders_in(CAUSAL, MASKED):
+    if config.model_type in MASKED and not getattr(config, "is_decoder", False):
         raise ModelError(
             f"{name} is an encoder model ({config.model_type}): it fills gaps and does not continue text; choose a "
             "decoder-only causal language model."
         )
     architecture_of(config)
-
-
-def _decoders_in(causal: Any, masked: Any) -> set[str]:
-    """Class names of causal models of families that are no masked ones."""
-    return {name for family, name in causal.items() if family not in masked}
 
 
 class _Source:
@@ -169,18 +157,19 @@ class _Source:
         self._require_weights()
         try:
             with _quiet():
-                module, found = AutoModelForCausalLM.from_pretrained(
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
                     self.where, dtype=dtype, use_safetensors=True, output_loading_info=True, **self.options
                 )
         except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
             raise ModelError(
                 f"The weights of {self.name} cannot be read ({_first_line(error)}); {self._again}."
             ) from error
+        module, found = loaded
         absent = sorted(found["missing_keys"])
         if absent:
             raise ModelError(
-                f"{self.name} lacks the weights of {len(absent)} parts of a {type(module).__name__} (first: {absent[0]}), "
-                f"which would be random numbers; {self._again}."
+                f"{self.name} lacks the weights of {len(absent)} parts of a {type(module).__name__} (first: "
+                f"{absent[0]}), which would be random numbers; {self._again}."
             )
         return module
 
@@ -250,8 +239,9 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings from transformers, and its bars only while somebody watches."""
-    from transformers.utils import logging
+    from transformers.utils import logging as quietable
 
+    logging: Any = quietable  # its functions carry no types
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not progress.watched():

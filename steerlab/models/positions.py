@@ -120,7 +120,7 @@ class AfterInstruction(Selector):
             end = response[0] if response else end
         if first >= end:
             raise PromptError(
-                f"Prompt {row} has no token after its instruction; render it with a chat or plain template or use Last()."
+                f"Prompt {row} has no token after its instruction; render it with a template or use Last()."
             )
         return list(range(first, end))
 
