@@ -51,10 +51,11 @@ def architecture_of(config: Any) -> str:
     Raises:
         ModelError: no adapter knows this family.
     """
-    from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+    from transformer_lens.model_bridge.sources import _hf_format
 
+    translate: Any = _hf_format
     try:
-        return str(determine_architecture_from_hf_config(config))
+        return str(translate.determine_architecture_from_hf_config(config))
     except ValueError as error:
         family = ", ".join(config.architectures or []) or config.model_type
         raise ModelError(

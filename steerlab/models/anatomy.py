@@ -125,7 +125,8 @@ class Anatomy:
         """Width of the state at `site`."""
         tap = self.tap(site)
         if site.name == "embed":
-            return int(self.embed.weight.shape[1])  # type: ignore[union-attr,arg-type]
+            table: Tensor = self.embed.weight  # type: ignore[assignment]
+            return int(table.shape[1])
         if site.name in ("z", "mlp_post"):
             return projection_width(tap.module)
         return int(self.config.hidden_size)

@@ -56,7 +56,7 @@ def generate(
             "for greedy text use do_sample=False."
         )
     lengths = model.tokenize(prompts).lengths
-    settings = {"do_sample": do_sample}
+    settings: dict[str, object] = {"do_sample": do_sample}
     if do_sample:
         settings |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
     results: dict[int, Generation] = {}
@@ -100,11 +100,15 @@ def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object])
     from transformers import GenerationConfig
 
     ends = end_token_ids(model)
-    config = GenerationConfig(
+    build: Any = GenerationConfig
+    rows = int(model.anatomy.head.weight.shape[0])
+    config = build(
         **settings,
         use_cache=True,
         pad_token_id=pad_token_id(model.tokenizer),
         eos_token_id=list(ends) or None,
+        suppress_tokens=list(range(model.vocab_size, rows))
+        or None,  # rows of the unembedding without a token
     )
     on_device = tokens.to(model.device)
     own = model.model.generation_config

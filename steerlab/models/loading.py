@@ -83,8 +83,8 @@ def _proved(model: LanguageModel) -> LanguageModel:
         worst = max(check.failed, key=lambda row: row.error)
         raise ModelError(
             f"{model.name} does not compute what the map of its architecture says: '{worst.part}' is off by "
-            f"{worst.error:.2g} of the state's size (allowed {check.tolerance:.2g}), so its states cannot be read reliably; "
-            "choose another checkpoint."
+            f"{worst.error:.2g} of the state's size (allowed {check.tolerance:.2g}), so its states cannot be read "
+            "reliably; choose another checkpoint."
         )
     return model
 

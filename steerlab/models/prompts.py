@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -77,8 +77,12 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         """The same batch on another device."""
-        moved = (part.to(device) for part in (self.input_ids, self.attention_mask, self.position_ids))
-        return Tokens(*moved, self.offsets, self.prompts, self.lengths, self.padding_side)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            position_ids=self.position_ids.to(device),
+        )
 
     def column(self, row: int, index: int) -> int:
         """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""

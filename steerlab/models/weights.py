@@ -62,13 +62,14 @@ def norm_gain(
         probe[-3:] = torch.tensor([math.sqrt(0.5), math.sqrt(0.5), -math.sqrt(2.0)], dtype=torch.float64)
     loud = (probe * 1024).to(device=device, dtype=dtype)
     with torch.inference_mode():
-        odd = (norm(loud[None, None]) - norm(-loud[None, None]))[0, 0].double().cpu() / 2
-    return (odd / probe).float()
+        odd: Tensor = (norm(loud[None, None]) - norm(-loud[None, None]))[0, 0].double().cpu() / 2
+    gain: Tensor = odd / probe
+    return gain.float()
 
 
 def down_matrix(module: nn.Module) -> Float[Tensor, "d_mlp d_model"]:
     """A down projection as `[inputs, outputs]`: `nn.Linear` stores the transpose, GPT-2's `Conv1D` this."""
-    matrix: Tensor = module.weight.detach()  # type: ignore[operator,assignment]
+    matrix: Tensor = module.weight.detach()  # type: ignore[operator]
     return matrix if type(module).__name__ == "Conv1D" else matrix.T
 
 
