@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from steerlab import __version__
 from steerlab.errors import SteerlabError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="The bundled pairs of small trained models.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
+
+_INTERRUPTED = 130
 
 out = Console()
 err = Console(stderr=True)
@@ -63,6 +66,22 @@ class Estimator(StrEnum):
     difference_in_means = "difference-in-means"
     mass_mean = "mass-mean"
     logistic = "logistic"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """See what post-training changed inside a language model, and steer one at inference."""
 
 
 @app.command()
@@ -206,9 +225,11 @@ def doctor(
     if model is None:
         return
     check = _load(model, device, dtype, trust_remote_code).self_check()
-    table = Table("part", "largest error", "verdict", title=f"Self-check of {model}", title_justify="left")
+    table = Table(
+        "part", "largest relative error", "verdict", title=f"Self-check of {model}", title_justify="left"
+    )
     for row in check.rows:
-        table.add_row(row.part, f"{row.max_error:.1e}", "ok" if row.ok else "FAILS")
+        table.add_row(row.part, f"{row.error:.1e}", "ok" if row.ok else "FAILS")
     out.print(table)
     if not check.ok:
         raise typer.Exit(1)
@@ -235,8 +256,7 @@ def main() -> None:
         err.print(f"steerlab: {error}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        err.print("Interrupted. Finished studies are kept; the same command with --resume goes on.")
-        sys.exit(130)
+        code = _INTERRUPTED
     except Exception as error:
         # click's usage errors know how to show themselves; anything else is a fault of ours and keeps its trace.
         show, status = getattr(error, "show", None), getattr(error, "exit_code", None)
@@ -244,6 +264,8 @@ def main() -> None:
             raise
         show()
         sys.exit(status)
+    if code == _INTERRUPTED:
+        err.print("Interrupted. Finished studies are kept; the same command with --resume goes on.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

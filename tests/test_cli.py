@@ -75,7 +75,7 @@ def test_wrong_models_end_with_two_and_one_sentence(
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("text,label\nHow do I hug a cat?,harmless\n,harmful\n", "row 3"),
+        ("text,label\nHow do I hug a cat?,harmless\n,harmful\n", "row 2"),
         ("text,label\nHow do I hug a cat?,harmless\nHow do I hug a dog?,harmless\n", "one class"),
         ("prompt,label\nHow do I hug a cat?,harmless\n", "text"),
         ("text,label\nHow do I hug a cat?,perhaps\n", "perhaps"),
