@@ -179,7 +179,10 @@ def generate(
             help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
         ),
     ] = None,
-    ablate: Annotated[list[Path] | None, typer.Option(help="FILE removes a direction. Repeatable.")] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
+    ] = None,
     template: Annotated[str, typer.Option(help="auto, chat, plain or none.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -276,21 +279,17 @@ def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> Langu
     return load(resolved(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
-def _edits(model: LanguageModel, steer: list[str], ablate: list[Path]) -> list[Edit]:
-    from steerlab.directions import Direction
-    from steerlab.extraction import chosen_layers, parse_steer
+def _edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:
+    from steerlab.extraction import parse_steer, read_direction
     from steerlab.steering import Ablate, Add
 
     edits: list[Edit] = []
     for text in steer:
         file, strength, layers = parse_steer(text)
-        direction = Direction.load(file)
-        sites = None
-        if layers is not None:
-            wanted = chosen_layers(layers, model.n_layers)
-            sites = [site for site in direction.sites if site.layer in wanted]
-        edits.append(Add(direction, sites=sites, strength=strength, unit="class_gap"))
-    edits += [Ablate(Direction.load(file)) for file in ablate]
+        edits.append(Add(read_direction(file, layers, model), strength=strength, unit="class_gap"))
+    for text in ablate:
+        file, _, layers = parse_steer(text)
+        edits.append(Ablate(read_direction(file, layers, model)))
     return edits
 
 

@@ -117,14 +117,33 @@ def parse_steer(text: str) -> tuple[Path, float, str | None]:
     """File, strength and layers of `FILE[:STRENGTH[@LAYERS]]`. Raises `DirectionError` where it is malformed."""
     match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<strength>[^@]+))?(?:@(?P<layers>.+))?", text)
     if match is None:
-        raise DirectionError(f"--steer {text!r} is not understood; write FILE.safetensors:STRENGTH@LAYERS.")
+        raise DirectionError(
+            f"{text!r} is not understood; write FILE.safetensors, then :STRENGTH and @LAYERS if wanted."
+        )
     try:
         strength = float(match["strength"] or 1.0)
     except ValueError:
         raise DirectionError(
-            f"--steer {text!r} has the strength {match['strength']!r}, which is no number."
+            f"{text!r} has the strength {match['strength']!r}, which is no number."
         ) from None
     return Path(match["file"]), strength, match["layers"]
+
+
+def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Direction:
+    """The direction in `file`, at the sites of `layers` only where some are named.
+
+    Raises `DirectionError` for a bad file, or when the direction has no site at these layers.
+    """
+    direction = Direction.load(file)
+    if layers is None:
+        return direction
+    wanted = chosen_layers(layers, model.n_layers)
+    sites = [site for site in direction.sites if site.layer in wanted]
+    if not sites:
+        raise DirectionError(
+            f"{file} has no vector at layer {layers}; its sites are {', '.join(map(str, direction.sites))}."
+        )
+    return direction.at(*sites)
 
 
 def _held_out_accuracy(

@@ -1,0 +1,90 @@
+"""From a contrast to a direction file, and the short texts that name layers and strengths."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from families import tiny
+
+import steerlab as sl
+from steerlab import cli
+from steerlab.errors import DirectionError
+from steerlab.extraction import (
+    chosen_layers,
+    extract_direction,
+    labelled_prompts,
+    parse_steer,
+    read_direction,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("all", [0, 1, 2, 3, 4, 5]), ("4", [4]), ("2-4", [2, 3, 4]), ("5, 1,1", [1, 5]), ("0-1,3", [0, 1, 3])],
+)
+def test_layers_by_name(text: str, layers: list[int]) -> None:
+    assert chosen_layers(text, 6) == layers
+
+
+@pytest.mark.parametrize("text", ["", "first", "4-", "-1", "3-9", "6", "4-2"])
+def test_layers_that_are_not_there(text: str) -> None:
+    with pytest.raises(DirectionError):
+        chosen_layers(text, 6)
+
+
+def test_steering_by_name() -> None:
+    assert parse_steer("a/b.safetensors") == (Path("a/b.safetensors"), 1.0, None)
+    assert parse_steer("b.safetensors:-1.5@3-4") == (Path("b.safetensors"), -1.5, "3-4")
+    assert parse_steer("b.safetensors@3") == (Path("b.safetensors"), 1.0, "3")
+    for text in ("b.pt:1", "b.safetensors:much", ""):
+        with pytest.raises(DirectionError):
+            parse_steer(text)
+
+
+def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) -> None:
+    model = tiny("llama")
+    prompts, labels, data_hash = labelled_prompts(model, "refusal", template="plain")
+    prompts, labels = prompts[:20] + prompts[-20:], labels[:20] + labels[-20:]
+    found = extract_direction(model, prompts, labels, layers="1-2", data_hash=data_hash)
+    assert [str(site) for site in found.direction.sites] == ["resid_post.1", "resid_post.2"]
+    states = sl.capture(model, prompts, found.direction.sites)
+    for site in found.direction.sites:
+        difference = states[site][:20].double().mean(0) - states[site][20:].double().mean(0)
+        assert (found.direction[site].double() - difference).abs().max() < 1e-5
+        accuracy = found.accuracy[str(site)]
+        assert accuracy.low <= accuracy.value <= accuracy.high
+    found.direction.save(tmp_path / "d.safetensors")
+    assert read_direction(tmp_path / "d.safetensors", "2", model).sites == (sl.Site("resid_post", 2),)
+    with pytest.raises(DirectionError, match="no vector at layer 0"):
+        read_direction(tmp_path / "d.safetensors", "0", model)
+
+
+def test_extract_and_generate_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny("llama")
+    model.model.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    data = tmp_path / "data.csv"
+    rows = [f"{animal} are {kind},{kind == 'birds'}" for animal in ("owls", "crows", "hens", "swans", "gulls", "ducks")
+            for kind in ("birds", "fish")]  # fmt: skip
+    data.write_text("text,label\n" + "\n".join(rows) + "\n")
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["steerlab", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return int(stopped.value.code or 0)
+
+    file = tmp_path / "d.safetensors"
+    assert run("extract", tmp_path / "model", "--prompts", data, "--out", file) == 0
+    assert "resid_post.0" in capsys.readouterr().out
+    steered = run("generate", tmp_path / "model", "owls are", "--steer", f"{file}:4@1", "--ablate", f"{file}@0",
+                  "--max-new-tokens", 4)  # fmt: skip
+    assert steered == 0
+    shown = capsys.readouterr().out
+    assert "unsteered" in shown
+    assert run("generate", tmp_path / "model", "owls are", "--steer", f"{data}:1") == 2
+    assert run("generate", tmp_path / "model", "owls are", "--ablate", file) == 2
