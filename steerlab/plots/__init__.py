@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from steerlab.plots.primitives import bars, curves, draws_something, heatmap, histogram, reliability, scatter
+from steerlab.plots.heatmaps import heatmap
+from steerlab.plots.primitives import bars, curves, draws_something, histogram, reliability, scatter
 from steerlab.plots.series import Series
 from steerlab.plots.static import Saved, find_browser, save
 from steerlab.plots.theme import BASE, CONTROL, POST

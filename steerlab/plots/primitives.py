@@ -1,4 +1,4 @@
-"""The figures of every study: heat map, curves, scatter, bars, reliability diagram, histogram.
+"""The figures of every study: curves, scatter, bars, reliability diagram, histogram.
 
 Each takes plain arrays and labels and gives a `plotly.graph_objects.Figure` in the house theme. Every string
 is shown letter by letter, whatever it holds. Categories are numbered positions with labels, so that two equal
@@ -16,59 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from steerlab.plots import theme
 from steerlab.plots.series import Look, Series, looks
-
-_CELLS_WITH_TEXT = 64
-_CELLS_WITH_INTERVAL = 16
-
-
-def heatmap(
-    values: ArrayLike,
-    x: Sequence[object],
-    y: Sequence[object],
-    *,
-    title: str,
-    low: ArrayLike | None = None,
-    high: ArrayLike | None = None,
-    x_title: str = "",
-    y_title: str = "",
-    colour_title: str = "",
-    diverging: bool = False,
-    limits: tuple[float, float] | None = None,
-) -> go.Figure:
-    """`values` [y, x] as colours, first row on top; small maps carry their values and intervals as text.
-
-    diverging: a scale centred at zero (cosines, differences), symmetric. limits: the ends of the scale.
-    """
-    cells = np.asarray(values, dtype=np.float64)
-    if cells.shape != (len(y), len(x)):
-        raise ValueError(f"a heat map needs values [{len(y)}, {len(x)}], got {cells.shape}")
-    ends = _ends(cells, low, high)
-    zmin, zmax = limits or _limits(cells, diverging)
-    figure = theme.themed(title, x_title, y_title)
-    figure.add_trace(
-        go.Heatmap(
-            z=cells,
-            zmin=zmin,
-            zmax=zmax,
-            colorscale=theme.DIVERGING if diverging else theme.SEQUENTIAL,
-            colorbar={
-                "title": {"text": theme.text(colour_title)},
-                "thickness": 12,
-                "outlinewidth": 0,
-                "len": 0.9,
-            },
-            text=_cell_texts(cells, ends, _CELLS_WITH_INTERVAL),
-            texttemplate="%{text}" if cells.size <= _CELLS_WITH_TEXT else None,
-            customdata=_hover_cells(cells, ends, x, y),
-            hovertemplate="%{customdata}<extra></extra>",
-            xgap=2 if cells.size <= _CELLS_WITH_TEXT else 0,
-            ygap=2 if cells.size <= _CELLS_WITH_TEXT else 0,
-        )
-    )
-    figure.update_xaxes(showgrid=False, zeroline=False, **_category_axis(x, 18))
-    figure.update_yaxes(showgrid=False, zeroline=False, autorange="reversed", **_category_axis(y, 30))
-    figure.update_layout(height=int(np.clip(150 + 34 * len(y), 320, 620)))
-    return figure
 
 
 def curves(
@@ -119,6 +66,7 @@ def scatter(
                 name=theme.text(one.name, 40),
                 marker={"color": look.colour, "symbol": _solid(look.marker), "size": 7, "opacity": 0.75},
                 error_y=_faint(one.error_bars(), look),
+                meta=one.meta(),
                 customdata=labels,
                 hovertemplate="%{customdata}<br>%{x:.3g}, %{y:.3g}<extra>%{fullData.name}</extra>",
             )
@@ -150,12 +98,15 @@ def bars(
                     "pattern": {"shape": "" if look.dash in ("solid", "dot") else "/"},
                 },
                 error_y=one.error_bars(),
+                meta=one.meta(),
                 customdata=one.hover_ends(),
                 hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
             )
         )
-    figure.update_xaxes(showgrid=False, zeroline=False, **_category_axis(categories, 26))
-    figure.update_layout(barmode="group", bargap=0.28, bargroupgap=0.06)
+    figure.update_xaxes(theme.category_axis(categories, 26))
+    figure.update_layout(
+        meta={"x": theme.full_labels(categories)}, barmode="group", bargap=0.28, bargroupgap=0.06
+    )
     if y_range is not None:
         figure.update_yaxes(range=list(y_range))
     return figure
@@ -181,7 +132,7 @@ def reliability(
         )
     )
     counted = any(one.n is not None for one in series)
-    for one, look in zip(series, looks(series), strict=True):
+    for number, (one, look) in enumerate(zip(series, looks(series), strict=True)):
         at = _positions(one, None)
         line = _line(one, at, look)
         line.update(mode="lines+markers", error_y=_faint(one.error_bars(), look))
@@ -191,10 +142,11 @@ def reliability(
                 go.Bar(
                     x=at,
                     y=np.asarray(one.n),
-                    width=0.03,
+                    width=0.018,
+                    offset=0.018 * (number - len(series) / 2),
                     yaxis="y2",
                     showlegend=False,
-                    marker={"color": theme.fade(look.colour, 0.55)},
+                    marker={"color": theme.fade(look.colour, 0.7)},
                     name=theme.text(one.name, 40),
                     hovertemplate="%{y} answers near %{x:.2f}<extra>%{fullData.name}</extra>",
                 )
@@ -264,75 +216,6 @@ def _has_numbers(values: object) -> bool:
     return bool(np.isfinite(numbers).any())
 
 
-def _ends(
-    cells: NDArray[np.float64], low: ArrayLike | None, high: ArrayLike | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    if low is None or high is None:
-        return None
-    ends = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-    if any(end.shape != cells.shape for end in ends):
-        raise ValueError(f"low and high need the shape of the values, {cells.shape}")
-    return ends
-
-
-def _limits(cells: NDArray[np.float64], diverging: bool) -> tuple[float, float]:
-    finite = cells[np.isfinite(cells)]
-    if len(finite) == 0:
-        return (-1.0, 1.0) if diverging else (0.0, 1.0)
-    if diverging:
-        reach = float(np.abs(finite).max()) or 1.0
-        return -reach, reach
-    low, high = float(finite.min()), float(finite.max())
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _cell_texts(
-    cells: NDArray[np.float64],
-    ends: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-    with_interval: int,
-) -> list[list[str]]:
-    """What stands in each cell: the value, and below it the interval where there is room."""
-    texts = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in cells]
-    if ends is None or cells.size > with_interval:
-        return texts
-    low, high = ends
-    return [
-        [
-            f"<b>{shown}</b><br>[{low[i, j]:.2f}, {high[i, j]:.2f}]"
-            if shown and np.isfinite(low[i, j])
-            else shown
-            for j, shown in enumerate(row)
-        ]
-        for i, row in enumerate(texts)
-    ]
-
-
-def _hover_cells(
-    cells: NDArray[np.float64],
-    ends: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-    x: Sequence[object],
-    y: Sequence[object],
-) -> list[list[str]]:
-    def one(i: int, j: int) -> str:
-        interval = f" [{ends[0][i, j]:.3g}, {ends[1][i, j]:.3g}]" if ends is not None else ""
-        return f"{theme.text(y[i], 60)}<br>{theme.text(x[j], 60)}<br><b>{cells[i, j]:.3g}</b>{interval}"
-
-    return [[one(i, j) for j in range(len(x))] for i in range(len(y))]
-
-
-def _category_axis(labels: Sequence[object], limit: int) -> dict[str, Any]:
-    """Numbered positions with the labels as ticks: all of them, or thinned where they would collide."""
-    step = max(1, -(-len(labels) // 40))
-    shown = list(range(0, len(labels), step))
-    return {
-        "type": "linear",
-        "tickmode": "array",
-        "tickvals": shown,
-        "ticktext": [theme.text(labels[position], limit) for position in shown],
-        "range": [-0.5, len(labels) - 0.5],
-    }
-
-
 def _positions(one: Series, x: ArrayLike | None) -> NDArray[np.float64]:
     at = np.asarray(one.x if one.x is not None else x if x is not None else np.arange(len(one.values())))
     if at.shape != one.values().shape:
@@ -366,6 +249,7 @@ def _line(one: Series, at: NDArray[np.float64], look: Look) -> go.Scatter:
         legendgroup=theme.text(one.name, 40),
         line={"color": look.colour, "width": 2.2, "dash": look.dash},
         marker={"symbol": _solid(look.marker), "size": 7},
+        meta=one.meta(),
         customdata=one.hover_ends(),
         hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
     )

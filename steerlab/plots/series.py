@@ -57,9 +57,15 @@ class Series:
             "symmetric": False,
             "array": np.nan_to_num(np.maximum(high - self.values(), 0)),
             "arrayminus": np.nan_to_num(np.maximum(self.values() - low, 0)),
+            "color": theme.INK,
             "thickness": 1.4,
             "width": 4,
         }
+
+    def meta(self) -> dict[str, list[float]] | None:
+        """The interval as figures carry it along, for the tables made from them."""
+        ends = self.ends()
+        return None if ends is None else {"low": ends[0].tolist(), "high": ends[1].tolist()}
 
     def hover_ends(self) -> NDArray[Any]:
         """[point, 1] the interval as text for hovering ("" without one)."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# plotly's tool bar offers to upload the chart: nothing of ours leaves the machine
+_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "plotlyServerURL": ""}
 _PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
@@ -42,7 +44,7 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
         raise ValueError(f"cannot write a figure as {ending}: use .png, .svg or .html")
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".html":
-        figure.write_html(target, include_plotlyjs=True)
+        figure.write_html(target, include_plotlyjs=True, config=_CONFIG)
         return Saved(target, "")
     reason = _why_no_picture()
     if not reason:
@@ -53,7 +55,7 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
             said = (str(error).splitlines() or [""])[0][:200]
             reason = f"the browser could not draw it ({type(error).__name__}: {said})"
     page = target.with_suffix(".html")
-    figure.write_html(page, include_plotlyjs=True)
+    figure.write_html(page, include_plotlyjs=True, config=_CONFIG)
     return Saved(page, reason)
 
 

@@ -9,7 +9,8 @@ in labels.
 from __future__ import annotations
 
 import html
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -21,7 +22,6 @@ POST = "#D55E00"
 CONTROL = "#8C9196"
 OTHERS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31")
 INK = "#24292F"
-QUIET = "#6B7280"
 GRID = "rgba(128, 136, 146, 0.22)"
 
 SEQUENTIAL = [[0.0, "#F3F6FA"], [0.25, "#C6D9EA"], [0.5, "#7FB0D4"], [0.75, "#2E7FB5"], [1.0, "#084B7A"]]
@@ -80,7 +80,15 @@ def _template() -> go.layout.Template:
             "plot_bgcolor": "white",
             "colorway": [BASE, POST, *OTHERS],
             "margin": {"l": 56, "r": 20, "t": 44, "b": 48},
-            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "font": {"size": 12},
+            },
             "hoverlabel": {"font": {"family": _FONT, "size": 12}, "align": "left"},
             "hovermode": "closest",
             "height": 380,
@@ -104,3 +112,23 @@ def themed(title: str, x_title: str = "", y_title: str = "") -> go.Figure:
     figure.update_xaxes(title={"text": text(x_title)})
     figure.update_yaxes(title={"text": text(y_title)})
     return figure
+
+
+def category_axis(labels: Sequence[object], limit: int) -> dict[str, Any]:
+    """Numbered positions with the labels as ticks: all of them, or thinned where they would collide."""
+    step = max(1, -(-len(labels) // 40))
+    shown = list(range(0, len(labels), step))
+    return {
+        "type": "linear",
+        "tickmode": "array",
+        "tickvals": shown,
+        "ticktext": [text(labels[position], limit) for position in shown],
+        "range": [-0.5, len(labels) - 0.5],
+        "showgrid": False,
+        "zeroline": False,
+    }
+
+
+def full_labels(labels: Sequence[object]) -> list[str]:
+    """Uncut labels, carried along in a figure for the tables made from it."""
+    return [text(label) for label in labels]

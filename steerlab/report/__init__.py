@@ -1,0 +1,8 @@
+"""What a run leaves for people: the self-contained HTML page and the table on the terminal."""
+
+from __future__ import annotations
+
+from steerlab.report.page import write_report
+from steerlab.report.terminal import terminal_table
+
+__all__ = ["terminal_table", "write_report"]

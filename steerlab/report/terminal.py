@@ -1,0 +1,31 @@
+"""The short table at the end of a run: the main number of each study, its interval and its control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from steerlab.studies.result import StudyResult
+
+_STYLES = {"done": "green", "not identified": "yellow", "skipped": "dim"}
+
+
+def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -> Table:
+    """One row a study; a study without a main number says in words why."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("Study", "Status", "What", "Value", "Control"):
+        table.add_column(column, overflow="fold")
+    for result in results.values() if isinstance(results, Mapping) else results:
+        # Text, not str: rich would read [0.79, 0.87] or a model's words as markup
+        status = Text(result.status, style=_STYLES[result.status])
+        name = Text(result.title or result.study.replace("_", " ").capitalize())
+        if result.headline is None:
+            table.add_row(name, status, Text(result.summary[0] if result.summary else ""), "", "")
+            continue
+        headline = result.headline
+        control = "" if headline.control is None else f"{headline.control} {headline.control_name}".strip()
+        table.add_row(name, status, Text(headline.what), Text(str(headline.value)), Text(control))
+    return table
