@@ -11,7 +11,13 @@ class SteerlabError(ValueError):
 
 
 class ModelError(SteerlabError):
-    """A checkpoint cannot be loaded or is not what the toolkit works with."""
+    """A checkpoint cannot be loaded or is not what the toolkit works with.
+
+    Attributes:
+        self_check: the `SelfCheck` that failed, when that is the reason.
+    """
+
+    self_check: object | None = None
 
 
 class SiteError(SteerlabError):

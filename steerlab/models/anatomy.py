@@ -61,6 +61,11 @@ class Anatomy:
             raise ModelError(
                 f"A {type(model).__name__} has no unembedding; load the model with its language head."
             )
+        if projection_width(self.head) != self.config.hidden_size:
+            raise ModelError(
+                f"The unembedding of this {type(model).__name__} takes {projection_width(self.head)} numbers but its "
+                f"residual stream has {self.config.hidden_size}; models that project in between are not supported."
+            )
         #: The model without its unembedding.
         self.base = model.base_model
         self.residual_multiplier = float(getattr(self.config, "residual_multiplier", None) or 1.0)

@@ -81,11 +81,13 @@ def _proved(model: LanguageModel) -> LanguageModel:
     check = model.self_check()
     if not check.ok:
         worst = max(check.failed, key=lambda row: row.error)
-        raise ModelError(
+        error = ModelError(
             f"{model.name} does not compute what the map of its architecture says: '{worst.part}' is off by "
             f"{worst.error:.2g} of the state's size (allowed {check.tolerance:.2g}), so its states cannot be read "
             "reliably; choose another checkpoint."
         )
+        error.self_check = check
+        raise error
     return model
 
 

@@ -36,7 +36,7 @@ class Prompt:
     """
 
     text: str
-    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     has_special_tokens: bool = False
     template: str = "none"
 

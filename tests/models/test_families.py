@@ -371,3 +371,13 @@ def test_batched_generation_equals_one_by_one_and_recomputing_everything(family:
             logits = model.model(input_ids=ids, use_cache=False).logits[0, -1, : model.vocab_size]
             assert int(logits.argmax()) == token
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+def test_the_gain_of_the_final_norm(family: str) -> None:
+    model = language_model(family)
+    norm = model.model.get_submodule(LAYOUTS[family].final_norm)
+    stored = getattr(norm, "weight", None)
+    expected = torch.ones(model.d_model) if stored is None else stored.detach()
+    if family.startswith("gemma"):
+        expected = 1 + expected
+    torch.testing.assert_close(model.final_norm_gain, expected, atol=1e-4, rtol=1e-4)
