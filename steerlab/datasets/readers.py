@@ -106,9 +106,13 @@ def _read(file: Path) -> list[tuple[int, Row]]:
     for number, row in rows:
         for column in ("text", "label"):
             if column not in row:
-                raise DatasetError(f"{file}, row {number}, column {column!r}: missing; every row needs text and label")
+                raise DatasetError(
+                    f"{file}, row {number}, column {column!r}: missing; every row needs text and label"
+                )
         if not row["text"].strip():
-            raise DatasetError(f"{file}, row {number}, column 'text': empty; write a prompt or delete the row")
+            raise DatasetError(
+                f"{file}, row {number}, column 'text': empty; write a prompt or delete the row"
+            )
     return rows
 
 
@@ -116,12 +120,16 @@ def _decode(file: Path) -> str:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{file}: cannot be read ({error.strerror}); name an existing CSV or JSONL file") from error
+        raise DatasetError(
+            f"{file}: cannot be read ({error.strerror}); name an existing CSV or JSONL file"
+        ) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DatasetError(f"{file}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+        raise DatasetError(
+            f"{file}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8"
+        ) from error
 
 
 def _csv_rows(file: Path, text: str) -> list[tuple[int, Row]]:
@@ -131,11 +139,15 @@ def _csv_rows(file: Path, text: str) -> list[tuple[int, Row]]:
     header = [name.strip().lower() for name in lines[0]]
     for column in ("text", "label"):
         if column not in header:
-            raise DatasetError(f"{file}, row 0, column {column!r}: missing in the header ({', '.join(header)})")
+            raise DatasetError(
+                f"{file}, row 0, column {column!r}: missing in the header ({', '.join(header)})"
+            )
     rows: list[tuple[int, Row]] = []
     for number, cells in enumerate(lines[1:], 1):
         if not any(cell.strip() for cell in cells):
-            raise DatasetError(f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line")
+            raise DatasetError(
+                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line"
+            )
         if len(cells) != len(header):
             raise DatasetError(
                 f"{file}, row {number}: {len(cells)} cells where the header has {len(header)}; "
@@ -149,13 +161,17 @@ def _json_rows(file: Path, text: str) -> list[tuple[int, Row]]:
     rows: list[tuple[int, Row]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
-            raise DatasetError(f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line")
+            raise DatasetError(
+                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line"
+            )
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DatasetError(f"{file}, row {number}, column {error.colno}: not JSON ({error.msg})") from error
+            raise DatasetError(
+                f"{file}, row {number}, column {error.colno}: not JSON ({error.msg})"
+            ) from error
         if not isinstance(row, dict):
-            raise DatasetError(f"{file}, row {number}: not an object; write {{\"text\": ..., \"label\": ...}}")
+            raise DatasetError(f'{file}, row {number}: not an object; write {{"text": ..., "label": ...}}')
         rows.append((number, {str(key).lower(): _cell(value) for key, value in row.items()}))
     return rows
 

@@ -100,7 +100,9 @@ class StatementSet(Sequence[Statement]):
         """Only the statements of one topic; KeyError where there are none."""
         chosen = [item for item in self._items if item.topic == name]
         if not chosen:
-            raise KeyError(f"no statements of topic {name!r}; the topics are {', '.join(self.topics_present)}")
+            raise KeyError(
+                f"no statements of topic {name!r}; the topics are {', '.join(self.topics_present)}"
+            )
         return StatementSet(chosen)
 
     def without(self, topic: str) -> StatementSet:
@@ -117,7 +119,12 @@ class StatementSet(Sequence[Statement]):
         for queue in queues:
             rng.shuffle(queue)
         rng.shuffle(queues)
-        turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+        turns = [
+            queue[turn]
+            for turn in range(max(map(len, queues), default=0))
+            for queue in queues
+            if turn < len(queue)
+        ]
         chosen = turns[:n]
         rng.shuffle(chosen)
         return StatementSet(chosen)
@@ -155,7 +162,9 @@ def _packaged(topic: str) -> list[Fact]:
     reserved = [fact for fact in facts(topic) if fact.reserved]
     if topic != "numbers":
         return reserved
-    return sorted(reserved, key=lambda fact: share_of(f"packaged:{fact.subject}:{fact.object}"))[:NUMBER_FACTS]
+    return sorted(reserved, key=lambda fact: share_of(f"packaged:{fact.subject}:{fact.object}"))[
+        :NUMBER_FACTS
+    ]
 
 
 def _four(fact: Fact) -> list[Statement]:
@@ -165,7 +174,11 @@ def _four(fact: Fact) -> list[Statement]:
     # The false object comes from the true objects of the topic's reserved facts, so that no object betrays the label.
     others = [other.object for other in facts(fact.topic) if other.reserved and other.object != fact.object]
     wrong = others[int(share_of(f"wrong:{fact.topic}:{fact.subject}") * len(others))]
-    return [state(fact, object=object, negated=negated) for object in (fact.object, wrong) for negated in (False, True)]
+    return [
+        state(fact, object=object, negated=negated)
+        for object in (fact.object, wrong)
+        for negated in (False, True)
+    ]
 
 
 def _article(noun: str) -> str:
