@@ -285,7 +285,8 @@ def _on_cpu(part: _Part) -> _Part:
     for together in by_device.values():
         widths = [part.states[site].shape[1] for site in together]
         joined = torch.cat([part.states[site] for site in together], dim=1).float().cpu()
-        states |= dict(zip(together, joined.split(widths, dim=1), strict=True))
+        pieces: tuple[Tensor, ...] = torch.split(joined, widths, dim=1)
+        states |= dict(zip(together, pieces, strict=True))
     return _Part(
         {site: states[site] for site in part.states}, part.row, part.example, part.position, part.n_prompts
     )

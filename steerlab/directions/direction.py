@@ -94,6 +94,14 @@ class Direction:
         """The same direction with only these sites."""
         return self._with({self._known(site): self.vectors[site] for site in sites}, self.statistics)
 
+    def source(self, site: Site) -> Site:
+        """The site whose vectors act at ``site``: itself, or the only one there is.
+
+        Raises:
+            DirectionError: when the direction has several sites and ``site`` is none of them.
+        """
+        return self.sites[0] if len(self.sites) == 1 else self._known(site)
+
     @property
     def class_gap(self) -> dict[Site, float]:
         """By site, the distance between the class means along the unit vector, positive minus negative.
@@ -218,12 +226,12 @@ class Direction:
                 f"The direction was made in {self.model_name} ({self.fingerprint}), not in {model.name} "
                 f"({model.fingerprint}); fit it there, or carry it over on purpose with direction.moved_to(model)."
             )
-        for site in self.sites if sites is None else sites:
+        for site in (*self.sites, *(sites or ())):
             try:
                 model.require(site)
             except SteerlabError as error:
                 raise DirectionError(f"The direction cannot be used at {site}: {error}") from error
-            width = self._source(site).shape[1]
+            width = self.vectors[self.source(site)].shape[1]
             if width != model.width(site):
                 raise DirectionError(
                     f"The direction has width {width} but {site} of {model.name} has width {model.width(site)}; "
@@ -305,12 +313,6 @@ class Direction:
                 f"The direction has no vector at {site}; it has {', '.join(map(str, self.sites))}."
             )
         return site
-
-    def _source(self, site: Site) -> Tensor:
-        """The rows used at a site: its own, or the only ones there are."""
-        if site not in self.vectors and len(self.vectors) == 1:
-            return next(iter(self.vectors.values()))
-        return self.vectors[self._known(site)]
 
     def _gap(self, site: Site) -> float:
         s = self.statistics[site]

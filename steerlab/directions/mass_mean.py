@@ -115,10 +115,11 @@ class MassMean(LinearDirection):
 
     def _alpha(self, values: NDArray[np.float64], n: int) -> float:
         """The shrinkage weight: as given, or the oracle-approximating one, which needs only the spectrum."""
-        if self.shrinkage != "oas":
-            if isinstance(self.shrinkage, str) or not 0.0 <= self.shrinkage <= 1.0:
-                raise DirectionError(f"shrinkage is a number from 0 to 1 or 'oas', not {self.shrinkage!r}.")
-            return float(self.shrinkage)
+        alpha: float | str = self.shrinkage  # scikit-learn lets users set any value; it is checked here
+        if alpha != "oas":
+            if isinstance(alpha, str) or not 0.0 <= alpha <= 1.0:
+                raise DirectionError(f"shrinkage is a number from 0 to 1 or 'oas', not {alpha!r}.")
+            return float(alpha)
         width = len(self.theta_)
         mean_square, square_mean = (values**2).sum() / width**2, (values.sum() / width) ** 2
         spread = (n + 1.0) * (mean_square - square_mean / width)

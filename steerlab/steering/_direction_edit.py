@@ -1,4 +1,4 @@
-"""What every edit made from a direction shares: which vector acts at which site, and the edit as plain data."""
+"""What every edit made from a direction shares: tensors kept by device, and the edit as plain data."""
 
 from __future__ import annotations
 
@@ -9,33 +9,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from steerlab import models
 from steerlab.directions import Direction
-from steerlab.errors import DirectionError, SteeringError
+from steerlab.errors import SteeringError
 from steerlab.models import Selector, Site
+from steerlab.models import positions as selectors
 
 Cache: TypeAlias = dict[tuple[Site, torch.device, torch.dtype], Tensor]
-
-
-def vectors_at(direction: Direction, site: Site) -> Tensor:
-    """The rows [k, width] that act at a site: its own, or those of a direction with a single site.
-
-    Raises:
-        DirectionError: when the direction has several sites and this is none of them.
-    """
-    return direction.vectors[source(direction, site)]
-
-
-def source(direction: Direction, site: Site) -> Site:
-    """The site whose vector acts at ``site``."""
-    if site in direction.vectors:
-        return site
-    if len(direction.sites) == 1:
-        return direction.sites[0]
-    raise DirectionError(
-        f"The direction has no vector at {site} and {len(direction.sites)} others to choose from; "
-        "pick one with direction.at(site)."
-    )
 
 
 def cached(cache: Cache, site: Site, like: Tensor, made: Tensor) -> Tensor:
@@ -44,19 +23,6 @@ def cached(cache: Cache, site: Site, like: Tensor, made: Tensor) -> Tensor:
     if key not in cache:
         cache[key] = made.to(like.device, like.dtype)
     return cache[key]
-
-
-def check_width(model: models.LanguageModel, direction: Direction, sites: Iterable[Site]) -> None:
-    """Raise `DirectionError` unless the direction belongs to the model and fits these sites."""
-    direction.check(model)
-    for site in sites:
-        model.require(site)
-        width = vectors_at(direction, site).shape[1]
-        if width != model.width(site):
-            raise DirectionError(
-                f"The direction has width {width} but {site} of {model.name} has width {model.width(site)}; "
-                "choose sites of its own width."
-            )
 
 
 def positions_to_text(positions: Selector) -> str:
@@ -77,7 +43,7 @@ def positions_from_text(text: str) -> Selector:
 def _selector(node: ast.expr) -> Selector:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise ValueError("not a call")
-    kind = getattr(models, node.func.id, None)
+    kind = getattr(selectors, node.func.id, None)
     if not (isinstance(kind, type) and issubclass(kind, Selector)):
         raise ValueError("not a selector")
     return kind(*map(_argument, node.args), **{str(k.arg): _argument(k.value) for k in node.keywords})

@@ -24,7 +24,7 @@ from steerlab.steering import _direction_edit as shared
 STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ablate:
     """Remove a direction (or the span of several vectors) from the states at some sites and positions.
 
@@ -42,8 +42,8 @@ class Ablate:
     sites: Sequence[Site] | None = None
     positions: Selector = field(default_factory=All)
     everywhere: bool = field(init=False, repr=False, default=False)
-    _bases: dict[Site, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _cache: shared.Cache = field(init=False, repr=False, compare=False, default_factory=dict)
+    _bases: dict[Site, Tensor] = field(init=False, repr=False, default_factory=dict)
+    _cache: shared.Cache = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.sites and len(self.direction.sites) != 1:
@@ -60,16 +60,15 @@ class Ablate:
 
     def apply(self, state: Float[Tensor, "... width"], site: Site) -> Tensor:
         """The state without its part in the direction's span, as a new tensor."""
-        source = shared.source(self.direction, site)
+        source = self.direction.source(site)
         basis = shared.cached(self._cache, source, state, self._bases[source])
         return state - (state @ basis) @ basis.T
 
     def check(self, model: LanguageModel) -> None:
         """Raise `DirectionError` unless the direction belongs to this model and fits the sites."""
-        self.direction.check(model)
         if self.everywhere:
             object.__setattr__(self, "sites", stream_writes(model))
-        shared.check_width(model, self.direction, self.sites or ())
+        self.direction.check(model, sites=self.sites)
 
     def to_dict(self) -> dict[str, Any]:
         """The edit as JSON data; the direction is named by its hash, and no sites mean everywhere."""

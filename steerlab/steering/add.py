@@ -24,7 +24,7 @@ from steerlab.steering import _direction_edit as shared
 Unit = Literal["raw", "class_gap", "norm"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Add:
     """Add ``strength`` units of a direction at some sites and positions.
 
@@ -46,8 +46,8 @@ class Add:
     strength: float = 1.0
     unit: Unit = "raw"
     positions: Selector = field(default_factory=All)
-    _shifts: dict[Site, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _cache: shared.Cache = field(init=False, repr=False, compare=False, default_factory=dict)
+    _shifts: dict[Site, Tensor] = field(init=False, repr=False, default_factory=dict)
+    _cache: shared.Cache = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
@@ -63,7 +63,7 @@ class Add:
 
     def check(self, model: LanguageModel) -> None:
         """Raise `DirectionError` unless the direction belongs to this model and fits the sites."""
-        shared.check_width(model, self.direction, self.sites)
+        self.direction.check(model, sites=self.sites)
 
     def to_dict(self) -> dict[str, Any]:
         """The edit as JSON data; the direction is named by its hash."""
@@ -88,7 +88,7 @@ class Add:
         )
 
     def _shift(self, site: Site) -> Float[Tensor, " width"]:
-        source = shared.source(self.direction, site)
+        source = self.direction.source(site)
         vector = self.direction[source].double()
         if self.unit == "class_gap":
             vector = vector / vector.norm() * self.direction.at(source).class_gap[source]
