@@ -7,9 +7,8 @@ exit code 2 and one sentence, an interrupt with 130.
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -38,34 +37,17 @@ _INTERRUPTED = 130
 out = Console()
 err = Console(stderr=True)
 
+Size = Literal["quick", "full"]
+Contrast = Literal["truth", "refusal"]
+Estimator = Literal["difference-in-means", "mass-mean", "logistic"]
+Template = Literal["auto", "chat", "plain", "none"]
+
 ModelName = Annotated[str, typer.Argument(help="Hub name, local folder, or zoo:NAME for a bundled model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
 ]
-
-
-class Size(StrEnum):
-    """How much a study reads."""
-
-    quick = "quick"
-    full = "full"
-
-
-class Contrast(StrEnum):
-    """The packaged contrasts a direction can be extracted from."""
-
-    truth = "truth"
-    refusal = "refusal"
-
-
-class Estimator(StrEnum):
-    """The estimators by their names on the command line."""
-
-    difference_in_means = "difference-in-means"
-    mass_mean = "mass-mean"
-    logistic = "logistic"
 
 
 def _show_version(wanted: bool) -> None:
@@ -100,7 +82,7 @@ def compare(
     ] = "truthfulness,refusal,confidence,branching",
     size: Annotated[
         Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")
-    ] = Size.quick,
+    ] = "quick",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
@@ -119,7 +101,7 @@ def compare(
         post,
         out=output,
         studies=names,
-        size=size.value,
+        size=size,
         statements=statements,
         requests=prompts,
         seed=seed,
@@ -145,13 +127,13 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 def extract(
     model: ModelName,
     output: Annotated[Path, typer.Option("--out", help="Where the direction goes (.safetensors).")],
-    contrast: Annotated[Contrast, typer.Option(help="Which packaged contrast.")] = Contrast.truth,
+    contrast: Annotated[Contrast, typer.Option(help="Which packaged contrast.")] = "truth",
     prompts: Annotated[
         Path | None, typer.Option(help="CSV or JSONL `text,label` in place of the packaged contrast.")
     ] = None,
-    estimator: Annotated[Estimator, typer.Option()] = Estimator.difference_in_means,
+    estimator: Annotated[Estimator, typer.Option()] = "difference-in-means",
     layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
-    template: Annotated[str, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",
+    template: Annotated[Template, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -160,10 +142,8 @@ def extract(
     from steerlab.extraction import extract_direction, labelled_prompts
 
     loaded = _load(model, device, dtype, trust_remote_code)
-    texts, labels, data_hash = labelled_prompts(loaded, contrast.value, prompts, template)
-    found = extract_direction(
-        loaded, texts, labels, estimator=estimator.value, layers=layers, data_hash=data_hash
-    )
+    texts, labels, data_hash = labelled_prompts(loaded, contrast, prompts, template)
+    found = extract_direction(loaded, texts, labels, estimator=estimator, layers=layers, data_hash=data_hash)
     found.direction.save(output)
     out.print(_extraction_table(found.accuracy))
     out.print(f"Direction of {len(found.direction.sites)} sites: {output}")
@@ -183,7 +163,7 @@ def generate(
         list[str] | None,
         typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
     ] = None,
-    template: Annotated[str, typer.Option(help="auto, chat, plain or none.")] = "auto",
+    template: Annotated[Template, typer.Option(help="auto, chat, plain or none.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option()] = 0,
@@ -193,7 +173,7 @@ def generate(
 ) -> None:
     """Generate from a model, steered or not; with edits the unsteered text is shown beside."""
     loaded = _load(model, device, dtype, trust_remote_code)
-    rendered = loaded.instruction_prompt(prompt, template=template)  # type: ignore[arg-type]
+    rendered = loaded.instruction_prompt(prompt, template=template)
     edits = _edits(loaded, steer or [], ablate or [])
 
     def _complete() -> str:

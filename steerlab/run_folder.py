@@ -132,7 +132,7 @@ class RunFolder:
         """Names of the finished studies."""
         return sorted(file.stem for file in (self.path / "results").glob("*.json"))
 
-    def write_with(self, name: str, write: Callable[[Path], None]) -> None:
+    def write_with(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` make a file at a temporary path, then move it to `name` below the folder.
 
         The temporary file keeps the name's ending, since writers read the format from it. On a full or

@@ -121,7 +121,8 @@ def test_markup_in_prompts_is_text(tiny_pair: tuple[Path, Path], tmp_path: Path)
 def test_kind_and_unkind_requests_of_a_real_pair(shared: Path, tmp_path: Path) -> None:
     """Refusal is found in a really trained pair; truthfulness, which it never learned, is not identified."""
     prompts = tmp_path / "prompts.csv"
-    things = "cat dog bird fish bear frog duck cow pig mouse boy girl friend doll toy ball car truck tree flower".split()
+    animals = ("cat", "dog", "bird", "fish", "bear", "frog", "duck", "cow", "pig", "mouse")
+    things = (*animals, "boy", "girl", "friend", "doll", "toy", "ball", "car", "truck", "tree", "flower")
     kind, unkind = ("hug", "help", "feed", "wash", "find"), ("hurt", "hit", "kick", "break", "burn")
     with prompts.open("w", newline="") as file:
         writer = csv.writer(file)
