@@ -31,6 +31,7 @@ from steerlab.studies.branching_measures import (
     per_byte_ratio,
     ratio,
 )
+from steerlab.studies.confidence_reading import GAIN, reading_gain
 from steerlab.studies.result import Headline, StudyResult, Table
 from steerlab.studies.sampling import SamplingLaw, context_length, sample_tokens
 
@@ -96,6 +97,7 @@ class BranchingResult(StudyResult):
     law: str
     measured: list[Measured]
     contrasts: list[Contrast]
+    gains: dict[Role, Estimate]
     same_tokenizer: bool
     steps: int
 
@@ -140,13 +142,17 @@ class BranchingResult(StudyResult):
     def _checks(self) -> Table:
         note = (
             "z tests that the recorded law is the sampled one: |z| below 4 is chance. Sequences that did not end by "
-            "themselves were cut at the limit."
+            "themselves were cut at the limit. Gain: by how much the prompts' own next tokens are likelier than tokens "
+            "from other places; a model without it has learnt nothing that its branching could tell of."
         )
         return Table(
             key="checks",
             title="Checks of the sampling",
-            columns=["model and rendering", *_CHECKS],
-            rows=[[one.name, *(getattr(one, field) for field in _CHECKS.values())] for one in self.measured],
+            columns=["model and rendering", *_CHECKS, "gain on the prompts (nats)"],
+            rows=[
+                [one.name, *(getattr(one, field) for field in _CHECKS.values()), self.gains[one.model]]
+                for one in self.measured
+            ],
             note=note,
         )
 
@@ -250,7 +256,8 @@ def branching(
     measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
     same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
     contrasts = _contrasts(records, seed)
-    identified, summary = _verdict(measured, contrasts, same_tokenizer, steps)
+    gains = {role: reading_gain(model, texts, seed=seed) for role, model in models.items()}
+    identified, summary = _verdict(measured, contrasts, gains, same_tokenizer, steps)
     return BranchingResult(
         status="done" if identified else "not identified",
         summary=summary,
@@ -263,6 +270,7 @@ def branching(
         law=str(law),
         measured=measured,
         contrasts=contrasts,
+        gains=gains,
         same_tokenizer=same_tokenizer,
         steps=steps,
     )
@@ -330,7 +338,11 @@ def _contrasts(records: dict[Key, Record], seed: int) -> list[Contrast]:
 
 
 def _verdict(
-    measured: Sequence[Measured], contrasts: Sequence[Contrast], same_tokenizer: bool, steps: int
+    measured: Sequence[Measured],
+    contrasts: Sequence[Contrast],
+    gains: dict[Role, Estimate],
+    same_tokenizer: bool,
+    steps: int,
 ) -> tuple[bool, list[str]]:
     """Whether the effect outlasts its controls, and what was found in plain words."""
     base, own = measured[0], measured[1]
@@ -345,9 +357,15 @@ def _verdict(
             "The chat template writes these prompts exactly like the plain rendering: one run serves both."
         )
     wrong = [one.name for one in measured if not abs(one.martingale_z) < _MAX_Z]
+    blind = [role for role, gain in gains.items() if not gain.low > GAIN]
     if wrong:
         summary.insert(
             0, f"The record of {', '.join(wrong)} does not fit its own draws (martingale check): no claim."
+        )
+    elif blind:
+        summary.append(
+            f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are no likelier than tokens from "
+            "other places, as in an untrained model."
         )
     elif not _outlasts(effect, matched, itself):
         summary.append(
@@ -368,7 +386,7 @@ def _verdict(
         summary.append(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
-    return not wrong and _outlasts(effect, matched, itself), summary
+    return not wrong and not blind and _outlasts(effect, matched, itself), summary
 
 
 def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:

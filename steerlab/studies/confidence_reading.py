@@ -39,7 +39,7 @@ Role = Literal["BASE", "POST"]
 WORDS = (" TRUE", " FALSE")
 _CELLS = 2**25  # logits held at once
 _BINS = 10
-_GAIN = 0.1  # nats a token by which a model must predict the text's own next tokens better than others
+GAIN = 0.5  # nats a token by which a model must predict a text's own next tokens better than others; trained ones gain several
 
 
 class Calibration(BaseModel):
@@ -80,7 +80,7 @@ class TextConfidence(BaseModel):
     @property
     def reads(self) -> bool:
         """True when the model predicts the text clearly better than the control."""
-        return self.gain.has_interval and self.gain.low > _GAIN
+        return self.gain.has_interval and self.gain.low > GAIN
 
 
 class AnswerConfidence(BaseModel):
@@ -207,6 +207,15 @@ def text_confidence(
         histogram_edges=edges.tolist(),
         histogram=(counts / len(reading.entropy)).tolist(),
     )
+
+
+def reading_gain(model: LanguageModel, texts: Sequence[str], *, seed: int) -> Estimate:
+    """Nats a token by which `texts`' own next tokens are likelier than others: about 0 for an untrained model."""
+    fits = fitting([model], texts)
+    if not fits:
+        return Estimate(value=float("nan"))
+    reading = read_texts(model, fits, seed=seed, description="reading the prompts")
+    return bootstrap_mean(reading.loss_elsewhere - reading.loss, reading.text, seed=seed)
 
 
 def read_answers(
