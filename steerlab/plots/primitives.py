@@ -103,7 +103,7 @@ def bars(
                 hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
             )
         )
-    figure.update_xaxes(theme.category_axis(categories, 26))
+    figure.update_xaxes(theme.category_axis(categories, 28))
     figure.update_layout(
         meta={"x": theme.full_labels(categories)}, barmode="group", bargap=0.28, bargroupgap=0.06
     )

@@ -9,6 +9,7 @@ in labels.
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -114,6 +115,15 @@ def themed(title: str, x_title: str = "", y_title: str = "") -> go.Figure:
     return figure
 
 
+def _two_lines(label: object, limit: int) -> str:
+    """A tick label cut at `limit` and set in two lines where it is longer than half of that."""
+    plain = " ".join(str(label).split())
+    if len(plain) <= limit // 2:
+        return text(plain)
+    first, _, rest = textwrap.fill(plain, max(limit // 2, 1)).partition("\n")
+    return "<br>".join(text(line, limit // 2) for line in (first, rest) if line)
+
+
 def category_axis(labels: Sequence[object], limit: int) -> dict[str, Any]:
     """Numbered positions with the labels as ticks: all of them, or thinned where they would collide."""
     step = max(1, -(-len(labels) // 40))
@@ -122,7 +132,7 @@ def category_axis(labels: Sequence[object], limit: int) -> dict[str, Any]:
         "type": "linear",
         "tickmode": "array",
         "tickvals": shown,
-        "ticktext": [text(labels[position], limit) for position in shown],
+        "ticktext": [_two_lines(labels[position], limit) for position in shown],
         "range": [-0.5, len(labels) - 0.5],
         "showgrid": False,
         "zeroline": False,

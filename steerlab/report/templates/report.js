@@ -3,6 +3,7 @@
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
   var boxes = Array.prototype.slice.call(document.querySelectorAll(".plot"));
   var PRINT_WIDTH = 660;
+  var PRINTED_ROWS = 60;
   var LIGHTER = [
     ["#0072B2", "#4aa8e0"], ["rgba(0, 114, 178", "rgba(74, 168, 224"],
     ["#D55E00", "#f08a45"], ["rgba(213, 94, 0", "rgba(240, 138, 69"],
@@ -57,7 +58,9 @@
 
   var folded = [];
   window.addEventListener("beforeprint", function () {
-    folded = Array.prototype.filter.call(document.querySelectorAll("details"), function (one) { return !one.open; });
+    folded = Array.prototype.filter.call(document.querySelectorAll("details"), function (one) {
+      return !one.open && one.querySelectorAll("tbody tr").length <= PRINTED_ROWS;
+    });
     folded.forEach(function (one) { one.open = true; });
     redraw(false, PRINT_WIDTH);
   });

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report.sample import MANIFEST, NASTY, results
+
+from steerlab.errors import RunError
+from steerlab.report import write_report
+from steerlab.report.page import json_for_html, label, render
+from steerlab.studies.result import StudyResult
+
+
+class Reader(HTMLParser):
+    """Tags with attributes, and the text of script elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(results(), MANIFEST)
+
+
+@pytest.fixture(scope="module")
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+def test_hostile_text_adds_no_element(read: Reader) -> None:
+    kinds = [tag for tag, _ in read.tags]
+    assert "img" not in kinds
+    # seven figures, the library and the page's own script
+    assert kinds.count("script") == 9
+    assert any(NASTY in piece for piece in read.text)
+
+
+def test_nothing_points_outside(read: Reader) -> None:
+    for tag, attributes in read.tags:
+        assert "src" not in attributes, tag
+        target = attributes.get("href") or "#"
+        assert target.startswith(("#", "data:")), target
+    policy = next(a["content"] for _, a in read.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+
+
+def test_plotly_is_inside_once_and_only_where_it_draws(page: str) -> None:
+    assert page.count("plotly.js v") == 1
+    assert "plotly.js v" not in render([], MANIFEST)
+    assert len(render([], MANIFEST)) < 40_000
+
+
+def test_every_figure_has_a_table_and_an_empty_one_a_sentence(page: str) -> None:
+    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    assert len(figures) == 8
+    empty = [figure for figure in figures if "<table>" not in figure]
+    assert len(empty) == 1
+    assert "nothing to draw" in empty[0]
+    assert '<div class="plot"' not in empty[0]
+    # the study's own table stands under its figure, once
+    assert page.count("Cosine by layer</summary>") == 1
+    assert "Cosine by layer" in figures[0]
+    # intervals reach the tables that are made from figures
+    assert re.search(r'0\.95 <span class="interval">\[0\.91, 0\.97\]', figures[1])
+
+
+def test_figure_json_is_the_figure(page: str) -> None:
+    found = re.findall(
+        r'<script type="application/json" id="figure-(\w+)-(\w+)-data">(.*?)</script>', page, flags=re.DOTALL
+    )
+    figures = {
+        (result.study, key): figure for result in results() for key, figure in result.figures().items()
+    }
+    assert len(found) == 7
+    for study, key, text in found:
+        assert not re.search(r"[<>&]", text)
+        expected = json.loads(figures[study, key].to_json())
+        assert json.loads(text)["data"] == expected["data"]
+
+
+def test_statuses_sentences_and_headlines(page: str) -> None:
+    assert page.count('<span class="badge not-identified">not identified</span>') == 2
+    assert page.count("The two models have different vocabularies.") >= 2
+    assert "A probe fitted on one model reads the other" in page
+    assert '<strong>0.93</strong> <span class="interval">[0.88, 0.98]</span>' in page
+    assert "random directions: <strong>0.00</strong>" in page
+
+
+def downloads(read: Reader) -> dict[str, str]:
+    return {
+        str(a["download"]): base64.b64decode(str(a["href"]).partition("base64,")[2]).decode()
+        for _, a in read.tags
+        if "download" in a
+    }
+
+
+def test_downloads_hold_the_numbers(read: Reader) -> None:
+    files = downloads(read)
+    rows = list(csv.reader(io.StringIO(files["truthfulness-cosine.csv"])))
+    assert rows[0] == [
+        "Layer",
+        "Cosine",
+        "Cosine low",
+        "Cosine high",
+        "Cosine n",
+        *["Random", "Random low", "Random high", "Random n"],
+    ]
+    assert float(rows[3][1]) == 0.2
+    examples = list(csv.reader(io.StringIO(files["truthfulness-examples.csv"])))
+    assert examples[1] == [NASTY, "True", "0.12345", "1234"]
+    assert json.loads(files["truthfulness.json"]) == results()[0].to_dict()
+    assert json.loads(files["manifest.json"]) == MANIFEST
+
+
+def test_manifest_is_told(page: str) -> None:
+    for said in ("abc123", "aa11", "Chat template", "quick", "2.13", "12.5", "threads", "packaged"):
+        assert said.lower() in page.lower()
+
+
+def test_any_manifest_can_be_shown() -> None:
+    odd: dict[str, Any] = {
+        "notes": ["one", 2],
+        "models": {"base": "a/b"},
+        "deep": {"x": {"y": {"z": None}}},
+        "empty": {},
+    }
+    page = render([], odd)
+    assert "<h1>b</h1>" in page
+    assert "z: –" in page
+    assert "<h1>steerlab report</h1>" in render([], {})
+
+
+def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "report.html"
+    assert write_report(results()[1:2], MANIFEST, target) == target
+    before = target.read_text("utf-8")
+
+    def full(*paths: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_report(results(), MANIFEST, target)
+    assert target.read_text("utf-8") == before
+    assert [path.name for path in target.parent.iterdir()] == ["report.html"]
+
+
+def test_a_study_that_breaks_while_drawing_leaves_no_file(tmp_path: Path) -> None:
+    class Broken(StudyResult):
+        def figures(self) -> dict[str, Any]:
+            raise RuntimeError("no figure")
+
+    with pytest.raises(RuntimeError):
+        write_report([Broken(study="broken", summary=[])], MANIFEST, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_for_html_and_labels() -> None:
+    text = json.dumps({"a": "</script>&\u2028"}, ensure_ascii=False)
+    safe = json_for_html(text)
+    assert not set("<>&\u2028") & set(safe)
+    assert json.loads(safe) == json.loads(text)
+    assert label("open_prompts") == "Open prompts"
