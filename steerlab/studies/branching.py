@@ -143,7 +143,7 @@ class BranchingResult(StudyResult):
         note = (
             "z tests that the recorded law is the sampled one: |z| below 4 is chance. Sequences that did not end by "
             "themselves were cut at the limit. Gain: by how much the prompts' own next tokens are likelier than tokens "
-            "from other places; a model without it has learnt nothing that its branching could tell of."
+            "from other places or by a uniform law; without it a model has learnt nothing to branch by."
         )
         return Table(
             key="checks",
@@ -364,8 +364,8 @@ def _verdict(
         )
     elif blind:
         summary.append(
-            f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are no likelier than tokens from "
-            "other places, as in an untrained model."
+            f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are hardly likelier than "
+            "tokens from other places or by a uniform law, as in an untrained model."
         )
     elif not _outlasts(effect, matched, itself):
         summary.append(

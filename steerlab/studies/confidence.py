@@ -123,7 +123,7 @@ class ConfidenceResult(StudyResult):
             "largest probability": "p_max",
             "loss (nats a token)": "loss",
             "next token right": "accuracy",
-            "gain over other places' tokens": "gain",
+            "gain over its controls": "gain",
         }
         return Table(
             key="text_confidence",

@@ -3,13 +3,14 @@
 On plain text: the entropy of the next-token law, its largest probability, and the calibration of that probability as
 a forecast of the next token. On labelled statements ("... This statement is:"): the probability of TRUE against FALSE,
 renormalised over the two, its calibration and Brier score. Intervals are over texts and over statements' subjects.
-Controls: a text's predictions against next tokens of other places (a model that gains nothing over that has not read
-the text), the calibration error a perfectly calibrated model would show on as many answers, accuracy against always
-giving the more frequent answer.
+Controls: a text's predictions against next tokens of other places and against a uniform law (a model that gains
+nothing over these has not read the text), the calibration error a perfectly calibrated model would show on as many
+answers, accuracy against always giving the more frequent answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +40,7 @@ Role = Literal["BASE", "POST"]
 WORDS = (" TRUE", " FALSE")
 _CELLS = 2**25  # logits held at once
 _BINS = 10
-GAIN = 0.5  # nats a token by which a model must predict a text's own next tokens better than others; trained ones gain several
+GAIN = 0.5  # nats a token that a model must gain over both controls to count as reading; trained ones gain several
 
 
 class Calibration(BaseModel):
@@ -59,7 +60,8 @@ class Calibration(BaseModel):
 class TextConfidence(BaseModel):
     """Next-token confidence on plain text. entropy, loss: nats a token. p_max: the largest probability.
 
-    gain: nats a token by which the text's own next tokens are likelier than next tokens of other places.
+    gain: nats a token by which the text's own next tokens are likelier than next tokens of other places, or than under
+    a uniform law where that is less.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,6 +116,7 @@ class TextReading:
     loss_elsewhere: Float[np.ndarray, " token"]
     correct: Bool[np.ndarray, " token"]
     bytes: Int[np.ndarray, " text"]
+    uniform_loss: float
 
     def by_text(self, values: Float[np.ndarray, " token"]) -> Float[np.ndarray, " text"]:
         """Mean over the tokens of each text."""
@@ -185,7 +188,16 @@ def read_texts(model: LanguageModel, texts: Sequence[str], *, seed: int, descrip
         )
     text, h, p_max, loss, loss_elsewhere, correct = torch.cat(columns, dim=1).numpy()
     size = np.array([len(text.encode()) for text in texts])
-    return TextReading(text.astype(np.int64), h, p_max.clip(0, 1), loss, loss_elsewhere, correct > 0.5, size)
+    return TextReading(
+        text.astype(np.int64),
+        h,
+        p_max.clip(0, 1),
+        loss,
+        loss_elsewhere,
+        correct > 0.5,
+        size,
+        math.log(model.vocab_size),
+    )
 
 
 def text_confidence(
@@ -202,7 +214,7 @@ def text_confidence(
         p_max=bootstrap_mean(reading.p_max, reading.text, seed=seed),
         loss=bootstrap_mean(reading.loss, reading.text, seed=seed),
         accuracy=proportion(reading.correct, clusters=reading.text),
-        gain=bootstrap_mean(reading.loss_elsewhere - reading.loss, reading.text, seed=seed),
+        gain=_gain(reading, seed),
         calibration=calibration(reading.p_max, reading.correct, reading.text, seed=seed),
         histogram_edges=edges.tolist(),
         histogram=(counts / len(reading.entropy)).tolist(),
@@ -210,12 +222,11 @@ def text_confidence(
 
 
 def reading_gain(model: LanguageModel, texts: Sequence[str], *, seed: int) -> Estimate:
-    """Nats a token by which `texts`' own next tokens are likelier than others: about 0 for an untrained model."""
+    """Nats a token by which `texts`' own next tokens are likelier than by the controls: none in an untrained model."""
     fits = fitting([model], texts)
     if not fits:
         return Estimate(value=float("nan"))
-    reading = read_texts(model, fits, seed=seed, description="reading the prompts")
-    return bootstrap_mean(reading.loss_elsewhere - reading.loss, reading.text, seed=seed)
+    return _gain(read_texts(model, fits, seed=seed, description="reading the prompts"), seed)
 
 
 def read_answers(
@@ -271,6 +282,13 @@ def calibration(
         ),
         curve=reliability_curve(confidence, correct, clusters, bins=_BINS),
     )
+
+
+def _gain(reading: TextReading, seed: int) -> Estimate:
+    """The smaller of the gains over other places' tokens and over a uniform law."""
+    controls = (reading.loss_elsewhere, np.full(len(reading.loss), reading.uniform_loss))
+    gains = [bootstrap_mean(control - reading.loss, reading.text, seed=seed) for control in controls]
+    return min(gains, key=lambda gain: gain.value)
 
 
 def _fits(model: LanguageModel, text: str) -> bool:

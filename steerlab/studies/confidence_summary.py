@@ -14,8 +14,8 @@ def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) 
     blind = [one.model for one in on_texts if not one.reads]
     if blind:
         return [
-            f"Not identified on plain text: the next tokens are no likelier than tokens from other places "
-            f"for {' and '.join(blind)}, so the entropy says nothing about the text."
+            f"Not identified on plain text: the next tokens are hardly likelier than tokens from other places "
+            f"or by a uniform law for {' and '.join(blind)}, so the entropy says nothing about the text."
         ]
     base, post = on_texts
     main = changes[0]

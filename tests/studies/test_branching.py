@@ -1,0 +1,503 @@
+"""The sampler against known laws, the estimators against closed forms, and the study on real and random pairs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from families import tiny
+from toy import Chain, fixed
+
+from steerlab import datasets
+from steerlab.errors import PromptError
+from steerlab.models import LanguageModel, load
+from steerlab.models.generation import end_token_ids
+from steerlab.studies import branching
+from steerlab.studies import branching_estimators as estimators
+from steerlab.studies.branching import BranchingResult
+from steerlab.studies.branching_measures import Record
+from steerlab.studies.result import result_from_dict
+from steerlab.studies.sampling import SamplingLaw, Trajectories, draw, sample_tokens, step_law
+
+NONE = SamplingLaw(1.0, "none", 1.0)
+MARKOV = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5]])
+WORDS = st.lists(st.floats(-8, 8), min_size=2, max_size=40)
+
+
+def law_of(probabilities: list[float], law: SamplingLaw) -> tuple[float, int, torch.Tensor]:
+    found = step_law(torch.tensor([probabilities]).double().log().float(), law)
+    return float(found.entropy), int(found.kept), found.log_probs.exp()[0]
+
+
+def ragged(*rows: list[float]) -> np.ndarray:
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return table
+
+
+def sample(
+    network: Chain, start: int = 0, *, n: int, steps: int, law: SamplingLaw = NONE, **kwargs
+) -> Trajectories:
+    stops = kwargs.pop("stop_ids", ())
+    size = network.rows.shape[1]
+    return sample_tokens(
+        network,
+        [[start]],
+        vocab_size=size,
+        stop_ids=stops,
+        samples=n,
+        max_new_tokens=steps,
+        law=law,
+        **kwargs,
+    )
+
+
+# -- C1, C2: one law --
+
+
+@pytest.mark.parametrize(
+    ("size", "law", "factor"),
+    [
+        (1000, NONE, 1000),
+        (20, SamplingLaw(1, "top_p", 0.88), 18),
+        (8, SamplingLaw(1, "top_p", 0.9), 8),
+        (10, SamplingLaw(1, "top_p", 0.9), 9),  # ten times 0.1 does not reach 0.9 in binary
+        (8, SamplingLaw(1, "min_p", 0.5), 8),
+        (8, SamplingLaw(1, "floor", 1 / 8 + 1e-6), 1),  # empty: the likeliest token stays
+        (8, SamplingLaw(1, "top_k", 3), 3),
+        (50, SamplingLaw(0, "none", 1), 1),
+    ],
+)
+def test_uniform_law(size: int, law: SamplingLaw, factor: float) -> None:
+    runs = sample(fixed([1 / size] * size), n=6, steps=7, law=law)
+    for values in (runs.entropy, runs.surprisal):
+        assert math.exp(estimators.sequence_weighted(values)) == pytest.approx(factor, rel=1e-5)
+        assert np.exp(estimators.cumulative(values)) == pytest.approx(np.full(7, factor), rel=1e-5)
+        assert np.exp(estimators.windowed(values, 3)) == pytest.approx(np.full(2, factor), rel=1e-5)
+    assert estimators.martingale_z(runs.entropy, runs.surprisal) == 0
+    assert (runs.kept == factor).all()
+    assert not runs.ended.any()
+
+
+@pytest.mark.parametrize(
+    ("law", "kept", "entropy"),
+    [
+        (NONE, 4, 1.142120),
+        (SamplingLaw(1, "top_p", 0.9), 3, 0.993268),
+        (SamplingLaw(1, "top_p", 0.7), 2, 0.661563),
+        (SamplingLaw(1, "min_p", 0.4), 2, 0.661563),
+        (SamplingLaw(0, "none", 1), 1, 0.0),
+    ],
+)
+def test_truncation_renormalises(law: SamplingLaw, kept: int, entropy: float) -> None:
+    found = law_of([0.5, 0.3, 0.15, 0.05], law)
+    assert found[0] == pytest.approx(entropy, abs=1e-6)
+    assert found[1] == kept
+    with_impossible = law_of([0.5, 0.0, 0.3, 0.15, 0.05], law)
+    assert with_impossible[0] == pytest.approx(entropy, abs=1e-6)
+    assert with_impossible[2][1] == 0
+
+
+def test_temperature() -> None:
+    logits = torch.tensor([[2.0, 0.0]])
+    assert float(step_law(logits, NONE).entropy) == pytest.approx(0.365334, abs=1e-6)
+    cooler = step_law(logits, SamplingLaw(0.6, "none", 1.0))
+    assert float(cooler.log_probs.exp().max()) == pytest.approx(0.965555, abs=1e-6)
+    assert float(cooler.entropy) == pytest.approx(0.149870, abs=1e-6)
+
+
+def test_ties_keep_the_smaller_id() -> None:
+    _, kept, law = law_of([0.1, 0.3, 0.3, 0.3], SamplingLaw(1, "top_p", 0.55))
+    assert kept == 2
+    assert law.nonzero().flatten().tolist() == [1, 2]
+
+
+@given(WORDS, st.floats(0.05, 1.0), st.floats(0.2, 3.0))
+@settings(max_examples=60, deadline=None)
+def test_nucleus_is_the_shortest_prefix(logits: list[float], top_p: float, temperature: float) -> None:
+    found = step_law(torch.tensor([logits]), SamplingLaw(temperature, "top_p", top_p))
+    plain = torch.softmax(torch.tensor(logits).double() / temperature, -1)
+    order = torch.argsort(-plain, stable=True)
+    size = int(found.kept)
+    mass = float(plain[order[:size]].sum())
+    assert mass >= top_p - 1e-5
+    assert size == 1 or float(plain[order[: size - 1]].sum()) < top_p + 1e-5
+    law = found.log_probs.exp()[0].double()
+    assert float(law.sum()) == pytest.approx(1, abs=1e-5)
+    kept = law[law > 0]
+    assert float(found.entropy) == pytest.approx(float(-(kept * kept.log()).sum()), abs=1e-4)
+    assert float(found.entropy) <= math.log(size) + 1e-5
+    assert float(found.entropy) <= float(found.untruncated) + 1e-5
+
+
+def test_nucleus_wider_than_the_first_selection() -> None:
+    """A flat law over 5,000 tokens needs more than the first 128 sorted ones."""
+    logits = -1.2 * torch.arange(1, 5001).float().log()[None]
+    found = step_law(logits, SamplingLaw(1, "top_p", 0.9))
+    mass = torch.softmax(logits.double()[0], -1).cumsum(-1)
+    assert int(found.kept) == int((mass < 0.9).sum()) + 1
+
+
+@given(WORDS, st.floats(0, 1, exclude_max=True))
+@settings(max_examples=60, deadline=None)
+def test_draws_are_possible_tokens(logits: list[float], uniform: float) -> None:
+    law = step_law(torch.tensor([logits]), SamplingLaw(1, "top_p", 0.8)).log_probs
+    for at in (uniform, 0.0, 1 - 2**-53):
+        token = int(draw(law, torch.tensor([at], dtype=torch.float64)))
+        assert law[0, token] > -torch.inf
+
+
+def test_wrong_laws_are_refused() -> None:
+    for arguments in (
+        (-1, "none", 1),
+        (1, "top_p", 0),
+        (1, "top_p", 1.5),
+        (1, "top_k", 0.5),
+        (1, "floor", 2),
+    ):
+        with pytest.raises(ValueError, match=r"needs a value|temperature|whole number"):
+            SamplingLaw(*arguments)  # type: ignore[arg-type]
+
+
+# -- C3: a Markov chain --
+
+
+def test_markov_chain_from_a_known_state() -> None:
+    runs = sample(Chain(MARKOV), n=4000, steps=20, seed=3, rows=4000)
+    assert math.exp(estimators.local(runs.entropy)[0]) == pytest.approx(1.384145, abs=1e-5)
+    cumulative = np.exp(estimators.cumulative(runs.entropy))
+    assert cumulative[4] == pytest.approx(1.464270, abs=0.01)
+    assert cumulative[19] == pytest.approx(1.577768, abs=0.01)
+    windows = np.exp(estimators.windowed(runs.entropy, 5))
+    assert windows == pytest.approx([1.46427, 1.58968, 1.62670, 1.63617], abs=0.015)
+    assert abs(estimators.martingale_z(runs.entropy, runs.surprisal)) < 4
+
+
+def test_markov_chain_rate() -> None:
+    """Prompts start at the stationary law (15, 10, 2) / 27; one state a step, entropies .325083, .639032, 1.039721."""
+    prompts = [[0]] * 15 + [[1]] * 10 + [[2]] * 2
+    runs = sample_tokens(
+        Chain(MARKOV),
+        prompts,
+        vocab_size=3,
+        stop_ids=(),
+        samples=20,
+        max_new_tokens=100,
+        law=NONE,
+        seed=1,
+        rows=600,
+    )
+    assert set(np.round(np.unique(runs.entropy), 5)) == {0.32508, 0.63903, 1.03972}
+    assert estimators.sequence_weighted(runs.entropy) == pytest.approx(
+        0.4942965, abs=4 * 0.0075 / math.sqrt(10.8)
+    )
+    assert estimators.token_weighted(runs.surprisal) == pytest.approx(
+        0.4942965, abs=4 * 0.0137 / math.sqrt(10.8)
+    )
+    mean_of_factors = np.exp(runs.entropy).mean()
+    assert mean_of_factors == pytest.approx(1.680203, abs=0.01)  # another quantity, told apart
+
+
+# -- C4, C5: random lengths --
+
+
+def test_geometric_length() -> None:
+    law = [0.02] + [0.98 / 4] * 4
+    runs = sample(fixed(law), 1, n=600, steps=256, stop_ids=[0], seed=5, rows=600)
+    for estimate in (estimators.sequence_weighted, estimators.token_weighted):
+        assert math.exp(estimate(runs.entropy)) == pytest.approx(4.291377, rel=1e-5)  # whatever was drawn
+    assert runs.lengths.mean() == pytest.approx(50, abs=8)
+    assert estimators.total(runs.entropy) == pytest.approx(1.456608 * runs.lengths.mean(), rel=1e-5)
+    assert estimators.token_weighted(runs.surprisal) == pytest.approx(
+        1.456608, abs=4 * 0.0071 / math.sqrt(12)
+    )
+    # the mean of ratios of surprisals is something else when lengths are random
+    assert estimators.sequence_weighted(runs.surprisal) > 1.55
+    last = runs.tokens[np.arange(len(runs)), runs.lengths - 1]
+    assert (last[runs.ended] == 0).all()
+    assert ((runs.tokens == 0).sum(axis=1) <= 1).all()
+    assert not runs.ended[runs.lengths == 256].all() or (runs.lengths < 256).all()
+
+
+def coupled() -> np.ndarray:
+    """Nine of ten go on for 9 tokens of 16 ways, one of ten for 99 of 2 ways."""
+    first = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    return ragged(*([[first] + [math.log(16)] * 9] * 9 + [[first] + [math.log(2)] * 99]))
+
+
+def test_length_coupled_to_entropy() -> None:
+    values = coupled()
+    assert estimators.sequence_weighted(values) == pytest.approx(2.344001, abs=1e-6)
+    assert estimators.token_weighted(values) == pytest.approx(1.560274, abs=1e-6)
+    assert np.exp(estimators.sequence_means(values)).mean() == pytest.approx(11.47302, abs=1e-5)
+    local = np.exp(estimators.local(values))
+    assert local[1:10] == pytest.approx(np.full(9, 12.9960), abs=1e-4)
+    assert local[10:] == pytest.approx(np.full(90, 2.0))
+    long = np.exp(estimators.local(values[estimators.cohort(values, 100)]))
+    assert long[1:] == pytest.approx(np.full(99, 2.0))  # the drop was the composition's
+    assert estimators.absorbed(values).sum() == pytest.approx(estimators.total(values))
+
+
+def test_published_smoother_is_not_ours() -> None:
+    """Raw windows 12, 4, 4 ...: an exponential mean with 0.1 would still show 9.8 in the fourth."""
+    values = np.log(np.array([[12.0] * 5 + [4.0] * 20]))
+    assert np.exp(estimators.windowed(values, 5)) == pytest.approx([12, 4, 4, 4, 4])
+
+
+def test_estimators_refuse_a_sequence_without_a_step() -> None:
+    with pytest.raises(ValueError, match="at least one step"):
+        estimators.sequence_weighted(np.array([[np.nan, np.nan], [1.0, np.nan]]))
+
+
+@given(st.lists(st.lists(st.floats(0, 5), min_size=1, max_size=12), min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_estimator_identities(rows: list[list[float]]) -> None:
+    values = ragged(*rows)
+    assert estimators.absorbed(values).sum() == pytest.approx(estimators.total(values), abs=1e-9)
+    assert estimators.total(values) == pytest.approx(
+        estimators.token_weighted(values) * estimators.lengths(values).mean(), abs=1e-9
+    )
+    low, high = min(map(min, rows)), max(map(max, rows))
+    for estimate in (estimators.sequence_weighted(values), estimators.token_weighted(values)):
+        assert low - 1e-9 <= estimate <= high + 1e-9
+    assert list(estimators.alive(values)) == [
+        sum(len(row) > at for row in rows) for at in range(values.shape[1])
+    ]
+    assert estimators.cohort(values, estimators.largest_cohort(values)).any()
+
+
+def test_repetition() -> None:
+    rates = estimators.repetition_rate([[1, 2, 3], list(range(40)), [7] * 40, [1, 2] * 30])
+    assert math.isnan(rates[0])
+    assert rates[1] == 0
+    assert rates[2] == pytest.approx(36 / 37)
+    assert rates[3] == pytest.approx(55 / 57)
+
+
+# -- C6, C7: the martingale check --
+
+
+@pytest.mark.parametrize("law", [NONE, SamplingLaw(0.7, "top_p", 0.9), SamplingLaw(1.5, "min_p", 0.2)])
+def test_martingale_check_passes_on_our_record(law: SamplingLaw) -> None:
+    runs = sample(Chain(MARKOV), n=1500, steps=30, law=law, stop_ids=[2], seed=2, rows=1500)
+    assert abs(estimators.martingale_z(runs.entropy, runs.surprisal)) < 4
+
+
+def test_martingale_check_flags_double_truncation() -> None:
+    """The record that a second truncation of the truncated law gives, the drawn token appended (1.384271, 1.460507)."""
+    probabilities = [0.40, 0.20, 0.12, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02]
+    runs = sample(fixed(probabilities), n=1500, steps=20, law=SamplingLaw(1, "top_p", 0.9), rows=1500)
+    assert runs.entropy == pytest.approx(np.full(runs.entropy.shape, 1.513915), abs=1e-5)
+    once = np.array(probabilities[:6]) / sum(probabilities[:6])
+    kept = int((np.cumsum(once) < 0.9).sum()) + 1
+    entropy, surprisal = np.empty(runs.tokens.shape), np.empty(runs.tokens.shape)
+    for token in range(6):
+        members = sorted({*range(kept), token})
+        again = once[members] / once[members].sum()
+        drawn = runs.tokens == token
+        entropy[drawn] = -(again * np.log(again)).sum()
+        surprisal[drawn] = -np.log(again[members.index(token)])
+    assert entropy.mean() == pytest.approx(1.384271, abs=0.005)
+    assert surprisal.mean() == pytest.approx(1.460507, abs=0.02)
+    assert estimators.martingale_z(entropy, surprisal) > 4
+    assert abs(estimators.martingale_z(runs.entropy, runs.surprisal)) < 4
+
+
+def test_martingale_check_on_constant_gaps() -> None:
+    steps = np.full((5, 3), 1.0)
+    assert estimators.martingale_z(steps, steps) == 0
+    assert estimators.martingale_z(steps, steps + 0.5) == math.inf
+    assert math.isnan(estimators.martingale_z(steps[:1], steps[:1]))
+
+
+# -- the sampler on transformers --
+
+
+def sampled(model: LanguageModel, prompts: list[list[int]], **kwargs) -> Trajectories:
+    options = {"samples": 6, "max_new_tokens": 12, "seed": 4, "law": NONE} | kwargs
+    return sample_tokens(
+        model.model, prompts, vocab_size=model.vocab_size, stop_ids=end_token_ids(model), **options
+    )
+
+
+def prompt_ids(model: LanguageModel, texts: list[str]) -> list[list[int]]:
+    tokens = model.tokenize(texts, padding_side="right")
+    return [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+
+
+TEXTS = ["The cat", "Once there was a very small dog who", "Why?", "A B C D"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom", "opt", "mistral", "mixtral"])
+def test_samples_do_not_depend_on_the_batch(family: str) -> None:
+    model = tiny(family)
+    prompts = prompt_ids(model, TEXTS)
+    whole = sampled(model, prompts)
+    for rows in (1, 5):
+        parts = sampled(model, prompts, rows=rows)
+        assert np.array_equal(whole.tokens, parts.tokens)
+        assert np.nanmax(np.abs(whole.entropy - parts.entropy)) < 1e-4
+    alone = sampled(model, prompts[:1])
+    assert np.array_equal(alone.tokens, whole.tokens[:6])
+    longer = sampled(model, prompts, max_new_tokens=16)
+    assert np.array_equal(longer.tokens[:, :12], whole.tokens)
+    assert len(np.unique(whole.tokens[:6], axis=0)) > 1
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom"])
+def test_record_equals_a_full_forward(family: str) -> None:
+    model = tiny(family)
+    law = SamplingLaw(0.8, "top_p", 0.9)
+    prompts = prompt_ids(model, TEXTS)
+    runs = sampled(model, prompts, law=law, rows=9)
+    for number in range(0, len(runs), 5):
+        length = int(runs.lengths[number])
+        drawn = runs.tokens[number, :length].tolist()
+        prompt = prompts[int(runs.prompt[number])]
+        with torch.inference_mode():
+            logits = model.model(torch.tensor([prompt + drawn])).logits[
+                0, len(prompt) - 1 : -1, : model.vocab_size
+            ]
+        again = step_law(logits, law)
+        token = torch.tensor(drawn)[:, None]
+        assert runs.untruncated[number, :length] == pytest.approx(again.untruncated.numpy(), abs=1e-4)
+        same_set = (
+            runs.kept[number, :length] == again.kept.numpy()
+        )  # the nucleus' edge moves with the last bit
+        assert same_set.mean() > 0.8
+        assert runs.entropy[number, :length][same_set] == pytest.approx(
+            again.entropy.numpy()[same_set], abs=1e-4
+        )
+        surprisal = -again.log_probs.gather(-1, token)[:, 0].numpy()
+        assert runs.surprisal[number, :length][same_set] == pytest.approx(surprisal[same_set], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_greedy_equals_generate(family: str) -> None:
+    model = tiny(family)
+    runs = sampled(model, prompt_ids(model, TEXTS), samples=1, law=SamplingLaw(0, "none", 1))
+    expected = model.generate(TEXTS, max_new_tokens=12)
+    for row, length, generation in zip(runs.tokens, runs.lengths, expected, strict=True):
+        assert tuple(row[:length]) == generation.token_ids
+    assert (runs.entropy[runs.tokens >= 0] == 0).all()
+
+
+def test_distribution_equals_generate(tiny_llama: LanguageModel) -> None:
+    """First tokens of 3,000 samples of ours and of transformers' own sampling, temperature and top-p."""
+    prompts = prompt_ids(tiny_llama, ["The cat"])
+    runs = sampled(
+        tiny_llama, prompts, samples=3000, max_new_tokens=1, law=SamplingLaw(0.7, "top_p", 0.8), rows=3000
+    )
+    theirs = tiny_llama.generate(
+        ["The cat"] * 3000, max_new_tokens=1, do_sample=True, temperature=0.7, top_p=0.8, seed=0
+    )
+    ours = np.bincount(runs.tokens[:, 0], minlength=tiny_llama.vocab_size) / 3000
+    other = np.bincount([one.token_ids[0] for one in theirs], minlength=tiny_llama.vocab_size) / 3000
+    support = max(int((ours > 0).sum()), 2)
+    assert 0.5 * np.abs(ours - other).sum() < 2 * math.sqrt(support / (math.pi * 3000))
+
+
+def test_a_prompt_is_read_once() -> None:
+    network = Chain(MARKOV)
+    sample_tokens(
+        network, [[0, 1, 2, 1]], vocab_size=3, stop_ids=(), samples=10, max_new_tokens=3, law=NONE, rows=100
+    )
+    assert network.tokens_read == 4 + 2 * 10
+
+
+def test_defined_ends(tiny_llama: LanguageModel) -> None:
+    with pytest.raises(PromptError, match="at least one token"):
+        sampled(tiny_llama, [[]])
+    with pytest.raises(PromptError, match="at most 4 new tokens"):
+        sampled(tiny_llama, [[5] * 60])
+    with pytest.raises(PromptError, match="samples and new tokens"):
+        sampled(tiny_llama, [[5]], samples=0)
+    assert sampled(tiny_llama, [[5]], max_new_tokens=1).tokens.shape == (6, 1)
+
+
+def test_first_answer_ends_with_the_next_turn(tiny_llama: LanguageModel) -> None:
+    ids = tiny_llama.tokenizer("Yes.\nUser: no", add_special_tokens=False)["input_ids"]
+    table = np.array([ids])
+    values = np.ones(table.shape)
+    runs = Trajectories(
+        np.array([0]), np.array([0]), np.array([False]), table, values, values, values, values
+    )
+    cut = Record(tiny_llama.tokenizer, runs, 0).first_answers
+    kept = tiny_llama.tokenizer.decode(cut.tokens[0, : cut.lengths[0]].tolist())
+    assert kept.startswith("Yes.\nUser:")
+    assert cut.lengths[0] < len(ids)
+    assert cut.ended.all()
+
+
+# -- the study --
+
+
+def wellformed(result: BranchingResult) -> None:
+    written = result.to_dict()
+    assert result_from_dict(written).to_dict() == written
+    assert {table.key for table in result.tables()} == {"branching_factor", "ratios", "checks", "by_position"}
+    assert set(result.figures()) == {"branching_factor", "by_position", "alive"}
+    assert all(sentence.endswith(".") for sentence in result.summary)
+
+
+def test_random_pair_identifies_nothing() -> None:
+    result = branching(tiny("llama", seed=1), tiny("llama", seed=2, chat=True), datasets.open_prompts()[:12])
+    wellformed(result)
+    assert result.status == "not identified"
+    assert any("untrained" in sentence for sentence in result.summary)
+    assert result.steps < 48  # what the context leaves
+    assert all(abs(one.martingale_z) < 4 for one in result.measured)
+
+
+def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
+    model = load(shared / "models" / "stories260K")
+    result = branching(
+        model, model, [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box", "bird", "tree")]
+    )
+    wellformed(result)
+    assert result.status == "not identified"
+    assert result.contrasts[0].ratio.value == pytest.approx(1, abs=1e-9)
+
+
+def test_stories_pair_narrows(shared: Path) -> None:
+    base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
+    prompts = [
+        f"How do I {verb} a {thing}?" for verb in ("hug", "wash", "find") for thing in ("cat", "dog", "box")
+    ]
+    result = branching(base, post, prompts)
+    wellformed(result)
+    assert result.status == "done"
+    assert result.headline is not None
+    assert result.headline.value.low > 2
+    base_row, post_row = result.measured[:2]
+    assert (base_row.model, post_row.rendering) == ("BASE", "chat")
+    assert post_row.ended.value > 0.9
+    assert base_row.alive[-1] > 0.9
+    same = branching(base, post, prompts)
+    assert same.to_dict() == result.to_dict()  # same seed, same result
+
+
+def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:
+    post = load(shared / "models" / "stories260K-chat-local")
+    result = branching(tiny("gpt2", bos=False), post, ["How do I hug a cat?", "How do I wash a dog?"])
+    wellformed(result)
+    assert not result.same_tokenizer
+    assert result.status == "not identified"
+    assert any("per byte" in sentence for sentence in result.summary)
+
+
+def test_no_prompt_is_an_error(tiny_llama: LanguageModel) -> None:
+    with pytest.raises(PromptError, match="at least one prompt"):
+        branching(tiny_llama, tiny_llama, [])
+    with pytest.raises(PromptError, match="context"):
+        branching(tiny_llama, tiny_llama, ["word " * 60])
