@@ -40,7 +40,6 @@ class Names:
     mlp_down: tuple[str, ...]
     mlp_post_norm: str | None
     parallel: bool
-    adds_residual_inside: bool
     learned_positions: bool
     routed: bool
 
@@ -79,6 +78,11 @@ def locate(model: nn.Module, config: Any) -> Names:
     blocks = mapping["blocks"]
     inside = blocks.submodules
     attention, mlp = inside.get("attn"), inside.get("mlp")
+    if attention is None:
+        raise ModelError(
+            f"The blocks of a {type(model).__name__} have no attention, so they are not read by this toolkit; choose a "
+            "transformer."
+        )
     downs = [_inner(mlp, key) for key in ("out", "dense_out")]
     kinds = {type(part).__name__ for part in (blocks, mlp)}
     return Names(
@@ -93,8 +97,6 @@ def locate(model: nn.Module, config: Any) -> Names:
         mlp_down=tuple(name for name in downs if name is not None),
         mlp_post_norm=_name(inside.get("ln2_post")),
         parallel="ParallelBlockBridge" in kinds,
-        # BLOOM's attention and MLP take the residual and return it with their contribution added.
-        adds_residual_inside="BloomBlockBridge" in kinds,
         learned_positions="pos_embed" in mapping,
         routed="MoEBridge" in kinds,
     )

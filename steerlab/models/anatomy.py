@@ -12,6 +12,7 @@ flows there and what is added to the residual stream:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,9 +173,13 @@ class Anatomy:
         post_norm = names.attention_post_norm if attention else names.mlp_post_norm
         if post_norm is not None:
             return self._inside(site, block, post_norm)
-        if names.adds_residual_inside or (not attention and names.mlp is None):
+        if not attention and names.mlp is None:
+            return self._down(site, block)
+        module = self._inside(site, block, names.attention if attention else names.mlp)
+        if "residual" in inspect.signature(module.forward).parameters:
+            # BLOOM and MPT hand the stream in and get it back with the contribution already added.
             return self._inside(site, block, names.attention_output) if attention else self._down(site, block)
-        return self._inside(site, block, names.attention if attention else names.mlp)
+        return module
 
     def _inside(self, site: Site, block: nn.Module, name: str | None) -> nn.Module:
         module = _find(block, name) if name is not None else None

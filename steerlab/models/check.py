@@ -112,8 +112,9 @@ def _equalities(
         pre, mid, post, attention, mlp = (at[name] for name in _STREAM)
         assert pre is not None
         assert post is not None
-        after = pre if attention is None else pre + attention
-        if mid is not None:
+        before_mlp = pre if mid is None else mid  # where a layer has another mixer than attention
+        after = before_mlp if attention is None else pre + attention
+        if mid is not None and attention is not None:
             yield "resid_mid = resid_pre + attn_out", f"layer {layer}", mid, after
         yield (
             "resid_post = resid_pre + attn_out + mlp_out",

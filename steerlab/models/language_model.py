@@ -67,7 +67,6 @@ class LanguageModel:
         self.n_layers: int = len(self.anatomy.blocks)
         self.d_model: int = int(config.hidden_size)
         self.n_heads: int = int(config.num_attention_heads)
-        self.head_dim: int = int(getattr(config, "head_dim", None) or self.d_model // self.n_heads)
         rows = int(self.anatomy.head.weight.shape[0])
         self.vocab_size: int = min(len(tokenizer), rows)
         limit = getattr(config, "max_position_embeddings", None)
@@ -92,6 +91,11 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         """The weights' dtype."""
         return next(self.anatomy.embed.parameters()).dtype
+
+    @cached_property
+    def head_dim(self) -> int:
+        """Width of one head's part of `z`."""
+        return self.anatomy.width(self.sites("z")[0]) // self.n_heads
 
     @cached_property
     def d_mlp(self) -> int:
