@@ -23,6 +23,7 @@ from steerlab.statistics import Estimate, cosine_null
 
 States = Float[np.ndarray, "row width"]
 Stack = Float[np.ndarray, "layer row width"]
+Counts = Float[np.ndarray, "draw row"]
 
 
 class Agreement(BaseModel):
@@ -44,14 +45,21 @@ class Agreement(BaseModel):
 
 
 def contrast_weights(
-    labels: NDArray[np.bool_], weights: Float[np.ndarray, "draw row"] | None = None
+    labels: NDArray[np.bool_], counts: Counts | None = None
 ) -> Float[np.ndarray, "draw row"]:
-    """The weights that turn rows into differences of class means; `labels` [row] or [draw, row]."""
+    """The weights that turn rows into differences of class means.
+
+    labels: [row] or [draw, row]. counts: [draw, row] how often each row was drawn; once without them. A draw that
+    misses a class gives NaN.
+    """
     truth = np.atleast_2d(labels).astype(bool)
-    counts = np.ones(truth.shape) if weights is None else weights
-    positive, negative = counts * truth, counts * ~truth
-    with np.errstate(invalid="ignore", divide="ignore"):  # a draw without one class gives NaN, left out later
-        return positive / positive.sum(axis=1, keepdims=True) - negative / negative.sum(axis=1, keepdims=True)
+    drawn = np.ones(truth.shape) if counts is None else counts
+    positive, negative = drawn * truth, drawn * ~truth
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights: Float[np.ndarray, "draw row"] = positive / positive.sum(axis=1, keepdims=True) - negative / (
+            negative.sum(axis=1, keepdims=True)
+        )
+    return weights
 
 
 def centre(states: States, groups: ArrayLike) -> States:
