@@ -18,7 +18,7 @@ from steerlab.statistics import (
     expected_calibration_error,
     reliability_curve,
 )
-from steerlab.statistics.calibration import adaptive_bins
+from steerlab.statistics.calibration import _auroc_of_weights, adaptive_bins
 
 
 def sample(n: int, seed: int, overconfidence: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -116,6 +116,16 @@ def test_auroc_is_sklearns_and_turns_with_the_sign(seed: int, shift: float) -> N
     order = rng.permutation(30)
     again = auroc(scores[order], labels[order], seed=0, draws=50)
     assert [again.low, again.high] == pytest.approx([estimate.low, estimate.high])
+
+
+def test_a_weighted_draw_is_sklearns_weighted_auroc() -> None:
+    rng = np.random.default_rng(0)
+    labels, scores = rng.random(40) < 0.4, rng.integers(0, 5, size=40).astype(float)  # mostly ties
+    weights = rng.integers(0, 4, size=(6, 40)).astype(float)
+    expected = [roc_auc_score(labels, scores, sample_weight=row) for row in weights]
+    assert _auroc_of_weights(weights, scores, labels) == pytest.approx(expected)
+    one_class = (weights * labels)[:1]
+    assert np.isnan(_auroc_of_weights(one_class, scores, labels)).all()
 
 
 def test_auroc_draws_are_resamples() -> None:
