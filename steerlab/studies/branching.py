@@ -31,7 +31,8 @@ from steerlab.studies.branching_measures import (
     per_byte_ratio,
     ratio,
 )
-from steerlab.studies.confidence_reading import GAIN, reading_gain
+from steerlab.studies.branching_summary import verdict
+from steerlab.studies.confidence_reading import reading_gain, untrained
 from steerlab.studies.result import Headline, StudyResult, Table
 from steerlab.studies.sampling import SamplingLaw, context_length, sample_tokens
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 Rendering = Literal["chat", "plain", "raw"]
 Role = Literal["BASE", "POST"]
 Key = tuple[Role, Rendering]
-_MAX_Z = 4.0
 _TEMPLATES: dict[Rendering, Literal["chat", "plain", "none"]] = {
     "chat": "chat",
     "plain": "plain",
@@ -143,7 +143,7 @@ class BranchingResult(StudyResult):
         note = (
             "z tests that the recorded law is the sampled one: |z| below 4 is chance. Sequences that did not end by "
             "themselves were cut at the limit. Gain: by how much the prompts' own next tokens are likelier than tokens "
-            "from other places or by a uniform law; without it a model has learnt nothing to branch by."
+            "from other places or by a uniform law."
         )
         return Table(
             key="checks",
@@ -257,7 +257,13 @@ def branching(
     same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
     contrasts = _contrasts(records, seed)
     gains = {role: reading_gain(model, texts, seed=seed) for role, model in models.items()}
-    identified, summary = _verdict(measured, contrasts, gains, same_tokenizer, steps)
+    own = {one.model: one for one in reversed(measured)}  # the first rendering of each model
+    blind = [
+        role
+        for role, model in models.items()
+        if untrained(gains[role], own[role].untruncated.value, model.vocab_size)
+    ]
+    identified, summary = verdict(measured, contrasts, blind, same_tokenizer, steps)
     return BranchingResult(
         status="done" if identified else "not identified",
         summary=summary,
@@ -335,65 +341,3 @@ def _contrasts(records: dict[Key, Record], seed: int) -> list[Contrast]:
     found.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
     per_byte = per_byte_ratio(base, records[own])
     return [*found, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]
-
-
-def _verdict(
-    measured: Sequence[Measured],
-    contrasts: Sequence[Contrast],
-    gains: dict[Role, Estimate],
-    same_tokenizer: bool,
-    steps: int,
-) -> tuple[bool, list[str]]:
-    """Whether the effect outlasts its controls, and what was found in plain words."""
-    base, own = measured[0], measured[1]
-    effect, matched, itself = (contrast.ratio for contrast in contrasts[:3])
-    summary = [
-        f"The base model goes on in {base.factor:.2f} ways a token and the post-trained one in {own.factor:.2f}: "
-        f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
-        f"With both in the same plain format the ratio is {matched:.2f}; the base against itself gives {itself:.2f}.",
-    ]
-    if ("POST", "plain") not in {(one.model, one.rendering) for one in measured}:
-        summary.append(
-            "The chat template writes these prompts exactly like the plain rendering: one run serves both."
-        )
-    wrong = [one.name for one in measured if not abs(one.martingale_z) < _MAX_Z]
-    blind = [role for role, gain in gains.items() if not gain.low > GAIN]
-    if wrong:
-        summary.insert(
-            0, f"The record of {', '.join(wrong)} does not fit its own draws (martingale check): no claim."
-        )
-    elif blind:
-        summary.append(
-            f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are hardly likelier than "
-            "tokens from other places or by a uniform law, as in an untrained model."
-        )
-    elif not _outlasts(effect, matched, itself):
-        summary.append(
-            "Not identified: the difference does not stand clear of the format and resampling controls."
-        )
-    else:
-        change = "narrows" if effect.value > 1 else "widens"
-        summary.append(f"Post-training {change} the branching, and not by the format alone.")
-    if not same_tokenizer:
-        per_byte = contrasts[-1].ratio
-        summary.append(
-            "The tokenizers differ, so a token is not the same unit in both: in entropy per byte the ratio is "
-            f"{per_byte:.2f}."
-        )
-    cut = [one for one in measured[:2] if one.ended.value < 0.5]
-    if cut:
-        names = " and ".join(one.model for one in cut)
-        summary.append(
-            f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
-        )
-    return not wrong and not blind and _outlasts(effect, matched, itself), summary
-
-
-def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
-    """Effect and same-format ratio on one side of 1, both farther from it than the model from itself reaches."""
-    if not (effect.excludes(1) and matched.excludes(1)) or (effect.value > 1) != (matched.value > 1):
-        return False
-    if not itself.has_interval:
-        return False
-    noise = max(abs(math.log(itself.low)), abs(math.log(itself.high)))
-    return all(min(abs(math.log(one.low)), abs(math.log(one.high))) > noise for one in (effect, matched))

@@ -289,7 +289,7 @@ def confidence(
     same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
     changes = text_changes(readings, same_tokenizer, seed) + answer_changes(asked, answers, seed)
     neurons = compare_neurons(base, post, fits[: budget.ablation_texts], randoms=budget.randoms, seed=seed)
-    readable = all(one.reads for one in on_texts)
+    readable = not any(one.untrained for one in on_texts)
     identified = (readable and any(one.identified for one in changes if one.of == "texts")) or (
         bool(answers) and all(one.above_chance for one in answers)
     )

@@ -69,6 +69,7 @@ class TextConfidence(BaseModel):
     model: Role
     n_texts: int
     n_tokens: int
+    vocab_size: int
     entropy: Estimate
     entropy_per_byte: Estimate
     p_max: Estimate
@@ -81,8 +82,13 @@ class TextConfidence(BaseModel):
 
     @property
     def reads(self) -> bool:
-        """True when the model predicts the text clearly better than the control."""
+        """True when the model predicts the text clearly better than the controls."""
         return self.gain.has_interval and self.gain.low > GAIN
+
+    @property
+    def untrained(self) -> bool:
+        """True when the model neither reads the text nor prefers any tokens in it."""
+        return untrained(self.gain, math.exp(self.entropy.value), self.vocab_size)
 
 
 class AnswerConfidence(BaseModel):
@@ -116,7 +122,7 @@ class TextReading:
     loss_elsewhere: Float[np.ndarray, " token"]
     correct: Bool[np.ndarray, " token"]
     bytes: Int[np.ndarray, " text"]
-    uniform_loss: float
+    vocab_size: int
 
     def by_text(self, values: Float[np.ndarray, " token"]) -> Float[np.ndarray, " text"]:
         """Mean over the tokens of each text."""
@@ -196,7 +202,7 @@ def read_texts(model: LanguageModel, texts: Sequence[str], *, seed: int, descrip
         loss_elsewhere,
         correct > 0.5,
         size,
-        math.log(model.vocab_size),
+        model.vocab_size,
     )
 
 
@@ -209,6 +215,7 @@ def text_confidence(
         model=model,
         n_texts=len(reading.bytes),
         n_tokens=len(reading.text),
+        vocab_size=reading.vocab_size,
         entropy=bootstrap_mean(reading.entropy, reading.text, seed=seed),
         entropy_per_byte=bootstrap_mean(reading.per_byte(), seed=seed),
         p_max=bootstrap_mean(reading.p_max, reading.text, seed=seed),
@@ -227,6 +234,14 @@ def reading_gain(model: LanguageModel, texts: Sequence[str], *, seed: int) -> Es
     if not fits:
         return Estimate(value=float("nan"))
     return _gain(read_texts(model, fits, seed=seed, description="reading the prompts"), seed)
+
+
+def untrained(gain: Estimate, factor: float, vocab_size: int) -> bool:
+    """No gain on real text and a law that spreads (exp of its entropy: `factor`) over a tenth of the vocabulary.
+
+    A trained model that meets foreign text may gain nothing either, but it has clear, if wrong, expectations.
+    """
+    return not gain.low > GAIN and factor > vocab_size / 10
 
 
 def read_answers(
@@ -286,7 +301,7 @@ def calibration(
 
 def _gain(reading: TextReading, seed: int) -> Estimate:
     """The smaller of the gains over other places' tokens and over a uniform law."""
-    controls = (reading.loss_elsewhere, np.full(len(reading.loss), reading.uniform_loss))
+    controls = (reading.loss_elsewhere, np.full(len(reading.loss), math.log(reading.vocab_size)))
     gains = [bootstrap_mean(control - reading.loss, reading.text, seed=seed) for control in controls]
     return min(gains, key=lambda gain: gain.value)
 

@@ -11,11 +11,11 @@ from steerlab.studies.neuron_overlap import PairNeurons
 
 def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) -> list[str]:
     """Plain text: how sure, whether that changed, or why it cannot be said."""
-    blind = [one.model for one in on_texts if not one.reads]
+    blind = [one.model for one in on_texts if one.untrained]
     if blind:
         return [
-            f"Not identified on plain text: the next tokens are hardly likelier than tokens from other places "
-            f"or by a uniform law for {' and '.join(blind)}, so the entropy says nothing about the text."
+            "Not identified on plain text: the next tokens are hardly likelier than tokens from other places or by a "
+            f"uniform law for {' and '.join(blind)}, as in an untrained model."
         ]
     base, post = on_texts
     main = changes[0]
@@ -24,10 +24,15 @@ def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) 
         if main.identified
         else f"no change beyond its control ({main.value:.2f})"
     )
+    foreign = [one.model for one in on_texts if not one.reads]
+    doubt = [
+        f"These texts are foreign to {' and '.join(foreign)}: its predictions gain nothing over the controls."
+    ]
     return [
         f"On {base.n_texts} plain texts the entropy of the next token is {base.entropy:.2f} nats in the base model and "
         f"{post.entropy:.2f} in the post-trained one: {verdict} ({main.what}).",
         f"Calibration error of the next token: {base.calibration.error:.3f} base, {post.calibration.error:.3f} post.",
+        *(doubt if foreign else []),
     ]
 
 

@@ -57,9 +57,9 @@ class SamplingLaw:
 
 
 class StepLaw(NamedTuple):
-    """The law of one step: `log_probs` (-inf outside the kept set), and what is recorded of it."""
+    """The law of one step, q = `probs` (0 outside the kept set), and what is recorded of it."""
 
-    log_probs: Float[Tensor, "row vocab"]
+    probs: Float[Tensor, "row vocab"]
     entropy: Float[Tensor, " row"]
     untruncated: Float[Tensor, " row"]
     kept: Int[Tensor, " row"]
@@ -114,19 +114,23 @@ def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
     """The law that `law` makes of `logits`, in float32, with its entropies in nats. -inf logits stay impossible."""
     scores = logits.float()
     if law.temperature == 0:
-        log_probs = torch.full_like(scores, -torch.inf).scatter_(-1, scores.argmax(-1, keepdim=True), 0.0)
+        probs = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
         zero, one = (
             scores.new_zeros(len(scores)),
             torch.ones(len(scores), dtype=torch.int64, device=scores.device),
         )
-        return StepLaw(log_probs, zero, zero, one)
-    plain = torch.log_softmax(scores / law.temperature, dim=-1)
-    untruncated = entropy(plain)
+        return StepLaw(probs, zero, zero, one)
+    logs = torch.log_softmax(scores / law.temperature, dim=-1)
+    plain = logs.exp()
+    # p ln p, 0 for impossible tokens; every entropy below is a sum of these
+    terms = plain * logs.clamp(min=torch.finfo(logs.dtype).min)
+    untruncated = -terms.sum(-1)
     if law.rule == "none":
-        return StepLaw(plain, untruncated, untruncated, torch.isfinite(plain).sum(-1))
-    mask = _kept(plain.exp(), law)
-    log_probs = torch.log_softmax(plain.masked_fill(~mask, -torch.inf), dim=-1)
-    return StepLaw(log_probs, entropy(log_probs), untruncated, mask.sum(-1))
+        return StepLaw(plain, untruncated, untruncated, (plain > 0).sum(-1))
+    mask = _kept(plain, law)
+    mass = (plain * mask).sum(-1)
+    entropy_ = (mass.log() - (terms * mask).sum(-1) / mass).clamp(min=0)
+    return StepLaw(plain * mask / mass[:, None], entropy_, untruncated, mask.sum(-1))
 
 
 def entropy(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
@@ -148,6 +152,9 @@ def _kept(probs: Float[Tensor, "row vocab"], law: SamplingLaw) -> Bool[Tensor, "
     else:
         smallest, count = _nucleus_edge(probs, law.value)
     # everything above the smallest kept probability, and of its ties as many as fit, by token id
+    kept = probs >= smallest
+    if bool((kept.sum(-1, keepdim=True) == count).all()):
+        return kept
     above, tied = probs > smallest, probs == smallest
     return above | (tied & (tied.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
 
@@ -167,11 +174,11 @@ def _nucleus_edge(probs: Float[Tensor, "row vocab"], mass: float) -> tuple[Tenso
     return ordered.gather(-1, last), last + 1
 
 
-def draw(log_probs: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
+def draw(probs: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
     """The token at which the cumulative law, in token order, first exceeds `uniform` in [0, 1)."""
     # token order, not order of probability: near ties must not swap with the last bit of a logit
-    wide = _wide(log_probs.device)
-    cumulative = log_probs.exp().to(wide).cumsum(-1)
+    wide = _wide(probs.device)
+    cumulative = probs.cumsum(-1, dtype=wide)
     whole = cumulative[:, -1:]
     # strictly below the whole mass, or rounding could land on an impossible token after the last possible one
     target = torch.minimum(uniform.to(wide)[:, None] * whole, torch.nextafter(whole, torch.zeros_like(whole)))
@@ -235,7 +242,7 @@ class _Records:
     def write(
         self, sequences: Int[Tensor, " row"], step: int, token: Int[Tensor, " row"], law: StepLaw
     ) -> None:
-        surprisal = -law.log_probs.gather(-1, token[:, None]).squeeze(-1)
+        surprisal = -law.probs.gather(-1, token[:, None]).squeeze(-1).log()
         self.tokens[sequences, step] = token
         columns = (law.entropy, surprisal, law.untruncated, law.kept.float())
         self.values[:, sequences, step] = torch.stack(columns)
@@ -290,7 +297,7 @@ class _Decoder:
         alive = torch.ones(len(row), dtype=torch.bool, device=device)
         for step in range(uniform.shape[1]):
             law = step_law(logits, self.law)
-            token = draw(law.log_probs, uniform[:, step])
+            token = draw(law.probs, uniform[:, step])
             records.write(sequences[alive], step, token[alive], StepLaw(*(part[alive] for part in law)))
             stopped = torch.isin(token, self.stops) & alive
             records.ended[sequences[stopped]] = True
@@ -379,4 +386,5 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 def _device(network: PreTrainedModel) -> torch.device:
-    return next(network.parameters()).device
+    device: torch.device = next(network.parameters()).device
+    return device
