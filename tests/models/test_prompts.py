@@ -186,3 +186,16 @@ def test_batches_hold_everything_once_within_the_budget(lengths: list[int], budg
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+
+
+def test_an_end_mark_the_tokenizer_appends_is_left_out() -> None:
+    from tokenizers import processors
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    assert tokenizer("Rome").input_ids[-1] == 1
+    (tokens, plain) = (encode(one, ["Rome", "The capital"]) for one in (tokenizer, tiny_tokenizer()))
+    assert torch.equal(tokens.input_ids, plain.input_ids)
+    assert tokens.offsets == plain.offsets
