@@ -21,6 +21,10 @@ def verdict(
     """Whether the effect outlasts its controls, and what was found in plain words."""
     base, own = measured[0], measured[1]
     effect, matched, itself = (contrast.ratio for contrast in contrasts[:3])
+    per_byte = contrasts[-1].ratio
+    identified = _outlasts(effect, matched, itself)
+    if not same_tokenizer:  # then a token is not the same unit in both: the entropy per byte must agree
+        identified = identified and per_byte.excludes(1) and (per_byte.value > 1) == (effect.value > 1)
     summary = [
         f"The base model goes on in {base.factor:.2f} ways a token and the post-trained one in {own.factor:.2f}: "
         f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
@@ -40,7 +44,7 @@ def verdict(
             f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are hardly likelier than "
             "tokens from other places, and its law spreads over much of the vocabulary, as in an untrained model."
         )
-    elif not _outlasts(effect, matched, itself):
+    elif not identified:
         summary.append(
             "Not identified: the difference does not stand clear of the format and resampling controls."
         )
@@ -48,7 +52,6 @@ def verdict(
         change = "narrows" if effect.value > 1 else "widens"
         summary.append(f"Post-training {change} the branching, and not by the format alone.")
     if not same_tokenizer:
-        per_byte = contrasts[-1].ratio
         summary.append(
             "The tokenizers differ, so a token is not the same unit in both: in entropy per byte the ratio is "
             f"{per_byte:.2f}."
@@ -59,7 +62,7 @@ def verdict(
         summary.append(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
-    return not wrong and not blind and _outlasts(effect, matched, itself), summary
+    return not wrong and not blind and identified, summary
 
 
 def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:

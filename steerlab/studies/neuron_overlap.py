@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import rankdata
 
-from steerlab.errors import SteerlabError
+from steerlab.errors import ModelError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.statistics import Estimate, bootstrap, bootstrap_mean
 from steerlab.studies.entropy_neurons import (
@@ -139,8 +139,12 @@ def compare_neurons(
         try:
             centred = norm_centres(model)
             space = output_space(model.unembedding, model.final_norm_gain, centred=centred, seed=seed)
-            found[role] = layer_neurons(model, model.n_layers - 1, space)
-            spaces[role] = space
+            neurons = layer_neurons(model, model.n_layers - 1, space)
+            if not neurons.candidates():
+                raise ModelError(
+                    "All neurons of the last layer have the same output norm, so none stands out."
+                )
+            found[role], spaces[role] = neurons, space
             effects += _causal(role, model, found[role], texts, randoms, seed)
         except SteerlabError as error:
             notes.append(f"{role}: {error}")
@@ -271,6 +275,8 @@ def _causal(
 ) -> list[NeuronEffect]:
     """The candidates' effects beside those of random neurons, and the difference of the shares through the norm."""
     candidates = neurons.candidates()
+    if 2 * len(candidates) > len(neurons.norm):
+        raise ModelError(f"{len(neurons.norm)} neurons are too few to set random ones beside the candidates.")
     others = matched_neurons(neurons.norm, candidates, each=randoms, seed=seed)
     measured = ablation_effects(
         model, [*candidates, *others], texts, description=f"ablating neurons of {role}"

@@ -18,7 +18,7 @@ from families import tiny
 from toy import Chain, fixed
 
 from steerlab import datasets
-from steerlab.errors import PromptError
+from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load
 from steerlab.models.generation import end_token_ids
 from steerlab.studies import branching
@@ -485,6 +485,20 @@ def test_stories_pair_narrows(shared: Path) -> None:
     assert base_row.alive[-1] > 0.9
     same = branching(base, post, prompts)
     assert same.to_dict() == result.to_dict()  # same seed, same result
+
+
+def test_bundled_pair_narrows() -> None:
+    from steerlab import zoo
+
+    try:
+        pair = load(zoo.path("small-base")), load(zoo.path("small-post"))
+    except ModelError as error:
+        pytest.skip(str(error))
+    result = branching(*pair, datasets.open_prompts()[:16])
+    wellformed(result)
+    assert result.status == "done"
+    assert result.headline is not None
+    assert result.headline.value.low > 1
 
 
 def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:

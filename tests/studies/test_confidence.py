@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import planted_models
+from families import tiny
+
 from steerlab import datasets
-from steerlab.errors import PromptError
+from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load
 from steerlab.studies import confidence
+from steerlab.studies._prompts import plan
 from steerlab.studies.confidence import ConfidenceResult
 from steerlab.studies.confidence_changes import _change
-from steerlab.studies.confidence_reading import calibration, fitting, read_texts
+from steerlab.studies.confidence_reading import calibration, fitting, read_answers, read_texts
 from steerlab.studies.entropy_neurons import (
     Neurons,
     ablation_effects,
@@ -54,6 +60,16 @@ TEXTS = [
     "The cat sat on the mat and slept.",
     "Water boils when it is hot enough.",
 ]
+
+
+@pytest.fixture(scope="module")
+def bundled_pair() -> tuple[LanguageModel, LanguageModel]:
+    from steerlab import zoo
+
+    try:
+        return load(zoo.path("small-base")), load(zoo.path("small-post"))
+    except ModelError as error:
+        pytest.skip(str(error))
 
 
 def space_of(model: LanguageModel, **options):
@@ -357,6 +373,48 @@ def test_a_model_against_itself_changes_nothing(shared: Path) -> None:
     assert result.status == "not identified"
     assert not any(one.identified for one in result.changes)
     assert result.neurons.agreements[0].value.value == 1
+
+
+def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
+    made = planted_models.statements()
+    texts = [one.text for one in made][:10]
+    knows, guesses = planted_models.planted(), planted_models.planted(truth=False)
+    result = confidence(knows, guesses, made, texts)
+    wellformed(result)
+    base, post = result.answers
+    assert base.above_chance
+    assert base.accuracy.value > 0.95
+    assert base.brier.value < 0.05
+    assert not post.above_chance
+    assert any("not identified for POST: accuracy at chance" in sentence for sentence in result.summary)
+    table = next(table for table in result.tables() if table.key == "answer_confidence")
+    assert table.rows[1][table.columns.index("calibration error")] == "not identified: at chance"
+    assert not any("calibration" in one.what for one in result.changes if one.of == "answers")
+    accuracy = next(one for one in result.changes if one.what == "accuracy on statements")
+    assert accuracy.identified
+    assert accuracy.value.high < 0
+
+
+def test_answers_are_the_two_way_softmax() -> None:
+    model, made = planted_models.planted(), planted_models.statements()
+    chosen = plan(made, per_topic=10, held_out=2, seed=0)
+    rows = np.arange(0, len(chosen.labels), 7)
+    found = read_answers(model, chosen, rows, 0)
+    for number, row in enumerate(rows):
+        law = model.logits([chosen.statements[int(row)].text + " This statement is:"])[0].double().softmax(-1)
+        true, false = (float(law[model.token_id(word)]) for word in (" TRUE", " FALSE"))
+        assert found.p_true[number] == pytest.approx(true / (true + false), abs=1e-6)
+        assert found.mass[number] == pytest.approx(true + false, abs=1e-6)
+        assert found.confidence[number] == pytest.approx(max(true, false) / (true + false), abs=1e-6)
+
+
+def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
+    result = confidence(*bundled_pair, datasets.statements(), datasets.plain_text()[:20])
+    wellformed(result)
+    assert result.status == "done"
+    assert all(one.above_chance for one in result.answers)
+    assert len(result.neurons.sets) == 2
+    assert result.neurons.agreements
 
 
 def test_no_text_is_an_error(tiny_llama: LanguageModel) -> None:
