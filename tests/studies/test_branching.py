@@ -343,10 +343,9 @@ def test_samples_do_not_depend_on_the_batch(family: str) -> None:
     model = tiny(family)
     prompts = prompt_ids(model, TEXTS)
     whole = sampled(model, prompts)
-    for rows in (1, 5):
-        parts = sampled(model, prompts, rows=rows)
-        assert np.array_equal(whole.tokens, parts.tokens)
-        assert np.nanmax(np.abs(whole.entropy - parts.entropy)) < 1e-4
+    parts = sampled(model, prompts, rows=5)
+    assert np.array_equal(whole.tokens, parts.tokens)
+    assert np.nanmax(np.abs(whole.entropy - parts.entropy)) < 1e-4
     alone = sampled(model, prompts[:1])
     assert np.array_equal(alone.tokens, whole.tokens[:6])
     longer = sampled(model, prompts, max_new_tokens=16)
@@ -451,7 +450,7 @@ def wellformed(result: BranchingResult) -> None:
 
 
 def test_random_pair_identifies_nothing() -> None:
-    result = branching(tiny("llama", seed=1), tiny("llama", seed=2, chat=True), datasets.open_prompts()[:12])
+    result = branching(tiny("llama", seed=1), tiny("llama", seed=2, chat=True), datasets.open_prompts()[:8])
     wellformed(result)
     assert result.status == "not identified"
     assert any("untrained" in sentence for sentence in result.summary)
@@ -461,9 +460,7 @@ def test_random_pair_identifies_nothing() -> None:
 
 def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
     model = load(shared / "models" / "stories260K")
-    result = branching(
-        model, model, [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box", "bird", "tree")]
-    )
+    result = branching(model, model, [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box")])
     wellformed(result)
     assert result.status == "not identified"
     assert result.contrasts[0].ratio.value == pytest.approx(1, abs=1e-9)
@@ -471,9 +468,7 @@ def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
 
 def test_stories_pair_narrows(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
-    prompts = [
-        f"How do I {verb} a {thing}?" for verb in ("hug", "wash", "find") for thing in ("cat", "dog", "box")
-    ]
+    prompts = [f"How do I {verb} a {thing}?" for verb in ("hug", "find") for thing in ("cat", "dog", "box")]
     result = branching(base, post, prompts)
     wellformed(result)
     assert result.status == "done"
@@ -483,8 +478,12 @@ def test_stories_pair_narrows(shared: Path) -> None:
     assert (base_row.model, post_row.rendering) == ("BASE", "chat")
     assert post_row.ended.value > 0.9
     assert base_row.alive[-1] > 0.9
-    same = branching(base, post, prompts)
-    assert same.to_dict() == result.to_dict()  # same seed, same result
+
+
+def test_same_seed_same_result(tiny_llama: LanguageModel) -> None:
+    first, again, other = (branching(tiny_llama, tiny_llama, TEXTS[:2], seed=seed) for seed in (3, 3, 4))
+    assert first.to_dict() == again.to_dict()
+    assert first.to_dict() != other.to_dict()
 
 
 def test_bundled_pair_narrows() -> None:
