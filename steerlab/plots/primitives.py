@@ -39,6 +39,7 @@ def curves(
     if zero_line:
         figure.add_hline(y=0, line={"color": theme.CONTROL, "width": 1, "dash": "dot"})
     figure.update_layout(hovermode="x unified")
+    figure.update_xaxes(_whole_ticks(figure))
     if y_range is not None:
         figure.update_yaxes(range=list(y_range))
     return figure
@@ -214,6 +215,13 @@ def _has_numbers(values: object) -> bool:
         return False
     numbers = np.asarray(values, dtype=np.float64)
     return bool(np.isfinite(numbers).any())
+
+
+def _whole_ticks(figure: go.Figure) -> dict[str, Any]:
+    """Ticks at whole numbers only, where all of x are whole (layers, tokens) and few."""
+    at = np.concatenate([np.zeros(0), *(np.asarray(trace.x, dtype=np.float64) for trace in figure.data)])
+    few = len(at) > 0 and bool((at == np.round(at)).all()) and at.max() - at.min() <= 12
+    return {"dtick": 1} if few else {}
 
 
 def _positions(one: Series, x: ArrayLike | None) -> NDArray[np.float64]:

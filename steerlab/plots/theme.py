@@ -136,6 +136,7 @@ def category_axis(labels: Sequence[object], limit: int) -> dict[str, Any]:
         "range": [-0.5, len(labels) - 0.5],
         "showgrid": False,
         "zeroline": False,
+        "ticklabeloverflow": "allow",
     }
 
 

@@ -62,7 +62,7 @@ def csv_text(table: Table) -> str:
         any(isinstance(row[column], Estimate) for row in table.rows) for column in range(len(table.columns))
     ]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out)
     header = [
         [name, f"{name} low", f"{name} high", f"{name} n"] if wide else [name]
         for name, wide in zip(table.columns, spread, strict=True)
@@ -133,6 +133,8 @@ def _csv_cells(cell: Cell, wide: bool) -> list[object]:
 def _float(value: float) -> str:
     if value == 0:
         return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
-    return f"{value:.2e}"
+    size = abs(value)
+    if not 1e-3 <= size < 1e5:
+        return f"{value:.2e}"
+    decimals = 3 if size < 1 else 2 if size < 10 else 1
+    return f"{value:,.{decimals}f}"

@@ -12,6 +12,7 @@ import html
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def write_report(
     page = render(results, manifest)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
+        with part.open("w", encoding="utf-8", errors="replace") as file:
             file.write(page)
             file.flush()
             os.fsync(file.fileno())
@@ -76,7 +77,7 @@ def render(results: Iterable[StudyResult] | Mapping[str, StudyResult], manifest:
     return environment.get_template("report.html.jinja").render(
         title=_title(manifest),
         models=_model_names(manifest),
-        created=str(manifest.get("created", "")),
+        created=_moment(str(manifest.get("created", ""))),
         studies=studies,
         manifest=_ordered(manifest),
         manifest_download=_data_uri("application/json", json.dumps(manifest, indent=1, default=str)),
@@ -154,7 +155,7 @@ def _table(name: str, table: Table) -> dict[str, Any]:
 
 
 def _data_uri(kind: str, text: str) -> str:
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode(errors='replace')).decode()}"
 
 
 def _model_names(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -173,6 +174,14 @@ def _title(manifest: Mapping[str, Any]) -> str:
     return str(manifest.get("title") or " → ".join(_short(name) for name in names) or "steerlab report")
 
 
+def _moment(created: str) -> str:
+    """An ISO time for people; anything else as it is."""
+    try:
+        return datetime.fromisoformat(created).strftime("%d %B %Y, %H:%M %Z").strip()
+    except ValueError:
+        return created
+
+
 def _short(name: str) -> str:
     return name.rstrip("/").rsplit("/", 1)[-1] or name
 
@@ -181,13 +190,20 @@ def _ordered(manifest: Mapping[str, Any]) -> list[tuple[str, object]]:
     """The sections of the manifest that say something: known ones first, then the rest, single values together."""
     keys = [key for key in _MANIFEST_ORDER if key in manifest]
     keys += [key for key in manifest if key not in keys]
-    sections = [(key, _block(manifest[key])) for key in keys if isinstance(manifest[key], Mapping | list)]
+    sections = [
+        (key, _block(manifest[key], named=key == "versions"))
+        for key in keys
+        if isinstance(manifest[key], Mapping | list)
+    ]
     single = {key: manifest[key] for key in keys if not isinstance(manifest[key], Mapping | list)}
     return [(key, block) for key, block in sections if block] + ([("run", _block(single))] if single else [])
 
 
-def _block(value: object) -> dict[str, Any] | None:
-    """A manifest section as a table: a mapping of mappings has two sides, anything else one line a key."""
+def _block(value: object, named: bool = False) -> dict[str, Any] | None:
+    """A manifest section as a table: a mapping of mappings has two sides, anything else one line a key.
+
+    named: the keys are names already (of packages) and stay as they are.
+    """
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = {str(number): entry for number, entry in enumerate(value, start=1)}
     if not isinstance(value, Mapping) or not value:
@@ -199,7 +215,10 @@ def _block(value: object) -> dict[str, Any] | None:
             [label(key), *(_plain(entry.get(column)) for column in columns)] for key, entry in value.items()
         ]
         return {"columns": ["", *map(label, columns)], "rows": rows}
-    return {"columns": [], "rows": [[label(key), _plain(entry)] for key, entry in value.items()]}
+    return {
+        "columns": [],
+        "rows": [[str(key) if named else label(key), _plain(entry)] for key, entry in value.items()],
+    }
 
 
 def _turned(entries: Mapping[Any, Mapping[Any, Any]]) -> Mapping[Any, Mapping[Any, Any]]:

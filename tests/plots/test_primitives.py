@@ -119,6 +119,12 @@ def test_bands_and_error_bars_reach_the_ends() -> None:
     assert list(bar.error_y.arrayminus) == [0.5, 0, 0.5]
 
 
+def test_layers_have_whole_ticks() -> None:
+    assert plots.curves([Series("BASE", [1, 2, 3])], title="t").layout.xaxis.dtick == 1
+    assert plots.curves([Series("BASE", [1, 2, 3])], [0, 0.5, 1], title="t").layout.xaxis.dtick is None
+    assert plots.curves([Series("BASE", range(100))], title="t").layout.xaxis.dtick is None
+
+
 def test_equal_labels_stay_two_categories() -> None:
     figure = plots.bars(["1", "1", "2020-01-01"], [Series("BASE", [1, 2, 3])], title="t")
     assert list(figure.data[0].x) == [0, 1, 2]

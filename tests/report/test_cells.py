@@ -5,7 +5,7 @@ import io
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from report.sample import estimate, results
 from rich.console import Console
@@ -29,6 +29,8 @@ from steerlab.studies.result import Cell, Table
         (0.0, "0", ""),
         (1.5e-7, "1.50e-07", ""),
         (1234.56, "1,234.6", ""),
+        (89.1, "89.1", ""),
+        (-1.489, "-1.49", ""),
         (None, "–", ""),
         ("<b>", "<b>", ""),
     ],
@@ -48,6 +50,8 @@ def test_numeric_columns() -> None:
     assert numeric_columns(table) == [True, False, False, False]
 
 
+@settings(deadline=None, max_examples=50)
+@example([("\r", 0.0), ('"\n,', 1.5)])
 @given(
     st.lists(st.tuples(st.text(), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=5)
 )

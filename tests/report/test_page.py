@@ -176,6 +176,11 @@ def test_a_study_that_breaks_while_drawing_leaves_no_file(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+def test_half_characters_of_a_path_are_written(tmp_path: Path) -> None:
+    page = write_report([], {"notes": "half \ud83d a character"}, tmp_path / "report.html")
+    assert "half ? a character" in page.read_text("utf-8")
+
+
 def test_json_for_html_and_labels() -> None:
     text = json.dumps({"a": "</script>&\u2028"}, ensure_ascii=False)
     safe = json_for_html(text)
