@@ -4,7 +4,8 @@ Probe: difference of class means d of the training topics, each topic centred by
 middle between the two class means along d. A held-out state is first moved by minus the mean of its own topic
 ("recentred": uses the statements, not their labels) or by minus the mean of the training topics ("as trained").
 The layer is chosen by leaving out each training topic in turn: the earliest one within a standard error of the
-best. Control: the same probe fitted to labels shuffled inside each topic. Source: Marks and Tegmark (2023).
+best. Control: all labels shuffled inside each topic, for fitting and for judging alike.
+Source: Marks and Tegmark (2023).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SHUFFLES = 100
 
 
 class Accuracy(BaseModel):
-    """Share of held-out statements that a probe labels right, beside the same with shuffled training labels.
+    """Share of held-out statements that a probe labels right, beside the same with shuffled labels.
 
     probe, states: which model the probe was fitted in and whose states it reads. statements: "all", "affirmed" or
     "negated". layers: one for each fold.
@@ -63,11 +64,11 @@ class Probe:
 
 
 def fit_probe(
-    states: States, plan: Plan, rows: NDArray[np.int64], *, shuffles: int = 0, seed: int = 0
+    states: States, plan: Plan, rows: NDArray[np.int64], labels: Bool[np.ndarray, "draw row"] | None = None
 ) -> Probe:
-    """The probe of some rows of `states` [row of the plan, width], and of `shuffles` shufflings of their labels."""
-    labels, groups = plan.labels[rows], plan.groups[rows]
-    draws = np.vstack([labels, shuffled_labels(labels, groups, np.random.default_rng(seed), shuffles)])
+    """The probe of some rows of `states` [row of the plan, width], one for each draw of all rows' `labels`."""
+    groups = plan.groups[rows]
+    draws = (plan.labels[None] if labels is None else labels)[:, rows]
     x = centre(states[rows], groups)
     directions = contrast_weights(draws) @ x
     projections = x @ directions.T
@@ -155,23 +156,35 @@ def _moved(probe: Probe, states: States, plan: Plan, rows: NDArray[np.int64], *,
 
 
 def _right(
-    probe: Probe, states: States, plan: Plan, rows: NDArray[np.int64], *, recentred: bool
+    probe: Probe,
+    states: States,
+    plan: Plan,
+    rows: NDArray[np.int64],
+    labels: Bool[np.ndarray, "draw row"] | None = None,
+    *,
+    recentred: bool,
 ) -> Bool[np.ndarray, "row draw"]:
     said = probe.projections(_moved(probe, states, plan, rows, recentred=recentred)) > 0
-    right: Bool[np.ndarray, "row draw"] = said == plan.labels[rows][:, None]
+    true = (plan.labels[None] if labels is None else labels)[:, rows]
+    right: Bool[np.ndarray, "row draw"] = said == true.T
     return right
 
 
 def _held_out(
     source: Stack, target: Stack, plan: Plan, places: Sequence[int], *, recentred: bool, seed: int
 ) -> Float[np.ndarray, "row draw"]:
-    """[row of the plan, draw] 1 where the statement was labelled right, NaN where it was never held out."""
+    """[row of the plan, draw] 1 where the statement was labelled right, NaN where it was never held out.
+
+    Draw 0 has the real labels; in the others all labels are shuffled, those that judge the held-out rows as well: a
+    probe of shuffled labels may lie along the real direction, either way round, and must gain nothing by it.
+    """
+    shuffled = shuffled_labels(plan.labels, plan.groups, np.random.default_rng(seed), SHUFFLES)
+    labels = np.vstack([plan.labels[None], shuffled])
     found = np.full((len(plan.statements), 1 + SHUFFLES), np.nan)
-    for number, (fold, place) in enumerate(zip(plan.folds, places, strict=True)):
+    for fold, place in zip(plan.folds, places, strict=True):
         rows = plan.rows(fold.test)
-        train = plan.rows(fold.train)
-        probe = fit_probe(source[place], plan, train, shuffles=SHUFFLES, seed=seed + number)
-        found[rows] = _right(probe, target[place], plan, rows, recentred=recentred)
+        probe = fit_probe(source[place], plan, plan.rows(fold.train), labels)
+        found[rows] = _right(probe, target[place], plan, rows, labels, recentred=recentred)
     return found
 
 
@@ -202,6 +215,6 @@ def _accuracy(
             low=min(float(low), float(shuffled.mean())),
             high=max(float(high), float(shuffled.mean())),
             n=len(np.unique(plan.clusters[rows])),
-            method=f"{SHUFFLES} shuffles of the training labels",
+            method=f"{SHUFFLES} shuffles of the labels",
         ),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from steerlab.statistics import Number, bootstrap_mean
+from steerlab.statistics import Estimate, Number, bootstrap_mean
 from steerlab.studies import _truthfulness_figures as figures_of
 from steerlab.studies._answers import Labels, Steering
 from steerlab.studies._contrast import Agreement
@@ -145,8 +145,8 @@ def headline(result: TruthfulnessResult) -> Headline | None:
         return Headline(
             what=f"cosine of the two truth directions (layer {at.layer})",
             value=at.cosine,
-            control=at.shuffled,
-            control_name="shuffled labels",
+            control=Estimate(value=0.0, low=-at.random, high=at.random, method="exact"),
+            control_name="random directions",
         )
     own = result.own("post")
     what = "probe on held-out statements, post-trained model"
