@@ -326,7 +326,7 @@ class _Decoder:
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
         )
         logits: Tensor = out.logits
-        return logits[:, -1, : self.vocab_size].float()
+        return logits[:, -1, : self.vocab_size].float().to(self.stops.device)
 
 
 def _check(

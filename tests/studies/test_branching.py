@@ -18,9 +18,11 @@ from families import tiny
 from toy import Chain, fixed
 
 from steerlab import datasets
+from steerlab.directions import Direction
 from steerlab.errors import ModelError, PromptError
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, Site, load
 from steerlab.models.generation import end_token_ids
+from steerlab.steering import Add
 from steerlab.studies import branching
 from steerlab.studies import branching_estimators as estimators
 from steerlab.studies.branching import BranchingResult
@@ -412,6 +414,21 @@ def test_a_prompt_is_read_once() -> None:
         network, [[0, 1, 2, 1]], vocab_size=3, stop_ids=(), samples=10, max_new_tokens=3, law=NONE, rows=100
     )
     assert network.tokens_read == 4 + 2 * 10
+
+
+def test_sampling_is_steered(tiny_llama: LanguageModel) -> None:
+    """Inside `steering` prompt and sampled tokens alike are edited: what is recorded is the steered law."""
+    prompts = prompt_ids(tiny_llama, TEXTS)
+    plain = sampled(tiny_llama, prompts)
+    site = Site("resid_post", 1)
+    towards = Direction(
+        {site: 100 * tiny_llama.unembedding[5].float()}, tiny_llama.name, tiny_llama.fingerprint
+    )
+    with tiny_llama.steering(Add(towards, strength=1.0, unit="raw")):
+        steered = sampled(tiny_llama, prompts)
+    assert not np.array_equal(plain.tokens, steered.tokens)
+    assert np.nanmean(steered.entropy) < np.nanmean(plain.entropy)
+    assert np.array_equal(sampled(tiny_llama, prompts).tokens, plain.tokens)
 
 
 def test_defined_ends(tiny_llama: LanguageModel) -> None:
