@@ -84,6 +84,14 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
+    def until(self, expression: str, seconds: float = 60) -> None:
+        """Wait until a JavaScript expression is true. Raises TimeoutError with the errors seen so far."""
+        deadline = time.monotonic() + seconds
+        while not self.evaluate(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not so after {seconds:.0f} s: {expression}; errors: {self.errors}")
+            time.sleep(0.1)
+
     def look(self, url: str, ready: str, *, width: int = 1200, height: int = 900, dark: bool = False) -> Seen:
         """Open `url` in a window of that size, wait until `ready` is true, and say what is there."""
         self.errors, self.requests = [], []
@@ -92,18 +100,14 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
-        deadline = time.monotonic() + 60
-        while not self.evaluate(ready):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{url} was not ready after a minute; errors: {self.errors}")
-            time.sleep(0.1)
+        self.until(ready, seconds=240)
         time.sleep(0.3)
         return Seen(**json.loads(self.evaluate(_COUNT)), errors=self.errors, requests=self.requests)
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            if not select.select([self._receive], [], [], 60)[0]:
-                raise TimeoutError("the browser has been silent for a minute")
+            if not select.select([self._receive], [], [], 240)[0]:
+                raise TimeoutError("the browser has been silent for four minutes")
             read = os.read(self._receive, 2**20)
             if not read:
                 raise RuntimeError("the browser has gone")
