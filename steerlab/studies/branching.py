@@ -270,8 +270,8 @@ def branching(
         headline=Headline(
             what="branching factor, base over post",
             value=contrasts[0].ratio,
-            control=contrasts[1].ratio,
-            control_name=contrasts[1].name,
+            control=contrasts[2].ratio,
+            control_name=contrasts[2].name,
         ),
         law=str(law),
         measured=measured,
@@ -314,7 +314,7 @@ def _steps(budget: Budget, prompts: Sequence[tuple[LanguageModel, list[list[int]
 
 
 def _contrasts(records: dict[Key, Record], seed: int) -> list[Contrast]:
-    """Paired ratios; the first is the effect, the second the same-format control that must bear it out."""
+    """Paired ratios: each in its own format, in the same one (which must bear it out), base over itself, the rest."""
     template_is_plain = ("POST", "plain") not in records
     if template_is_plain:
         records = {**records, ("POST", "plain"): records["POST", "chat"]}
@@ -329,7 +329,7 @@ def _contrasts(records: dict[Key, Record], seed: int) -> list[Contrast]:
 
     found = [
         contrast("BASE plain over POST in its own format", "effect", ("BASE", "plain"), own),
-        contrast("BASE over POST, both plain", "control", ("BASE", "plain"), ("POST", "plain")),
+        contrast("BASE over POST, both plain", "effect", ("BASE", "plain"), ("POST", "plain")),
         Contrast(name="BASE over itself (halves of its samples)", kind="control", ratio=halves(base)),
     ]
     if own == ("POST", "chat") and not template_is_plain:
