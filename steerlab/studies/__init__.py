@@ -9,6 +9,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steerlab.studies.branching import branching
+    from steerlab.studies.confidence import confidence
+    from steerlab.studies.refusal import refusal
+    from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table, result_from_dict
+    from steerlab.studies.truthfulness import truthfulness
 
 _STUDIES = ("truthfulness", "refusal", "confidence", "branching")
 _NAMES = {

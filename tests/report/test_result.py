@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from pydantic import ValidationError
 
+from steerlab import studies
 from steerlab.errors import RunError
 from steerlab.plots import Series, curves
 from steerlab.statistics import Estimate
@@ -113,3 +115,15 @@ def test_wrong_shapes_and_names_are_refused(sample: SampleResult) -> None:
         StudyResult(study="Not a name", summary=[])
     with pytest.raises(ValidationError, match="frozen"):
         sample.status = "skipped"  # type: ignore[misc]
+
+
+def test_a_study_is_a_function_even_after_its_module_was_imported() -> None:
+    code = (
+        "import sys, steerlab.studies; assert 'torch' not in sys.modules\n"
+        "import importlib; importlib.import_module('steerlab.studies.branching')\n"
+        "from steerlab import studies; assert callable(studies.branching), studies.branching\n"
+        "assert 'branching' in dir(studies)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no 'nothing'"):
+        _ = studies.nothing
