@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Rendering = Literal["chat", "plain", "raw"]
 Role = Literal["BASE", "POST"]
+_ROLES: tuple[Role, ...] = ("BASE", "POST")
 Key = tuple[Role, Rendering]
 _TEMPLATES: dict[Rendering, Literal["chat", "plain", "none"]] = {
     "chat": "chat",
@@ -174,16 +175,14 @@ class BranchingResult(StudyResult):
         renderings = [
             kind for kind in ("chat", "plain", "raw") if any(one.rendering == kind for one in self.measured)
         ]
+        rows = {(one.model, one.rendering): one.factor for one in self.measured}
+        if ("POST", "plain") not in rows:  # its template writes the plain form
+            rows["POST", "plain"] = rows["POST", "chat"]
         series = []
-        for model in ("BASE", "POST"):
-            found = [
-                next((one for one in self.measured if (one.model, one.rendering) == (model, kind)), None)
-                for kind in renderings
-            ]
-            values = [math.nan if one is None else one.factor.value for one in found]
-            low = [math.nan if one is None else one.factor.low for one in found]
-            high = [math.nan if one is None else one.factor.high for one in found]
-            series.append(Series(model, values, low, high))
+        for model in _ROLES:
+            found = [rows.get((model, kind), Estimate(value=math.nan)) for kind in renderings]
+            ends = [one.low for one in found], [one.high for one in found]
+            series.append(Series(model, [one.value for one in found], *ends))
         return plots.bars(
             [
                 {"chat": "chat rendering", "plain": "plain rendering", "raw": "raw text"}[kind]
