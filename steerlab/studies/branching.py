@@ -172,9 +172,8 @@ class BranchingResult(StudyResult):
         )
 
     def _bars(self) -> Figure:
-        renderings = [
-            kind for kind in ("chat", "plain", "raw") if any(one.rendering == kind for one in self.measured)
-        ]
+        shown = {one.rendering for one in self.measured} | {"plain"}
+        renderings: list[Rendering] = [kind for kind in _TEMPLATES if kind in shown]
         rows = {(one.model, one.rendering): one.factor for one in self.measured}
         if ("POST", "plain") not in rows:  # its template writes the plain form
             rows["POST", "plain"] = rows["POST", "chat"]
