@@ -5,7 +5,6 @@ Everything is validated strictly: unknown fields, wrong types and other versions
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -69,14 +68,3 @@ class Header(_Strict):
     position: str
     sites: dict[str, SiteHeader]
     libraries: dict[str, str]
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what makes the numbers in the file."""
-    found = {}
-    for name in ("steerlab", "torch", "transformers", "scikit-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found

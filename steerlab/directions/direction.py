@@ -27,8 +27,8 @@ from steerlab.directions._header import (
     Numbers,
     SiteHeader,
     SiteStatistics,
-    library_versions,
 )
+from steerlab.environment import library_versions
 from steerlab.errors import DirectionError, SteerlabError
 from steerlab.models import Site
 

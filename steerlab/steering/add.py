@@ -32,7 +32,7 @@ class Add:
         direction: one vector a site (k = 1).
         sites: where to add; None means the direction's own sites. A direction with a single site may be added
             anywhere of its width, one with several only where it has a vector.
-        strength: how many units; zero leaves the model exactly as it is.
+        strength: how many units; zero leaves every state as it is.
         unit: what one unit is, see the module.
         positions: which tokens.
 
@@ -57,8 +57,6 @@ class Add:
 
     def apply(self, state: Float[Tensor, "... width"], site: Site) -> Tensor:
         """The state plus the site's shift, as a new tensor."""
-        if self.strength == 0:
-            return state.clone()
         return state + shared.cached(self._cache, site, state, self._shifts[site])
 
     def check(self, model: LanguageModel) -> None:
