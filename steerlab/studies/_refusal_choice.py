@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from steerlab.activations import Activations, capture
 from steerlab.directions import Direction
 from steerlab.errors import PromptError
-from steerlab.models import AfterInstruction, LanguageModel, Last, Prompt, Selector, Site
+from steerlab.models import AfterInstruction, Edit, LanguageModel, Last, Prompt, Selector, Site
 from steerlab.progress import track
 from steerlab.statistics import Number
 from steerlab.steering import Ablate, Add
@@ -126,6 +127,11 @@ def direction_at(model: LanguageModel, vector: Float[np.ndarray, " width"], laye
     )
 
 
+def removal(model: LanguageModel, vector: Float[np.ndarray, " width"]) -> Edit:
+    """Ablation of a vector everywhere in the residual stream."""
+    return cast(Edit, Ablate(direction_at(model, vector, 0)))
+
+
 def choose(judge: Judge, train: Reading, val: Split, *, name: str, refuses: bool) -> Choice:
     """The candidate of this model by the rules above; `refuses`: whether it refuses harmful validation prompts."""
     model, tokens = judge.model, judge.tokens
@@ -151,8 +157,8 @@ def choose(judge: Judge, train: Reading, val: Split, *, name: str, refuses: bool
     unanswered = np.full(len(finalists), np.nan)
     if refuses:
         for place, at in enumerate(finalists):
-            edit = Ablate(direction_at(model, differences[at], at[0]))
-            unanswered[place] = judge.verdicts(val.harmful, [edit]).not_answered.mean()
+            edits = [removal(model, differences[at])]
+            unanswered[place] = judge.verdicts(val.harmful, edits).not_answered.mean()
     best, rule = _pick(scored, unanswered, refuses)
     layer, position = finalists[best]
     last = model.tokenize([val.prompts[0]])
@@ -209,10 +215,9 @@ def _scores(
     """(bypass, induce, KL) of one candidate; NaN where refusal tokens are not known or the vector is zero."""
     if not np.linalg.norm(vector) > 0:
         return float("nan"), float("nan"), float("nan")
-    direction = direction_at(model, vector, layer)
-    with model.steering(Ablate(direction)):
+    with model.steering(removal(model, vector)):
         ablated = model.logits(val.prompts)
-    with model.steering(Add(direction)):
+    with model.steering(Add(direction_at(model, vector, layer))):
         added = model.logits(val.harmless)
     n = len(val.harmful)
     log_p, log_q = plain.double().log_softmax(dim=1), ablated[n:].double().log_softmax(dim=1)

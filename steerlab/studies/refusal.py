@@ -25,9 +25,9 @@ from steerlab.errors import DatasetError
 from steerlab.models import Edit, Index, LanguageModel, Last, Prompt
 from steerlab.progress import track
 from steerlab.statistics import Estimate, bootstrap_mean, proportion
-from steerlab.steering import Ablate, Add
+from steerlab.steering import Add
 from steerlab.studies._contrast import Agreement, agreement_by_layer, random_units
-from steerlab.studies._refusal_choice import Choice, Reading, Split, choose, direction_at, read
+from steerlab.studies._refusal_choice import Choice, Reading, Split, choose, direction_at, read, removal
 from steerlab.studies._refusal_result import (
     Intervention,
     Outcome,
@@ -311,7 +311,7 @@ def _effects(
     own = found[target.name]
 
     def ablation(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
-        return Ablate(direction_at(target.model, unit, layer))
+        return removal(target.model, unit)
 
     def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
         return Add(direction_at(target.model, unit * own.gap(layer), layer), strength=strength)
