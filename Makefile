@@ -11,7 +11,7 @@ compare: $(VENV)/.core
 	$(BIN)/steerlab compare zoo:large-base zoo:large-post --out runs/$(NAME)
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
