@@ -54,11 +54,11 @@ class ContrastSet:
         if name not in SPLITS or not any(self.splits):
             known = ", ".join(SPLITS) if any(self.splits) else "none, it is not split"
             raise KeyError(f"no split {name!r} in this contrast set; its splits are {known}")
-        chosen = (
+        positive, negative = (
             tuple(text for text, at in zip(texts, where, strict=True) if at == name)
             for texts, where in zip((self.positive, self.negative), self.splits, strict=True)
         )
-        return ContrastSet(*chosen, positive_name=self.positive_name, negative_name=self.negative_name)
+        return ContrastSet(positive, negative, self.positive_name, self.negative_name)
 
     @property
     def hash(self) -> str:
@@ -77,7 +77,8 @@ def similarity(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float6
     a, b = (_indicator(part, index) for part in (left, right))
     shared = (a @ b.T).astype(np.float64)
     union = a.sum(1)[:, None] + b.sum(1)[None] - shared
-    return np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+    jaccard: NDArray[np.float64] = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+    return jaccard
 
 
 def near_duplicate_groups(texts: Sequence[str]) -> list[int]:

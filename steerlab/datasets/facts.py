@@ -1,7 +1,8 @@
 """True facts, one table for everybody: what the packaged statements claim and what the bundled models learn.
 
-A fact is (topic, subject, object): a city and its country, a country and its capital or continent, an element and
-its symbol, an animal and its class, a Spanish word and its English meaning, and two numbers with the larger first.
+A fact is (topic, subject, object): a city and its country, a country and its continent, an animal or a plant and its
+class, a Spanish word and the kind of thing it means, two numbers with the larger first; elements and their symbols are
+for reading only, no packaged statement is about them (`PLAIN_TOPICS`).
 Each fact is `reserved` or not, decided by a hash of its text: the packaged statements are made of the reserved facts
 only, the labelled statements that the bundled models train on of the others only.
 """
@@ -15,7 +16,8 @@ from functools import cache
 from importlib.resources import files
 
 RESERVED_SHARE = 0.3
-TOPICS = ("cities", "capitals", "continents", "elements", "animals", "translations", "numbers")
+TOPICS = ("cities", "continents", "animals", "plants", "spanish", "numbers")
+PLAIN_TOPICS = ("elements",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def share_of(text: str) -> float:
 
 @cache
 def facts(topic: str) -> tuple[Fact, ...]:
-    """All facts of one of `TOPICS`, in the order of the table."""
+    """All facts of one of `TOPICS` or `PLAIN_TOPICS`, in the order of the table."""
     if topic == "numbers":
         return _number_facts()
     table = _table()

@@ -16,14 +16,13 @@ from typing import overload
 
 from steerlab.datasets.facts import TOPICS, Fact, facts, objects, share_of
 
-NUMBER_FACTS = 60
+NUMBER_FACTS = 36
 _FORMS = {
     "cities": "The city of {s} is {n}in {o}.",
-    "capitals": "The capital of {s} is {n}{o}.",
     "continents": "The country {s} is {n}in {o}.",
-    "elements": "The chemical symbol of {s} is {n}{o}.",
     "animals": "{as} {s} is {n}{ao} {o}.",
-    "translations": "The Spanish word {s} {n}means {o}.",
+    "plants": "{as} {s} is {n}{ao} {o}.",
+    "spanish": "The Spanish word {s} is {n}for {ao} {o}.",
     "numbers": "{s} is {n}larger than {o}.",
 }
 
@@ -147,8 +146,6 @@ def state(fact: Fact, *, object: str | None = None, negated: bool = False) -> St
     named = fact.object if object is None else object
     holds = int(fact.subject) > int(named) if fact.topic == "numbers" else named == fact.object
     text, spans = _render(_FORMS[fact.topic], fact.subject, named, negated)
-    if fact.topic == "translations" and negated:
-        text, spans = _render("The Spanish word {s} does not mean {o}.", fact.subject, named, negated)
     return Statement(text, holds != negated, fact.topic, -1 if negated else 1, spans)
 
 

@@ -1,0 +1,88 @@
+"""Small trained pairs with known behaviour: base and post-trained models at two scales, shipped in the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerlab.errors import ModelError
+
+if TYPE_CHECKING:
+    from steerlab.zoo.measuring import Amounts, Measured
+    from steerlab.zoo.training import Track
+
+_SCALES = ("small", "large")
+_KINDS = ("base", "post")
+
+__all__ = ["measure", "names", "path", "scales", "train"]
+
+
+def scales() -> tuple[str, ...]:
+    """The scales there are."""
+    return _SCALES
+
+
+def names() -> tuple[str, ...]:
+    """The bundled models' names."""
+    return tuple(f"{scale}-{kind}" for scale in _SCALES for kind in _KINDS)
+
+
+def path(name: str) -> Path:
+    """The folder of a bundled model, an ordinary transformers checkpoint. `ModelError` for an unknown name."""
+    if name not in names():
+        raise ModelError(f"there is no bundled model {name!r}; the bundled models are {', '.join(names())}")
+    folder = Path(str(files("steerlab.zoo"))) / "weights" / name
+    if not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"the weights of {name} are missing at {folder}; install the package again, or train them"
+        )
+    return folder
+
+
+def train(
+    out: str | Path,
+    *,
+    scale: str | Sequence[str] = _SCALES,
+    seed: int = 0,
+    progress: Track | None = None,
+    compiled: bool = False,
+    card: bool = True,
+) -> list[Path]:
+    """Train the pairs of some scales from nothing, on CPU, into `out/<scale>-base` and `out/<scale>-post`.
+
+    `progress` is `steerlab.progress.track` or like it; `compiled` uses torch.compile, which needs a C++ compiler and
+    is faster; `card` measures each pair and writes its model cards. Returns the folders. Raises `ModelError` for an
+    unknown scale, before anything is written.
+    """
+    wanted = [scale] if isinstance(scale, str) else list(scale)
+    for name in wanted:
+        if name not in _SCALES:
+            raise ModelError(f"there is no scale {name!r}; the scales are {', '.join(_SCALES)}")
+    from steerlab.zoo.card import write_card
+    from steerlab.zoo.measuring import measure_pair
+    from steerlab.zoo.training import SCALES, train_pair
+
+    folders: list[Path] = []
+    for name in wanted:
+        pair = train_pair(Path(out), SCALES[name], seed=seed, progress=progress, compiled=compiled)
+        folders += pair
+        if card:
+            measured = measure_pair(*pair, large=name == "large")
+            for folder in pair:
+                write_card(folder, SCALES[name], measured, seed=seed)
+    return folders
+
+
+def measure(
+    folder: str | Path | None = None, *, scale: str | Sequence[str] = _SCALES, amounts: Amounts | None = None
+) -> list[Measured]:
+    """Measure the bundled pairs (or the pairs that `train` wrote into `folder`) against their bars."""
+    from steerlab.zoo.measuring import measure_pair
+
+    rows: list[Measured] = []
+    for name in [scale] if isinstance(scale, str) else scale:
+        pair = [Path(folder) / f"{name}-{kind}" if folder else path(f"{name}-{kind}") for kind in _KINDS]
+        rows += measure_pair(*pair, large=name == "large", amounts=amounts)
+    return rows
