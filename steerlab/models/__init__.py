@@ -6,7 +6,7 @@ from steerlab.models.edits import Edit
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.loading import load
-from steerlab.models.positions import AfterInstruction, All, Generated, Index, Last, Selector, Span
+from steerlab.models.positions import AfterInstruction, All, Either, Generated, Index, Last, Selector, Span
 from steerlab.models.prompts import Prompt, Selection, Tokens
 from steerlab.models.sites import Site
 
@@ -15,6 +15,7 @@ __all__ = [
     "All",
     "CheckRow",
     "Edit",
+    "Either",
     "Generated",
     "Generation",
     "Index",

@@ -33,7 +33,7 @@ class Edit(Protocol):
 
     @property
     def sites(self) -> Sequence[Site]:
-        """Where the edit acts."""
+        """Where the edit acts; read after `check`, which may choose them by the model."""
 
     @property
     def positions(self) -> Selector:
@@ -65,9 +65,7 @@ class _Active:
             self.fired = True
             return self.edit.apply(state, site)
         if frame is None:
-            raise SteeringError(
-                "A steered part of the model was called outside a forward pass of the whole model."
-            )
+            raise SteeringError("A steered part of the model was called by itself; run the whole model.")
         if frame is not self._frame:
             self._frame, self._mask = frame, self._selected(frame, state.device)
         if self._mask is None:
@@ -89,7 +87,7 @@ class _Active:
             return torch.ones(1, 1, 1, dtype=torch.bool, device=device) if chosen else None
         if len(tokens) != frame.batch:
             raise SteeringError(
-                f"A batch of {len(tokens)} prompts runs as {frame.batch} rows; positions are unclear."
+                f"A batch of {len(tokens)} prompts runs as {frame.batch} rows, so positions are unclear; run each once."
             )
         if frame.start >= tokens.width:
             return torch.ones(1, 1, 1, dtype=torch.bool, device=device) if positions.generated else None
@@ -106,13 +104,15 @@ class _Active:
 def steering(model: LanguageModel, edits: Sequence[Edit]) -> Iterator[None]:
     """Apply `edits` to every forward pass of this thread inside the context; see `LanguageModel.steering`."""
     if not edits:
-        raise SteeringError("Steering needs at least one edit.")
+        raise SteeringError("Steering needs at least one edit; give model.steering(...) an Add or an Ablate.")
     for edit in edits:
+        edit.check(model)
         if not edit.sites:
-            raise SteeringError(f"{type(edit).__name__} names no site, so it would change nothing.")
+            raise SteeringError(
+                f"{type(edit).__name__} names no site, so it would change nothing; give it sites."
+            )
         for site in edit.sites:
             model.require(site)
-        edit.check(model)
     active = [_Active(edit) for edit in edits]
     by_site: dict[Site, list[_Active]] = {}
     for one in active:

@@ -49,7 +49,9 @@ def generate(
 ) -> list[Generation]:
     """See `LanguageModel.generate`."""
     if max_new_tokens < 1:
-        raise SteerlabError(f"max_new_tokens is {max_new_tokens}; ask for at least one token.")
+        raise SteerlabError(
+            f"Generating {max_new_tokens} new tokens writes nothing; ask for max_new_tokens of at least one."
+        )
     if do_sample and not (temperature > 0 and 0 < top_p <= 1):
         raise SteerlabError(
             f"Sampling needs temperature > 0 and 0 < top_p <= 1, not {temperature} and {top_p}; "

@@ -46,7 +46,10 @@ class LanguageModel:
         name: hub name, folder or class.
         backend: the engine, "transformers".
         architecture: class name of the checkpoint.
-        n_layers, d_model, n_heads, head_dim: shape of the stack.
+        n_layers: blocks of the stack.
+        d_model: width of the residual stream.
+        n_heads: attention heads of a block.
+        head_dim: width of one head's part of `z`.
         d_mlp: neurons of a dense layer's MLP (of one expert where all layers are mixtures).
         vocab_size: real tokens; rows that pad the unembedding are dropped everywhere.
         context: the longest input the model was made for, `None` without such a limit.

@@ -51,8 +51,9 @@ class Tokens:
     """One tokenised, padded batch.
 
     Attributes:
-        input_ids, attention_mask, position_ids: `[batch, position]` integers; positions count real
-            tokens from 0 whatever the padding side.
+        input_ids: the tokens.
+        attention_mask: 1 at real tokens, 0 at padding.
+        position_ids: real tokens counted from 0 whatever the padding side.
         offsets: for each prompt the character span of each real token (`None` without a fast tokenizer).
         prompts: the prompts, in order.
         lengths: real tokens of each prompt.
@@ -101,8 +102,9 @@ class Selection:
     """Selected tokens of a batch, on the CPU: `state[rows, columns]` picks them from a padded state.
 
     Attributes:
-        rows: the prompt's row in the batch; columns: the padded column; indices: the token's index in
-            the unpadded prompt. All `[selected]`.
+        rows: the prompt's row in the batch.
+        columns: the padded column.
+        indices: the token's index in the unpadded prompt.
     """
 
     rows: Int[Tensor, " selected"]
@@ -120,6 +122,8 @@ def encode(tokenizer: Any, prompts: Sequence[str | Prompt], *, padding_side: Pad
     for row, prompt in enumerate(batch):
         if not prompt.text:
             raise PromptError(f"Prompt {row} is empty; leave it out or give it a text.")
+        if not _is_unicode(prompt.text):
+            raise PromptError(f"Prompt {row} holds half a character (a lone surrogate); correct its text.")
     encoded = _encode_all(tokenizer, batch)
     lengths = tuple(len(ids) for ids, _ in encoded)
     pad = pad_token_id(tokenizer)
@@ -147,6 +151,14 @@ def pad_token_id(tokenizer: Any) -> int:
         if choice is not None:
             return int(choice)
     return 0
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def added_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

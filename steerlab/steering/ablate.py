@@ -30,8 +30,8 @@ class Ablate:
 
     Args:
         direction: k vectors a site. With one site they act everywhere; with several each site uses its own.
-        sites: where to ablate; None means everywhere in the residual stream, which needs a direction with a
-            single site (choose it with ``direction.at(site)``).
+        sites: where to ablate; by default everywhere in the residual stream, which needs a direction with a
+            single site (choose it with ``direction.at(site)``). Which sites that are, `check` learns from the model.
         positions: which tokens.
 
     Raises:
@@ -39,7 +39,7 @@ class Ablate:
     """
 
     direction: Direction
-    sites: Sequence[Site] | None = None
+    sites: Sequence[Site] = ()
     positions: Selector = field(default_factory=All)
     everywhere: bool = field(init=False, repr=False, default=False)
     _bases: dict[Site, Tensor] = field(init=False, repr=False, default_factory=dict)
@@ -52,8 +52,7 @@ class Ablate:
                 "one with direction.at(site), or name the sites to ablate each with its own."
             )
         object.__setattr__(self, "everywhere", not self.sites)
-        # Which sites "everywhere" means only the model knows; check() fills them in. Every model has this first one.
-        object.__setattr__(self, "sites", tuple(self.sites or (Site("resid_pre", 0),)))
+        object.__setattr__(self, "sites", tuple(self.sites))
         for site in self.direction.sites:
             rows = self.direction.vectors[site].double()
             self._bases[site] = torch.linalg.qr(rows.T).Q
@@ -75,7 +74,7 @@ class Ablate:
         return {
             "edit": "ablate",
             "direction": self.direction.hash,
-            "sites": None if self.everywhere else [str(site) for site in self.sites or ()],
+            "sites": None if self.everywhere else [str(site) for site in self.sites],
             "positions": shared.positions_to_text(self.positions),
         }
 
@@ -85,7 +84,7 @@ class Ablate:
         sites = data["sites"]
         return cls(
             shared.find_direction(data, directions),
-            sites=None if sites is None else tuple(Site.parse(text) for text in sites),
+            sites=tuple(Site.parse(text) for text in sites or ()),
             positions=shared.positions_from_text(data["positions"]),
         )
 
