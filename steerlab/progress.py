@@ -1,6 +1,7 @@
 """Progress of long loops: a bar on the terminal, nothing at all when nobody watches.
 
-The bar goes to standard error and appears when that is a terminal or when `STEERLAB_PROGRESS=1`.
+The bar goes to standard error and appears when that is a terminal or when `STEERLAB_PROGRESS=1`. Bars that run
+inside one another share one display, the inner ones below and gone when they are done.
 """
 
 from __future__ import annotations
@@ -8,9 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 T = TypeVar("T")
+
+_display: Progress | None = None
 
 
 def watched() -> bool:
@@ -28,9 +35,36 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     if not watched():
         yield from iterable
         return
+    if _display is not None:
+        yield from _inner(_display, iterable, description, total)
+        return
+    with _outermost() as display:
+        yield from display.track(iterable, total=total, description=description)
+
+
+def _inner(display: Progress, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    task = display.add_task(description, total=total)
+    try:
+        yield from display.track(iterable, total=total, task_id=task)
+    finally:
+        display.remove_task(task)
+
+
+@contextmanager
+def _outermost() -> Iterator[Progress]:
+    global _display
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield from progress.track(iterable, total=total, description=description)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as display:
+        _display = display
+        try:
+            yield display
+        finally:
+            _display = None
