@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab import __version__
-from steerlab.errors import SteerlabError
+from steerlab.errors import DirectionError, ModelError, SteerlabError
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
-    from steerlab.models import Edit, LanguageModel
+    from steerlab.models import Edit, LanguageModel, SelfCheck
     from steerlab.statistics import Estimate
 
 app = typer.Typer(
@@ -97,22 +97,26 @@ def compare(
     names = [name.strip() for name in studies.split(",") if name.strip()]
     with err.status("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
-    run = run_comparison(
-        base,
-        post,
-        out=output,
-        studies=names,
-        size=size,
-        statements=statements,
-        requests=prompts,
-        seed=seed,
-        resume=resume,
-        overwrite=overwrite,
-        announce=lambda line: err.print(f"[bold]{line}[/bold]"),
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    try:
+        run = run_comparison(
+            base,
+            post,
+            out=output,
+            studies=names,
+            size=size,
+            statements=statements,
+            requests=prompts,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            announce=lambda line: err.print(line, style="bold", markup=False, highlight=False),
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+    except KeyboardInterrupt:
+        err.print("Finished studies are kept; the same command with --resume goes on.")
+        raise
     _print_run(run)
 
 
@@ -140,14 +144,16 @@ def extract(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Find a direction in one model and store it as safetensors."""
-    from steerlab.extraction import extract_direction, labelled_prompts
+    with err.status("Loading the libraries"):
+        from steerlab.extraction import extract_direction, labelled_prompts, require_place
 
+    require_place(output)
     loaded = _load(model, device, dtype, trust_remote_code)
     texts, labels, data_hash = labelled_prompts(loaded, contrast, prompts, template)
     found = extract_direction(loaded, texts, labels, estimator=estimator, layers=layers, data_hash=data_hash)
     found.direction.save(output)
     out.print(_extraction_table(found.accuracy))
-    out.print(f"Direction of {len(found.direction.sites)} sites: {output}")
+    out.print(f"Direction of {len(found.direction.sites)} sites: {output}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -208,15 +214,14 @@ def doctor(
     out.print(table)
     if model is None:
         return
-    check = _load(model, device, dtype, trust_remote_code).self_check()
-    table = Table(
-        "part", "largest relative error", "verdict", title=f"Self-check of {model}", title_justify="left"
-    )
-    for row in check.rows:
-        table.add_row(row.part, f"{row.error:.1e}", "ok" if row.ok else "FAILS")
-    out.print(table)
-    if not check.ok:
-        raise typer.Exit(1)
+    from steerlab.models import SelfCheck
+
+    try:
+        out.print(_self_check_table(_load(model, device, dtype, trust_remote_code).self_check()))
+    except ModelError as error:
+        if isinstance(error.self_check, SelfCheck):
+            out.print(_self_check_table(error.self_check))
+        raise
 
 
 @zoo_app.command("list")
@@ -285,14 +290,15 @@ def main() -> None:
         show()
         sys.exit(status)
     if code == _INTERRUPTED:
-        err.print("Interrupted. Finished studies are kept; the same command with --resume goes on.")
+        err.print("Interrupted.")
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
     from steerlab.comparison import resolved
-    from steerlab.models import load
 
+    with err.status("Loading the libraries"):
+        from steerlab.models import load
     return load(resolved(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
@@ -303,11 +309,21 @@ def _edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Ed
     edits: list[Edit] = []
     for text in steer:
         file, strength, layers = parse_steer(text)
-        edits.append(Add(read_direction(file, layers, model), strength=strength, unit="class_gap"))
+        direction = read_direction(file, layers, model)
+        edits.append(Add(direction, strength=1.0 if strength is None else strength, unit="class_gap"))
     for text in ablate:
-        file, _, layers = parse_steer(text)
+        file, strength, layers = parse_steer(text)
+        if strength is not None:
+            raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
         edits.append(Ablate(read_direction(file, layers, model)))
     return edits
+
+
+def _self_check_table(check: SelfCheck) -> Table:
+    table = Table("part", "largest relative error", "verdict", title="Self-check", title_justify="left")
+    for row in check.rows:
+        table.add_row(row.part, f"{row.error:.1e}", "ok" if row.ok else "FAILS")
+    return table
 
 
 def _extraction_table(accuracy: dict[str, Estimate]) -> Table:
@@ -323,7 +339,7 @@ def _print_run(run: Run) -> None:
     from steerlab.report import terminal_table
 
     out.print(terminal_table(list(run.results.values())))
-    out.print(f"Report: {run.report}", soft_wrap=True)
+    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

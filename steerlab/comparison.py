@@ -8,15 +8,16 @@ the results of an uninterrupted one.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steerlab.environment import hardware, library_versions
-from steerlab.errors import RunError, SteerlabError
+from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
 from steerlab.run_folder import Manifest, RunFolder
 
 if TYPE_CHECKING:
@@ -81,14 +82,17 @@ def compare(
     """
     _require_known(studies)
     data = read_data(statements, requests)
-    models = {"base": _loaded(base, loading), "post": _loaded(post, loading)}
+    models = {"base": _loaded(base, loading, announce), "post": _loaded(post, loading, announce)}
+    _require_readable(data, models.values())
     manifest = _manifest(models, data, studies, size, seed)
     folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
     try:
         for name in studies:
             if folder.has_result(name):
-                announce(f"{name}: already finished, kept")
-                continue
+                if _reads_back(folder, name):
+                    announce(f"{name}: already finished, kept")
+                    continue
+                announce(f"{name}: the stored result is damaged, made again")
             announce(f"{name}: running")
             started = time.perf_counter()
             _store(folder, run_study(name, models["base"], models["post"], data, size=size, seed=seed))
@@ -100,7 +104,7 @@ def compare(
         manifest.status = "interrupted"
         folder.write_manifest(manifest)
         raise
-    except RunError:
+    except SteerlabError:
         folder.discard_if_empty()
         raise
 
@@ -174,10 +178,37 @@ def _require_known(studies: Sequence[str]) -> None:
         )
 
 
-def _loaded(model: str | Path | LanguageModel, loading: dict[str, Any]) -> LanguageModel:
+def _loaded(
+    model: str | Path | LanguageModel, loading: dict[str, Any], announce: Callable[[str], None]
+) -> LanguageModel:
     from steerlab.models import LanguageModel, load
 
-    return model if isinstance(model, LanguageModel) else load(resolved(model), **loading)
+    if isinstance(model, LanguageModel):
+        return model
+    source = resolved(model)
+    announce(f"loading {model}")
+    return load(source, **loading)
+
+
+def _require_readable(data: Data, models: Iterable[LanguageModel]) -> None:
+    """Raise `DatasetError` for a prompt of the user's own files that one of the models cannot read."""
+    requests = data.requests
+    kinds: list[tuple[str, str, Sequence[str]]] = [
+        ("statements", "statements", data.statements.texts),
+        ("requests", f"{requests.positive_name} requests", requests.positive),
+        ("requests", f"{requests.negative_name} requests", requests.negative),
+    ]
+    for (name, kind, texts), model in itertools.product(kinds, models):
+        if data.sources[name] == "packaged":
+            continue
+        try:
+            model.tokenize(
+                [model.instruction_prompt(text) for text in texts] if name == "requests" else texts
+            )
+        except PromptError as error:
+            raise DatasetError(
+                f"The {kind} of {data.sources[name]}, counted from 0, cannot be given to {model.name}. {error}"
+            ) from error
 
 
 def _manifest(
@@ -231,6 +262,16 @@ def _store(folder: RunFolder, result: StudyResult) -> None:
     for name, direction in result.artefacts().items():
         folder.write_with(f"directions/{name}.safetensors", direction.save)
     folder.write_result(result.study, result.to_dict())
+
+
+def _reads_back(folder: RunFolder, study: str) -> bool:
+    from steerlab.studies.result import result_from_dict
+
+    try:
+        result_from_dict(folder.read_result(study))
+    except RunError:
+        return False
+    return True
 
 
 def _finish(folder: RunFolder, manifest: Manifest) -> Run:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 
 from steerlab.activations import capture
 from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, fit_direction
-from steerlab.errors import DirectionError
+from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt
 
 if TYPE_CHECKING:
@@ -76,10 +79,16 @@ def extract_direction(
     """Fit a direction at the last token of `prompts` at `resid_post` of `layers`.
 
     The accuracy is of held-out folds (stratified, `seed`), with a Wilson interval. Raises `DirectionError` for
-    an unknown estimator or layer.
+    an unknown estimator or layer, `DatasetError` for fewer than five prompts of a kind.
     """
     if estimator not in ESTIMATORS:
         raise DirectionError(f"There is no estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+    counts = Counter(labels)
+    if len(counts) != 2 or min(counts.values()) < _FOLDS:
+        raise DatasetError(
+            f"The prompts hold {' and '.join(map(str, counts.values()))} of their kinds; give two kinds with at least "
+            f"{_FOLDS} prompts each, one for every fold of the accuracy."
+        )
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
     activations = capture(model, prompts, sites, positions=Last(), progress="Reading states")
     fitted = ESTIMATORS[estimator]()
@@ -113,20 +122,33 @@ def chosen_layers(text: str, n_layers: int) -> list[int]:
     return sorted(set(layers))
 
 
-def parse_steer(text: str) -> tuple[Path, float, str | None]:
+def require_place(path: Path) -> None:
+    """Raise `DirectionError`, before any work is done, where a direction could not be written to `path`."""
+    if path.suffix != ".safetensors" or path.is_dir():
+        raise DirectionError(f"{path} is not a name for a direction file; let it end in .safetensors.")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise DirectionError(f"Nothing can be written below {existing}; choose another --out.")
+
+
+def parse_steer(text: str) -> tuple[Path, float | None, str | None]:
     """File, strength and layers of `FILE[:STRENGTH[@LAYERS]]`. Raises `DirectionError` where it is malformed."""
     match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<strength>[^@]+))?(?:@(?P<layers>.+))?", text)
     if match is None:
         raise DirectionError(
             f"{text!r} is not understood; write FILE.safetensors, then :STRENGTH and @LAYERS if wanted."
         )
+    return Path(match["file"]), _strength(text, match["strength"]), match["layers"]
+
+
+def _strength(text: str, written: str | None) -> float | None:
     try:
-        strength = float(match["strength"] or 1.0)
+        strength = None if written is None else float(written)
     except ValueError:
-        raise DirectionError(
-            f"{text!r} has the strength {match['strength']!r}, which is no number."
-        ) from None
-    return Path(match["file"]), strength, match["layers"]
+        strength = math.nan
+    if strength is not None and not math.isfinite(strength):
+        raise DirectionError(f"{text!r} has the strength {written!r}; write a number such as 1.5.")
+    return strength
 
 
 def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Direction:

@@ -6,6 +6,7 @@ interrupted run can be taken up where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -80,6 +81,7 @@ class RunFolder:
         Raises `RunError` if the folder holds anything else, cannot be written, or lies on a full disk.
         """
         folder = cls(Path(path))
+        folder._require_space()
         if folder._holds_something():
             if not (folder.path / "manifest.json").is_file():
                 raise RunError(f"{path} is not empty and is not a run folder; choose another --out.")
@@ -87,13 +89,12 @@ class RunFolder:
                 folder._require_same(manifest)
                 manifest.timings.update(folder.manifest().timings)
             elif overwrite:
-                folder._clear()
+                folder._attempt(folder._clear)
             else:
                 raise RunError(
                     f"{path} already holds a run; go on with --resume, replace it with --overwrite, "
                     "or choose another --out."
                 )
-        folder._require_space()
         folder._attempt(lambda: folder.path.mkdir(parents=True, exist_ok=True))
         folder.write_manifest(manifest)
         return folder
@@ -122,10 +123,15 @@ class RunFolder:
 
     def read_result(self, study: str) -> dict[str, Any]:
         """A finished study's record. Raises `RunError` where it is absent or damaged."""
+        file = self.path / "results" / f"{study}.json"
         try:
-            loaded: dict[str, Any] = json.loads((self.path / "results" / f"{study}.json").read_text("utf-8"))
+            loaded: dict[str, Any] = json.loads(file.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.path}/results/{study}.json cannot be read: {error}.") from error
+            raise RunError(
+                f"{file} cannot be read ({error}); run the same comparison with --resume."
+            ) from error
+        if not isinstance(loaded, dict):
+            raise RunError(f"{file} does not hold a result; run the same comparison with --resume.")
         return loaded
 
     def studies(self) -> list[str]:
@@ -149,20 +155,30 @@ class RunFolder:
         try:
             self._attempt(_replace)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def discard_if_empty(self) -> None:
-        """Remove a folder in which no study was finished."""
+        """Remove the run's files where no study was finished, and the folder if nothing else is in it."""
         if self.path.is_dir() and not self.studies():
-            shutil.rmtree(self.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._clear()
+                self.path.rmdir()
 
     def _write(self, name: str, text: str) -> None:
         self.write_with(name, lambda path: _write_text(path, text))
 
     def _holds_something(self) -> bool:
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; --out must name a folder.")
-        return self.path.is_dir() and any(self.path.iterdir())
+        try:
+            return any(self.path.iterdir())
+        except FileNotFoundError:
+            return False
+        except NotADirectoryError as error:
+            raise RunError(f"{self.path} is a file or lies below one; --out must name a folder.") from error
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be opened ({error.strerror}); choose another --out."
+            ) from error
 
     def _require_same(self, manifest: Manifest) -> None:
         if self.manifest().key() != manifest.key():
@@ -191,7 +207,9 @@ class RunFolder:
             action()
         except OSError as error:
             reason = "the disk is full" if error.errno in _FULL else (error.strerror or str(error))
-            raise RunError(f"Nothing can be written to {self.path}: {reason}.") from error
+            raise RunError(
+                f"Nothing can be written to {self.path}: {reason}; choose another --out or free some space."
+            ) from error
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -101,6 +101,26 @@ def test_wrong_prompt_files_end_with_two(
     assert not (tmp_path / "run").exists()
 
 
+def test_doctor_shows_which_part_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import steerlab.models
+    from steerlab.errors import ModelError
+    from steerlab.models import CheckRow, SelfCheck
+
+    error = ModelError("The parts do not fit.")
+    error.self_check = SelfCheck((CheckRow("resid_post = ...", 0.3, False),), 1e-4, frozenset())
+
+    def _fails(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(steerlab.models, "load", _fails)
+    assert run("doctor", tmp_path, monkeypatch=monkeypatch) == 2
+    shown = capfd.readouterr()
+    assert "FAILS" in shown.out
+    assert "The parts do not fit." in shown.err
+
+
 def test_an_unknown_study_ends_with_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from families import build, tiny_tokenizer
 import steerlab as sl
 from steerlab import comparison
 from steerlab.comparison import STUDIES, compare, rewrite_report
-from steerlab.errors import RunError
+from steerlab.errors import DatasetError, RunError
 
 
 def save_tiny(folder: Path, family: str = "llama", **changes: object) -> Path:
@@ -92,6 +93,44 @@ def test_an_interrupted_run_resumes_to_the_same_results(
         assert (resumed.folder.path / "results" / f"{name}.json").read_bytes() == whole.read_bytes(), name
     with pytest.raises(RunError, match="other models"):
         compare(*tiny_pair, out=tmp_path / "run", resume=True, seed=1)
+
+
+def test_a_damaged_result_is_made_again(
+    whole_run: comparison.Run,
+    tiny_pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(whole_run.folder.path, tmp_path / "run")
+    damaged = tmp_path / "run" / "results" / "confidence.json"
+    damaged.write_text(damaged.read_text()[:100])
+    ran: list[str] = []
+    heard: list[str] = []
+
+    def _noted(name: str, *arguments: object, **options: object) -> object:
+        ran.append(name)
+        return whole_run[name]
+
+    monkeypatch.setattr(comparison, "run_study", _noted)
+    resumed = compare(*tiny_pair, out=tmp_path / "run", resume=True, announce=heard.append)
+    assert ran == ["confidence"]
+    assert any("confidence" in line and "damaged" in line for line in heard)
+    assert resumed["confidence"] == whole_run["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("How do I " + "very " * 600 + "hug a cat?", "context"), ("How do I hug \ud800?", "half a character")],
+)
+def test_requests_the_models_cannot_read_are_refused_before_anything_is_written(
+    text: str, complaint: str, tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"text": text, "label": "harmless"}, {"text": "How do I hit a cat?", "label": "harmful"}]
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DatasetError, match=f"prompts.jsonl.*{complaint}"):
+        compare(*tiny_pair, out=tmp_path / "run", requests=prompts)
+    assert not (tmp_path / "run").exists()
 
 
 def test_pairs_of_different_width_and_family_run(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

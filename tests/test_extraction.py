@@ -35,10 +35,10 @@ def test_layers_that_are_not_there(text: str) -> None:
 
 
 def test_steering_by_name() -> None:
-    assert parse_steer("a/b.safetensors") == (Path("a/b.safetensors"), 1.0, None)
+    assert parse_steer("a/b.safetensors") == (Path("a/b.safetensors"), None, None)
     assert parse_steer("b.safetensors:-1.5@3-4") == (Path("b.safetensors"), -1.5, "3-4")
-    assert parse_steer("b.safetensors@3") == (Path("b.safetensors"), 1.0, "3")
-    for text in ("b.pt:1", "b.safetensors:much", ""):
+    assert parse_steer("b.safetensors@3") == (Path("b.safetensors"), None, "3")
+    for text in ("b.pt:1", "b.safetensors:much", "b.safetensors:nan", ""):
         with pytest.raises(DirectionError):
             parse_steer(text)
 
@@ -88,3 +88,14 @@ def test_extract_and_generate_on_the_command_line(
     assert "unsteered" in shown
     assert run("generate", tmp_path / "model", "owls are", "--steer", f"{data}:1") == 2
     assert run("generate", tmp_path / "model", "owls are", "--ablate", file) == 2
+    capsys.readouterr()
+    assert run("generate", tmp_path / "model", "owls are", "--ablate", f"{file}:2@0") == 2
+    assert "strength" in capsys.readouterr().err
+    assert run("extract", tmp_path / "model", "--prompts", data, "--out", tmp_path / "d.pt") == 2
+    assert "end in .safetensors" in capsys.readouterr().err
+    data.write_text("text,label\nowls are birds,true\nowls are fish,false\n")
+    assert run("extract", tmp_path / "model", "--prompts", data, "--out", tmp_path / "e.safetensors") == 2
+    assert "at least 5 prompts" in capsys.readouterr().err
+    assert not (tmp_path / "e.safetensors").exists()
+    assert run("generate", tmp_path / "model", "owls are", "--template", "chat") == 2
+    assert "no chat template" in capsys.readouterr().err

@@ -88,6 +88,32 @@ def test_a_disk_that_fills_leaves_no_half_file(tmp_path: Path, monkeypatch: pyte
     assert not folder.path.exists()
 
 
+def test_a_run_without_results_takes_only_its_own_files_away(tmp_path: Path) -> None:
+    folder = RunFolder.prepare(tmp_path / "run", manifest())
+    (folder.path / "notes.txt").write_text("mine")
+    folder.discard_if_empty()
+    assert [file.name for file in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_an_overwritten_run_stays_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunFolder.prepare(tmp_path / "run", manifest()).write_result("refusal", {})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(RunError, match="0 MB free"):
+        RunFolder.prepare(tmp_path / "run", manifest(), overwrite=True)
+    assert RunFolder.open(tmp_path / "run").studies() == ["refusal"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"'])
+def test_a_damaged_result_is_a_sentence(content: str, tmp_path: Path) -> None:
+    folder = RunFolder.prepare(tmp_path / "run", manifest())
+    folder.write_result("refusal", {})
+    (folder.path / "results" / "refusal.json").write_text(content)
+    with pytest.raises(RunError, match=r"refusal\.json .*--resume\.$"):
+        folder.read_result("refusal")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
