@@ -246,12 +246,16 @@ class Moments:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
                 if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(VERSION)):
-                    raise SteerlabError(f"{path} does not hold moments of format {FORMAT} {VERSION}.")
+                    raise SteerlabError(
+                        f"{path} does not hold moments of format {FORMAT} {VERSION}; name another file."
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SteerlabError:
             raise
         except Exception as error:
-            raise SteerlabError(f"{path} cannot be read as a safetensors file: {error}") from error
+            raise SteerlabError(
+                f"{path} cannot be read as a safetensors file ({error}); save the moments again."
+            ) from error
         return cls._from_parts(json.loads(metadata["header"]), tensors, memory_budget)
 
     @classmethod

@@ -185,7 +185,7 @@ def _tokenised(
     except PromptError as error:
         if not start:
             raise
-        raise PromptError(f"Counting prompts from number {start}: {error}") from error
+        raise PromptError(f"Among the prompts from number {start} on: {error}") from error
 
 
 def _right_padded(tokens: Tokens, batch: list[int]) -> Tokens:

@@ -21,7 +21,8 @@ class Activations:
         example: [row], the prompt each row belongs to.
         position: [row], the token's index in the unpadded prompt.
         n_prompts: prompts that were read.
-        model_name, fingerprint: the model the states come from.
+        model_name: the model the states come from.
+        fingerprint: its fingerprint.
     """
 
     states: Mapping[Site, Float[Tensor, "row width"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -21,14 +22,18 @@ def write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     metadata = {"format": FORMAT, "header": header.model_dump_json()}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(
             {name: rows.contiguous() for name, rows in tensors.items()}, str(partial), metadata=metadata
         )
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        raise DirectionError(f"The direction cannot be written to {path}: {error}") from error
+        raise DirectionError(
+            f"The direction cannot be written to {path}: {_reason(error)}; choose another place or free space."
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
@@ -40,13 +45,19 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             names: list[str] = list(file.keys())
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
-        raise DirectionError(f"{path} cannot be read as a safetensors file: {error}") from error
+        raise DirectionError(
+            f"{path} cannot be read as a safetensors file: {_reason(error)}; make the direction again."
+        ) from error
     if metadata.get("format") != FORMAT:
-        raise DirectionError(f"{path} is not a direction file: its header does not name {FORMAT}.")
+        raise DirectionError(
+            f"{path} is not a direction file: its header does not name {FORMAT}; name a file that Direction.save wrote."
+        )
     header = _parse(path, metadata.get("header", ""))
     shapes = {name: (site.k, site.width) for name, site in header.sites.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
-        raise DirectionError(f"{path} is damaged: its header and its vectors disagree about sites or shapes.")
+        raise DirectionError(
+            f"{path} is damaged: its header and its vectors disagree about sites or shapes; make the direction again."
+        )
     return header, tensors
 
 
@@ -55,7 +66,7 @@ def _refuse_pickle(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise DirectionError(f"{path} cannot be opened: {error.strerror or error}.") from error
+        raise DirectionError(f"{path} cannot be opened: {_reason(error)}; check the path.") from error
     if start.startswith(_PICKLE_STARTS):
         raise DirectionError(f"{path} is a pickle and is not opened; save directions with Direction.save.")
 
@@ -71,4 +82,11 @@ def _parse(path: Path, text: str) -> Header:
                 f"{path} is of version {first['input']!r}, but this library reads version {VERSION}; "
                 "make the direction again or use the library that wrote it."
             ) from error
-        raise DirectionError(f"{path} has a header that does not hold: {where}: {first['msg']}.") from error
+        raise DirectionError(
+            f"{path} has a header that does not hold: {where}: {first['msg']}; make the direction again."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the system says about a failed read or write, without its codes and full stop."""
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".")

@@ -30,7 +30,8 @@ class SiteStatistics(_Strict):
 
     Attributes:
         class_means: by class, the mean projection x·v̂ on each unit vector (k numbers).
-        positive, negative: the classes whose difference the direction points along.
+        positive: the class the direction points to.
+        negative: the class it points away from.
         stream_norm: the mean euclidean norm of the states.
         bias: b of the decision function x·v + b, with v as stored.
         threshold: projection on the unit vector at which the decision changes.

@@ -42,9 +42,12 @@ class Direction:
 
     Attributes:
         vectors: for each site, float32 [k, width]; a single [width] vector is taken as k = 1.
-        model_name, fingerprint: the model whose space the vectors live in.
-        estimator, parameters: what made them.
-        dataset_hash, position: the data and the token positions they were estimated from.
+        model_name: the model whose space the vectors live in.
+        fingerprint: its fingerprint.
+        estimator: what made them.
+        parameters: the estimator's.
+        dataset_hash: the data they were estimated from.
+        position: the token positions they were estimated at.
         statistics: for each site, class means along the vector, mean norm of the stream, bias, threshold, sigma.
         origin: models the direction was carried over from, oldest first (see :meth:`moved_to`).
 
@@ -230,7 +233,7 @@ class Direction:
             try:
                 model.require(site)
             except SteerlabError as error:
-                raise DirectionError(f"The direction cannot be used at {site}: {error}") from error
+                raise DirectionError(f"The direction cannot be used at {site}. {error}") from error
             width = self.vectors[self.source(site)].shape[1]
             if width != model.width(site):
                 raise DirectionError(
@@ -368,14 +371,16 @@ def _as_rows(site: Site, rows: Tensor) -> Tensor:
         )
     if (rows.norm(dim=1) == 0).any():
         raise DirectionError(
-            f"A vector of {site} is zero and points nowhere; do both classes have the same mean?"
+            f"A vector of {site} is zero and points nowhere: its classes have one mean; read other positions."
         )
     return rows
 
 
 def _same_width(site: Site, a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
-        raise DirectionError(f"At {site} the directions have shapes {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise DirectionError(
+            f"At {site} the directions have shapes {tuple(a.shape)} and {tuple(b.shape)}; take one shape."
+        )
 
 
 def _statistics(site: SiteHeader) -> SiteStatistics:

@@ -39,7 +39,8 @@ def fit_direction(
         activations: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
         labels: one label a prompt; a prompt's rows share it. 0/1 or booleans, or anything with ``positive`` named.
         model: checked to be the model the states were read from.
-        dataset_hash, position: kept in the header.
+        dataset_hash: of the data, kept in the header.
+        position: the rule that picked the tokens, kept in the header.
         positive: the class the direction points to, when labels are not 0/1.
 
     Raises:

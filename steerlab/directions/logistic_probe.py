@@ -25,7 +25,8 @@ class LogisticProbe(LinearDirection):
         C: inverse strength of the penalty.
         standardise: scale every coordinate to unit variance first (and centre it, if there is an intercept).
         fit_intercept: learn a bias; without one, rows should be centred by the caller.
-        max_iter, tol: for the solver (lbfgs).
+        max_iter: steps the solver (lbfgs) may take.
+        tol: gradient at which it stops.
     """
 
     def __init__(

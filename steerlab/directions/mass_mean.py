@@ -28,8 +28,9 @@ class MassMean(LinearDirection):
         tilt: False gives θ, True Σ⁺θ.
         shrinkage: weight α in [0, 1] of the round covariance in Σ, or "oas" to choose it from the data.
         ddof: divisor of Σ is n − ddof (0 as published; 2 for the unbiased within-class covariance).
-        atol, rtol: eigenvalues of the shrunk Σ up to max(atol, rtol · largest) count as zero in Σ⁺ (the published
-            code uses atol = 1e-3, which depends on the scale of the states).
+        atol: eigenvalues of the shrunk Σ up to max(atol, rtol · largest) count as zero in Σ⁺ (the published code
+            uses 1e-3, which depends on the scale of the states).
+        rtol: the part of that bound that is relative to the largest eigenvalue.
         centre: where the score is zero: "midpoint" of the class means, or the "mean" of all rows (as published:
             equal on balanced classes).
     """
@@ -118,7 +119,7 @@ class MassMean(LinearDirection):
         alpha: float | str = self.shrinkage  # scikit-learn lets users set any value; it is checked here
         if alpha != "oas":
             if isinstance(alpha, str) or not 0.0 <= alpha <= 1.0:
-                raise DirectionError(f"shrinkage is a number from 0 to 1 or 'oas', not {alpha!r}.")
+                raise DirectionError(f"The shrinkage is a number from 0 to 1 or 'oas', not {alpha!r}.")
             return float(alpha)
         width = len(self.theta_)
         mean_square, square_mean = (values**2).sum() / width**2, (values.sum() / width) ** 2
@@ -134,7 +135,7 @@ class MassMean(LinearDirection):
 
     def _share(self, positive_share: float) -> float:
         if self.centre not in ("midpoint", "mean"):
-            raise DirectionError(f"centre is 'midpoint' or 'mean', not {self.centre!r}.")
+            raise DirectionError(f"The centre is 'midpoint' or 'mean', not {self.centre!r}.")
         return 0.5 if self.centre == "midpoint" else positive_share
 
 

@@ -8,6 +8,7 @@ in JSON by writing <, > and & as \\u003c, \\u003e and \\u0026, in figures by the
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
 import os
@@ -52,10 +53,11 @@ def write_report(
         os.replace(part, target)
     except OSError as error:
         raise RunError(
-            f"the report cannot be written to {target}: {error.strerror or error}; choose another place or free space"
+            f"The report cannot be written to {target}: {error.strerror or error}; choose another place or free space."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
     return target
 
 

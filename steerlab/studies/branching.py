@@ -228,7 +228,7 @@ def branching(
     budget = BUDGETS[size]
     texts = list(dict.fromkeys(prompts))[: budget.prompts]
     if not texts:
-        raise PromptError("the branching factor needs at least one prompt")
+        raise PromptError("The branching factor needs at least one prompt; give it some.")
     law = SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
     models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
     ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(post)}
@@ -306,7 +306,7 @@ def _steps(budget: Budget, prompts: Sequence[tuple[LanguageModel, list[list[int]
             steps = min(steps, context - max(map(len, ids)))
     if steps < 1:
         raise PromptError(
-            "a prompt fills the whole context of a model and leaves no room for an output: shorten it"
+            "A prompt fills the whole context of a model and leaves no room for an output; shorten it."
         )
     return steps
 

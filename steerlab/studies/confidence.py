@@ -276,7 +276,7 @@ def confidence(
     fits = fitting([base, post], list(dict.fromkeys(texts))[: budget.texts])
     if len(fits) < 2:
         raise PromptError(
-            "confidence needs at least two plain texts of two tokens that fit into both models' context"
+            "Confidence needs at least two plain texts of two tokens that fit into both models; give shorter ones."
         )
     readings = {
         role: read_texts(model, fits, seed=seed, description=f"confidence on text, {role}")

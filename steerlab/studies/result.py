@@ -119,7 +119,9 @@ class StudyResult(BaseModel):
         """The first figure. Raises RunError when the study has none."""
         figure = next(iter(self.figures().values()), None)
         if figure is None:
-            raise RunError(f"the study {self.study!r} has no figure: its status is {self.status!r}")
+            raise RunError(
+                f"The study {self.study!r} has no figure: its status is {self.status!r}; read its summary."
+            )
         return figure
 
     def artefacts(self) -> dict[str, Savable]:
@@ -143,11 +145,11 @@ class StudyResult(BaseModel):
         written = dict(fields)
         name = written.pop("result", cls.__name__)
         if name != cls.__name__:
-            raise RunError(f"this is a {name}, not a {cls.__name__}: read it with result_from_dict")
+            raise RunError(f"This is a {name}, not a {cls.__name__}; read it with result_from_dict.")
         if (version := written.get("schema_version")) != SCHEMA_VERSION:
             raise RunError(
-                f"the result of {written.get('study')!r} has schema version {version}, this steerlab reads "
-                f"{SCHEMA_VERSION}: run the comparison again"
+                f"The result of {written.get('study')!r} has schema version {version}, but this steerlab reads "
+                f"{SCHEMA_VERSION}; run the comparison again."
             )
         try:
             return cls.model_validate_json(json.dumps(written))
@@ -155,8 +157,8 @@ class StudyResult(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "fields"
             raise RunError(
-                f"the stored result of {written.get('study')!r} does not fit at {where}: {first['msg']}; "
-                "delete the file and resume the run"
+                f"The stored result of {written.get('study')!r} does not fit at {where}: {first['msg']}; "
+                "run the same comparison with --resume."
             ) from error
 
 
@@ -183,13 +185,13 @@ def result_from_dict(fields: Mapping[str, Any]) -> StudyResult:
             return general.from_dict(fields)
     if not isinstance(study, str) or not re.fullmatch(_NAME, study):
         raise RunError(
-            f"a stored result must name its study, got {study!r}: delete the file and resume the run"
+            f"A stored result names its study, not {study!r}; run the same comparison with --resume."
         )
-    other = "was the run made by another version?"
+    other = "run the comparison again with this version"
     try:
         found = getattr(importlib.import_module(f"steerlab.studies.{study}"), str(name), None)
     except ModuleNotFoundError as error:
-        raise RunError(f"there is no study {study!r} in this steerlab: {other}") from error
+        raise RunError(f"There is no study {study!r} in this steerlab; {other}.") from error
     if not (isinstance(found, type) and issubclass(found, StudyResult)):
-        raise RunError(f"the study {study!r} has no result class {name!r}: {other}")
+        raise RunError(f"The study {study!r} has no result class {name!r}; {other}.")
     return found.from_dict(fields)

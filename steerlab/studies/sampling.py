@@ -333,14 +333,18 @@ def _check(
     network: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, max_new_tokens: int
 ) -> None:
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
-        raise PromptError("sampling needs at least one prompt, and at least one token in each")
+        raise PromptError(
+            "Sampling needs at least one prompt, and at least one token in each; leave empty ones out."
+        )
     if samples < 1 or max_new_tokens < 1:
-        raise PromptError(f"sampling needs samples and new tokens, got {samples} and {max_new_tokens}")
+        raise PromptError(
+            f"Sampling needs samples and new tokens, at least one each, not {samples} and {max_new_tokens}."
+        )
     longest, context = max(map(len, prompts)), context_length(network)
     if context is not None and longest + max_new_tokens > context:
         raise PromptError(
-            f"the longest prompt has {longest} tokens and {max_new_tokens} new ones do not fit into the model's "
-            f"context of {context}: shorten the prompts or ask for at most {max(0, context - longest)} new tokens"
+            f"The longest prompt has {longest} tokens and {max_new_tokens} new ones do not fit into the model's "
+            f"context of {context}; shorten the prompts or ask for at most {max(0, context - longest)} new tokens."
         )
 
 

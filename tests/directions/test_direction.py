@@ -279,8 +279,11 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
         Direction.load(path)
     with pytest.raises(DirectionError, match="cannot be opened: No such file"):
         Direction.load(tmp_path / "missing.safetensors")
+    (tmp_path / "file").write_text("")
     with pytest.raises(DirectionError, match="cannot be written"):
-        fitted()[0].save(tmp_path / "no folder" / "d.safetensors")
+        fitted()[0].save(tmp_path / "file" / "d.safetensors")
+    fitted()[0].save(tmp_path / "new folder" / "d.safetensors")
+    assert Direction.load(tmp_path / "new folder" / "d.safetensors").sites
 
 
 # ---------------------------------------------------------------------------------------------- fitting to models
@@ -297,7 +300,7 @@ def test_directions_belong_to_their_model(tiny_llama: LanguageModel, tiny_gpt2: 
         made.check(tiny_gpt2)
     with pytest.raises(DirectionError, match=r"width 5 but resid_post\.0 of tiny-llama has width 32"):
         of(tiny_llama, A, 5).check(tiny_llama)
-    with pytest.raises(DirectionError, match=r"cannot be used at resid_post\.7: .* layers 0 to 2"):
+    with pytest.raises(DirectionError, match=r"cannot be used at resid_post\.7\. .* layers 0 to 2"):
         of(tiny_llama, Site("resid_post", 7), 32).check(tiny_llama)
 
 
