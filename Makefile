@@ -8,7 +8,7 @@ NAME   ?= zoo-large
 .PHONY: compare test lint bench notebooks docs figures clean
 
 compare: $(VENV)/.core
-	$(BIN)/steerlab compare zoo:large-base zoo:large-post --out runs/$(NAME)
+	$(BIN)/steerlab compare zoo:large-base zoo:large-post --out runs/$(NAME) --overwrite
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
