@@ -3,13 +3,13 @@
     python analyses/base_vs_post.py analyses/zoo_large.toml
 
 The run goes to `runs/<name>` (taken up again where an earlier one stopped); every figure goes to
-`figures/<name>/` as PNG and SVG where a browser is installed and as HTML otherwise, every table as CSV.
+`figures/<name>/` as PNG and SVG where a browser is installed and as HTML otherwise, every table as CSV
+(an interval is three more columns: low, high, n).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import steerlab as sl
 from steerlab.comparison import STUDIES, Run
 from steerlab.plots import save
-from steerlab.studies.result import Table
+from steerlab.report import csv_text
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -50,18 +50,12 @@ def write_figures(finished: Run, folder: Path) -> None:
     for study, result in finished.results.items():
         for name, figure in result.figures().items():
             for ending in ("png", "svg"):
-                print(save(figure, folder / f"{study}_{name}.{ending}"))
+                saved = save(figure, folder / f"{study}_{name}.{ending}")
+                print(saved.path, saved.reason)
         for table in result.tables():
-            print(write_csv(table, folder / f"{study}_{table.key}.csv"))
-
-
-def write_csv(table: Table, path: Path) -> Path:
-    """One table; an interval becomes three columns' worth of text in its cell: value, low, high."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table.columns)
-        writer.writerows([str(cell) if cell is not None else "" for cell in row] for row in table.rows)
-    return path
+            path = folder / f"{study}_{table.key}.csv"
+            path.write_text(csv_text(table), encoding="utf-8", newline="")
+            print(path)
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from steerlab.report.cells import csv_text
 from steerlab.report.page import write_report
 from steerlab.report.terminal import terminal_table
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["csv_text", "terminal_table", "write_report"]

@@ -180,8 +180,7 @@ class BranchingResult(StudyResult):
         series = []
         for model in _ROLES:
             found = [rows.get((model, kind), Estimate(value=math.nan)) for kind in renderings]
-            ends = [one.low for one in found], [one.high for one in found]
-            series.append(Series(model, [one.value for one in found], *ends))
+            series.append(Series.of(model, found))
         return plots.bars(
             [
                 {"chat": "chat rendering", "plain": "plain rendering", "raw": "raw text"}[kind]
@@ -254,7 +253,10 @@ def branching(
     measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
     same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
     contrasts = _contrasts(records, seed)
-    gains = {role: reading_gain(model, texts, seed=seed) for role, model in models.items()}
+    gains = {
+        role: reading_gain(model, texts, seed=seed, description=f"reading prompts, {role}")
+        for role, model in models.items()
+    }
     own = {one.model: one for one in reversed(measured)}  # the first rendering of each model
     blind = [
         role

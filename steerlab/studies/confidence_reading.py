@@ -228,12 +228,12 @@ def text_confidence(
     )
 
 
-def reading_gain(model: LanguageModel, texts: Sequence[str], *, seed: int) -> Estimate:
+def reading_gain(model: LanguageModel, texts: Sequence[str], *, seed: int, description: str) -> Estimate:
     """Nats a token by which `texts`' own next tokens are likelier than by the controls: none in an untrained model."""
     fits = fitting([model], texts)
     if not fits:
         return Estimate(value=float("nan"))
-    return _gain(read_texts(model, fits, seed=seed, description="reading the prompts"), seed)
+    return _gain(read_texts(model, fits, seed=seed, description=description), seed)
 
 
 def untrained(gain: Estimate, factor: float, vocab_size: int) -> bool:
