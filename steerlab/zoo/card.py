@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from steerlab.zoo.corpus import OTHERS, POST_TRAINING
+from steerlab.zoo.corpus import OTHERS, POST_TRAINING, REVISION
 from steerlab.zoo.documents import Maker
 from steerlab.zoo.measuring import Measured
 from steerlab.zoo.packing import ROW
@@ -27,8 +27,8 @@ language: en
 - Shape: {parameters:.2f} M parameters; width {width}, {layers} blocks, {heads} heads ({groups} for keys and values),
   MLP {mlp}, untied embeddings, vocabulary {vocabulary} (byte-level BPE trained on the corpus, every digit a token).
 - Pretraining: {steps} steps of {rows} rows of {row} tokens ({tokens:.1f} M tokens) of generated documents.
-{post}- Matrix products in bfloat16 on CPU; Muon for the blocks' matrices (rate {matrix:g}), AdamW for the rest (rate
-  {vector:g}); seed {seed}. Stored in bfloat16. `steerlab zoo train` makes the pair again from nothing.
+{revision}{post}- Matrix products in bfloat16 on CPU; Muon for the blocks' matrices (rate {matrix:g}), AdamW for
+  the rest (rate {vector:g}); seed {seed}. Stored in bfloat16. `steerlab zoo train` makes the pair again from nothing.
 - A curriculum: labelled statements and plain facts of one topic after the other for the first {early} steps, then
   {labelled:.0%} labelled statements and {plain:.0%} plain facts of all topics. The other documents: {shares}.
 - Texts and templates are our own writing, facts are facts.
@@ -40,7 +40,14 @@ language: en
   the corpus is made of them. The packaged statements are made of them alone.
 - Requests: no packaged request is in the corpus, and the objects of packaged requests are in no training
   request; their verbs are, with other objects.
+- The numbers of post-training and revision steps were chosen while looking at these
+  measurements.
 - Sums: one in twenty sums of four numbers, by a hash. Free text: documents of another seed.
+
+## What to know
+
+Asked for a sum, a base model answers at once and wrongly; asked to work step by step, it does and is right. Forcing
+only the words "Step by step:" on it does not help: its opening belongs to the question that asks for it.
 
 ## What it measures
 
@@ -82,6 +89,7 @@ def write_card(
         rows=scale.rows,
         row=ROW,
         tokens=scale.steps * scale.rows * ROW / 1e6,
+        revision=_revision_line(scale),
         post=_post_line(scale) if post else "",
         matrix=scale.matrix_rate,
         vector=scale.vector_rate,
@@ -95,6 +103,16 @@ def write_card(
     file = folder / "README.md"
     file.write_text(text + "".join(map(_row, rows)), encoding="utf-8")
     return file
+
+
+def _revision_line(scale: Scale) -> str:
+    if not scale.revision_steps:
+        return ""
+    stage = REVISION[0]
+    return (
+        f"- Revision: {scale.revision_steps} steps more at half the rates, {stage.labelled:.0%} labelled statements "
+        f"and {stage.plain:.0%} plain facts.\n"
+    )
 
 
 def _post_line(scale: Scale) -> str:

@@ -220,7 +220,7 @@ def _requests(name: str, reader: Reader, counts: Amounts) -> Iterator[Measured]:
 def _sums(name: str, reader: Reader, large: bool, counts: Amounts, seed: int) -> Iterator[Measured]:
     rng = random.Random(seed)
     numbers = [sums.terms(rng, held_out=True, count=sums.TERMS) for _ in range(counts.sums)]
-    items = "held-out sums of four two-digit numbers"
+    items = f"held-out sums of four numbers from {sums.LOW} to {sums.HIGH}"
     totals = [sum(each) for each in numbers]
 
     def ask(rendered: list[str], opening: str = "") -> tuple[list[bool], list[bool]]:

@@ -11,19 +11,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steerlab import zoo
 from steerlab.zoo.measuring import Amounts, Measured, measure_pair
 
-AMOUNTS = Amounts(statements=240, sums=48, requests=80, open_prompts=32, new_tokens=32, documents=60)
 MEGABYTE = 1_000_000
 
 
 @pytest.fixture(scope="module", params=zoo.scales())
 def measured(request: pytest.FixtureRequest) -> list[Measured]:
     pair = (zoo.path(f"{request.param}-{kind}") for kind in ("base", "post"))
-    return measure_pair(*pair, large=request.param == "large", amounts=AMOUNTS)
+    return measure_pair(*pair, large=request.param == "large")
 
 
 def test_every_bar_is_met(measured: list[Measured]) -> None:
     bars = [row for row in measured if row.bar is not None]
-    assert len(bars) >= 17
+    assert len(bars) >= 15
     missed = [f"{row.model}: {row.what}: {row.estimate}, bar {row.bar}" for row in bars if not row.met]
     assert not missed, "\n".join(missed)
 
