@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,22 @@ from steerlab.plots import theme
 
 _MARKERS = {"base": "circle", "post": "diamond", "control": "x-thin-open", "other": "square"}
 _DASHES = {"base": "solid", "post": "solid", "control": "dot", "other": "solid"}
+
+
+class HasInterval(Protocol):
+    """A number with the ends of its interval."""
+
+    @property
+    def value(self) -> float:
+        """The number."""
+
+    @property
+    def low(self) -> float:
+        """Lower end."""
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,17 @@ class Series:
     n: ArrayLike | None = None
     labels: Sequence[str] | None = None
     role: theme.Role | None = None
+
+    @classmethod
+    def of(cls, name: str, estimates: Sequence[HasInterval], **options: Any) -> Series:
+        """A series from numbers with intervals (`Estimate`s); options are the other attributes."""
+        return cls(
+            name,
+            y=[each.value for each in estimates],
+            low=[each.low for each in estimates],
+            high=[each.high for each in estimates],
+            **options,
+        )
 
     def values(self) -> NDArray[np.float64]:
         """`y` as numbers."""

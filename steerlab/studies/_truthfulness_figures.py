@@ -22,22 +22,12 @@ def accuracy_figure(result: TruthfulnessResult) -> Figure:
     series = []
     for model in result.chosen:
         rows = [one for one in result.by_layer if one.probe == model]
-        series.append(
-            Series(
-                model,
-                [one.accuracy.value for one in rows],
-                [one.accuracy.low for one in rows],
-                [one.accuracy.high for one in rows],
-                x=[one.layers[0] for one in rows],
-            )
-        )
+        series.append(Series.of(model, [one.accuracy for one in rows], x=[one.layers[0] for one in rows]))
     nulls = [one for one in result.by_layer if one.probe == "post"]
     series.append(
-        Series(
+        Series.of(
             "shuffled labels",
-            [one.control.value for one in nulls],
-            [one.control.low for one in nulls],
-            [one.control.high for one in nulls],
+            [one.control for one in nulls],
             x=[one.layers[0] for one in nulls],
             role="control",
         )
@@ -56,9 +46,7 @@ def cosine_figure(rows: Sequence[Agreement], title: str) -> Figure:
     x = [one.layer for one in rows]
 
     def line(name: str, field: str, role: Role | None) -> Series:
-        values = [getattr(one, field) for one in rows]
-        ends = [one.low for one in values], [one.high for one in values]
-        return Series(name, [one.value for one in values], *ends, x=x, role=role)
+        return Series.of(name, [getattr(one, field) for one in rows], x=x, role=role)
 
     random = [one.random for one in rows]
     return plots.curves(
@@ -130,9 +118,7 @@ def steering_figure(result: TruthfulnessResult) -> Figure:
         for source in sources
     ]
     nulls = [next(cell.control for cell in cells.values() if cell.model == model) for model in models]
-    series.append(
-        Series("random directions", [n.value for n in nulls], [n.low for n in nulls], [n.high for n in nulls])
-    )
+    series.append(Series.of("random directions", nulls))
     return plots.bars(
         [f"in {model}" for model in models],
         series,

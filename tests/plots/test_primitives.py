@@ -11,6 +11,7 @@ from steerlab import plots
 from steerlab.plots import Series
 from steerlab.plots.series import looks
 from steerlab.plots.theme import DIVERGING, role_of, text
+from steerlab.statistics import Estimate
 
 NASTY = "<script>alert('x')</script> $x^2$ %{y} & <b>bold</b>"
 
@@ -172,3 +173,12 @@ def test_a_figure_that_draws_nothing_is_known(figure: go.Figure) -> None:
 def test_wrong_shapes_are_a_sentence(call: Callable[[], go.Figure], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_a_series_of_estimates_keeps_value_and_interval() -> None:
+    estimates = [Estimate(value=0.5, low=0.25, high=0.75), Estimate(value=1.0, low=0.5, high=1.0)]
+    series = Series.of("accuracy", estimates, role="post")
+    assert series.values().tolist() == [0.5, 1.0]
+    ends = series.ends()
+    assert ends is not None
+    assert [end.tolist() for end in ends] == [[0.25, 0.5], [0.75, 1.0]]
