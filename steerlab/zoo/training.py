@@ -72,7 +72,7 @@ class Scale:
 _SPECIAL_IDS = {"bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": PAD}
 SCALES = {
     "small": Scale("small", 128, 4, 4, 4, 384, steps=1800, post_steps=600, rows=16),
-    "large": Scale("large", 256, 5, 4, 2, 512, steps=1800, post_steps=600, rows=20, revision_steps=300),
+    "large": Scale("large", 256, 5, 4, 2, 512, steps=1800, post_steps=600, rows=20, revision_steps=450),
 }
 
 
