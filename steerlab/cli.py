@@ -295,11 +295,11 @@ def main() -> None:
 
 
 def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
-    from steerlab.comparison import resolved
+    from steerlab.comparison import load_named
 
     with err.status("Loading the libraries"):
-        from steerlab.models import load
-    return load(resolved(model), device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        import steerlab.models  # noqa: F401  (seconds, once)
+    return load_named(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def _edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:

@@ -82,6 +82,7 @@ def compare(
     """
     _require_known(studies)
     data = read_data(statements, requests)
+    RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     models = {"base": _loaded(base, loading, announce), "post": _loaded(post, loading, announce)}
     _require_readable(data, models.values())
     manifest = _manifest(models, data, studies, size, seed)
@@ -143,13 +144,19 @@ def rewrite_report(path: str | Path) -> Run:
     return _finish(folder, folder.manifest())
 
 
-def resolved(name: str | Path) -> str | Path:
-    """A bundled model's folder for `zoo:NAME`, anything else as it is. Raises `SteerlabError` for an unknown one."""
-    if not str(name).startswith("zoo:"):
-        return name
-    from steerlab import zoo
+def load_named(name: str | Path, **loading: Any) -> LanguageModel:
+    """Load a hub name, a folder or `zoo:NAME`; a bundled model keeps that name, wherever the package lies.
 
-    return zoo.path(str(name).removeprefix("zoo:"))
+    Raises `ModelError` as `steerlab.load` does, and for an unknown bundled model.
+    """
+    from steerlab import zoo
+    from steerlab.models import load
+
+    if not str(name).startswith("zoo:"):
+        return load(name, **loading)
+    model = load(zoo.path(str(name).removeprefix("zoo:")), **loading)
+    model.name = str(name)
+    return model
 
 
 def read_data(statements: str | Path | None = None, requests: str | Path | None = None) -> Data:
@@ -181,13 +188,12 @@ def _require_known(studies: Sequence[str]) -> None:
 def _loaded(
     model: str | Path | LanguageModel, loading: dict[str, Any], announce: Callable[[str], None]
 ) -> LanguageModel:
-    from steerlab.models import LanguageModel, load
+    from steerlab.models import LanguageModel
 
     if isinstance(model, LanguageModel):
         return model
-    source = resolved(model)
     announce(f"loading {model}")
-    return load(source, **loading)
+    return load_named(model, **loading)
 
 
 def _require_readable(data: Data, models: Iterable[LanguageModel]) -> None:

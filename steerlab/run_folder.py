@@ -81,23 +81,29 @@ class RunFolder:
         Raises `RunError` if the folder holds anything else, cannot be written, or lies on a full disk.
         """
         folder = cls(Path(path))
-        folder._require_space()
-        if folder._holds_something():
-            if not (folder.path / "manifest.json").is_file():
-                raise RunError(f"{path} is not empty and is not a run folder; choose another --out.")
+        if folder.require_free(resume=resume, overwrite=overwrite):
             if resume:
                 folder._require_same(manifest)
                 manifest.timings.update(folder.manifest().timings)
-            elif overwrite:
-                folder._attempt(folder._clear)
             else:
-                raise RunError(
-                    f"{path} already holds a run; go on with --resume, replace it with --overwrite, "
-                    "or choose another --out."
-                )
+                folder._attempt(folder._clear)
         folder._attempt(lambda: folder.path.mkdir(parents=True, exist_ok=True))
         folder.write_manifest(manifest)
         return folder
+
+    def require_free(self, *, resume: bool, overwrite: bool) -> bool:
+        """Raise `RunError` where `prepare` would refuse whatever the manifest; say whether a run is there."""
+        self._require_space()
+        if not self._holds_something():
+            return False
+        if not (self.path / "manifest.json").is_file():
+            raise RunError(f"{self.path} is not empty and is not a run folder; choose another --out.")
+        if not (resume or overwrite):
+            raise RunError(
+                f"{self.path} already holds a run; go on with --resume, replace it with --overwrite, "
+                "or choose another --out."
+            )
+        return True
 
     def manifest(self) -> Manifest:
         """The manifest as stored. Raises `RunError` if it cannot be read."""

@@ -108,9 +108,16 @@ def _place(module: Any, device: str | torch.device, dtype: str | torch.dtype) ->
         raise ModelError(f"There is no device called {chosen!r}; use 'cpu', 'cuda' or 'auto'.") from error
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"Device {chosen!r} is not there: torch sees no GPU; use device='cpu'.")
+    if target.type == "meta":
+        raise ModelError("On the device 'meta' nothing is computed; use 'cpu', 'cuda' or 'auto'.")
     if dtype == "auto" and target.type == "cpu" and module.num_parameters() <= _FLOAT32_LIMIT:
         module = module.float()
-    return module.to(target)
+    try:
+        return module.to(target)
+    except RuntimeError as error:  # no such device, a GPU of a higher number, or too little memory there
+        raise ModelError(
+            f"The model cannot be put on the device {str(chosen)!r} ({_first_line(error)}); use another one."
+        ) from error
 
 
 def _require_causal(config: Any, name: str) -> None:
