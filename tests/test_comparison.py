@@ -95,6 +95,15 @@ def test_an_interrupted_run_resumes_to_the_same_results(
         compare(*tiny_pair, out=tmp_path / "run", resume=True, seed=1)
 
 
+def test_a_taken_folder_is_said_before_models_are_loaded(whole_run: comparison.Run) -> None:
+    with pytest.raises(RunError, match="already holds a run"):
+        compare("./no-such-model", "./no-such-model", out=whole_run.folder.path)
+
+
+def test_a_bundled_model_keeps_its_name_wherever_the_package_lies() -> None:
+    assert comparison.load_named("zoo:small-base").name == "zoo:small-base"
+
+
 def test_a_damaged_result_is_made_again(
     whole_run: comparison.Run,
     tiny_pair: tuple[Path, Path],

@@ -156,6 +156,7 @@ def test_opt_that_norms_the_stream_itself_is_refused() -> None:
         ({"backend": "vllm"}, "no backend"),
         ({"dtype": "float7"}, "no dtype"),
         ({"device": "toaster"}, "no device"),
+        ({"device": "meta"}, "nothing is computed"),
     ],
 )
 def test_wrong_options(folder: Path, options: dict[str, Any], words: str) -> None:
