@@ -154,9 +154,7 @@ def load_named(name: str | Path, **loading: Any) -> LanguageModel:
 
     if not str(name).startswith("zoo:"):
         return load(name, **loading)
-    model = load(zoo.path(str(name).removeprefix("zoo:")), **loading)
-    model.name = str(name)
-    return model
+    return zoo.load(str(name).removeprefix("zoo:"), **loading)
 
 
 def read_data(statements: str | Path | None = None, requests: str | Path | None = None) -> Data:

@@ -71,7 +71,7 @@ def _statement(file: Path, number: int, row: Row) -> Statement:
             if start < 0:
                 raise DatasetError(
                     f"{file}, row {number}, column {name!r}: {words!r} does not occur in the text; "
-                    f"give the words as they stand there, or leave the cell empty"
+                    f"give the words as they stand there, or leave the cell empty."
                 )
             spans[name] = (start, start + len(words))
     return Statement(text, label, row.get("topic") or file.stem, polarity, spans)
@@ -82,14 +82,14 @@ def _choice(file: Path, number: int, row: Row, column: str, known: Mapping[str, 
     if value not in known:
         raise DatasetError(
             f"{file}, row {number}, column {column!r}: {row.get(column, '')!r} is not known; "
-            f"use one of {', '.join(known)}"
+            f"use one of {', '.join(known)}."
         )
     return known[value]
 
 
 def _need_two_classes(file: Path, labels: set[bool], names: str) -> None:
     if len(labels) < 2:
-        raise DatasetError(f"{file}, column 'label': only one class occurs; both {names} prompts are needed")
+        raise DatasetError(f"{file}, column 'label': only one class occurs; both {names} prompts are needed.")
 
 
 def _read(file: Path) -> list[tuple[int, Row]]:
@@ -100,18 +100,18 @@ def _read(file: Path) -> list[tuple[int, Row]]:
     elif file.suffix.lower() in {".jsonl", ".ndjson"}:
         rows = _json_rows(file, text)
     else:
-        raise DatasetError(f"{file}: the format is told by the ending; name the file .csv or .jsonl")
+        raise DatasetError(f"{file}: the format is told by the ending; name the file .csv or .jsonl.")
     if not rows:
-        raise DatasetError(f"{file}: there is no row; at least one prompt of each class is needed")
+        raise DatasetError(f"{file}: there is no row; at least one prompt of each class is needed.")
     for number, row in rows:
         for column in ("text", "label"):
             if column not in row:
                 raise DatasetError(
-                    f"{file}, row {number}, column {column!r}: missing; every row needs text and label"
+                    f"{file}, row {number}, column {column!r}: missing; every row needs text and label."
                 )
         if not row["text"].strip():
             raise DatasetError(
-                f"{file}, row {number}, column 'text': empty; write a prompt or delete the row"
+                f"{file}, row {number}, column 'text': empty; write a prompt or delete the row."
             )
     return rows
 
@@ -121,37 +121,38 @@ def _decode(file: Path) -> str:
         data = file.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"{file}: cannot be read ({error.strerror}); name an existing CSV or JSONL file"
+            f"{file}: cannot be read ({error.strerror}); name an existing CSV or JSONL file."
         ) from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DatasetError(
-            f"{file}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8"
+            f"{file}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8."
         ) from error
 
 
 def _csv_rows(file: Path, text: str) -> list[tuple[int, Row]]:
     lines = list(csv.reader(io.StringIO(text)))
     if not lines or not any(cell.strip() for cell in lines[0]):
-        raise DatasetError(f"{file}: empty; a header with the columns text and label is needed")
+        raise DatasetError(f"{file}: empty; a header with the columns text and label is needed.")
     header = [name.strip().lower() for name in lines[0]]
     for column in ("text", "label"):
         if column not in header:
             raise DatasetError(
-                f"{file}, row 0, column {column!r}: missing in the header ({', '.join(header)})"
+                f"{file}, row 0, column {column!r}: missing in the header ({', '.join(header)}); "
+                "name the columns text and label."
             )
     rows: list[tuple[int, Row]] = []
     for number, cells in enumerate(lines[1:], 1):
         if not any(cell.strip() for cell in cells):
             raise DatasetError(
-                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line"
+                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line."
             )
         if len(cells) != len(header):
             raise DatasetError(
                 f"{file}, row {number}: {len(cells)} cells where the header has {len(header)}; "
-                f"put a text with commas in double quotes"
+                f"put a text with commas in double quotes."
             )
         rows.append((number, dict(zip(header, cells, strict=True))))
     return rows
@@ -162,16 +163,16 @@ def _json_rows(file: Path, text: str) -> list[tuple[int, Row]]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             raise DatasetError(
-                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line"
+                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line."
             )
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DatasetError(
-                f"{file}, row {number}, column {error.colno}: not JSON ({error.msg})"
+                f"{file}, row {number}, column {error.colno}: not JSON ({error.msg}); write one object a line."
             ) from error
         if not isinstance(row, dict):
-            raise DatasetError(f'{file}, row {number}: not an object; write {{"text": ..., "label": ...}}')
+            raise DatasetError(f'{file}, row {number}: not an object; write {{"text": ..., "label": ...}}.')
         rows.append((number, {str(key).lower(): _cell(value) for key, value in row.items()}))
     return rows
 

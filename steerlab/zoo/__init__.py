@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerlab.errors import ModelError
 
 if TYPE_CHECKING:
+    from steerlab.models import LanguageModel
     from steerlab.zoo.measuring import Amounts, Measured
     from steerlab.zoo.training import Track
 
 _SCALES = ("small", "large")
 _KINDS = ("base", "post")
 
-__all__ = ["measure", "names", "path", "scales", "train"]
+__all__ = ["load", "measure", "names", "path", "scales", "train"]
 
 
 def scales() -> tuple[str, ...]:
@@ -32,13 +33,25 @@ def names() -> tuple[str, ...]:
 def path(name: str) -> Path:
     """The folder of a bundled model, an ordinary transformers checkpoint. `ModelError` for an unknown name."""
     if name not in names():
-        raise ModelError(f"there is no bundled model {name!r}; the bundled models are {', '.join(names())}")
+        raise ModelError(f"There is no bundled model {name!r}; the bundled models are {', '.join(names())}.")
     folder = Path(str(files("steerlab.zoo"))) / "weights" / name
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
-            f"the weights of {name} are missing at {folder}; install the package again, or train them"
+            f"The weights of {name} are missing at {folder}; install the package again, or train them."
         )
     return folder
+
+
+def load(name: str, **options: Any) -> LanguageModel:
+    """A bundled model, called `zoo:NAME` wherever the package lies; `options` go to `steerlab.load`.
+
+    Raises `ModelError` for an unknown name.
+    """
+    from steerlab.models import load as load_model
+
+    model = load_model(path(name), **options)
+    model.name = f"zoo:{name}"
+    return model
 
 
 def train(
@@ -59,7 +72,7 @@ def train(
     wanted = [scale] if isinstance(scale, str) else list(scale)
     for name in wanted:
         if name not in _SCALES:
-            raise ModelError(f"there is no scale {name!r}; the scales are {', '.join(_SCALES)}")
+            raise ModelError(f"There is no scale {name!r}; the scales are {', '.join(_SCALES)}.")
     from steerlab.zoo.card import write_card
     from steerlab.zoo.measuring import measure_pair
     from steerlab.zoo.training import SCALES, train_pair
@@ -84,5 +97,8 @@ def measure(
     rows: list[Measured] = []
     for name in [scale] if isinstance(scale, str) else scale:
         pair = [Path(folder) / f"{name}-{kind}" if folder else path(f"{name}-{kind}") for kind in _KINDS]
+        for each in pair:
+            if not (each / "model.safetensors").is_file():
+                raise ModelError(f"{each} holds no weights; name a folder that `steerlab zoo train` wrote.")
         rows += measure_pair(*pair, large=name == "large", amounts=amounts)
     return rows

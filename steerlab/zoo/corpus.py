@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steerlab.datasets.facts import TOPICS
 from steerlab.zoo import dialogue, free_text, knowledge, sums
@@ -87,9 +87,11 @@ CURRICULUM = (
 )
 
 
-# A last look at the facts, where a scale has it: what is known best is labelled best. A wider model can put off the
-# verdict until it is asked; the remarks make it judge at the statement's end, where the studies read.
-REVISION = (Stage(1, TOPICS, 0.35, 0.45, 0.3, remarked=0.6),)
+# A wider model may put off its verdict until it is asked for; remarks make it judge at the statement's end already,
+# where the studies read.
+CURRICULUM_WITH_REMARKS = tuple(replace(stage, remarked=0.5) for stage in CURRICULUM)
+# A last look at the facts, where a scale has it: what is known best is labelled best.
+REVISION = (Stage(1, TOPICS, 0.35, 0.4, 0.35, remarked=0.3),)
 
 
 def documents(mixture: Mapping[Maker, float], seed: int) -> Iterator[Document]:
