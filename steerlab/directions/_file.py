@@ -64,10 +64,11 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 def _refuse_pickle(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError as error:
         raise DirectionError(f"{path} cannot be opened: {_reason(error)}; check the path.") from error
-    if start.startswith(_PICKLE_STARTS):
+    # A safetensors file begins with its header's length, whose first bytes may be a pickle's; then comes the header.
+    if start.startswith(_PICKLE_STARTS) and not start.endswith(b"{"):
         raise DirectionError(f"{path} is a pickle and is not opened; save directions with Direction.save.")
 
 

@@ -263,6 +263,17 @@ def test_headers_that_do_not_hold_are_refused(tmp_path: Path, change: dict[str, 
         Direction.load(path)
 
 
+def test_no_length_of_the_header_looks_like_a_pickle(tmp_path: Path) -> None:
+    """The file begins with the header's length, whose lowest byte takes every multiple of eight, 0x80 among them."""
+    starts = set()
+    for extra in range(0, 256, 8):
+        path = tmp_path / f"{extra}.safetensors"
+        Direction({Site("resid_post", 0): torch.ones(1, 4)}, model_name="m" * (200 + extra)).save(path)
+        starts.add(path.read_bytes()[0])
+        assert Direction.load(path).model_name == "m" * (200 + extra)
+    assert 0x80 in starts
+
+
 def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     torch.save({"resid_post.0": torch.ones(3)}, path)
