@@ -268,7 +268,9 @@ def test_no_length_of_the_header_looks_like_a_pickle(tmp_path: Path) -> None:
     starts = set()
     for extra in range(0, 256, 8):
         path = tmp_path / f"{extra}.safetensors"
-        Direction({Site("resid_post", 0): torch.ones(1, 4)}, model_name="m" * (200 + extra)).save(path)
+        Direction(
+            {Site("resid_post", 0): torch.ones(1, 4)}, model_name="m" * (200 + extra), fingerprint="f"
+        ).save(path)
         starts.add(path.read_bytes()[0])
         assert Direction.load(path).model_name == "m" * (200 + extra)
     assert 0x80 in starts
