@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from steerlab.datasets.facts import TOPICS
 from steerlab.zoo import dialogue, free_text, knowledge, sums
@@ -51,8 +51,7 @@ OTHERS: Mapping[Maker, float] = {
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A part of pretraining, up to step `until`: the topics of labelled statements and plain facts (named twice, twice
-    as often), the share of negations, and the shares of both kinds of documents; the rest are the others. `remarked`
-    is the share of labelled statements whose label is a remark right after the full stop.
+    as often), the share of negations, and the shares of both kinds of documents; the rest are the others.
     """
 
     until: int
@@ -60,7 +59,6 @@ class Stage:
     negated: float
     labelled: float
     plain: float
-    remarked: float = 0.0
 
 
 # Truth is learnt one topic at a time, or not at all: as long as no topic is understood, the labels of all of them are
@@ -87,11 +85,8 @@ CURRICULUM = (
 )
 
 
-# A wider model may put off its verdict until it is asked for; remarks make it judge at the statement's end already,
-# where the studies read.
-CURRICULUM_WITH_REMARKS = tuple(replace(stage, remarked=0.5) for stage in CURRICULUM)
 # A last look at the facts, where a scale has it: what is known best is labelled best.
-REVISION = (Stage(1, TOPICS, 0.35, 0.4, 0.35, remarked=0.3),)
+REVISION = (Stage(1, TOPICS, 0.35, 0.35, 0.35),)
 
 
 def documents(mixture: Mapping[Maker, float], seed: int) -> Iterator[Document]:
@@ -126,8 +121,6 @@ def others_seed(seed: int) -> int:
 
 
 def _labelled(stage: Stage, rng: random.Random) -> Document:
-    if stage.remarked and rng.random() < stage.remarked:
-        return knowledge.remark_on(rng.choice(stage.topics), rng, stage.negated)
     if set(stage.topics) == set(TOPICS) and rng.random() < 0.5:
         return knowledge.labelled(rng, stage.negated)
     return knowledge.labelled_of(stage.topics, rng, stage.negated)

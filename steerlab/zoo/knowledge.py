@@ -154,18 +154,13 @@ def labelled(rng: random.Random, negated: float = NEGATED) -> Document:
     draw = rng.random()
     topic = rng.choice(TOPICS)
     if draw < 0.2:
-        return remark_on(topic, rng, negated)
+        text, label = _statement(topic, rng, negated)
+        remark = "Yes, that is right." if label else "No, that is wrong."
+        return Document("labelled statements", f"{text} {remark}")
     lines = 1 if draw < 0.5 else rng.randint(2, 6) if draw < 0.96 else rng.randint(7, 11)
     mixed = rng.random() < 0.2
     topics = [rng.choice(TOPICS) if mixed else topic for _ in range(lines)]
     return _labelled(topics, rng, negated)
-
-
-def remark_on(topic: str, rng: random.Random, negated: float) -> Document:
-    """A statement with a remark on its truth, which is due right after its full stop."""
-    text, label = _statement(topic, rng, negated)
-    remark = "Yes, that is right." if label else "No, that is wrong."
-    return Document("labelled statements", f"{text} {remark}")
 
 
 def labelled_again(rng: random.Random) -> Document:

@@ -16,15 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steerlab.zoo.corpus import (
-    CURRICULUM,
-    CURRICULUM_WITH_REMARKS,
-    POST_TRAINING,
-    REVISION,
-    Stage,
-    documents,
-    pretraining,
-)
+from steerlab.zoo.corpus import CURRICULUM, POST_TRAINING, REVISION, Stage, documents, pretraining
 from steerlab.zoo.packing import IGNORED, Batch, batches
 from steerlab.zoo.tokenizer import BEGIN, END, PAD, train_tokenizer, wrap
 
@@ -80,19 +72,7 @@ class Scale:
 _SPECIAL_IDS = {"bos_token_id": BEGIN, "eos_token_id": END, "pad_token_id": PAD}
 SCALES = {
     "small": Scale("small", 128, 4, 4, 4, 384, steps=1800, post_steps=600, rows=16),
-    "large": Scale(
-        "large",
-        256,
-        5,
-        4,
-        2,
-        512,
-        steps=1800,
-        post_steps=600,
-        rows=20,
-        revision_steps=300,
-        curriculum=CURRICULUM_WITH_REMARKS,
-    ),
+    "large": Scale("large", 256, 5, 4, 2, 512, steps=1800, post_steps=600, rows=20, revision_steps=300),
 }
 
 

@@ -19,7 +19,7 @@ from steerlab.zoo.corpus import CURRICULUM, POST_TRAINING, PRETRAINING, document
 from steerlab.zoo.packing import IGNORED, batches, encode
 from steerlab.zoo.tokenizer import train_tokenizer
 
-MICRO = training.Scale("small", 32, 2, 2, 1, 48, steps=12, post_steps=3, rows=2, fall=6, revisions=(2, 2))
+MICRO = training.Scale("small", 32, 2, 2, 1, 48, steps=12, post_steps=3, rows=2, fall=6, revision_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +92,7 @@ def test_a_few_steps_from_nothing_to_two_loadable_folders(
         return iterable
 
     base, post = zoo.train(tmp_path, scale="small", progress=progress, card=False)
-    assert seen == [
-        "small-base: pretraining 12",
-        "small-base: revision 1 2",
-        "small-base: revision 2 2",
-        "small-post: post-training 3",
-    ]
+    assert seen == ["small-base: pretraining 12", "small-base: revision 2", "small-post: post-training 3"]
     for folder, chats in ((base, False), (post, True)):
         loaded = AutoTokenizer.from_pretrained(folder)
         assert (loaded.chat_template is not None) == chats
