@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-NAME   ?= zoo-large
+NAME   ?= zoo-small
 
 .PHONY: compare test lint bench notebooks docs figures clean
 
 compare: $(VENV)/.core
-	$(BIN)/steerlab compare zoo:large-base zoo:large-post --out runs/$(NAME) --overwrite
+	$(BIN)/steerlab compare zoo:small-base zoo:small-post --out runs/$(NAME) --overwrite
 
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -29,7 +29,7 @@ docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict
 
 figures: $(VENV)/.dev
-	$(BIN)/python analyses/base_vs_post.py analyses/zoo_large.toml
+	$(BIN)/python analyses/base_vs_post.py analyses/zoo_small.toml
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "steerlab needs Python 3.11 or newer; name one with make PYTHON=python3.11")'

@@ -1,6 +1,6 @@
 """Compare a base model with its post-trained version as a TOML file says; store figures and tables.
 
-    python analyses/base_vs_post.py analyses/zoo_large.toml
+    python analyses/base_vs_post.py analyses/zoo_small.toml
 
 The run goes to `runs/<name>` (taken up again where an earlier one stopped); every figure goes to
 `figures/<name>/` as PNG and SVG where a browser is installed and as HTML otherwise, every table as CSV
