@@ -9,14 +9,12 @@ of the model that is steered, so that every direction added to it has the same l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
-from numpy.typing import NDArray
+from jaxtyping import Float
 
 from steerlab.activations import capture
 from steerlab.datasets import ContrastSet
@@ -24,10 +22,11 @@ from steerlab.directions import DifferenceInMeans, Direction, fit_direction
 from steerlab.errors import DatasetError
 from steerlab.models import Edit, Index, LanguageModel, Last, Prompt
 from steerlab.progress import track
-from steerlab.statistics import Estimate, bootstrap_mean, proportion
+from steerlab.statistics import proportion
 from steerlab.steering import Add
 from steerlab.studies._contrast import Agreement, agreement_by_layer, random_units
 from steerlab.studies._refusal_choice import Choice, Reading, Split, choose, direction_at, read, removal
+from steerlab.studies._refusal_outcomes import joined, outcome, picked
 from steerlab.studies._refusal_result import (
     Intervention,
     Outcome,
@@ -120,7 +119,7 @@ def refusal(
     ]
     plain = {each.name: _unsteered(each) for each in subjects}
     outcomes = [
-        _outcome(each.name, kind, "none", "none", plain[each.name][kind], seed=seed)
+        outcome(each.name, kind, "none", "none", plain[each.name][kind], seed=seed)
         for each in subjects
         for kind in ("harmful", "harmless")
     ]
@@ -327,7 +326,7 @@ def _effects(
         for source in sources:
             chosen = found[source]
             after = target.judge.verdicts(prompts, [edit(chosen.unit, chosen.choice.layer)])
-            made.append(_outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
+            made.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
         each = max(2, round(amount.random_share * len(prompts)))
         rows = [(np.arange(each) + draw * each) % len(prompts) for draw in range(len(units))]
         parts = [
@@ -337,13 +336,13 @@ def _effects(
             )
         ]
         made.append(
-            _outcome(
+            outcome(
                 target.name,
                 kind,
                 name,
                 "random",
-                _joined(parts),
-                _picked(plain[kind], np.concatenate(rows)),
+                joined(parts),
+                picked(plain[kind], np.concatenate(rows)),
                 clusters=np.repeat(np.arange(len(units)), each),
                 seed=seed,
             )
@@ -402,56 +401,4 @@ def _direction(subject: _Subject, choice: Choice, data: str) -> Direction:
         model=subject.model,
         dataset_hash=data,
         position=position,
-    )
-
-
-# -- private: numbers --
-
-
-def _outcome(
-    model: str,
-    kind: str,
-    intervention: Intervention,
-    direction: str,
-    after: Verdicts,
-    before: Verdicts | None = None,
-    clusters: NDArray[np.int64] | None = None,
-    *,
-    seed: int,
-) -> Outcome:
-    """The shares of `after`, and their change from `before`."""
-
-    def share(rows: Bool[np.ndarray, " row"]) -> Estimate:
-        return proportion(rows, clusters=clusters)
-
-    effect = None
-    if before is not None and intervention == "ablation":
-        effect = difference(share(after.not_answered), share(before.not_answered))
-    elif before is not None:
-        effect = difference(share(after.refused), share(before.refused))
-    known = not np.isnan(after.odds).any()
-    return Outcome(
-        model=model,
-        prompts="harmful" if kind == "harmful" else "harmless",
-        intervention=intervention,
-        direction=direction,
-        refused=share(after.refused),
-        start=share(after.start),
-        anywhere=share(after.anywhere),
-        log_odds=bootstrap_mean(after.odds, clusters, seed=seed) if known else Estimate(value=math.nan),
-        gibberish=share(after.gibberish),
-        effect=effect,
-    )
-
-
-def _picked(verdicts: Verdicts, rows: NDArray[np.int64]) -> Verdicts:
-    return Verdicts(**{field.name: getattr(verdicts, field.name)[rows] for field in fields(Verdicts)})
-
-
-def _joined(parts: Sequence[Verdicts]) -> Verdicts:
-    return Verdicts(
-        **{
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in fields(Verdicts)
-        }
     )
