@@ -12,9 +12,11 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import overload
+from typing import Literal, overload
 
 from steerlab.datasets.facts import TOPICS, Fact, facts, objects, share_of
+
+Form = Literal["simple", "conjunction", "disjunction"]
 
 NUMBER_FACTS = 36
 _FORMS = {
@@ -32,7 +34,8 @@ class Statement:
     """One statement, its truth, and where in `text` its subject and object stand.
 
     `polarity` is +1 for an affirmation and -1 for a negation; `spans` maps names ("subject", "object") to
-    (start, end) character positions, and is empty where they are unknown.
+    (start, end) character positions, and is empty where they are unknown; `form` tells two joined statements
+    ("conjunction", "disjunction") from a "simple" one.
     """
 
     text: str
@@ -40,6 +43,7 @@ class Statement:
     topic: str = "statements"
     polarity: int = 1
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    form: Form = "simple"
 
 
 class StatementSet(Sequence[Statement]):
