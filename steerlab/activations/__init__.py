@@ -5,5 +5,6 @@ from __future__ import annotations
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.reading import capture
 from steerlab.activations.states import Activations
+from steerlab.activations.sweep import Recording, record, sweep
 
-__all__ = ["Activations", "Label", "Moments", "capture", "plain_label"]
+__all__ = ["Activations", "Label", "Moments", "Recording", "capture", "plain_label", "record", "sweep"]

@@ -1,0 +1,187 @@
+"""Restarting from a kept stream gives what the whole forward pass gives, in every family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from families import FAMILIES, build, tiny, tiny_tokenizer
+from torch import Tensor
+
+from steerlab.activations import record, sweep
+from steerlab.errors import PromptError, SiteError, SteeringError, SteerlabError
+from steerlab.models import All, LanguageModel, Site, load
+
+TEXTS = ["How do I bake bread?", "Is a cat an animal? Yes, a cat is", "Rome", "the dog ran"]
+VARIANTS = 3
+
+
+class Push:
+    """Variant i adds its own vector at one site."""
+
+    def __init__(self, model: LanguageModel, site: Site) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.sites: Sequence[Site] = (site,)
+        self.vectors = torch.randn(VARIANTS, model.width(site), generator=generator).to(model.dtype)
+
+    def apply(self, state: Tensor, site: Site, variants: slice) -> Tensor:
+        return state + self.vectors[variants, None, None]
+
+
+class Plain:
+    """The same addition as an ordinary edit."""
+
+    positions = All()
+
+    def __init__(self, vector: Tensor, site: Site) -> None:
+        self.vector, self.sites = vector, (site,)
+
+    def apply(self, state: Tensor, site: Site) -> Tensor:
+        return state + self.vector
+
+    def check(self, model: LanguageModel) -> None:
+        return None
+
+
+def same(logits: Tensor, prompts: Tensor) -> Tensor:
+    return logits.double()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_restarts_exactly(family: str) -> None:
+    model = tiny(family)
+    recording = record(model, TEXTS, layers=range(model.n_layers), token_budget=40)
+    assert recording.restarts
+    torch.testing.assert_close(recording.logits, model.logits(TEXTS), atol=1e-5, rtol=1e-5)
+    last = model.n_layers - 1
+    for site in (
+        Site("resid_post", 0),
+        Site("resid_pre", 1),
+        Site("resid_post", last),
+        Site("mlp_out", last),
+    ):
+        change = Push(model, site)
+        found = sweep(recording, change, VARIANTS, same, token_budget=60)
+        assert found.shape == (VARIANTS, len(TEXTS), model.vocab_size)
+        for variant in range(VARIANTS):
+            with model.steering(Plain(change.vectors[variant], site)):
+                expected = model.logits(TEXTS)
+            torch.testing.assert_close(found[variant].float(), expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "falcon"])
+def test_blocks_before_the_change_do_not_run(family: str) -> None:
+    model = tiny(family)
+    recording = record(model, TEXTS, layers=range(model.n_layers), token_budget=10_000)
+    ran = [0] * model.n_layers
+
+    def count(layer: int):
+        def hook(*_: object) -> None:
+            ran[layer] += 1
+
+        return hook
+
+    # the part inside a block that is always computed
+    handles = [
+        model.anatomy.tap(Site("mlp_out", layer)).module.register_forward_hook(count(layer))
+        for layer in range(model.n_layers)
+    ]
+    try:
+        sweep(recording, Push(model, Site("resid_post", 1)), VARIANTS, same, token_budget=10_000)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == [0, 0, len(recording.batches)]
+    assert not any("forward" in block.__dict__ for block in model.anatomy.blocks)
+
+
+def test_changes_of_early_sites_run_the_whole_stack() -> None:
+    model = tiny("llama")
+    recording = record(model, TEXTS, layers=[1, 2])
+    assert recording.start([Site("resid_post", 0)]) == 1
+    assert recording.start([Site("resid_post", 1), Site("attn_out", 2)]) == 2
+    assert recording.start([Site("attn_out", 0)]) == 0
+    assert recording.start([Site("embed")]) == 0
+    assert recording.start([Site("ln_final_in")]) == 2
+    with pytest.raises(SteeringError, match="before block 2"):
+        sweep(recording, Push(model, Site("resid_pre", 1)), VARIANTS, same, start=2)
+
+
+def test_a_block_that_hands_on_more_than_the_stream_is_not_restarted() -> None:
+    """A counter that every block advances and the last one adds: skipping blocks changes the result."""
+    module = build("llama")
+    ran = {"blocks": 0}
+
+    class Counting(torch.nn.Module):
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *args: object, **kwargs: object) -> Tensor:
+            ran["blocks"] += 1
+            return self.inner(*args, **kwargs) * (1 + ran["blocks"] % module.config.num_hidden_layers)
+
+    model = load(module, tokenizer=tiny_tokenizer())
+    for block in model.anatomy.blocks:
+        block.mlp = Counting(block.mlp)
+    recording = record(model, TEXTS, layers=[1, 2], token_budget=10_000)
+    assert not recording.restarts
+    assert recording.start([Site("resid_post", 1)]) == 0
+
+
+def test_measure_sees_the_numbers_of_the_prompts() -> None:
+    model = tiny("llama")
+    recording = record(model, TEXTS, layers=[2], token_budget=30)
+
+    def difference(logits: Tensor, prompts: Tensor) -> Tensor:
+        return (logits - recording.logits[prompts]).abs().amax(dim=-1)
+
+    nothing = Push(model, Site("resid_post", 1))
+    nothing.vectors = torch.zeros_like(nothing.vectors)
+    found = sweep(recording, nothing, VARIANTS, difference, token_budget=20)
+    assert found.shape == (VARIANTS, len(TEXTS))
+    assert float(found.max()) < 1e-5
+
+
+def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    recording = record(model, TEXTS[:1], layers=[1])
+    change = Push(model, Site("resid_post", 0))
+    whole = sweep(recording, change, VARIANTS, same)
+    run, sizes = model.run, []
+
+    def small(tokens, **options):
+        sizes.append(len(tokens))
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return run(tokens, **options)
+
+    monkeypatch.setattr(model, "run", small)
+    torch.testing.assert_close(sweep(recording, change, VARIANTS, same), whole, atol=1e-5, rtol=1e-4)
+    assert sizes == [3, 1, 2, 1, 1]
+
+    def none(tokens, **options):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(model, "run", none)
+    with pytest.raises(SteerlabError, match="smaller token_budget"):
+        sweep(recording, change, VARIANTS, same)
+
+
+def test_bad_input_is_refused() -> None:
+    model = tiny("llama")
+    with pytest.raises(PromptError, match="list"):
+        record(model, "one")
+    with pytest.raises(SiteError, match="layers 0 to"):
+        record(model, TEXTS, layers=[7])
+    recording = record(model, TEXTS)
+    with pytest.raises(SiteError):
+        sweep(recording, Push(model, Site("resid_post", 9)), 1, same)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_restart_too(dtype: torch.dtype) -> None:
+    model = load(build("llama").to(dtype), tokenizer=tiny_tokenizer(), dtype=dtype)
+    recording = record(model, TEXTS, layers=[1])
+    assert recording.restarts
