@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
@@ -35,6 +35,7 @@ def capture(
     positions: Selector = ...,
     into: None = None,
     labels: None = None,
+    by_position: bool = ...,
     token_budget: int = ...,
     progress: str | None = ...,
 ) -> Activations: ...
@@ -49,6 +50,7 @@ def capture(
     positions: Selector = ...,
     into: Moments,
     labels: Sequence[Label] | None = ...,
+    by_position: bool = ...,
     token_budget: int = ...,
     progress: str | None = ...,
 ) -> Moments: ...
@@ -62,6 +64,7 @@ def capture(
     positions: Selector = Last(),  # noqa: B008  # frozen
     into: Moments | None = None,
     labels: Sequence[Label] | None = None,
+    by_position: bool = False,
     token_budget: int = 4096,
     progress: str | None = None,
 ) -> Activations | Moments:
@@ -74,6 +77,8 @@ def capture(
         positions: which tokens of each prompt; one that picks several gives several rows a prompt.
         into: stream into these `Moments` and keep no rows.
         labels: with ``into``, the class of each prompt (any hashable; None: one class).
+        by_position: with ``into``, every token position is a class of its own: (label, -1) is the last token of
+            the prompts of a class, (label, -2) the one before.
         token_budget: padded tokens in one forward pass; halved whenever memory runs out.
         progress: name of a progress bar; None shows none.
 
@@ -93,20 +98,23 @@ def capture(
         return _assembled(parts, wanted, model, len(prompts))
     given: list[Label] = [None] * len(prompts) if labels is None else [plain_label(label) for label in labels]
     into.belongs_to(model)
-    into.reserve({site: model.width(site) for site in wanted}, classes=len({*given, *into.labels}))
+    if not by_position:
+        into.reserve({site: model.width(site) for site in wanted}, classes=len({*given, *into.labels}))
     for part in parts:
-        into.update(part.states, [given[example] for example in part.example.tolist()])
+        rows = zip(part.example.tolist(), part.from_end.tolist(), strict=True)
+        into.update(part.states, [(given[i], place) if by_position else given[i] for i, place in rows])
     return into
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The rows of one batch: their states by site, and for each its number, prompt and token index."""
+    """The rows of one batch: their states by site, and for each its number, prompt and token index, both ways."""
 
     states: dict[Site, Tensor]
     row: Tensor
     example: Tensor
     position: Tensor
+    from_end: Tensor
     n_prompts: int
 
 
@@ -169,6 +177,7 @@ def _read(
                 row=rows_before + chosen,
                 example=start + selection.rows[chosen],
                 position=selection.indices[chosen],
+                from_end=selection.indices[chosen] - torch.tensor(tokens.lengths)[selection.rows[chosen]],
                 n_prompts=len(batch),
             )
         rows_before += bounds[-1]
@@ -287,6 +296,4 @@ def _on_cpu(part: _Part) -> _Part:
         joined = torch.cat([part.states[site] for site in together], dim=1).float().cpu()
         pieces: tuple[Tensor, ...] = torch.split(joined, widths, dim=1)
         states |= dict(zip(together, pieces, strict=True))
-    return _Part(
-        {site: states[site] for site in part.states}, part.row, part.example, part.position, part.n_prompts
-    )
+    return replace(part, states={site: states[site] for site in part.states})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steerlab.plots.heatmaps import heatmap
+from steerlab.plots.panels import heatmaps
 from steerlab.plots.primitives import bars, curves, draws_something, histogram, reliability, scatter
 from steerlab.plots.series import Series
 from steerlab.plots.static import Saved, find_browser, save
@@ -19,6 +20,7 @@ __all__ = [
     "draws_something",
     "find_browser",
     "heatmap",
+    "heatmaps",
     "histogram",
     "reliability",
     "save",

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from steerlab.studies.confidence import confidence
     from steerlab.studies.refusal import refusal
     from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table, result_from_dict
+    from steerlab.studies.selection import Selection, select_direction, survivors
+    from steerlab.studies.side_effects import SideEffects, side_effects
     from steerlab.studies.truthfulness import truthfulness
 
 _STUDIES = ("truthfulness", "refusal", "confidence", "branching")
+#: Modules that are called like their function.
+_FUNCTIONS = (*_STUDIES, "side_effects")
 _NAMES = {
     **{study: study for study in _STUDIES},
     "Headline": "result",
@@ -26,10 +30,17 @@ _NAMES = {
     "StudyResult": "result",
     "Table": "result",
     "result_from_dict": "result",
+    "Selection": "selection",
+    "select_direction": "selection",
+    "survivors": "selection",
+    "SideEffects": "side_effects",
+    "side_effects": "side_effects",
 }
 
 __all__ = [
     "Headline",
+    "Selection",
+    "SideEffects",
     "SkippedResult",
     "StudyResult",
     "Table",
@@ -37,6 +48,9 @@ __all__ = [
     "confidence",
     "refusal",
     "result_from_dict",
+    "select_direction",
+    "side_effects",
+    "survivors",
     "truthfulness",
 ]
 
@@ -45,7 +59,7 @@ class _Facade(ModuleType):
     """This package, with a study's function under its name rather than its module."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in _STUDIES and isinstance(value, ModuleType):
+        if name in _FUNCTIONS and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
 

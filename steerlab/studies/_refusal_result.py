@@ -12,9 +12,9 @@ from steerlab import plots
 from steerlab.plots import Series
 from steerlab.statistics import Estimate
 from steerlab.studies._contrast import Agreement
-from steerlab.studies._refusal_choice import Choice
 from steerlab.studies._truthfulness_figures import cosine_figure
 from steerlab.studies.result import Headline, StudyResult, Table
+from steerlab.studies.selection import Selection
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -65,8 +65,8 @@ class Setting(BaseModel):
 class RefusalResult(StudyResult):
     """Refusal in two models: how often they refuse, where the direction is, and what it does in either model.
 
-    separates: whether a model refuses harmful prompts more often than harmless ones. choices: the chosen layer and
-    position of each model. own, plain: cosines by layer, each model read in its own template at its chosen position,
+    separates: whether a model refuses harmful prompts more often than harmless ones. choices: every candidate of each
+    model with the chosen one. own, plain: cosines by layer, each model read in its own template at its chosen position,
     and both in the plain template at the last token. missing: what was not run, and why.
     """
 
@@ -76,7 +76,7 @@ class RefusalResult(StudyResult):
     setting: Setting
     separates: dict[str, bool]
     outcomes: tuple[Outcome, ...]
-    choices: dict[str, Choice]
+    choices: dict[str, Selection]
     own: tuple[Agreement, ...] = ()
     plain: tuple[Agreement, ...] = ()
     missing: dict[str, str]
@@ -107,6 +107,7 @@ class RefusalResult(StudyResult):
     def tables(self) -> list[Table]:
         """Refusal rates under every intervention, the chosen places, and the cosines."""
         made = [_rates_table(self), _choice_table(self)]
+        made += [one.table(f"selection_{model}") for model, one in self.choices.items()]
         made += [_cosine_table(key, title, rows) for key, title, rows in self._cosines()]
         return [table for table in made if table.rows]
 
@@ -115,6 +116,7 @@ class RefusalResult(StudyResult):
         made = {"rates": _rates_figure(self)}
         if len({one.direction for one in self.outcomes} & {"base", "post"}) == 2:
             made["effects"] = _effects_figure(self)
+        made |= {f"selection_{model}": one.plot() for model, one in self.choices.items() if one.scored}
         return made | {key: cosine_figure(rows, title) for key, title, rows in self._cosines() if rows}
 
     def _cosines(self) -> list[tuple[str, str, tuple[Agreement, ...]]]:
@@ -159,7 +161,7 @@ def sentences(result: RefusalResult) -> list[str]:
         ("each in its own template", result.own),
         ("both in the plain template", result.plain),
     ):
-        at = next((row for row in rows if row.layer == result.choices["post"].layer), None)
+        at = next((row for row in rows if row.layer == result.choices["post"].chosen.layer), None)
         if at is not None:
             said.append(
                 f"Cosine of the two refusal directions at layer {at.layer}, {name}: {at.cosine}; on different halves "
@@ -279,16 +281,16 @@ def _choice_table(result: RefusalResult) -> Table:
             [
                 model,
                 result.setting.templates[model],
-                one.layer,
-                one.position,
+                one.chosen.layer,
+                one.chosen.position,
                 repr(one.token),
                 one.rule,
-                one.separation,
-                one.bypass,
-                one.induce,
-                one.kl,
-                one.unanswered,
-                one.gap,
+                one.chosen.separation,
+                one.chosen.bypass,
+                one.chosen.induce,
+                one.chosen.kl,
+                one.chosen.unanswered,
+                one.chosen.gap,
             ]
             for model, one in result.choices.items()
         ],

@@ -25,7 +25,6 @@ from steerlab.progress import track
 from steerlab.statistics import proportion
 from steerlab.steering import Add
 from steerlab.studies._contrast import Agreement, agreement_by_layer, random_units
-from steerlab.studies._refusal_choice import Choice, Reading, Split, choose, direction_at, read, removal
 from steerlab.studies._refusal_outcomes import joined, outcome, picked
 from steerlab.studies._refusal_result import (
     Intervention,
@@ -37,6 +36,8 @@ from steerlab.studies._refusal_result import (
     sentences,
 )
 from steerlab.studies._refusals import NEW_TOKENS, Judge, Verdicts, refusal_tokens
+from steerlab.studies._requests import Reading, Split, direction_at, read, removal
+from steerlab.studies.selection import Candidate, Selection, choose
 
 Size = Literal["quick", "full"]
 
@@ -51,11 +52,14 @@ class _Amount:
     strengths: tuple[float, ...]
     randoms: int
     random_share: float
+    scores: Literal["needed", "all"]
 
 
 _AMOUNTS: dict[Size, _Amount] = {
-    "quick": _Amount(64, 16, 24, (0.5, 1.0, 2.0, 4.0), randoms=10, random_share=1 / 3),
-    "full": _Amount(128, 32, 100, (0.5, 1.0, 1.5, 2.0, 3.0, 4.0), randoms=20, random_share=1 / 2),
+    "quick": _Amount(64, 16, 24, (0.5, 1.0, 2.0, 4.0), randoms=10, random_share=1 / 3, scores="all"),
+    "full": _Amount(
+        128, 32, 100, (0.5, 1.0, 1.5, 2.0, 3.0, 4.0), randoms=20, random_share=1 / 2, scores="all"
+    ),
 }
 
 
@@ -70,6 +74,7 @@ class _Subject:
     test: Split
     judge: Judge
     words: tuple[str, ...]
+    scores: Literal["needed", "all"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,12 @@ class _Found:
 
     reading: Reading
     differences: Float[np.ndarray, "layer position width"]
-    choice: Choice
+    selection: Selection
+
+    @property
+    def choice(self) -> Candidate:
+        """The chosen layer and position."""
+        return self.selection.chosen
 
     @property
     def unit(self) -> Float[np.ndarray, " width"]:
@@ -115,7 +125,8 @@ def refusal(
     splits = _splits(requests, amount, seed)
     missing: dict[str, str] = {}
     subjects = [
-        _subject(name, model, splits, seed, missing) for name, model in (("base", base), ("post", post))
+        _subject(name, model, splits, amount, seed, missing)
+        for name, model in (("base", base), ("post", post))
     ]
     plain = {each.name: _unsteered(each) for each in subjects}
     outcomes = [
@@ -166,7 +177,12 @@ def _splits(requests: ContrastSet, amount: _Amount, seed: int) -> dict[str, Cont
 
 
 def _subject(
-    name: str, model: LanguageModel, splits: Mapping[str, ContrastSet], seed: int, missing: dict[str, str]
+    name: str,
+    model: LanguageModel,
+    splits: Mapping[str, ContrastSet],
+    amount: _Amount,
+    seed: int,
+    missing: dict[str, str],
 ) -> _Subject:
     def rendered(part: ContrastSet) -> Split:
         kinds = (
@@ -182,7 +198,8 @@ def _subject(
             "was chosen by separation."
         )
     judge = Judge.of(model, val.prompts, list(tokens), seed)
-    return _Subject(name, model, train, val, test, judge, tuple(dict.fromkeys(tokens.values())))
+    words = tuple(dict.fromkeys(tokens.values()))
+    return _Subject(name, model, train, val, test, judge, words, amount.scores)
 
 
 def _unsteered(subject: _Subject) -> dict[str, Verdicts]:
@@ -247,7 +264,7 @@ def _with_directions(
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
-            "choices": {name: one.choice for name, one in found.items()},
+            "choices": {name: one.selection for name, one in found.items()},
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,
@@ -265,17 +282,20 @@ def _with_directions(
 
 def _find(subject: _Subject) -> _Found:
     reading = read(subject.model, subject.train, progress=f"reading requests in {subject.name}")
+    refuses = _separates(
+        {
+            "harmful": subject.judge.verdicts(subject.val.harmful),
+            "harmless": subject.judge.verdicts(subject.val.harmless),
+        }
+    )
     chosen = choose(
         subject.judge,
-        reading,
+        subject.train,
         subject.val,
-        name=subject.name,
-        refuses=_separates(
-            {
-                "harmful": subject.judge.verdicts(subject.val.harmful),
-                "harmless": subject.judge.verdicts(subject.val.harmless),
-            }
-        ),
+        refuses=refuses,
+        words=subject.words,
+        scores=subject.scores,
+        reading=reading,
     )
     return _Found(reading, reading.differences(), chosen)
 
@@ -391,7 +411,7 @@ def _plain_states(subject: _Subject, found: _Found) -> Float[np.ndarray, "layer 
     return read(subject.model, split, Last()).states[:, :, -1]
 
 
-def _direction(subject: _Subject, choice: Choice, data: str) -> Direction:
+def _direction(subject: _Subject, choice: Candidate, data: str) -> Direction:
     """The direction at every layer, at the chosen position."""
     sites, position = subject.model.sites("resid_post"), Index(choice.position)
     return fit_direction(

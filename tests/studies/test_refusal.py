@@ -18,7 +18,6 @@ from steerlab.errors import DatasetError, ModelError
 from steerlab.models import load
 from steerlab.statistics import Estimate
 from steerlab.studies import refusal, result_from_dict
-from steerlab.studies._refusal_choice import Split, _pick, read
 from steerlab.studies._refusal_result import RefusalResult, difference
 from steerlab.studies._refusals import (
     Judge,
@@ -30,6 +29,7 @@ from steerlab.studies._refusals import (
     repeats,
     starts_refusing,
 )
+from steerlab.studies._requests import Split, read
 
 
 @pytest.fixture(scope="module")
@@ -236,19 +236,7 @@ def test_gibberish_is_not_compliance() -> None:
     assert strict.verdicts(prompts).gibberish.all()
 
 
-# -- selection --
-
-
-def test_the_rule_keeps_to_kl_and_induce_before_bypass() -> None:
-    scores = np.array([[-9.0, 3.0, 0.5], [-8.0, -1.0, 0.01], [-5.0, 2.0, 0.05], [-6.0, 1.0, 0.02]])
-    nothing = np.zeros(4)
-    assert _pick(scores, nothing, refuses=True)[0] == 3
-    assert _pick(scores, np.array([0, 0, 0.0, 0.5]), refuses=True)[0] == 2
-    assert _pick(scores[:2], nothing[:2], refuses=True)[0] == 1
-    assert "no candidate has induce" in _pick(scores[:2], nothing[:2], refuses=True)[1]
-    assert "no candidate has KL" in _pick(scores[:1], nothing[:1], refuses=True)[1]
-    best, rule = _pick(scores, np.full(4, np.nan), refuses=False)
-    assert (best, "does not refuse" in rule) == (2, True)
+# -- places --
 
 
 def test_positions_count_back_from_the_end() -> None:

@@ -1,0 +1,89 @@
+"""Several heat maps over the same axes side by side, each with its own colours, one cell marked in all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+from plotly.subplots import make_subplots
+
+from steerlab.plots import theme
+
+
+def heatmaps(
+    maps: Mapping[str, ArrayLike],
+    x: Sequence[object],
+    y: Sequence[object],
+    *,
+    title: str,
+    marked: tuple[int, int] | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    diverging: bool = False,
+) -> go.Figure:
+    """One panel for each of `maps` [y, x], first row on top; cells that are NaN stay empty.
+
+    marked: (row, column) of a cell to frame. diverging: colours centred at zero in every panel.
+    """
+    if not maps:
+        raise ValueError("side by side needs at least one map")
+    cells = {name: np.asarray(values, dtype=np.float64) for name, values in maps.items()}
+    for name, values in cells.items():
+        if values.shape != (len(y), len(x)):
+            raise ValueError(f"panel {name!r} needs values [{len(y)}, {len(x)}], got {values.shape}")
+    styled = theme.themed(title, x_title, y_title)
+    figure = make_subplots(
+        rows=1, cols=len(cells), subplot_titles=[theme.text(name) for name in cells], shared_yaxes=True,
+        horizontal_spacing=0.04,
+    )  # fmt: skip
+    figure.update_layout(styled.layout)
+    labels_x, labels_y = ([str(value) for value in axis] for axis in (x, y))
+    for column, (name, values) in enumerate(cells.items(), start=1):
+        left, right = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
+        reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+        figure.add_trace(
+            go.Heatmap(
+                z=values,
+                x=labels_x,
+                y=labels_y,
+                zmin=-reach if diverging else None,
+                zmax=reach if diverging else None,
+                colorscale=theme.DIVERGING if diverging else theme.SEQUENTIAL,
+                colorbar={
+                    "orientation": "h",
+                    "x": (left + right) / 2,
+                    "y": -0.36,
+                    "yanchor": "top",
+                    "len": (right - left) * 0.95,
+                    "thickness": 9,
+                    "outlinewidth": 0,
+                    "tickfont": {"size": 11},
+                },
+                hovertemplate=f"{theme.text(x_title)} %{{x}}, {theme.text(y_title)} %{{y}}<br>"
+                f"<b>{theme.text(name)} %{{z:.3g}}</b><extra></extra>",
+                xgap=1,
+                ygap=1,
+            ),
+            row=1,
+            col=column,
+        )
+        if marked is not None:
+            row, place = marked
+            figure.add_shape(
+                type="rect",
+                x0=place - 0.5,
+                x1=place + 0.5,
+                y0=row - 0.5,
+                y1=row + 0.5,
+                line={"width": 3, "color": theme.INK},
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title_text=theme.text(x_title), type="category", row=1, col=column)
+    figure.update_yaxes(type="category", autorange="reversed")
+    figure.update_yaxes(title_text=theme.text(y_title), row=1, col=1)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(height=int(np.clip(260 + 30 * len(y), 360, 620)), margin={"t": 90, "b": 130})
+    return figure

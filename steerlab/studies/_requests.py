@@ -1,0 +1,156 @@
+"""Rendered prompts of two kinds, their states after the instruction, and vectors as directions of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from steerlab.activations import Activations, Moments, capture
+from steerlab.directions import Direction
+from steerlab.errors import PromptError
+from steerlab.models import AfterInstruction, Edit, LanguageModel, Last, Prompt, Selector, Site
+from steerlab.steering import Ablate
+
+_MOST_POSITIONS = 8
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rendered prompts of one split."""
+
+    harmful: list[Prompt]
+    harmless: list[Prompt]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Harmful ones first."""
+        return self.harmful + self.harmless
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """True for harmful."""
+        return np.array([True] * len(self.harmful) + [False] * len(self.harmless))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """States after the instruction [layer, prompt, position, width], positions counted back from the last token."""
+
+    states: Float[np.ndarray, "layer prompt position width"]
+    labels: NDArray[np.bool_]
+
+    @property
+    def n_positions(self) -> int:
+        """Positions read; index -1 is the prompt's last token."""
+        return int(self.states.shape[2])
+
+    def differences(self) -> Float[np.ndarray, "layer position width"]:
+        """Mean of harmful minus mean of harmless, in float64."""
+        exact = self.states.astype(np.float64)
+        found: Float[np.ndarray, "layer position width"] = exact[:, self.labels].mean(axis=1) - exact[
+            :, ~self.labels
+        ].mean(axis=1)
+        return found
+
+
+def read(
+    model: LanguageModel,
+    split: Split,
+    positions: Selector | None = None,
+    progress: str | None = None,
+    site: str = "resid_post",
+) -> Reading:
+    """States of every layer at the tokens after the instruction (the last token where there are none)."""
+    sites = model.sites(site)
+    try:
+        acts = capture(
+            model, split.prompts, sites, positions=positions or AfterInstruction(), progress=progress
+        )
+    except PromptError:
+        if positions is not None:
+            raise
+        acts = capture(model, split.prompts, sites, positions=Last(), progress=progress)
+    return Reading(_from_the_end(acts, sites), split.labels)
+
+
+def differences(
+    model: LanguageModel, split: Split, *, site: str = "resid_post", progress: str | None = None
+) -> Float[np.ndarray, "layer position width"]:
+    """Mean of harmful minus mean of harmless states at every layer and token after the instruction, in one pass.
+
+    Only class means are kept (float64). Positions are counted from the end; those that some prompt lacks are left out.
+    """
+    sites, labels = model.sites(site), split.labels.tolist()
+
+    def streamed(positions: Selector) -> Moments:
+        return capture(
+            model,
+            split.prompts,
+            sites,
+            positions=positions,
+            into=Moments(),
+            labels=labels,
+            by_position=True,
+            progress=progress,
+        )
+
+    try:
+        moments = streamed(AfterInstruction())
+    except PromptError:
+        moments = streamed(Last())
+    kinds = {kind: split.labels.tolist().count(kind) for kind in (True, False)}
+    known = {place for label in moments.labels if isinstance(label, tuple) for place in label[1:]}
+    places = [
+        place
+        for place in sorted(known)
+        if all(
+            (kind, place) in moments.labels and moments.count((kind, place)) == n for kind, n in kinds.items()
+        )
+    ]
+    found: Float[np.ndarray, "layer position width"] = np.stack(
+        [
+            [
+                (moments.mean(at, (True, place)) - moments.mean(at, (False, place))).numpy()
+                for place in places[-_MOST_POSITIONS:]
+            ]
+            for at in sites
+        ]
+    )
+    return found
+
+
+def direction_at(
+    model: LanguageModel, vector: Float[np.ndarray, " width"], layer: int, site: str = "resid_post"
+) -> Direction:
+    """A vector as a direction of this model at one layer."""
+    return Direction(
+        vectors={Site(site, layer): torch.from_numpy(np.asarray(vector)).float()},
+        model_name=model.name,
+        fingerprint=model.fingerprint,
+    )
+
+
+def removal(model: LanguageModel, vector: Float[np.ndarray, " width"]) -> Edit:
+    """Ablation of a vector everywhere in the residual stream."""
+    return cast(Edit, Ablate(direction_at(model, vector, 0)))
+
+
+# -- private --
+
+
+def _from_the_end(
+    acts: Activations, sites: Sequence[Site]
+) -> Float[np.ndarray, "layer prompt position width"]:
+    """The last positions of every prompt, as many as the prompt with fewest has."""
+    example = acts.example.numpy()
+    counts = np.bincount(example, minlength=acts.n_prompts)
+    kept = min(int(counts.min()), _MOST_POSITIONS)
+    ends = np.cumsum(counts)
+    rows = ends[:, None] - kept + np.arange(kept)
+    return np.stack([acts[site].numpy()[rows] for site in sites])

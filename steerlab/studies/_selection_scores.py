@@ -1,0 +1,176 @@
+"""Bypass, induce and KL of many candidate directions, with as little forward pass as the answer needs.
+
+Candidates that are added at one layer are rows of one batch that starts at that layer. Ablation begins at the first
+block, so its candidates share batches but no blocks. KL is a mean of numbers that are never negative: a candidate
+whose sum over some prompts already exceeds what all may have is left before the others are run (`ceiling`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.activations import Recording, record, sweep
+from steerlab.models import LanguageModel, Prompt, Site
+from steerlab.steering import stream_writes
+
+_FIRST = 0.25  # share of the prompts after which a candidate may be left
+Vectors = Float[np.ndarray, "candidate width"]
+Scores = Float[np.ndarray, " candidate"]
+
+
+@dataclass(frozen=True)
+class Odds:
+    """How the log-odds of the tokens R are computed: exactly, or with the published 1e-8 in both logarithms."""
+
+    tokens: tuple[int, ...]
+    floor: float = 0.0
+
+    def __call__(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, " *batch"]:
+        """log P(R) - log P(not R), float64; NaN without tokens."""
+        if not self.tokens:
+            return torch.full(logits.shape[:-1], torch.nan, dtype=torch.float64)
+        inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        inside[list(self.tokens)] = True
+        exact = logits.double()
+        if self.floor:
+            share = exact.softmax(dim=-1)[..., inside].sum(dim=-1)
+            return (share + self.floor).log() - (1 - share + self.floor).log()
+        return exact[..., inside].logsumexp(dim=-1) - exact[..., ~inside].logsumexp(dim=-1)
+
+
+def divergence(
+    plain: Float[Tensor, "*batch vocab"], steered: Float[Tensor, "*batch vocab"], floor: float = 0.0
+) -> Float[Tensor, " *batch"]:
+    """KL of the steered from the plain law in float64; with a `floor` inside both logarithms as published."""
+    if floor:
+        p, q = plain.double().softmax(dim=-1), steered.double().softmax(dim=-1)
+        return (p * ((p + floor).log() - (q + floor).log())).sum(dim=-1)
+    log_p, log_q = plain.double().log_softmax(dim=-1), steered.double().log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
+
+
+class Scorer:
+    """Recorded validation prompts of a model, ready to score candidates.
+
+    Args:
+        harmful: prompts on which bypass is measured.
+        harmless: those of induce and KL.
+        site: "resid_pre" or "resid_post", where candidates are added.
+        layers: of the candidates.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        harmful: Sequence[Prompt],
+        harmless: Sequence[Prompt],
+        *,
+        site: str,
+        layers: Sequence[int],
+        odds: Odds,
+        kl_floor: float = 0.0,
+    ) -> None:
+        self.model, self.odds, self.site, self.kl_floor = model, odds, site, kl_floor
+        starts = [layer + (site == "resid_post") for layer in layers]
+        kept = sorted({start for start in starts if 0 < start < model.n_layers})
+        first = max(1, round(_FIRST * len(harmless)))
+        self._harmless = [
+            record(model, part, kept) for part in (harmless[:first], harmless[first:]) if len(part)
+        ]
+        self._harmful = record(model, harmful)
+
+    def induce(self, vectors: Vectors, layer: int, progress: str | None = None) -> Scores:
+        """Mean log-odds of refusing harmless prompts with each vector added at a layer, at every token."""
+        change = _Added(Site(self.site, layer), self._tensor(vectors))
+        parts = [
+            sweep(part, change, len(vectors), lambda logits, _: self.odds(logits)) for part in self._harmless
+        ]
+        return _mean(parts)
+
+    def kl(self, vectors: Vectors, ceiling: float = np.inf, progress: str | None = None) -> Scores:
+        """Mean KL on harmless prompts under ablation of each vector; above the ceiling at least the ceiling."""
+        if self.kl_floor:
+            ceiling = np.inf  # with a floor in the logarithms a prompt's KL may be negative
+        change = self._ablated(vectors)
+        total = sum(len(part) for part in self._harmless)
+        sums, left = np.zeros(len(vectors)), np.arange(len(vectors))
+        for part in self._harmless:
+            some = change.only(left)
+            values = sweep(part, some, len(left), self._divergence(part), progress=progress)
+            sums[left] += values.sum(dim=1).numpy()
+            left = left[sums[left] <= ceiling * total]
+            if not len(left):
+                break
+        return sums / total
+
+    def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
+        """Mean log-odds of refusing harmful prompts under ablation of each vector."""
+        change = self._ablated(vectors)
+        found = sweep(
+            self._harmful, change, len(vectors), lambda logits, _: self.odds(logits), progress=progress
+        )
+        return _mean([found])
+
+    def _ablated(self, vectors: Vectors) -> _Ablated:
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return _Ablated(stream_writes(self.model), self._tensor(units))
+
+    def _tensor(self, vectors: Vectors) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(vectors)).to(
+            self.model.device, torch.promote_types(self.model.dtype, torch.float32)
+        )
+
+    def _divergence(self, part: Recording):  # type: ignore[no-untyped-def]
+        def measure(logits: Tensor, prompts: Tensor) -> Tensor:
+            return divergence(part.logits[prompts], logits, self.kl_floor)
+
+        return measure
+
+
+def plain_odds(model: LanguageModel, prompts: Sequence[Prompt], odds: Odds) -> Float[np.ndarray, " prompt"]:
+    """Log-odds of each prompt without any change."""
+    found: Float[np.ndarray, " prompt"] = odds(model.logits(prompts)).numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class _Added:
+    """Variant i adds vector i at one site, at every token."""
+
+    site: Site
+    vectors: Float[Tensor, "variant width"]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return (self.site,)
+
+    def apply(self, state: Tensor, site: Site, variants: slice) -> Tensor:
+        return state + self.vectors[variants, None, None].to(state)
+
+
+@dataclass(frozen=True)
+class _Ablated:
+    """Variant i loses its component along unit vector i wherever something enters the stream."""
+
+    sites: tuple[Site, ...]
+    units: Float[Tensor, "variant width"]
+
+    def apply(self, state: Tensor, site: Site, variants: slice) -> Tensor:
+        unit = self.units[variants].to(state)
+        along = torch.einsum("vptd,vd->vpt", state, unit)
+        return state - along[..., None] * unit[:, None, None]
+
+    def only(self, variants: np.ndarray) -> _Ablated:
+        return _Ablated(self.sites, self.units[torch.from_numpy(variants)])
+
+
+def _mean(parts: Sequence[Tensor]) -> Scores:
+    joined = torch.cat([part.double() for part in parts], dim=1)
+    found: Scores = joined.mean(dim=1).numpy()
+    return found

@@ -1,0 +1,475 @@
+"""At which layer and token does a contrast have its direction? Candidates scored on validation prompts, one chosen.
+
+Candidate (layer l, position i): r = mean state of positive minus mean state of negative training prompts at the i-th
+token from the end of the prompt, for every token after the instruction; all of them in one pass. Three scores, with s
+the log-odds of the target tokens (a refusal's first ones) at the prompt's last token:
+
+    bypass   mean s on positive prompts, r ablated wherever something enters the stream    low is good
+    induce   mean s on negative prompts, r added once at its layer, at every token         at least 0
+    KL       mean KL of the negative prompts' next-token law under ablation                at most 0.1
+
+Rule "published" (Arditi et al., 2024, section 2.3): layers from 80 % of the depth on, NaN, KL above 0.1 and induce
+below 0 are dropped; the smallest bypass wins, the first in the order of positions, then layers, between equals. Rule
+"corrected": of the six smallest bypasses that meet the conditions, the one under whose ablation fewest validation
+answers are refused or gibberish (a small bypass alone may break the language after the first token); where none
+meets both conditions the one on induce falls first, then the one on KL; in a model that does not separate the two
+kinds there is nothing to bypass, and of the six candidates that separate the states best the largest induce with
+KL <= 0.1 wins. `rule` of the result says which decided.
+
+Candidates lie in `resid_post` (the block's output), as all directions of these studies; the published ones in
+`resid_pre`, so that a published layer l is `resid_post` l - 1. Training prompts make the vectors, validation prompts
+the scores; test prompts are not given to this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from steerlab import plots
+from steerlab.datasets import ContrastSet
+from steerlab.directions import Direction
+from steerlab.errors import DatasetError, SteerlabError
+from steerlab.models import LanguageModel, Prompt
+from steerlab.models.prompts import Template
+from steerlab.progress import track
+from steerlab.statistics import Number
+from steerlab.studies._refusals import Judge, refusal_tokens
+from steerlab.studies._requests import Reading, Split, differences, direction_at, read, removal
+from steerlab.studies._selection_scores import Odds, Scorer, plain_odds
+from steerlab.studies.result import Table
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Rule = Literal["corrected", "published"]
+Differences: TypeAlias = Float[np.ndarray, "layer position width"]
+KL_BOUND, INDUCE_BOUND, USABLE_DEPTH = 0.1, 0.0, 0.8
+_FINALISTS = 6
+_PUBLISHED_FLOORS = (1e-8, 1e-6)  # inside the logarithms of the log-odds and of the KL
+
+
+class Candidate(BaseModel):
+    """A layer and a position (from the prompt's end, -1 is the last token) with what is known of it.
+
+    Scores that the choice did not need are NaN; `kl_at_least` says that the KL was left at a bound it had already
+    passed. separation: distance of the validation classes along r in within-class standard deviations. unanswered:
+    share of positive prompts refused or answered with gibberish under ablation. gap: length of r.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    position: int
+    bypass: Number = float("nan")
+    induce: Number = float("nan")
+    kl: Number = float("nan")
+    kl_at_least: bool = False
+    separation: Number = float("nan")
+    unanswered: Number = float("nan")
+    gap: Number = float("nan")
+
+    def dropped(self, n_layers: int) -> str:
+        """Why the published rule leaves the candidate out; empty where it does not."""
+        if self.layer >= int(n_layers * USABLE_DEPTH):
+            return f"among the last {1 - USABLE_DEPTH:.0%} of the layers"
+        if self.kl > KL_BOUND:
+            return f"KL above {KL_BOUND}"
+        if self.induce < INDUCE_BOUND:
+            return f"induce below {INDUCE_BOUND:g}"
+        if np.isnan([self.bypass, self.induce, self.kl]).any():
+            return "a score is not a number"
+        return ""
+
+
+def survivors(candidates: Sequence[Candidate], n_layers: int) -> list[Candidate]:
+    """The candidates the published rule keeps, best first: smallest bypass, then first position, then first layer.
+
+    The rule works on recorded scores as well: nothing but the numbers is needed.
+    """
+    kept = [one for one in candidates if not one.dropped(n_layers)]
+    return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
+
+
+class Selection(BaseModel):
+    """Every candidate, the chosen one, and the rule that chose it.
+
+    model: its name. site: where candidates are read and added. tokens: texts of the target tokens. token: text at the
+    chosen position. kept: prompts of each kind that made the vectors and the scores, (train, train, val, val).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    n_layers: int
+    site: str
+    template: str
+    tokens: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    token: str
+    rule: str
+    kept: tuple[int, int, int, int]
+    _direction: Direction | None = PrivateAttr(default=None)
+
+    @property
+    def direction(self) -> Direction:
+        """The chosen direction at its layer, as long as the class gap; not part of the JSON form.
+
+        Raises:
+            SteerlabError: the selection was read from JSON.
+        """
+        if self._direction is None:
+            raise SteerlabError(
+                "A selection read from JSON has no vectors; select again or load the direction's file."
+            )
+        return self._direction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Selection.model_validate` reads them."""
+        return self.model_dump(mode="json")
+
+    def plot(self) -> Figure:
+        """Bypass, induce and KL over layers and positions, the chosen place marked."""
+        names = {
+            "bypass (ablated, harmful: low is good)": "bypass",
+            "induce (added, harmless: above 0)": "induce",
+            f"KL (ablated, harmless: below {KL_BOUND})": "kl",
+        }
+        maps = {title: self.grid(field) for title, field in names.items()}
+        return plots.heatmaps(
+            {title: values for title, values in maps.items() if np.isfinite(values).any()},
+            x=range(self.n_layers),
+            y=self.positions,
+            marked=(self.positions.index(self.chosen.position), self.chosen.layer),
+            title=f"Where {self.model} has its direction: scores of the candidates",
+            x_title="Layer",
+            y_title="Position from the end",
+        )
+
+    @property
+    def scored(self) -> bool:
+        """Whether any candidate has a bypass, an induce or a KL (the target tokens are known)."""
+        return any(np.isfinite([one.bypass, one.induce, one.kl]).any() for one in self.candidates)
+
+    def table(self, key: str = "selection") -> Table:
+        """Every candidate with its scores and why it was dropped."""
+        columns = [
+            "layer",
+            "position",
+            "gap",
+            "separation",
+            "bypass",
+            "induce",
+            "KL",
+            "unanswered",
+            "dropped",
+        ]
+        return Table(
+            key=key,
+            title=f"Candidate directions of {self.model}, scored on validation prompts",
+            columns=columns,
+            rows=[
+                [
+                    one.layer,
+                    one.position,
+                    one.gap,
+                    one.separation,
+                    one.bypass,
+                    one.induce,
+                    one.kl,
+                    one.unanswered,
+                    "chosen" if one == self.chosen else one.dropped(self.n_layers),
+                ]
+                for one in self.candidates
+            ],
+            note=f"Read and added at {self.site}; position -1 is the prompt's last token. Chosen: {self.rule}. These "
+            "scores have no interval: they are not results. Empty cells were not needed for the choice.",
+        )
+
+    def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
+        """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed."""
+        positions, layers = self.positions, range(self.n_layers)
+        found = np.full((len(positions), len(layers)), np.nan)
+        for one in self.candidates:
+            found[positions.index(one.position), one.layer] = getattr(one, field)
+        return found
+
+    @property
+    def positions(self) -> list[int]:
+        """Positions of the candidates, ascending."""
+        return sorted({one.position for one in self.candidates})
+
+
+def select_direction(
+    model: LanguageModel,
+    train: ContrastSet,
+    val: ContrastSet,
+    *,
+    tokens: Sequence[str] | None = None,
+    rule: Rule = "corrected",
+    scores: Literal["needed", "all"] = "needed",
+    template: Template = "auto",
+    seed: int = 0,
+) -> Selection:
+    """Choose the direction of a contrast between two kinds of prompts; see the module for candidates and rules.
+
+    Args:
+        train: makes the vectors. positive prompts (harmful ones) are those that the tokens answer.
+        val: scores them; none of its prompts may be in `train`.
+        tokens: first words of the answer that positive prompts get, each one token; by default a refusal's.
+        rule: "corrected" or "published"; the latter also reads `resid_pre`, drops prompts whose log-odds are on the
+            wrong side, and keeps its small numbers inside the logarithms.
+        scores: "needed" computes what the choice needs, with the same choice; "all" fills the maps.
+        template: how prompts are rendered.
+
+    Raises:
+        DatasetError: train and val share a prompt, or a kind has none left.
+        SteerlabError: no candidate meets the published rule.
+    """
+    if shared := {*train.positive, *train.negative} & {*val.positive, *val.negative}:
+        raise DatasetError(f"Training and validation share {len(shared)} prompts; give disjoint splits.")
+    rendered = [
+        Split(*([model.instruction_prompt(text, template=template) for text in texts] for texts in kinds))
+        for kinds in ((train.positive, train.negative), (val.positive, val.negative))
+    ]
+    if tokens is None:
+        known = refusal_tokens(model, rendered[1].harmful[0])
+    else:
+        known = {model.token_id(word): word for word in tokens}
+    judge = Judge.of(model, rendered[1].prompts, list(known), seed)
+    refused = [judge.verdicts(prompts).refused for prompts in (rendered[1].harmful, rendered[1].harmless)]
+    refuses = bool(refused[0].mean() > refused[1].mean())
+    return choose(judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores)
+
+
+def choose(
+    judge: Judge,
+    train: Split,
+    val: Split,
+    *,
+    refuses: bool,
+    words: Sequence[str] = (),
+    rule: Rule = "corrected",
+    scores: Literal["needed", "all"] = "needed",
+    reading: Reading | None = None,
+) -> Selection:
+    """`select_direction` on rendered prompts, with a judge of the model's answers.
+
+    Args:
+        refuses: whether the model answers positive prompts with the tokens more than negative ones.
+        reading: states of the training prompts where they were read already ("corrected" only).
+    """
+    model, published = judge.model, rule == "published"
+    site = "resid_pre" if published else "resid_post"
+    odds = Odds(judge.tokens, _PUBLISHED_FLOORS[0] if published else 0.0)
+    if published:
+        train, val = (_on_their_side(model, split, odds) for split in (train, val))
+    if reading is not None and not published:
+        vectors = reading.differences()
+    else:
+        vectors = differences(model, train, site=site, progress=f"reading prompts in {model.name}")
+    places = _Places(model, vectors, read(model, val, site=site), published)
+    scorer = Scorer(
+        model, val.harmful, val.harmless, site=site, layers=places.layers, odds=odds,
+        kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0,
+    )  # fmt: skip
+    race = _Race(places, scorer, complete=scores == "all")
+    if published:
+        chosen, why = _published(race, model.n_layers)
+    else:
+        chosen, why = _corrected(race, judge, val, refuses)
+    last = model.tokenize([val.prompts[0]])
+    place = race.candidates[chosen]
+    selection = Selection(
+        model=model.name,
+        n_layers=model.n_layers,
+        site=site,
+        template=val.harmful[0].template,
+        tokens=tuple(dict.fromkeys(words)),
+        candidates=tuple(race.candidates),
+        chosen=place,
+        token=model.tokenizer.decode([int(last.input_ids[0, place.position])]),
+        rule=why,
+        kept=(len(train.harmful), len(train.harmless), len(val.harmful), len(val.harmless)),
+    )
+    selection._direction = direction_at(model, places.vectors[chosen], place.layer, site)
+    return selection
+
+
+# -- private, in the order they are called --
+
+
+def _on_their_side(model: LanguageModel, split: Split, odds: Odds) -> Split:
+    """Positive prompts with log-odds above zero and negative ones below (the published filter)."""
+    if not odds.tokens:
+        return split
+    kept = []
+    for prompts, sign in ((split.harmful, 1), (split.harmless, -1)):
+        side = sign * plain_odds(model, prompts, odds) > 0
+        kept.append([prompt for prompt, right in zip(prompts, side, strict=True) if right])
+        if not kept[-1]:
+            raise DatasetError(
+                f"No {'positive' if sign > 0 else 'negative'} prompt is answered as expected by {model.name}, so the "
+                "published filter leaves none; use rule='corrected'."
+            )
+    return Split(*kept)
+
+
+class _Places:
+    """The candidates' vectors [candidate, width], positions outside, layers inside, and their separation."""
+
+    def __init__(self, model: LanguageModel, train: Differences, val: Reading, published: bool) -> None:
+        shared = min(train.shape[1], val.n_positions)
+        n_layers, differences = model.n_layers, train[:, -shared:]
+        separation = _separation(val, differences, shared)
+        self.usable = max(0 if published else 1, int(USABLE_DEPTH * n_layers))
+        self.at = [(layer, position) for position in range(-shared, 0) for layer in range(n_layers)]
+        self.vectors = np.stack([differences[layer, position] for layer, position in self.at])
+        self.candidates = [
+            Candidate(
+                layer=layer,
+                position=position,
+                separation=float(separation[layer, position]),
+                gap=float(np.linalg.norm(differences[layer, position])),
+            )
+            for layer, position in self.at
+        ]
+
+    @property
+    def layers(self) -> range:
+        """All layers of the model."""
+        return range(1 + max(layer for layer, _ in self.at))
+
+    @property
+    def open(self) -> list[int]:
+        """Candidates at usable layers that point somewhere."""
+        return [
+            number for number, one in enumerate(self.candidates) if one.layer < self.usable and one.gap > 0
+        ]
+
+
+class _Race:
+    """Scores filled in where the choice needs them."""
+
+    def __init__(self, places: _Places, scorer: Scorer, *, complete: bool) -> None:
+        self.places, self.scorer, self.complete = places, scorer, complete
+        self.candidates = list(places.candidates)
+        self.usable = places.open
+        if complete:
+            every = [number for number, one in enumerate(self.candidates) if one.gap > 0]
+            self.induce(every)
+            self.kl(every)
+            self.bypass(every)
+
+    def induce(self, some: Sequence[int]) -> None:
+        """Fill in induce, layer by layer."""
+        missing = [number for number in some if np.isnan(self.candidates[number].induce)]
+        layers = sorted({self.candidates[number].layer for number in missing})
+        for layer in track(layers, self._bar("induce"), len(layers)):
+            here = [number for number in missing if self.candidates[number].layer == layer]
+            self._put("induce", here, self.scorer.induce(self.places.vectors[here], layer))
+
+    def kl(self, some: Sequence[int]) -> None:
+        """Fill in KL; without `complete` a candidate is left once it is above the bound."""
+        missing = [number for number in some if np.isnan(self.candidates[number].kl)]
+        if missing:
+            ceiling = np.inf if self.complete else KL_BOUND
+            values = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
+            self._put("kl", missing, values)
+            self._put("kl_at_least", missing, values > ceiling)
+
+    def bypass(self, some: Sequence[int]) -> None:
+        """Fill in bypass."""
+        missing = [number for number in some if np.isnan(self.candidates[number].bypass)]
+        if missing:
+            values = self.scorer.bypass(self.places.vectors[missing], progress=self._bar("bypass"))
+            self._put("bypass", missing, values)
+
+    def unanswered(self, some: Sequence[int], judge: Judge, prompts: Sequence[Prompt]) -> None:
+        """Fill in the share of prompts refused or answered with gibberish under ablation."""
+        for number in track(some, f"answers under ablation in {judge.model.name}", len(some)):
+            verdicts = judge.verdicts(prompts, [removal(judge.model, self.places.vectors[number])])
+            self._put("unanswered", [number], np.array([verdicts.not_answered.mean()]))
+
+    def _put(self, field: str, numbers: Sequence[int], values: np.ndarray) -> None:
+        for number, value in zip(numbers, values.tolist(), strict=True):
+            self.candidates[number] = self.candidates[number].model_copy(update={field: value})
+
+    def _bar(self, what: str) -> str:
+        return f"{what} of candidates in {self.scorer.model.name}"
+
+
+def _published(race: _Race, n_layers: int) -> tuple[int, str]:
+    race.induce(race.usable)
+    race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
+    race.bypass([n for n in race.usable if _meets(race.candidates[n])])
+    kept = survivors(race.candidates, n_layers)
+    if not kept:
+        raise SteerlabError(
+            f"No candidate direction has KL <= {KL_BOUND} and induce >= {INDUCE_BOUND:g}, which the published rule "
+            "needs; use rule='corrected'."
+        )
+    return race.candidates.index(
+        kept[0]
+    ), f"smallest bypass with KL <= {KL_BOUND} and induce >= 0 (published)"
+
+
+def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool) -> tuple[int, str]:
+    by_separation = sorted(race.usable, key=lambda n: -np.nan_to_num(race.candidates[n].separation))
+    if not by_separation:
+        raise SteerlabError(
+            "The mean states of the two kinds are equal everywhere; give prompts that differ."
+        )
+    if not judge.tokens:
+        return by_separation[0], "best separation of the validation prompts (no token begins the answer)"
+    if not refuses:
+        return _most_induced(race, by_separation[:_FINALISTS])
+    kept, rule = _meeting(race)
+    race.bypass(kept)
+    kept = sorted(kept, key=lambda n: np.nan_to_num(race.candidates[n].bypass, nan=np.inf))[:_FINALISTS]
+    race.unanswered(kept, judge, val.harmful)
+    best = min(kept, key=lambda n: (race.candidates[n].unanswered, race.candidates[n].bypass))
+    return best, f"fewest refused or gibberish, then smallest bypass, with {rule}"
+
+
+def _meeting(race: _Race) -> tuple[list[int], str]:
+    """The candidates that meet the conditions, or as many of them as any candidate meets."""
+    race.induce(race.usable)
+    race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
+    both = [n for n in race.usable if _meets(race.candidates[n])]
+    if both:
+        return both, f"KL <= {KL_BOUND} and induce >= {INDUCE_BOUND:g}"
+    race.kl(race.usable)
+    mild = [n for n in race.usable if race.candidates[n].kl <= KL_BOUND]
+    if mild:
+        return mild, f"KL <= {KL_BOUND} (no candidate has induce >= {INDUCE_BOUND:g})"
+    return race.usable, f"whatever KL (no candidate has KL <= {KL_BOUND})"
+
+
+def _most_induced(race: _Race, some: Sequence[int]) -> tuple[int, str]:
+    race.induce(some)
+    race.kl(some)
+    mild = [n for n in some if race.candidates[n].kl <= KL_BOUND]
+    how = f"KL <= {KL_BOUND}" if mild else "whatever KL"
+    best = max(mild or some, key=lambda n: race.candidates[n].induce)
+    return best, f"largest induce with {how} (the model does not refuse)"
+
+
+def _meets(one: Candidate) -> bool:
+    return one.kl <= KL_BOUND and one.induce >= INDUCE_BOUND
+
+
+def _separation(val: Reading, differences: Differences, shared: int) -> Float[np.ndarray, "layer position"]:
+    along = np.einsum("lnpd,lpd->lpn", val.states[:, :, -shared:].astype(np.float64), differences)
+    high, low = along[..., val.labels], along[..., ~val.labels]
+    spread = np.sqrt((high.var(axis=-1) + low.var(axis=-1)) / 2)
+    gap = high.mean(axis=-1) - low.mean(axis=-1)
+    found: Float[np.ndarray, "layer position"] = np.divide(
+        gap, spread, out=np.zeros_like(gap), where=spread > 0
+    )
+    return found
