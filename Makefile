@@ -21,6 +21,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/capture.py
+	$(BIN)/python benchmarks/selection.py
 
 notebooks: $(VENV)/.dev
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb

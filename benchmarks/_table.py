@@ -31,7 +31,23 @@ def write_readme(path: Path, results: dict[str, Any]) -> None:
     path.write_text(f"{before}{_START}\n\n{_markdown(results)}\n{_END}{after}")
 
 
+def write_section(path: Path, script: str, results: dict[str, Any], note: str) -> None:
+    """The same for another benchmark, whose markers name its script; `note` stands below the table."""
+    start = f"<!-- results: written by {script} -->"
+    before, found, rest = path.read_text().partition(start)
+    if not found:
+        raise SystemExit(
+            f"{path} has no place for the results of {script}; write {start!r} and {_END!r} into it."
+        )
+    _, _, after = rest.partition(_END)
+    path.write_text(f"{before}{start}\n\n{_lines(results)}\n\n{note}\n\n{_END}{after}")
+
+
 def _markdown(results: dict[str, Any]) -> str:
+    return "\n".join([_lines(results), "", _memory(results["memory"]), ""])
+
+
+def _lines(results: dict[str, Any]) -> str:
     setting, machine, versions = results["configuration"], results["machine"], results["versions"]
     lines = [
         f"- Model: {setting['shape']}; {setting['weights']}. Batch: {setting['batch']}. Threads: {setting['threads']}.",
@@ -43,9 +59,6 @@ def _markdown(results: dict[str, Any]) -> str:
         "| " + " | ".join(_COLUMNS) + " |",
         "|" + "---|" * len(_COLUMNS),
         *("| " + " | ".join(cells) + " |" for cells in _cells(results)),
-        "",
-        _memory(results["memory"]),
-        "",
     ]
     return "\n".join(lines)
 
