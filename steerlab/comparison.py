@@ -128,7 +128,15 @@ def run_study(
             case "truthfulness":
                 return studies.truthfulness(base, post, data.statements, size=size, seed=seed)
             case "refusal":
-                return studies.refusal(base, post, data.requests, size=size, seed=seed)
+                return studies.refusal(
+                    base,
+                    post,
+                    data.requests,
+                    size=size,
+                    seed=seed,
+                    plain_text=data.plain_text,
+                    statements=data.statements,
+                )
             case "confidence":
                 return studies.confidence(base, post, data.statements, data.plain_text, size=size, seed=seed)
             case "branching":

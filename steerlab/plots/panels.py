@@ -22,10 +22,12 @@ def heatmaps(
     x_title: str = "",
     y_title: str = "",
     diverging: bool = False,
+    limits: tuple[float, float] | None = None,
 ) -> go.Figure:
     """One panel for each of `maps` [y, x], first row on top; cells that are NaN stay empty.
 
-    marked: (row, column) of a cell to frame. diverging: colours centred at zero in every panel.
+    marked: (row, column) of a cell to frame. diverging: colours centred at zero in every panel. limits: the ends of
+    the scale of all panels.
     """
     if not maps:
         raise ValueError("side by side needs at least one map")
@@ -43,13 +45,14 @@ def heatmaps(
     for column, (name, values) in enumerate(cells.items(), start=1):
         left, right = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
         reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+        ends = limits or ((-reach, reach) if diverging else (None, None))
         figure.add_trace(
             go.Heatmap(
                 z=values,
                 x=labels_x,
                 y=labels_y,
-                zmin=-reach if diverging else None,
-                zmax=reach if diverging else None,
+                zmin=ends[0],
+                zmax=ends[1],
                 colorscale=theme.DIVERGING if diverging else theme.SEQUENTIAL,
                 colorbar={
                     "orientation": "h",

@@ -12,6 +12,16 @@ from steerlab import plots
 from steerlab.plots import Series
 from steerlab.statistics import Estimate
 from steerlab.studies._contrast import Agreement
+from steerlab.studies._refusal_place import (
+    TEMPLATES,
+    Cell,
+    Projection,
+    grid_figure,
+    grid_table,
+    projection_figure,
+)
+from steerlab.studies._refusal_price import Price, price_figure, price_table
+from steerlab.studies._surface import Surface
 from steerlab.studies._truthfulness_figures import cosine_figure
 from steerlab.studies.result import Headline, StudyResult, Table
 from steerlab.studies.selection import Selection
@@ -59,6 +69,7 @@ class Setting(BaseModel):
     test: int
     new_tokens: int
     kinds: tuple[str, str]
+    preset: str = "corrected"
     strength: float | None = None
 
 
@@ -67,7 +78,9 @@ class RefusalResult(StudyResult):
 
     separates: whether a model refuses harmful prompts more often than harmless ones. choices: every candidate of each
     model with the chosen one. own, plain: cosines by layer, each model read in its own template at its chosen position,
-    and both in the plain template at the last token. missing: what was not run, and why.
+    and both in the plain template at the last token. grid: cosines over layers and positions in both kinds of
+    templates. points: test prompts along the directions. prices: what steering costs elsewhere. surface: whether form
+    alone tells the requests apart. missing: what was not run, and why.
     """
 
     title: ClassVar[str] = "Refusal"
@@ -79,6 +92,10 @@ class RefusalResult(StudyResult):
     choices: dict[str, Selection]
     own: tuple[Agreement, ...] = ()
     plain: tuple[Agreement, ...] = ()
+    grid: tuple[Cell, ...] = ()
+    points: tuple[Projection, ...] = ()
+    prices: tuple[Price, ...] = ()
+    surface: Surface | None = None
     missing: dict[str, str]
 
     def outcome(self, model: str, intervention: str, direction: str, prompts: str = "") -> Outcome | None:
@@ -109,6 +126,8 @@ class RefusalResult(StudyResult):
         made = [_rates_table(self), _choice_table(self)]
         made += [one.table(f"selection_{model}") for model, one in self.choices.items()]
         made += [_cosine_table(key, title, rows) for key, title, rows in self._cosines()]
+        made += [grid_table(template, self._cells(template)) for template in TEMPLATES]
+        made += [price_table(self.prices), _surface_table(self)]
         return [table for table in made if table.rows]
 
     def figures(self) -> dict[str, Figure]:
@@ -117,7 +136,22 @@ class RefusalResult(StudyResult):
         if len({one.direction for one in self.outcomes} & {"base", "post"}) == 2:
             made["effects"] = _effects_figure(self)
         made |= {f"selection_{model}": one.plot() for model, one in self.choices.items() if one.scored}
-        return made | {key: cosine_figure(rows, title) for key, title, rows in self._cosines() if rows}
+        if self.points:
+            made["projections"] = projection_figure(self.points, self.setting.kinds)
+        if any(one.intervention != "none" for one in self.prices):
+            made["side_effects"] = price_figure(self.prices)
+        made |= {key: cosine_figure(rows, title) for key, title, rows in self._cosines() if rows}
+        place = self.choices["post"].chosen if self.choices else None
+        for template in TEMPLATES:
+            if cells := self._cells(template):
+                # the chosen position is one of the model's own template
+                own = template == "own" and place is not None
+                marked = (place.layer, place.position) if own and place else None
+                made[f"grid_{template}"] = grid_figure(template, cells, marked)
+        return made
+
+    def _cells(self, template: str) -> list[Cell]:
+        return [one for one in self.grid if one.template == template]
 
     def _cosines(self) -> list[tuple[str, str, tuple[Agreement, ...]]]:
         own = "Refusal directions of base and post, each in its own template"
@@ -167,6 +201,10 @@ def sentences(result: RefusalResult) -> list[str]:
                 f"Cosine of the two refusal directions at layer {at.layer}, {name}: {at.cosine}; on different halves "
                 f"of the prompts {at.crossed}, where one model with itself gives {at.ceiling}."
             )
+    said += [_price_sentence(result, model) for model in result.setting.models]
+    said = [sentence for sentence in said if sentence]
+    if result.surface is not None and result.surface.above_chance:
+        said.append(_surface_sentence(result))
     if result.status == "not identified":
         said.append(
             "Refusal is not identified: random directions do as much as the post-trained model's own."
@@ -295,6 +333,53 @@ def _choice_table(result: RefusalResult) -> Table:
             for model, one in result.choices.items()
         ],
         note="Single numbers of the selection, without intervals: they are not results. Position -1 is the last token.",
+    )
+
+
+def _price_sentence(result: RefusalResult, model: str) -> str:
+    rows = [one for one in result.prices if one.model == model and one.kl is not None]
+
+    def kl(kind: str, direction: str) -> Estimate | None:
+        found = (one.kl for one in rows if (one.intervention, one.direction) == (kind, direction))
+        return next(found, None)
+
+    parts = [
+        f"{verb} it changes plain text by {own} nats a token of KL (random directions: {null})"
+        for verb, kind in (("removing", "ablation"), ("adding", "addition"))
+        if (own := kl(kind, "own")) and (null := kl(kind, "random"))
+    ]
+    return f"Price of the {model} direction in the {model} model: {'; '.join(parts)}." if parts else ""
+
+
+def _surface_sentence(result: RefusalResult) -> str:
+    form = result.surface
+    assert form is not None
+    shares = [f"{share:.0%}" for share in form.ends_in_punctuation]
+    return (
+        f"Careful: length and final punctuation alone tell {result.setting.kinds[0]} from {result.setting.kinds[1]} "
+        f"prompts in {form.accuracy} of cases (chance {form.chance:.2f}; {shares[0]} and {shares[1]} end in "
+        "punctuation), so part of the direction may be one of form; match the two lists."
+    )
+
+
+def _surface_table(result: RefusalResult) -> Table:
+    form = result.surface
+    return Table(
+        key="surface",
+        title="Can form alone tell the two kinds of prompts apart?",
+        columns=["classifier of length and final punctuation", "chance", "words", "end in punctuation"],
+        rows=[
+            [
+                form.accuracy,
+                form.chance,
+                " / ".join(f"{n:.1f}" for n in form.words),
+                " / ".join(f"{share:.0%}" for share in form.ends_in_punctuation),
+            ]
+        ]
+        if form
+        else [],
+        note=f"Held-out accuracy over five folds; words and punctuation of {result.setting.kinds[0]} / "
+        f"{result.setting.kinds[1]} prompts.",
     )
 
 

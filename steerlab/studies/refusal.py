@@ -9,97 +9,66 @@ of the model that is steered, so that every direction added to it has the same l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
-from steerlab.activations import capture
-from steerlab.datasets import ContrastSet
-from steerlab.directions import DifferenceInMeans, Direction, fit_direction
+from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.errors import DatasetError
-from steerlab.models import Edit, Index, LanguageModel, Last, Prompt
+from steerlab.models import LanguageModel
 from steerlab.progress import track
-from steerlab.statistics import proportion
-from steerlab.steering import Add
-from steerlab.studies._contrast import Agreement, agreement_by_layer, random_units
-from steerlab.studies._refusal_outcomes import joined, outcome, picked
-from steerlab.studies._refusal_result import (
-    Intervention,
-    Outcome,
-    RefusalResult,
-    Setting,
-    difference,
-    headline,
-    sentences,
+from steerlab.studies._refusal_outcomes import outcome
+from steerlab.studies._refusal_parts import (
+    METHODS,
+    Amount,
+    Found,
+    Method,
+    Preset,
+    Subject,
+    added,
+    agreements,
+    direction_of,
+    effects,
+    find,
+    points_of,
+    prices_of,
+    tells_apart,
 )
-from steerlab.studies._refusals import NEW_TOKENS, Judge, Verdicts, refusal_tokens
-from steerlab.studies._requests import Reading, Split, direction_at, read, removal
-from steerlab.studies.selection import Candidate, Selection, choose
+from steerlab.studies._refusal_result import RefusalResult, Setting, headline, sentences
+from steerlab.studies._refusals import Judge, Verdicts, refusal_tokens
+from steerlab.studies._requests import Split
+from steerlab.studies._surface import surface
 
 Size = Literal["quick", "full"]
 
 __all__ = ["RefusalResult", "Setting", "refusal"]
 
 
-@dataclass(frozen=True)
-class _Amount:
-    train: int
-    val: int
-    test: int
-    strengths: tuple[float, ...]
-    randoms: int
-    random_share: float
-    scores: Literal["needed", "all"]
-
-
-_AMOUNTS: dict[Size, _Amount] = {
-    "quick": _Amount(64, 16, 24, (0.5, 1.0, 2.0, 4.0), randoms=10, random_share=1 / 3, scores="all"),
-    "full": _Amount(
-        128, 32, 100, (0.5, 1.0, 1.5, 2.0, 3.0, 4.0), randoms=20, random_share=1 / 2, scores="all"
+_AMOUNTS: dict[Size, Amount] = {
+    "quick": Amount(
+        64,
+        16,
+        24,
+        (0.5, 1.0, 2.0, 4.0),
+        randoms=20,
+        random_share=1 / 6,
+        texts=24,
+        task=48,
+        priced_randoms=4,
+    ),
+    "full": Amount(
+        128,
+        32,
+        100,
+        (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+        randoms=20,
+        random_share=1 / 2,
+        texts=100,
+        task=200,
+        priced_randoms=10,
     ),
 }
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """One model with its rendered prompts, its judge, and after selection its directions."""
-
-    name: str
-    model: LanguageModel
-    train: Split
-    val: Split
-    test: Split
-    judge: Judge
-    words: tuple[str, ...]
-    scores: Literal["needed", "all"]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The directions of a model at every layer and position, and which one was chosen."""
-
-    reading: Reading
-    differences: Float[np.ndarray, "layer position width"]
-    selection: Selection
-
-    @property
-    def choice(self) -> Candidate:
-        """The chosen layer and position."""
-        return self.selection.chosen
-
-    @property
-    def unit(self) -> Float[np.ndarray, " width"]:
-        """The chosen direction, length one."""
-        vector = self.differences[self.choice.layer, self.choice.position]
-        unit: Float[np.ndarray, " width"] = vector / np.linalg.norm(vector)
-        return unit
-
-    def gap(self, layer: int) -> float:
-        """Distance of the class means at a layer, at the chosen position."""
-        return float(np.linalg.norm(self.differences[layer, self.choice.position]))
 
 
 def refusal(
@@ -109,11 +78,21 @@ def refusal(
     *,
     size: Size = "quick",
     seed: int = 0,
+    preset: Preset = "corrected",
+    plain_text: Sequence[str] = (),
+    statements: StatementSet | None = None,
 ) -> RefusalResult:
     """Compare the refusal directions of two models on harmful and harmless `requests` (with splits).
 
     A model with a chat template is asked through it, one without through the plain rendering; the result says which.
     Answers are scored in memory and kept nowhere.
+
+    Args:
+        size: "quick" or "full" (more prompts, doses and random directions).
+        preset: "corrected", or "published": place chosen by the published rule in `resid_pre`, refusal by a phrase at
+            the start of 16 tokens and nothing else, addition at three points of the layer.
+        plain_text: passages on which the price of steering is measured; none are measured without.
+        statements: labelled statements of the task that steering should leave alone.
 
     Returns:
         The result; its `artefacts()` are the two `Direction`s (every layer, at the chosen position).
@@ -121,11 +100,11 @@ def refusal(
     Raises:
         DatasetError: the requests have no splits, or fewer than eight of a kind in one.
     """
-    amount = _AMOUNTS[size]
+    amount, method = _AMOUNTS[size], METHODS[preset]
     splits = _splits(requests, amount, seed)
     missing: dict[str, str] = {}
     subjects = [
-        _subject(name, model, splits, amount, seed, missing)
+        _subject(name, model, splits, method, seed, missing)
         for name, model in (("base", base), ("post", post))
     ]
     plain = {each.name: _unsteered(each) for each in subjects}
@@ -134,18 +113,21 @@ def refusal(
         for each in subjects
         for kind in ("harmful", "harmless")
     ]
-    separates = {name: _separates(verdicts) for name, verdicts in plain.items()}
+    separates = {name: tells_apart(verdicts) for name, verdicts in plain.items()}
     result = RefusalResult(
         status="not identified",
         summary=[],
-        setting=_setting(subjects, splits, requests, size, seed),
+        setting=_setting(subjects, splits, requests, size, seed, preset),
         separates=separates,
         outcomes=tuple(outcomes),
         choices={},
+        surface=surface(requests.positive, requests.negative, seed=seed),
         missing=missing,
     )
     if separates["post"]:
-        result = _with_directions(result, subjects, plain, amount, seed, requests.hash)
+        result = _with_directions(
+            result, subjects, plain, amount, seed, requests.hash, plain_text, statements
+        )
     summary = {"summary": sentences(result), "headline": headline(result)}
     return result.model_copy(update=summary).with_artefacts(result.artefacts())
 
@@ -153,7 +135,7 @@ def refusal(
 # -- private: the parts, in the order they are called --
 
 
-def _splits(requests: ContrastSet, amount: _Amount, seed: int) -> dict[str, ContrastSet]:
+def _splits(requests: ContrastSet, amount: Amount, seed: int) -> dict[str, ContrastSet]:
     """So many requests of each kind and split, drawn by the seed."""
     if not any(requests.splits):
         raise DatasetError(
@@ -180,10 +162,10 @@ def _subject(
     name: str,
     model: LanguageModel,
     splits: Mapping[str, ContrastSet],
-    amount: _Amount,
+    method: Method,
     seed: int,
     missing: dict[str, str],
-) -> _Subject:
+) -> Subject:
     def rendered(part: ContrastSet) -> Split:
         kinds = (
             [model.instruction_prompt(text) for text in texts] for texts in (part.positive, part.negative)
@@ -197,30 +179,27 @@ def _subject(
             f"No token of the {name} model begins a refusal as a whole word, so its log-odds are missing and its layer "
             "was chosen by separation."
         )
-    judge = Judge.of(model, val.prompts, list(tokens), seed)
+    judge = Judge.of(
+        model, val.prompts, list(tokens), seed, phrases=method.phrases, new_tokens=method.new_tokens
+    )
     words = tuple(dict.fromkeys(tokens.values()))
-    return _Subject(name, model, train, val, test, judge, words, amount.scores)
+    return Subject(name, model, train, val, test, judge, words, method)
 
 
-def _unsteered(subject: _Subject) -> dict[str, Verdicts]:
+def _unsteered(subject: Subject) -> dict[str, Verdicts]:
     return {
         "harmful": subject.judge.verdicts(subject.test.harmful),
         "harmless": subject.judge.verdicts(subject.test.harmless),
     }
 
 
-def _separates(verdicts: Mapping[str, Verdicts]) -> bool:
-    """Whether harmful prompts are refused more often than harmless ones, beyond chance."""
-    shares = [proportion(verdicts[kind].refused) for kind in ("harmful", "harmless")]
-    return difference(*shares).low > 0
-
-
 def _setting(
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Subject],
     splits: Mapping[str, ContrastSet],
     requests: ContrastSet,
     size: str,
     seed: int,
+    preset: Preset,
 ) -> Setting:
     rendering = {"chat": "its chat template", "plain": "plain User:/Assistant: rendering"}
     return Setting(
@@ -232,21 +211,24 @@ def _setting(
         train=len(splits["train"].positive),
         val=len(splits["val"].positive),
         test=len(splits["test"].positive),
-        new_tokens=NEW_TOKENS,
+        new_tokens=METHODS[preset].new_tokens,
+        preset=preset,
         kinds=(requests.positive_name, requests.negative_name),
     )
 
 
 def _with_directions(
     result: RefusalResult,
-    subjects: Sequence[_Subject],
+    subjects: Sequence[Subject],
     plain: Mapping[str, Mapping[str, Verdicts]],
-    amount: _Amount,
+    amount: Amount,
     seed: int,
     data: str,
+    texts: Sequence[str],
+    statements: StatementSet | None,
 ) -> RefusalResult:
     """The result with directions, their effects and cosines."""
-    found = {each.name: _find(each) for each in subjects}
+    found = {each.name: find(each) for each in subjects}
     missing = dict(result.missing)
     base, post = (each.model for each in subjects)
     crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
@@ -259,8 +241,13 @@ def _with_directions(
     outcomes = list(result.outcomes)
     for each in subjects:
         sources = [name for name in found if crossed or name == each.name]
-        outcomes += _effects(each, found, sources, plain[each.name], strength, amount, seed)
-    own, plainly = _agreements(subjects, found, seed) if crossed else ((), ())
+        outcomes += effects(each, found, sources, plain[each.name], strength, amount, seed)
+    own, plainly, cells = agreements(subjects, found, seed) if crossed else ((), (), ())
+    priced = [
+        price
+        for each in subjects
+        for price in prices_of(each, found[each.name], strength, amount, texts, statements, seed, missing)
+    ]
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
@@ -268,157 +255,30 @@ def _with_directions(
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,
+            "grid": cells,
+            "points": points_of(subjects, found),
+            "prices": tuple(priced),
             "missing": missing,
         }
     )
     clear = any(filled.above_control("post", kind, "post") for kind in ("ablation", "addition"))
     directions = {
-        f"refusal_{each.name}": _direction(each, found[each.name].choice, data) for each in subjects
+        f"refusal_{each.name}": direction_of(each, found[each.name].choice, data) for each in subjects
     }
     return filled.model_copy(update={"status": "done" if clear else "not identified"}).with_artefacts(
         directions if clear else {}
     )
 
 
-def _find(subject: _Subject) -> _Found:
-    reading = read(subject.model, subject.train, progress=f"reading requests in {subject.name}")
-    refuses = _separates(
-        {
-            "harmful": subject.judge.verdicts(subject.val.harmful),
-            "harmless": subject.judge.verdicts(subject.val.harmless),
-        }
-    )
-    chosen = choose(
-        subject.judge,
-        subject.train,
-        subject.val,
-        refuses=refuses,
-        words=subject.words,
-        scores=subject.scores,
-        reading=reading,
-    )
-    return _Found(reading, reading.differences(), chosen)
-
-
-def _choose_strength(subjects: Sequence[_Subject], found: Mapping[str, _Found], amount: _Amount) -> float:
+def _choose_strength(subjects: Sequence[Subject], found: Mapping[str, Found], amount: Amount) -> float:
     """The smallest strength with the most coherent refusals of harmless validation prompts, over both models."""
     scores = []
     for strength in track(amount.strengths, "choosing the strength of addition"):
         shares = []
         for each in subjects:
             own = found[each.name]
-            edit = Add(
-                direction_at(each.model, own.unit * own.gap(own.choice.layer), own.choice.layer),
-                strength=strength,
-            )
+            edit = added(each, own.unit * own.gap(own.choice.layer), own.choice.layer, strength)
             verdicts = each.judge.verdicts(each.val.harmless, [edit])
             shares.append(float((verdicts.refused & ~verdicts.gibberish).mean()))
         scores.append(np.mean(shares))
     return amount.strengths[int(np.argmax(scores))]
-
-
-def _effects(
-    target: _Subject,
-    found: Mapping[str, _Found],
-    sources: Sequence[str],
-    plain: Mapping[str, Verdicts],
-    strength: float,
-    amount: _Amount,
-    seed: int,
-) -> list[Outcome]:
-    """Ablation on harmful and addition on harmless prompts: every source's direction, then random ones."""
-    own = found[target.name]
-
-    def ablation(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
-        return removal(target.model, unit)
-
-    def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
-        return Add(direction_at(target.model, unit * own.gap(layer), layer), strength=strength)
-
-    units = random_units(own.unit.shape[0], amount.randoms, seed)
-    made: list[Outcome] = []
-    kinds: tuple[tuple[Intervention, Callable[..., Edit], str], ...] = (
-        ("ablation", ablation, "harmful"),
-        ("addition", addition, "harmless"),
-    )
-    for name, edit, kind in kinds:
-        prompts = target.test.harmful if kind == "harmful" else target.test.harmless
-        for source in sources:
-            chosen = found[source]
-            after = target.judge.verdicts(prompts, [edit(chosen.unit, chosen.choice.layer)])
-            made.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
-        each = max(2, round(amount.random_share * len(prompts)))
-        rows = [(np.arange(each) + draw * each) % len(prompts) for draw in range(len(units))]
-        parts = [
-            target.judge.verdicts([prompts[row] for row in some], [edit(unit, own.choice.layer)])
-            for some, unit in track(
-                list(zip(rows, units, strict=True)), f"random {name} in {target.name}", len(units)
-            )
-        ]
-        made.append(
-            outcome(
-                target.name,
-                kind,
-                name,
-                "random",
-                joined(parts),
-                picked(plain[kind], np.concatenate(rows)),
-                clusters=np.repeat(np.arange(len(units)), each),
-                seed=seed,
-            )
-        )
-    return made
-
-
-def _agreements(
-    subjects: Sequence[_Subject], found: Mapping[str, _Found], seed: int
-) -> tuple[tuple[Agreement, ...], tuple[Agreement, ...]]:
-    """Cosines by layer: each model in its own template at its chosen position; both in the plain one, last token."""
-    own, plain = [], []
-    for each in subjects:
-        one = found[each.name]
-        own.append(one.reading.states[:, :, one.choice.position])
-        plain.append(_plain_states(each, one))
-    made = []
-    for base, post in (own, plain):
-        rows = base.shape[1]
-        made.append(
-            tuple(
-                agreement_by_layer(
-                    base,
-                    post,
-                    found["base"].reading.labels,
-                    clusters=np.arange(rows),
-                    strata=np.zeros(rows, dtype=np.int64),
-                    layers=range(len(base)),
-                    seed=seed,
-                )
-            )
-        )
-    return made[0], made[1]
-
-
-def _plain_states(subject: _Subject, found: _Found) -> Float[np.ndarray, "layer prompt width"]:
-    """States of the training requests in the plain rendering, last token (read before where that is the own one)."""
-    if subject.train.harmful[0].template == "plain":
-        return found.reading.states[:, :, -1]
-
-    def plainly(prompts: Sequence[Prompt]) -> list[Prompt]:
-        texts = (prompt.text[slice(*prompt.spans["instruction"])] for prompt in prompts)
-        return [subject.model.instruction_prompt(text, template="plain") for text in texts]
-
-    split = Split(plainly(subject.train.harmful), plainly(subject.train.harmless))
-    return read(subject.model, split, Last()).states[:, :, -1]
-
-
-def _direction(subject: _Subject, choice: Candidate, data: str) -> Direction:
-    """The direction at every layer, at the chosen position."""
-    sites, position = subject.model.sites("resid_post"), Index(choice.position)
-    return fit_direction(
-        DifferenceInMeans(),
-        capture(subject.model, subject.train.prompts, sites, positions=position),
-        subject.train.labels.tolist(),
-        model=subject.model,
-        dataset_hash=data,
-        position=position,
-    )

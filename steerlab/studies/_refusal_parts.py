@@ -1,0 +1,294 @@
+"""The parts of the refusal study: a model with its prompts, its direction, what the direction does and what it costs.
+
+The presets differ in the rule and site of the choice, in how refusal is judged, and in where a direction is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from jaxtyping import Float
+
+from steerlab.activations import capture
+from steerlab.datasets import StatementSet
+from steerlab.directions import DifferenceInMeans, Direction, fit_direction
+from steerlab.models import Edit, Index, LanguageModel, Prompt, Site
+from steerlab.progress import track
+from steerlab.statistics import proportion
+from steerlab.steering import Add
+from steerlab.studies._contrast import Agreement, Stack, agreement_by_layer, random_units
+from steerlab.studies._refusal_outcomes import joined, outcome, picked
+from steerlab.studies._refusal_place import Cell, Projection, grid, projections
+from steerlab.studies._refusal_price import Price, prices
+from steerlab.studies._refusal_result import Intervention, Outcome, difference
+from steerlab.studies._refusals import NEW_TOKENS, Judge, Phrases, Verdicts
+from steerlab.studies._requests import Reading, Split, direction_at, read, removal
+from steerlab.studies.selection import Candidate, Rule, Selection, choose
+
+Preset = Literal["corrected", "published"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What differs between the presets: the rule and site of the choice, how refusal is judged, where is added."""
+
+    rule: Rule
+    site: str
+    phrases: Phrases
+    new_tokens: int
+    points: tuple[str, ...]
+
+
+METHODS: dict[Preset, Method] = {
+    "corrected": Method("corrected", "resid_post", "any", NEW_TOKENS, ("resid_post",)),
+    "published": Method("published", "resid_pre", "start", 16, ("resid_pre", "resid_mid", "resid_post")),
+}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is asked: prompts of each kind and split, doses, random directions, texts and questions."""
+
+    train: int
+    val: int
+    test: int
+    strengths: tuple[float, ...]
+    randoms: int
+    random_share: float
+    texts: int
+    task: int
+    priced_randoms: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model with its rendered prompts, its judge, and after selection its directions."""
+
+    name: str
+    model: LanguageModel
+    train: Split
+    val: Split
+    test: Split
+    judge: Judge
+    words: tuple[str, ...]
+    method: Method
+
+
+@dataclass(frozen=True)
+class Found:
+    """The directions of a model at every layer and position, and which one was chosen."""
+
+    reading: Reading
+    differences: Float[np.ndarray, "layer position width"]
+    selection: Selection
+
+    @property
+    def choice(self) -> Candidate:
+        """The chosen layer and position."""
+        return self.selection.chosen
+
+    @property
+    def unit(self) -> Float[np.ndarray, " width"]:
+        """The chosen direction, length one."""
+        vector = self.differences[self.choice.layer, self.choice.position]
+        unit: Float[np.ndarray, " width"] = vector / np.linalg.norm(vector)
+        return unit
+
+    def gap(self, layer: int) -> float:
+        """Distance of the class means at a layer, at the chosen position."""
+        return float(np.linalg.norm(self.differences[layer, self.choice.position]))
+
+
+def tells_apart(verdicts: Mapping[str, Verdicts]) -> bool:
+    """Whether harmful prompts are refused more often than harmless ones, beyond chance."""
+    shares = [proportion(verdicts[kind].refused) for kind in ("harmful", "harmless")]
+    return difference(*shares).low > 0
+
+
+def find(subject: Subject) -> Found:
+    method = subject.method
+    bar = f"reading requests in {subject.name}"
+    reading = read(subject.model, subject.train, progress=bar, site=method.site)
+    refuses = tells_apart(
+        {
+            "harmful": subject.judge.verdicts(subject.val.harmful),
+            "harmless": subject.judge.verdicts(subject.val.harmless),
+        }
+    )
+    chosen = choose(
+        subject.judge,
+        subject.train,
+        subject.val,
+        refuses=refuses,
+        words=subject.words,
+        # a model that does not refuse has no prompt on the side that the published filter keeps
+        rule=method.rule if refuses else "corrected",
+        site=method.site,
+        reading=reading,
+    )
+    return Found(reading, reading.differences(), chosen)
+
+
+def effects(
+    target: Subject,
+    found: Mapping[str, Found],
+    sources: Sequence[str],
+    plain: Mapping[str, Verdicts],
+    strength: float,
+    amount: Amount,
+    seed: int,
+) -> list[Outcome]:
+    """Ablation on harmful and addition on harmless prompts: every source's direction, then random ones."""
+    own = found[target.name]
+
+    def ablation(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
+        return removal(target.model, unit)
+
+    def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
+        return added(target, unit * own.gap(layer), layer, strength)
+
+    units = random_units(own.unit.shape[0], amount.randoms, seed)
+    made: list[Outcome] = []
+    kinds: tuple[tuple[Intervention, Callable[..., Edit], str], ...] = (
+        ("ablation", ablation, "harmful"),
+        ("addition", addition, "harmless"),
+    )
+    for name, edit, kind in kinds:
+        prompts = target.test.harmful if kind == "harmful" else target.test.harmless
+        for source in sources:
+            chosen = found[source]
+            after = target.judge.verdicts(prompts, [edit(chosen.unit, chosen.choice.layer)])
+            made.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
+        each = max(2, round(amount.random_share * len(prompts)))
+        rows = [(np.arange(each) + draw * each) % len(prompts) for draw in range(len(units))]
+        parts = [
+            target.judge.verdicts([prompts[row] for row in some], [edit(unit, own.choice.layer)])
+            for some, unit in track(
+                list(zip(rows, units, strict=True)), f"random {name} in {target.name}", len(units)
+            )
+        ]
+        made.append(
+            outcome(
+                target.name,
+                kind,
+                name,
+                "random",
+                joined(parts),
+                picked(plain[kind], np.concatenate(rows)),
+                clusters=np.repeat(np.arange(len(units)), each),
+                seed=seed,
+            )
+        )
+    return made
+
+
+def added(subject: Subject, vector: Float[np.ndarray, " width"], layer: int, strength: float) -> Edit:
+    """Addition at the points of the preset: once at the layer's output, or at its three points as published."""
+    sites = [
+        Site(name, layer) for name in subject.method.points if subject.model.anatomy.has(Site(name, layer))
+    ]
+    return cast(Edit, Add(direction_at(subject.model, vector, layer), sites=sites, strength=strength))
+
+
+def agreements(
+    subjects: Sequence[Subject], found: Mapping[str, Found], seed: int
+) -> tuple[tuple[Agreement, ...], tuple[Agreement, ...], tuple[Cell, ...]]:
+    """Cosines by layer, each model in its own template at its chosen position and both in the plain one at the last
+    token; and over all layers and positions, in both kinds of templates."""
+    own = {each.name: found[each.name].reading for each in subjects}
+    plain = {each.name: _plain_reading(each, own[each.name]) for each in subjects}
+    rows = own["base"].states.shape[1]
+
+    def by_layer(base: Stack, post: Stack) -> tuple[Agreement, ...]:
+        made = agreement_by_layer(
+            base,
+            post,
+            own["base"].labels,
+            clusters=np.arange(rows),
+            strata=np.zeros(rows, dtype=np.int64),
+            layers=range(len(base)),
+            seed=seed,
+        )
+        return tuple(made)
+
+    at = {name: reading.states[:, :, found[name].choice.position] for name, reading in own.items()}
+    last = {name: reading.states[:, :, -1] for name, reading in plain.items()}
+    cells = (*grid("own", own, seed=seed), *grid("plain", plain, seed=seed))
+    return by_layer(at["base"], at["post"]), by_layer(last["base"], last["post"]), cells
+
+
+def _plain_reading(subject: Subject, own: Reading) -> Reading:
+    """The training requests in the plain rendering (read before where that is the own one)."""
+    if subject.train.harmful[0].template == "plain":
+        return own
+
+    def plainly(prompts: Sequence[Prompt]) -> list[Prompt]:
+        texts = (prompt.text[slice(*prompt.spans["instruction"])] for prompt in prompts)
+        return [subject.model.instruction_prompt(text, template="plain") for text in texts]
+
+    split = Split(plainly(subject.train.harmful), plainly(subject.train.harmless))
+    return read(subject.model, split, site=subject.method.site)
+
+
+def points_of(subjects: Sequence[Subject], found: Mapping[str, Found]) -> tuple[Projection, ...]:
+    """Test prompts along each model's chosen direction."""
+    along = {}
+    for each in subjects:
+        one, place = found[each.name], found[each.name].choice
+        train = one.reading.states[place.layer, :, place.position].astype(np.float64) @ one.unit
+        middle = (train[one.reading.labels].mean() + train[~one.reading.labels].mean()) / 2
+        test = read(each.model, each.test, Index(place.position), site=each.method.site).states[
+            place.layer, :, -1
+        ]
+        along[each.name] = (test.astype(np.float64) @ one.unit - middle) / one.gap(place.layer)
+    return projections(along, subjects[0].test.labels.tolist())
+
+
+def prices_of(
+    subject: Subject,
+    found: Found,
+    strength: float,
+    amount: Amount,
+    texts: Sequence[str],
+    statements: StatementSet | None,
+    seed: int,
+    missing: dict[str, str],
+) -> tuple[Price, ...]:
+    layer = found.choice.layer
+    units = random_units(len(found.unit), amount.priced_randoms, seed)
+
+    def edits(unit: Float[np.ndarray, " width"]) -> dict[str, Edit]:
+        return {
+            "ablation": removal(subject.model, unit),
+            "addition": added(subject, unit * found.gap(layer), layer, strength),
+        }
+
+    random = [edits(unit) for unit in units]
+    return prices(
+        subject.name,
+        subject.model,
+        edits(found.unit),
+        {kind: [one[kind] for one in random] for kind in ("ablation", "addition")},
+        texts=texts[: amount.texts],
+        harmless=subject.test.harmless,
+        statements=statements,
+        rows=amount.task,
+        seed=seed,
+        missing=missing,
+    )
+
+
+def direction_of(subject: Subject, choice: Candidate, data: str) -> Direction:
+    """The direction at every layer, at the chosen position."""
+    sites, position = subject.model.sites(subject.method.site), Index(choice.position)
+    return fit_direction(
+        DifferenceInMeans(),
+        capture(subject.model, subject.train.prompts, sites, positions=position),
+        subject.train.labels.tolist(),
+        model=subject.model,
+        dataset_hash=data,
+        position=position,
+    )

@@ -1,0 +1,72 @@
+"""Can the two kinds of prompts be told apart by their form alone? Then a direction between them may be one of form.
+
+A logistic regression (scikit-learn, five folds, standardised) sees length in characters, length in words and the final
+character, nothing else. In the published sets harmful requests end without a full stop and harmless ones with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from steerlab.statistics import Estimate, proportion
+
+_FOLDS = 5
+_ENDINGS = ".?!"
+
+
+class Surface(BaseModel):
+    """accuracy: of the classifier of form, held out. chance: always naming the more frequent kind.
+
+    words: mean number of words of each kind. ends_in_punctuation: share of each kind that ends in one of ". ? !".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accuracy: Estimate
+    chance: float
+    words: tuple[float, float]
+    ends_in_punctuation: tuple[float, float]
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether form alone tells the kinds apart."""
+        return self.accuracy.low > self.chance
+
+
+def surface(positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Surface | None:
+    """Measure it; None with fewer than ten prompts of a kind."""
+    if min(len(positive), len(negative)) < 2 * _FOLDS:
+        return None
+    features = np.array([_form(text) for text in (*positive, *negative)])
+    labels = np.array([1] * len(positive) + [0] * len(negative))
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression())
+    right = cross_val_predict(classifier, features, labels, cv=folds) == labels
+    share = float(labels.mean())
+    return Surface(
+        accuracy=proportion(right),
+        chance=max(share, 1 - share),
+        words=(_words(positive), _words(negative)),
+        ends_in_punctuation=(_punctuated(positive), _punctuated(negative)),
+    )
+
+
+def _form(text: str) -> Float[np.ndarray, " feature"]:
+    last = text.rstrip()[-1:]
+    return np.array([len(text), len(text.split()), *(last == mark for mark in _ENDINGS)], dtype=float)
+
+
+def _words(texts: Sequence[str]) -> float:
+    return float(np.mean([len(text.split()) for text in texts]))
+
+
+def _punctuated(texts: Sequence[str]) -> float:
+    return float(np.mean([text.rstrip()[-1:] in _ENDINGS and bool(text.strip()) for text in texts]))
