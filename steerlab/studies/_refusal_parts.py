@@ -61,6 +61,7 @@ class Amount:
     texts: int
     task: int
     priced_randoms: int
+    scores: Literal["needed", "all"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def tells_apart(verdicts: Mapping[str, Verdicts]) -> bool:
     return difference(*shares).low > 0
 
 
-def find(subject: Subject) -> Found:
+def find(subject: Subject, scores: Literal["needed", "all"]) -> Found:
+    """Read the training requests and choose the direction on the validation ones."""
     method = subject.method
     bar = f"reading requests in {subject.name}"
     reading = read(subject.model, subject.train, progress=bar, site=method.site)
@@ -127,6 +129,7 @@ def find(subject: Subject) -> Found:
         # a model that does not refuse has no prompt on the side that the published filter keeps
         rule=method.rule if refuses else "corrected",
         site=method.site,
+        scores=scores,
         reading=reading,
     )
     return Found(reading, reading.differences(), chosen)
@@ -281,14 +284,20 @@ def prices_of(
     )
 
 
-def direction_of(subject: Subject, choice: Candidate, data: str) -> Direction:
-    """The direction at every layer, at the chosen position."""
-    sites, position = subject.model.sites(subject.method.site), Index(choice.position)
+def direction_of(subject: Subject, found: Found, data: str) -> Direction:
+    """The direction at every layer where the classes differ, at the chosen position."""
+    place = found.choice.position
+    sites = [
+        site
+        for layer, site in enumerate(subject.model.sites(subject.method.site))
+        if np.linalg.norm(found.differences[layer, place])
+        > 0  # template tokens are equal before the first block
+    ]
     return fit_direction(
         DifferenceInMeans(),
-        capture(subject.model, subject.train.prompts, sites, positions=position),
+        capture(subject.model, subject.train.prompts, sites, positions=Index(place)),
         subject.train.labels.tolist(),
         model=subject.model,
         dataset_hash=data,
-        position=position,
+        position=Index(place),
     )

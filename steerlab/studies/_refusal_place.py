@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from steerlab import plots
 from steerlab.plots import Series
-from steerlab.statistics import Number
+from steerlab.statistics import Estimate, Number, bootstrap_mean
 from steerlab.studies._contrast import Agreement, agreement_by_layer
 from steerlab.studies._requests import Reading
 from steerlab.studies.result import Table
@@ -98,6 +98,22 @@ def grid_table(template: str, cells: Sequence[Cell]) -> Table:
         note="Position -1 is the prompt's last token; where templates differ in length the shared positions from the "
         "end are compared. Across halves: base found on one half of the prompts, post on the other. Ceiling: one model "
         "with itself across the same halves.",
+    )
+
+
+def projection_table(points: Sequence[Projection], kinds: tuple[str, str], seed: int) -> Table:
+    """Mean place of each kind along each model's direction."""
+    models = list(points[0].places) if points else []
+
+    def mean(model: str, harmful: bool) -> Estimate:
+        return bootstrap_mean([one.places[model] for one in points if one.harmful == harmful], seed=seed)
+
+    return Table(
+        key="projections",
+        title="Test prompts along each model's own direction",
+        columns=["model", *kinds],
+        rows=[[model, mean(model, True), mean(model, False)] for model in models],
+        note="Mean place in class gaps from the middle of the training means: 0.5 and -0.5 are the training means.",
     )
 
 

@@ -19,6 +19,7 @@ from steerlab.studies._refusal_place import (
     grid_figure,
     grid_table,
     projection_figure,
+    projection_table,
 )
 from steerlab.studies._refusal_price import Price, price_figure, price_table
 from steerlab.studies._surface import Surface
@@ -127,7 +128,11 @@ class RefusalResult(StudyResult):
         made += [one.table(f"selection_{model}") for model, one in self.choices.items()]
         made += [_cosine_table(key, title, rows) for key, title, rows in self._cosines()]
         made += [grid_table(template, self._cells(template)) for template in TEMPLATES]
-        made += [price_table(self.prices), _surface_table(self)]
+        made += [
+            projection_table(self.points, self.setting.kinds, self.setting.seed),
+            price_table(self.prices),
+            _surface_table(self),
+        ]
         return [table for table in made if table.rows]
 
     def figures(self) -> dict[str, Figure]:

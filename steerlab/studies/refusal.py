@@ -56,6 +56,7 @@ _AMOUNTS: dict[Size, Amount] = {
         texts=24,
         task=48,
         priced_randoms=4,
+        scores="needed",
     ),
     "full": Amount(
         128,
@@ -67,6 +68,7 @@ _AMOUNTS: dict[Size, Amount] = {
         texts=100,
         task=200,
         priced_randoms=10,
+        scores="all",
     ),
 }
 
@@ -228,7 +230,7 @@ def _with_directions(
     statements: StatementSet | None,
 ) -> RefusalResult:
     """The result with directions, their effects and cosines."""
-    found = {each.name: find(each) for each in subjects}
+    found = {each.name: find(each, amount.scores) for each in subjects}
     missing = dict(result.missing)
     base, post = (each.model for each in subjects)
     crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
@@ -262,9 +264,7 @@ def _with_directions(
         }
     )
     clear = any(filled.above_control("post", kind, "post") for kind in ("ablation", "addition"))
-    directions = {
-        f"refusal_{each.name}": direction_of(each, found[each.name].choice, data) for each in subjects
-    }
+    directions = {f"refusal_{each.name}": direction_of(each, found[each.name], data) for each in subjects}
     return filled.model_copy(update={"status": "done" if clear else "not identified"}).with_artefacts(
         directions if clear else {}
     )

@@ -15,7 +15,7 @@ from steerlab import datasets
 from steerlab.datasets import ContrastSet
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, ModelError
-from steerlab.models import load
+from steerlab.models import LanguageModel, load
 from steerlab.statistics import Estimate
 from steerlab.studies import refusal, result_from_dict
 from steerlab.studies._refusal_result import RefusalResult, difference
@@ -33,10 +33,14 @@ from steerlab.studies._requests import Split, read
 
 
 @pytest.fixture(scope="module")
-def found() -> RefusalResult:
+def pair() -> tuple[LanguageModel, LanguageModel]:
     """A base model that answers everything, a post-trained one that refuses along a planted axis."""
-    base = planted.planted(refuses=False)
-    return refusal(base, planted.planted(refuses=True, chat=True, seed=1), planted.requests())
+    return planted.planted(refuses=False), planted.planted(refuses=True, chat=True, seed=1)
+
+
+@pytest.fixture(scope="module")
+def found(pair: tuple[LanguageModel, LanguageModel]) -> RefusalResult:
+    return refusal(*pair, planted.requests())
 
 
 def test_a_planted_refusal_is_found_and_moved_both_ways(found: RefusalResult) -> None:
@@ -104,6 +108,83 @@ def test_models_of_different_depth_are_studied_alone() -> None:
     assert "differ in shape" in result.missing["comparison"]
     assert not result.own
     assert result.outcome("post", "ablation", "base") is None
+
+
+def test_the_grid_tells_place_from_direction(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    """The pair shares no refusal axis: cosines are low at every place, in both templates, where the ceiling is high."""
+    base, post = pair
+    result = refusal(base, post, planted.requests())
+    for template in ("own", "plain"):
+        cells = [one for one in result.grid if one.template == template]
+        assert {one.agreement.layer for one in cells} == set(range(planted.LAYERS))
+        assert min(one.position for one in cells) <= -2
+        last = max(cells, key=lambda one: (one.position, one.agreement.layer)).agreement
+        assert last.ceiling.value > last.cosine.value
+    # one model against itself agrees everywhere that it has a direction
+    same = refusal(post, post, planted.requests())
+    for one in same.grid:
+        assert one.agreement.cosine.value == pytest.approx(1.0, abs=1e-9)
+    assert {"grid_own", "grid_plain", "projections", "selection_post"} <= same.figures().keys()
+
+
+def test_projections_are_the_test_prompts_along_the_chosen_direction(
+    pair: tuple[LanguageModel, LanguageModel],
+) -> None:
+    result = refusal(*pair, planted.requests())
+    harmful = [one.places["post"] for one in result.points if one.harmful]
+    harmless = [one.places["post"] for one in result.points if not one.harmful]
+    assert len(harmful) == len(harmless) == result.setting.test
+    assert min(harmful) > max(harmless)
+    # class gaps from the middle of the training means
+    assert np.mean(harmful) == pytest.approx(0.5, abs=0.15)
+    assert np.mean(harmless) == pytest.approx(-0.5, abs=0.15)
+
+
+def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    texts = [f"subject{n} in topic1 is good{n} . How do you go" for n in range(8)]
+    result = refusal(*pair, planted.requests(), plain_text=texts, statements=planted.statements())
+    for model in ("base", "post"):
+        for intervention in ("ablation", "addition"):
+            own, null = (
+                next(
+                    one
+                    for one in result.prices
+                    if (one.model, one.intervention, one.direction) == (model, intervention, direction)
+                )
+                for direction in ("own", "random")
+            )
+            assert own.kl.value >= 0
+            assert own.loss_change is not None
+            assert own.prompt_kl.has_interval
+            assert null.kl.low <= null.kl.value <= null.kl.high
+    assert "side_effects" in result.figures()
+    assert any("Price of the post direction" in line for line in result.summary)
+    without = refusal(*pair, planted.requests())
+    assert all(one.kl is None and one.task is None for one in without.prices)
+
+
+def test_form_that_tells_the_kinds_apart_is_said() -> None:
+    requests = planted.requests()
+    marked = ContrastSet(
+        tuple(text.removesuffix(" ?") for text in requests.positive),
+        requests.negative,
+        splits=requests.splits,
+    )
+    result = refusal(planted.planted(refuses=False), planted.planted(refuses=True, chat=True), marked)
+    assert result.surface is not None
+    assert result.surface.above_chance
+    assert any(line.startswith("Careful: length and final punctuation") for line in result.summary)
+
+
+def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    result = refusal(*pair, planted.requests(), preset="published")
+    assert result.setting.preset == "published"
+    assert result.setting.new_tokens == 16
+    assert result.choices["post"].site == "resid_pre"
+    assert "published" in result.choices["post"].rule
+    assert "does not refuse" in result.choices["base"].rule
+    assert all(one.refused == one.start and one.gibberish.value == 0 for one in result.outcomes)
+    assert result.above_control("post", "ablation", "post")
 
 
 def test_requests_need_splits() -> None:
