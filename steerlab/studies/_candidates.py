@@ -66,7 +66,8 @@ def survivors(candidates: Sequence[Candidate], n_layers: int) -> list[Candidate]
 class Selection(BaseModel):
     """Every candidate, the chosen one, and the rule that chose it.
 
-    model: its name. site: where candidates are read and added. tokens: texts of the target tokens. token: text at the
+    model: its name. site: where candidates are read and added. tokens: texts of the target tokens,
+    token_ids: their numbers. token: text at the
     chosen position. kept: prompts of each kind that made the vectors and the scores, (train, train, val, val).
     """
 
@@ -77,6 +78,7 @@ class Selection(BaseModel):
     site: str
     template: str
     tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
     candidates: tuple[Candidate, ...]
     chosen: Candidate
     token: str

@@ -143,6 +143,7 @@ def choose(
         site=site,
         template=val.harmful[0].template,
         tokens=tuple(dict.fromkeys(words)),
+        token_ids=judge.tokens,
         candidates=tuple(race.candidates),
         chosen=place,
         token=model.tokenizer.decode([int(last.input_ids[0, place.position])]),
