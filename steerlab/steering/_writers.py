@@ -52,7 +52,9 @@ class Part:
             views = stacked if self.module.is_transposed else stacked.transpose(-1, -2)
             return [views, *_present(getattr(self.module, "down_proj_bias", None))]
         if kind == "norm":
-            raise SteeringError(f"What {self.name} puts out cannot be projected by its weights, as it normalises.")
+            raise SteeringError(
+                f"What {self.name} puts out cannot be projected by its weights, as it normalises."
+            )
         return [self.module.weight.data, *_present(getattr(self.module, "bias", None))]
 
     @property
@@ -206,7 +208,9 @@ class Writers:
         states: dict[str, Tensor] = {}
         tokens = model.tokenize(["The scale of an embedding is read off a few tokens."])
         sites = (Site("embed"), Site("resid_pre", 0))
-        keep = {site: lambda state, name=site.name: states.update({name: state[0].double()}) for site in sites}
+        keep = {
+            site: lambda state, name=site.name: states.update({name: state[0].double()}) for site in sites
+        }
         model.run(tokens, read=keep)
         rows = model.anatomy.embed.weight.detach()[tokens.input_ids[0].to(model.device)].double()  # type: ignore[operator]
         plain = model.anatomy.names.positions is None and model.anatomy.names.embed_norm is None

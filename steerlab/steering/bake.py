@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, fields
 from typing import Literal
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.steering import _biases
+from steerlab.steering._proof import logits, prove
 from steerlab.steering._writers import Part, Writers, basis_of, project
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
@@ -51,7 +51,7 @@ def bake(model: LanguageModel, *interventions: Edit, in_place: bool = False) -> 
     """
     _require_bakeable(model, interventions)
     _plan(Writers(model), interventions)  # refuses before anything is copied or changed
-    expected = _logits(model, interventions)
+    expected = logits(model, interventions)
     module = model.model if in_place else copy.deepcopy(model.model)
     baked = LanguageModel(module, model.tokenizer, name=f"{model.name} (baked)")
     baked.self_check()
@@ -67,7 +67,7 @@ def bake(model: LanguageModel, *interventions: Edit, in_place: bool = False) -> 
     if in_place:
         for remembered in ("fingerprint", "final_norm_gain"):
             model.__dict__.pop(remembered, None)
-    _prove(baked, expected)
+    prove(baked, expected, what="baked form")
     return baked
 
 
@@ -82,16 +82,22 @@ class _Step:
 
 def _require_bakeable(model: LanguageModel, interventions: Sequence[Edit]) -> None:
     if not interventions:
-        raise SteeringError("Baking needs at least one intervention; give bake(model, ...) an Add or an Ablate.")
+        raise SteeringError(
+            "Baking needs at least one intervention; give bake(model, ...) an Add or an Ablate."
+        )
     if model.backend != "transformers":
         raise SteeringError(
             f"Weights are baked in transformers models, not through {model.backend}; load the model with "
             "backend='transformers'."
         )
     if model.frames.watched:
-        raise SteeringError("Baking inside model.steering(...) would mix hooks and weights; leave the context first.")
+        raise SteeringError(
+            "Baking inside model.steering(...) would mix hooks and weights; leave the context first."
+        )
     if getattr(model.model.config, "quantization_config", None) is not None:
-        raise SteeringError(f"{model.name} is quantised, so its weights cannot be changed; load it in bfloat16.")
+        raise SteeringError(
+            f"{model.name} is quantised, so its weights cannot be changed; load it in bfloat16."
+        )
     for edit in interventions:
         require_constant(edit)
         edit.check(model)
@@ -237,7 +243,8 @@ def _addition(
     last = site == stream_writes(model)[-1]
     # Where the stream is ablated again before anything reads it, only what all ablations leave remains.
     read_at_once = not last and (
-        site.name in ("resid_pre", "resid_mid") or (site.name == "attn_out" and not model.anatomy.names.parallel)
+        site.name in ("resid_pre", "resid_mid")
+        or (site.name == "attn_out" and not model.anatomy.names.parallel)
     )
     kept = project(delta, later if last or read_at_once else everywhere)
     if read_at_once and float((kept - project(kept, everywhere)).norm()) > _TINY * float(delta.norm()):
@@ -266,27 +273,3 @@ def _carrier(writers: Writers, site: Site) -> Part:
         case "ln_final_in", _:
             return writers.after_block(writers.model.n_layers - 1)
     raise SteeringError(f"Nothing is known here that writes {site} alone; steer with hooks.")
-
-
-# ------------------------------------------------------------------------------------------------------------- proof
-
-
-def _logits(model: LanguageModel, interventions: Sequence[Edit]) -> Tensor:
-    tokens = torch.arange(1, 17) * 7919 % model.vocab_size
-    length = min(len(tokens), model.context or len(tokens))
-    context = model.steering(*interventions) if interventions else nullcontext()
-    with model.lock, torch.inference_mode(), context:
-        found: Tensor = model.model(input_ids=tokens[None, :length].to(model.device), use_cache=False).logits
-    return found[0, :, : model.vocab_size].double().cpu()
-
-
-def _prove(baked: LanguageModel, expected: Tensor) -> None:
-    """Compare with the hooks on a few tokens; the median, as rounding may send one of them to another expert."""
-    error = ((_logits(baked, ()) - expected).norm(dim=-1) / expected.norm(dim=-1)).median()
-    allowed = max(1e-4, 16 * torch.finfo(baked.dtype).eps)
-    if not float(error) <= allowed:
-        raise SteeringError(
-            f"The baked weights of {baked.name} do not compute what the hooks do (logits off by {float(error):.2g} of "
-            f"their size, {allowed:.2g} allowed): this family writes to its stream in a way not known here; steer with "
-            "hooks, and load the model again if it was changed in place."
-        )
