@@ -69,7 +69,7 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
 def read_steering_vectors(
     path: str | Path, model: LanguageModel, *, name: LayerSite = "resid_post"
 ) -> Direction:
-    """A file with a dictionary from layer to vector, as `torch.save(vector.layer_activations, path)` of steering-vectors.
+    """A dictionary from layer to vector, as `torch.save(vector.layer_activations, path)` writes with steering-vectors.
 
     Args:
         path: the file.
@@ -177,7 +177,7 @@ def _direction(
     negative = sorted(layer for layer in layers if layer < 0)
     if negative:
         raise DirectionError(
-            f"The vectors name layer {negative[0]}, and layers count from 0 here; save them with their positive numbers."
+            f"The vectors name layer {negative[0]}, and layers count from 0 here; save them with positive numbers."
         )
     direction = Direction(
         {Site(name, layer): vector for layer, vector in layers.items()},
@@ -204,8 +204,8 @@ def _tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its unpickler raises many kinds; each means: not plain tensors
         raise DirectionError(
-            f"{path} is not a file of plain tensors, and pickled objects are not opened ({_said(error)}); save the tensors "
-            "themselves with torch.save."
+            f"{path} is not a file of plain tensors, and pickled objects are not opened ({_said(error)}); save the "
+            "tensors themselves with torch.save."
         ) from error
 
 

@@ -160,8 +160,8 @@ class Writers:
         post_norm = anatomy.names.attention_post_norm if attention else anatomy.names.mlp_post_norm
         if post_norm is not None:
             raise SteeringError(
-                f"What the {'attention' if attention else 'MLP'} of layer {layer} writes is normalised before it enters "
-                "the stream (a post-norm family), so no change of its weights is this intervention; steer with hooks."
+                f"What the {'attention' if attention else 'MLP'} of layer {layer} writes is normalised before it "
+                "enters the stream (a post-norm family), so no change of its weights is this intervention; steer with hooks."
             )
         parts = [self.attention(layer)] if attention else self.mlp(layer)
         return [Part(part.name, part.module, anatomy.residual_multiplier) for part in parts]
@@ -212,7 +212,8 @@ class Writers:
             site: lambda state, name=site.name: states.update({name: state[0].double()}) for site in sites
         }
         model.run(tokens, read=keep)
-        rows = model.anatomy.embed.weight.detach()[tokens.input_ids[0].to(model.device)].double()  # type: ignore[operator]
+        table: Tensor = model.anatomy.embed.weight.detach()  # type: ignore[operator]
+        rows = table[tokens.input_ids[0].to(model.device)].double()
         plain = model.anatomy.names.positions is None and model.anatomy.names.embed_norm is None
         start = states["resid_pre"] if plain else states["embed"]
         return _factor(rows, states["embed"]), _factor(states["embed"], start)
@@ -271,7 +272,8 @@ def _factor(before: Tensor, after: Tensor) -> float:
 
 def basis_of(rows: Float[Tensor, "k width"]) -> Float[Tensor, "width k"]:
     """An orthonormal basis of the span of some vectors."""
-    return torch.linalg.qr(rows.double().T).Q
+    basis: Tensor = torch.linalg.qr(rows.double().T).Q
+    return basis
 
 
 def project(delta: Tensor, bases: Sequence[Tensor]) -> Tensor:

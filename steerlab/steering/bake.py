@@ -125,8 +125,8 @@ def require_constant(edit: Edit) -> None:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.init and field.name not in _KNOWN and getattr(edit, field.name) != default:
             raise SteeringError(
-                f"{kind} has {field.name}={getattr(edit, field.name)!r}, which depends on the token or the run; weights "
-                "act on all alike, so leave it out or steer with hooks."
+                f"{kind} has {field.name}={getattr(edit, field.name)!r}, which depends on the token or the run; "
+                "weights act on all alike, so leave it out or steer with hooks."
             )
 
 
@@ -224,8 +224,8 @@ def _local(writers: Writers, site: Site, basis: Tensor) -> list[_Step]:
         case "embed", _:
             return [_Step(writers.embedding(), "project", basis)]
     raise SteeringError(
-        f"An ablation at {site} alone removes what earlier layers wrote, which their weights cannot undo for this layer "
-        "only; ablate everywhere (no sites), at z, mlp_post, attn_out, mlp_out or embed, or steer with hooks."
+        f"An ablation at {site} alone removes what earlier layers wrote, which their weights cannot undo for this "
+        "layer only; ablate everywhere (no sites), at z, mlp_post, attn_out, mlp_out or embed, or steer with hooks."
     )
 
 

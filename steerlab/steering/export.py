@@ -1,11 +1,11 @@
 """Ship a steered model as a transformers folder that any engine loads, with the interventions in its weights.
 
-The folder holds weights, configuration, tokenizer, generation settings, a model card and `steering.json` (what was baked,
-by hash). It appears whole or not at all.
+The folder holds weights, configuration, tokenizer, generation settings, a model card and `steering.json` (what was
+baked, by hash). It appears whole or not at all.
 
 A bias that a family's configuration has no flag for is lost when the checkpoint is built again, so such a folder is not
-written. Qwen2 and Mistral are the exceptions worth having: without sliding windows they compute what Llama computes, and
-Llama's configuration has the flags, so their folder is a Llama's.
+written. Qwen2 and Mistral are exceptions worth having: without sliding windows they compute what Llama computes, whose
+configuration has the flags, so their folder is a Llama's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from steerlab import __version__
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel
@@ -108,8 +107,8 @@ def _loadable(baked: LanguageModel) -> LanguageModel:
     if config.model_type in _LLAMA_TWINS and windows is None:
         return _as_llama(baked)
     raise SteeringError(
-        f"The configuration of a {baked.architecture} cannot switch on {lost[0]}, so what was baked there would be lost on "
-        "loading; use the baked model in memory, intervene at another site, or export a control vector (gguf)."
+        f"The configuration of a {baked.architecture} cannot switch on {lost[0]}, so what was baked there would be lost "
+        "on loading; use the baked model in memory, intervene at another site, or export a control vector (gguf)."
     )
 
 
@@ -150,8 +149,8 @@ def _card(record: dict[str, Any], baked: LanguageModel, *, untied: bool) -> str:
         "",
         f"# {record['model']['name']}, steered",
         "",
-        f"The weights of {record['model']['name']} (fingerprint `{record['model']['fingerprint']}`) with interventions baked "
-        f"in by steerlab {__version__}; no code is needed to run them. Fingerprint of this checkpoint: "
+        f"The weights of {record['model']['name']} (fingerprint `{record['model']['fingerprint']}`) with interventions "
+        f"baked in by steerlab {record['libraries']['steerlab']}; no code is needed to run them. Fingerprint of this checkpoint: "
         f"`{baked.fingerprint}`.",
         "",
         "| intervention | direction | sites | strength |",
@@ -165,7 +164,7 @@ def _card(record: dict[str, Any], baked: LanguageModel, *, untied: bool) -> str:
     if untied:
         lines += [
             "",
-            "The unembedding got weights of its own (`tie_word_embeddings: false`); an engine that ties it to the embedding "
-            "whatever the configuration says computes other logits.",
+            "The unembedding got weights of its own (`tie_word_embeddings: false`); an engine that ties it to the "
+            "embedding whatever the configuration says computes other logits.",
         ]
     return "\n".join(lines) + "\n"
