@@ -161,7 +161,8 @@ class Writers:
         if post_norm is not None:
             raise SteeringError(
                 f"What the {'attention' if attention else 'MLP'} of layer {layer} writes is normalised before it "
-                "enters the stream (a post-norm family), so no change of its weights is this intervention; steer with hooks."
+                "enters the stream (a post-norm family), so no change of its weights is this intervention; steer "
+                "with hooks."
             )
         parts = [self.attention(layer)] if attention else self.mlp(layer)
         return [Part(part.name, part.module, anatomy.residual_multiplier) for part in parts]
@@ -212,8 +213,8 @@ class Writers:
             site: lambda state, name=site.name: states.update({name: state[0].double()}) for site in sites
         }
         model.run(tokens, read=keep)
-        table: Tensor = model.anatomy.embed.weight.detach()  # type: ignore[operator]
-        rows = table[tokens.input_ids[0].to(model.device)].double()
+        table: Tensor = model.anatomy.embed.weight  # type: ignore[assignment]
+        rows = table.detach()[tokens.input_ids[0].to(model.device)].double()
         plain = model.anatomy.names.positions is None and model.anatomy.names.embed_norm is None
         start = states["resid_pre"] if plain else states["embed"]
         return _factor(rows, states["embed"]), _factor(states["embed"], start)

@@ -1,7 +1,7 @@
 """Steering as data for other engines: llama.cpp's control vectors, vllm-lens, EasySteer.
 
-All three add one vector to the output of a block, at every token, so what they can carry is `Add` at resid_post.l, or at
-a site where nothing reads in between (mlp_out.l, resid_pre.l+1, ln_final_in). Several are summed, strengths included.
+All three add one vector to the output of a block at every token, so they can carry `Add` at resid_post.l, or at a site
+with nothing that reads in between (mlp_out.l, resid_pre.l+1, ln_final_in). Several are summed, strengths included.
 
     llama.cpp   `direction.N` is added to the output of block N, counted from 0 (`build_cvec(cur, il)` behind the last
                 residual addition); block 0 has no slot (common/common.cpp refuses index 0)

@@ -107,8 +107,8 @@ def _loadable(baked: LanguageModel) -> LanguageModel:
     if config.model_type in _LLAMA_TWINS and windows is None:
         return _as_llama(baked)
     raise SteeringError(
-        f"The configuration of a {baked.architecture} cannot switch on {lost[0]}, so what was baked there would be lost "
-        "on loading; use the baked model in memory, intervene at another site, or export a control vector (gguf)."
+        f"The configuration of a {baked.architecture} cannot switch on {lost[0]}, so what was baked there would be "
+        "lost on loading; use the baked model in memory, intervene at another site, or export a control vector (gguf)."
     )
 
 
@@ -150,8 +150,8 @@ def _card(record: dict[str, Any], baked: LanguageModel, *, untied: bool) -> str:
         f"# {record['model']['name']}, steered",
         "",
         f"The weights of {record['model']['name']} (fingerprint `{record['model']['fingerprint']}`) with interventions "
-        f"baked in by steerlab {record['libraries']['steerlab']}; no code is needed to run them. Fingerprint of this checkpoint: "
-        f"`{baked.fingerprint}`.",
+        f"baked in by steerlab {record['libraries']['steerlab']}; no code is needed to run them. Fingerprint of this "
+        f"checkpoint: `{baked.fingerprint}`.",
         "",
         "| intervention | direction | sites | strength |",
         "| --- | --- | --- | --- |",
