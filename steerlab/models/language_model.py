@@ -15,7 +15,7 @@ model runs, cut after the deepest site asked for, without a cache and in inferen
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
-from steerlab.models import edits, generation, prompts, weights
+from steerlab.models import edits, generation, prompts, streaming, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.edits import Edit
@@ -318,6 +318,35 @@ class LanguageModel:
             top_p=top_p,
             seed=seed,
             token_budget=token_budget,
+        )
+
+    def stream(
+        self,
+        text: str | Prompt,
+        *,
+        max_new_tokens: int,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Generator[str, None, Generation]:
+        """Continue one prompt, handing over pieces of text as they are written; greedy ones are `generate`'s.
+
+        Read it inside `steering` to have it steered. It may be left before its end; read to the end, the generator's
+        value is the `Generation`.
+
+        Example:
+            >>> for piece in model.stream("The capital of France", max_new_tokens=8):  # doctest: +SKIP
+            ...     print(piece, end="", flush=True)
+        """
+        return streaming.stream(
+            self,
+            text,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
         )
 
     def steering(self, *interventions: Edit) -> AbstractContextManager[None]:

@@ -190,10 +190,12 @@ class Writers:
 
     def untie(self) -> None:
         """Give the unembedding weights of its own when it shares the embedding's."""
-        anatomy, module = self.model.anatomy, self.model.model
-        if anatomy.head.weight is not anatomy.embed.weight:
+        head: Any = self.model.anatomy.head
+        module = self.model.model
+        tied: bool = head.weight is self.model.anatomy.embed.weight
+        if not tied:
             return
-        anatomy.head.weight = nn.Parameter(anatomy.head.weight.detach().clone(), requires_grad=False)
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         for config in (module.config, module.config.get_text_config()):
             config.tie_word_embeddings = False
         module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(all_submodels=True)
