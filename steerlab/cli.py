@@ -7,6 +7,7 @@ exit code 2 and one sentence, an interrupt with 130.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="The bundled pairs of small trained models.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
+export_app = typer.Typer(help="Write steering in the form another engine reads.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 _INTERRUPTED = 130
 
@@ -49,6 +52,20 @@ Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
 ]
+
+
+Steer = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
+    ),
+]
+AblateOption = Annotated[
+    list[str] | None,
+    typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
+]
+Folder = Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")]
+File = Annotated[Path, typer.Option("--out", help="The file to write.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -160,16 +177,8 @@ def extract(
 def generate(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(help="The user's text.")],
-    steer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
-        ),
-    ] = None,
-    ablate: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
-    ] = None,
+    steer: Steer = None,
+    ablate: AblateOption = None,
     template: Annotated[Template, typer.Option(help="auto, chat, plain or none.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -196,6 +205,118 @@ def generate(
     for title, text in (("unsteered", plain), ("steered", steered)):
         out.rule(title)
         out.print(text, markup=False, highlight=False)
+
+
+@app.command()
+def chat(
+    model: ModelName,
+    steer: Steer = None,
+    ablate: AblateOption = None,
+    template: Annotated[Template, typer.Option(help="auto, chat or plain.")] = "auto",
+    beside: Annotated[bool, typer.Option(help="Show the unsteered answer beside the steered one.")] = True,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Talk to a model, steered and unsteered side by side; strengths change while you talk (/help)."""
+    loaded = _load(model, device, dtype, trust_remote_code)
+    from steerlab.chat import Chat
+
+    talk = Chat(
+        loaded,
+        _edits(loaded, steer or [], ablate or []),
+        out,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        beside=beside,
+    )
+    out.print(talk.state(), style="dim", markup=False, highlight=False)
+    talk.run(_typed_lines())
+
+
+@app.command()
+def bake(
+    model: ModelName,
+    output: Folder,
+    steer: Steer = None,
+    ablate: AblateOption = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Put interventions into the weights; write a transformers folder that any engine loads."""
+    from steerlab.steering import export_transformers
+
+    loaded = _load(model, device, dtype, trust_remote_code)
+    edits = _edits(loaded, steer or [], ablate or [])
+    _wrote(export_transformers(loaded, edits, output, in_place=True))
+
+
+@export_app.command("transformers")
+def export_transformers_folder(
+    model: ModelName,
+    output: Folder,
+    steer: Steer = None,
+    ablate: AblateOption = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """The same as `steerlab bake`: weights with the interventions in them."""
+    bake(model, output, steer, ablate, device, dtype, trust_remote_code)
+
+
+@export_app.command("gguf")
+def export_gguf_file(
+    model: ModelName,
+    output: File,
+    steer: Steer = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """A control vector for llama.cpp (--control-vector FILE)."""
+    from steerlab.steering import export_gguf
+
+    loaded = _load(model, device, dtype, trust_remote_code)
+    _wrote(export_gguf(loaded, _edits(loaded, steer or [], []), output))
+
+
+@export_app.command("vllm-lens")
+def export_vllm_lens_file(
+    model: ModelName,
+    output: File,
+    steer: Steer = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Steering vectors for vllm-lens, as JSON."""
+    from steerlab.steering import export_vllm_lens
+
+    loaded = _load(model, device, dtype, trust_remote_code)
+    _wrote(export_vllm_lens(loaded, _edits(loaded, steer or [], []), output))
+
+
+@export_app.command("easysteer")
+def export_easysteer_folder(
+    model: ModelName,
+    output: Folder,
+    steer: Steer = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """A specification for EasySteer with the vectors it names."""
+    from steerlab.steering import export_easysteer
+
+    loaded = _load(model, device, dtype, trust_remote_code)
+    _wrote(export_easysteer(loaded, _edits(loaded, steer or [], []), output))
 
 
 @app.command()
@@ -317,6 +438,20 @@ def _edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Ed
             raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
         edits.append(Ablate(read_direction(file, layers, model)))
     return edits
+
+
+def _typed_lines() -> Iterator[str]:
+    """Lines as they are typed or piped in, until they end; an interrupt at the prompt ends them, too."""
+    shown = "> " if sys.stdin.isatty() else ""
+    try:
+        while True:
+            yield input(shown)
+    except (EOFError, KeyboardInterrupt):
+        return
+
+
+def _wrote(path: Path) -> None:
+    out.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _self_check_table(check: SelfCheck) -> Table:

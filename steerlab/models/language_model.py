@@ -178,6 +178,18 @@ class LanguageModel:
         """
         return prompts.render(self.tokenizer, text, template=template, system=system, response=response)
 
+    def conversation_prompt(
+        self, turns: Sequence[tuple[str, str]], *, template: Template = "auto", system: str | None = None
+    ) -> Prompt:
+        """Several turns, `("user", text)` and `("assistant", text)` in alternation, in the form the model answers to.
+
+        Templates are those of `instruction_prompt`; "none" is "plain", since bare texts would not tell who speaks.
+
+        Raises:
+            PromptError: turns that do not alternate or do not end with the user, or a template that fails.
+        """
+        return prompts.render_conversation(self.tokenizer, turns, template=template, system=system)
+
     def tokenize(self, texts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
         """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
 
