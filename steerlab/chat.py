@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from steerlab.errors import SteerlabError, SteeringError
+from steerlab.errors import SteeringError, SteerlabError
 from steerlab.steering import Add
 
 if TYPE_CHECKING:
@@ -204,16 +204,20 @@ def _display(console: Console, sides: Sequence[Side]) -> Iterator[Callable[[Side
     """A function that shows the next piece of a side: in columns on a terminal, else as running text."""
     if console.is_terminal:
         texts = {side: Text() for side in sides}
+
+        def grow(side: Side, piece: str) -> None:
+            texts[side].append(piece)
+
         width = console.width // len(sides)
         boxes = Columns([Panel(texts[side], title=side, width=width) for side in sides], padding=0)
         with Live(boxes, console=console, refresh_per_second=12, vertical_overflow="visible"):
-            yield lambda side, piece: texts[side].append(piece) and None
+            yield grow
         return
     current: list[Side] = []
 
     def show(side: Side, piece: str) -> None:
         if current != [side]:
-            console.print(f"{chr(10) if current else ''}{side}:", end="", markup=False, highlight=False)
+            console.print(f"{chr(10) if current else ''}{side}: ", end="", markup=False, highlight=False)
             current[:] = [side]
         console.out(piece, end="", highlight=False)
 

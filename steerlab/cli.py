@@ -7,7 +7,8 @@ exit code 2 and one sentence, an interrupt with 130.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,8 +33,6 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(help="The bundled pairs of small trained models.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
-export_app = typer.Typer(help="Write steering in the form another engine reads.", no_args_is_help=True)
-app.add_typer(export_app, name="export")
 
 _INTERRUPTED = 130
 
@@ -45,6 +44,7 @@ Contrast = Literal["truth", "refusal"]
 Estimator = Literal["difference-in-means", "mass-mean", "logistic"]
 Scale = Literal["all", "small", "large"]
 Template = Literal["auto", "chat", "plain", "none"]
+Form = Literal["transformers", "gguf", "vllm-lens", "easysteer"]
 
 ModelName = Annotated[str, typer.Argument(help="Hub name, local folder, or zoo:NAME for a bundled model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
@@ -64,8 +64,6 @@ AblateOption = Annotated[
     list[str] | None,
     typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
 ]
-Folder = Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")]
-File = Annotated[Path, typer.Option("--out", help="The file to write.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -242,7 +240,7 @@ def chat(
 @app.command()
 def bake(
     model: ModelName,
-    output: Folder,
+    output: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
     steer: Steer = None,
     ablate: AblateOption = None,
     device: Device = "auto",
@@ -250,73 +248,32 @@ def bake(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Put interventions into the weights; write a transformers folder that any engine loads."""
-    from steerlab.steering import export_transformers
-
-    loaded = _load(model, device, dtype, trust_remote_code)
-    edits = _edits(loaded, steer or [], ablate or [])
-    _wrote(export_transformers(loaded, edits, output, in_place=True))
+    export("transformers", model, output, steer, ablate, device, dtype, trust_remote_code)
 
 
-@export_app.command("transformers")
-def export_transformers_folder(
+@app.command()
+def export(
+    form: Annotated[Form, typer.Argument(help="transformers, gguf, vllm-lens or easysteer.")],
     model: ModelName,
-    output: Folder,
+    output: Annotated[Path, typer.Option("--out", help="The folder (transformers, easysteer) or file.")],
     steer: Steer = None,
     ablate: AblateOption = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """The same as `steerlab bake`: weights with the interventions in them."""
-    bake(model, output, steer, ablate, device, dtype, trust_remote_code)
-
-
-@export_app.command("gguf")
-def export_gguf_file(
-    model: ModelName,
-    output: File,
-    steer: Steer = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """A control vector for llama.cpp (--control-vector FILE)."""
-    from steerlab.steering import export_gguf
-
+    """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
     loaded = _load(model, device, dtype, trust_remote_code)
-    _wrote(export_gguf(loaded, _edits(loaded, steer or [], []), output))
+    from steerlab import steering
 
-
-@export_app.command("vllm-lens")
-def export_vllm_lens_file(
-    model: ModelName,
-    output: File,
-    steer: Steer = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Steering vectors for vllm-lens, as JSON."""
-    from steerlab.steering import export_vllm_lens
-
-    loaded = _load(model, device, dtype, trust_remote_code)
-    _wrote(export_vllm_lens(loaded, _edits(loaded, steer or [], []), output))
-
-
-@export_app.command("easysteer")
-def export_easysteer_folder(
-    model: ModelName,
-    output: Folder,
-    steer: Steer = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """A specification for EasySteer with the vectors it names."""
-    from steerlab.steering import export_easysteer
-
-    loaded = _load(model, device, dtype, trust_remote_code)
-    _wrote(export_easysteer(loaded, _edits(loaded, steer or [], []), output))
+    writers: dict[Form, Callable[..., Path]] = {
+        "transformers": partial(steering.export_transformers, in_place=True),  # nobody else needs the model
+        "gguf": steering.export_gguf,
+        "vllm-lens": steering.export_vllm_lens,
+        "easysteer": steering.export_easysteer,
+    }
+    written = writers[form](loaded, _edits(loaded, steer or [], ablate or []), output)
+    out.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -448,10 +405,6 @@ def _typed_lines() -> Iterator[str]:
             yield input(shown)
     except (EOFError, KeyboardInterrupt):
         return
-
-
-def _wrote(path: Path) -> None:
-    out.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _self_check_table(check: SelfCheck) -> Table:
