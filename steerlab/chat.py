@@ -130,7 +130,7 @@ class Chat:
     def state(self) -> str:
         """The interventions with their numbers and strengths, in one line."""
         told = [
-            f"{number}: {edit.direction.estimator} {edit.strength:+g}"
+            f"{number}: {edit.direction.estimator} {edit.strength}"
             if isinstance(edit, Add)
             else f"{number}: {type(edit).__name__.lower()}"
             for number, edit in enumerate(self.edits, start=1)

@@ -29,6 +29,9 @@ from steerlab.models import Site
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
+#: Below this share of the largest, a difference of means is what rounding left of equal means.
+_NOISE = 1e-9
+
 #: The sites a hook on a whole module reads: block, attention (plus residual multiplier), MLP.
 LayerSite = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
 
@@ -156,7 +159,8 @@ def read_refusal_direction(
         raise DirectionError(
             f"{file} has the positions {-found.shape[0]} to -1, not {position}; choose one of them."
         )
-    layers = {layer: row for layer, row in enumerate(found[position]) if row.any()}
+    norms = found[position].norm(dim=-1)
+    layers = {int(layer): found[position, layer] for layer in (norms > _NOISE * norms.max()).nonzero()[:, 0]}
     return _direction(
         layers, "resid_pre", model, "refusal_direction", {}, position=f"Index(index={position})"
     )

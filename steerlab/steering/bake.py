@@ -114,7 +114,7 @@ def require_constant(edit: Edit) -> None:
     kind = type(edit).__name__
     if not isinstance(edit, Add | Ablate):
         raise SteeringError(
-            f"{kind} depends on the state it meets, so no weights do the same; only Add and Ablate can be baked."
+            f"{kind} is not among the changes that become weights; only Add and Ablate can be baked or exported."
         )
     if not isinstance(edit.positions, All):
         raise SteeringError(
@@ -246,7 +246,8 @@ def _addition(
         site.name in ("resid_pre", "resid_mid")
         or (site.name == "attn_out" and not model.anatomy.names.parallel)
     )
-    kept = project(delta, later if last or read_at_once else everywhere)
+    here = () if site.name == "resid_mid" else later  # the one read place at which the stream is not ablated
+    kept = project(delta, here if last or read_at_once else everywhere)
     if read_at_once and float((kept - project(kept, everywhere)).norm()) > _TINY * float(delta.norm()):
         raise SteeringError(
             f"What is added at {site} is read there and ablated further on, which no weights do; put the Ablate behind "

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from steerlab import progress
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel
@@ -61,7 +62,8 @@ def export_transformers(
         was_tied = bool(model.model.config.tie_word_embeddings)
         baked = _loadable(bake(model, *interventions, in_place=in_place))
         untied = was_tied and not baked.model.config.tie_word_embeddings
-        baked.model.save_pretrained(partial)
+        with _without_bars():
+            baked.model.save_pretrained(partial)
         baked.tokenizer.save_pretrained(partial)
         (partial / "steering.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         (partial / "README.md").write_text(_card(record, baked, untied=untied), encoding="utf-8")
@@ -84,6 +86,22 @@ def new_folder(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers' progress bars only while somebody watches."""
+    from transformers.utils import logging as quietable
+
+    logging: Any = quietable  # its functions carry no types
+    shown = logging.is_progress_bar_enabled() and not progress.watched()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _record(model: LanguageModel, interventions: Sequence[Edit]) -> dict[str, Any]:
@@ -157,7 +175,7 @@ def _card(record: dict[str, Any], baked: LanguageModel, *, untied: bool) -> str:
         "| --- | --- | --- | --- |",
     ]
     for edit in record["interventions"]:
-        strength = f"{edit['strength']:g} {edit['unit']}" if "strength" in edit else ""
+        strength = f"{edit['strength']} {edit['unit']}" if "strength" in edit else ""
         sites = ", ".join(edit.get("sites") or ["every write to the residual stream"])
         lines.append(f"| {edit['edit']} | `{edit['direction']}` | {sites} | {strength} |")
     lines += ["", "`steering.json` holds the same as data."]
