@@ -7,6 +7,8 @@ exit code 2 and one sentence, an interrupt with 130.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,12 +44,25 @@ Contrast = Literal["truth", "refusal"]
 Estimator = Literal["difference-in-means", "mass-mean", "logistic"]
 Scale = Literal["all", "small", "large"]
 Template = Literal["auto", "chat", "plain", "none"]
+Form = Literal["transformers", "gguf", "vllm-lens", "easysteer"]
 
 ModelName = Annotated[str, typer.Argument(help="Hub name, local folder, or zoo:NAME for a bundled model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
+]
+
+
+Steer = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
+    ),
+]
+AblateOption = Annotated[
+    list[str] | None,
+    typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
 ]
 
 
@@ -160,16 +175,8 @@ def extract(
 def generate(
     model: ModelName,
     prompt: Annotated[str, typer.Argument(help="The user's text.")],
-    steer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
-        ),
-    ] = None,
-    ablate: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
-    ] = None,
+    steer: Steer = None,
+    ablate: AblateOption = None,
     template: Annotated[Template, typer.Option(help="auto, chat, plain or none.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -196,6 +203,77 @@ def generate(
     for title, text in (("unsteered", plain), ("steered", steered)):
         out.rule(title)
         out.print(text, markup=False, highlight=False)
+
+
+@app.command()
+def chat(
+    model: ModelName,
+    steer: Steer = None,
+    ablate: AblateOption = None,
+    template: Annotated[Template, typer.Option(help="auto, chat or plain.")] = "auto",
+    beside: Annotated[bool, typer.Option(help="Show the unsteered answer beside the steered one.")] = True,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Talk to a model, steered and unsteered side by side; strengths change while you talk (/help)."""
+    loaded = _load(model, device, dtype, trust_remote_code)
+    from steerlab.chat import Chat
+
+    talk = Chat(
+        loaded,
+        _edits(loaded, steer or [], ablate or []),
+        out,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        beside=beside,
+    )
+    out.print(talk.state(), style="dim", markup=False, highlight=False)
+    talk.run(_typed_lines())
+
+
+@app.command()
+def bake(
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+    steer: Steer = None,
+    ablate: AblateOption = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Put interventions into the weights; write a transformers folder that any engine loads."""
+    export("transformers", model, output, steer, ablate, device, dtype, trust_remote_code)
+
+
+@app.command()
+def export(
+    form: Annotated[Form, typer.Argument(help="transformers, gguf, vllm-lens or easysteer.")],
+    model: ModelName,
+    output: Annotated[Path, typer.Option("--out", help="The folder (transformers, easysteer) or file.")],
+    steer: Steer = None,
+    ablate: AblateOption = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
+    loaded = _load(model, device, dtype, trust_remote_code)
+    from steerlab import steering
+
+    writers: dict[Form, Callable[..., Path]] = {
+        "transformers": partial(steering.export_transformers, in_place=True),  # nobody else needs the model
+        "gguf": steering.export_gguf,
+        "vllm-lens": steering.export_vllm_lens,
+        "easysteer": steering.export_easysteer,
+    }
+    written = writers[form](loaded, _edits(loaded, steer or [], ablate or []), output)
+    out.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -317,6 +395,16 @@ def _edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Ed
             raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
         edits.append(Ablate(read_direction(file, layers, model)))
     return edits
+
+
+def _typed_lines() -> Iterator[str]:
+    """Lines as they are typed or piped in, until they end; an interrupt at the prompt ends them, too."""
+    shown = "> " if sys.stdin.isatty() else ""
+    try:
+        while True:
+            yield input(shown)
+    except (EOFError, KeyboardInterrupt):
+        return
 
 
 def _self_check_table(check: SelfCheck) -> Table:

@@ -23,7 +23,7 @@ from steerlab.errors import ModelError
 
 @dataclass(frozen=True)
 class Names:
-    """Module names of a decoder, `blocks`, `embed` and `ln_final` from the model's root, the rest inside a block.
+    """Module names of a decoder; those of a block's parts are counted from the block, all others from the root.
 
     `None` (or an empty tuple) where the family has no such module; `mlp_down` lists alternatives because
     some families mix dense and expert layers.
@@ -40,7 +40,8 @@ class Names:
     mlp_down: tuple[str, ...]
     mlp_post_norm: str | None
     parallel: bool
-    learned_positions: bool
+    positions: str | None
+    embed_norm: str | None
     routed: bool
 
 
@@ -97,7 +98,8 @@ def locate(model: nn.Module, config: Any) -> Names:
         mlp_down=tuple(name for name in downs if name is not None),
         mlp_post_norm=_name(inside.get("ln2_post")),
         parallel="ParallelBlockBridge" in kinds,
-        learned_positions="pos_embed" in mapping,
+        positions=_name(mapping.get("pos_embed")),
+        embed_norm=_name(mapping.get("embed_ln")),
         routed="MoEBridge" in kinds,
     )
 

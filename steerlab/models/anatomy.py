@@ -67,8 +67,8 @@ class Anatomy:
                 f"The unembedding of this {type(model).__name__} takes {projection_width(self.head)} numbers but its "
                 f"residual stream has {self.config.hidden_size}; models that project in between are not supported."
             )
-        #: The model without its unembedding.
-        self.base = model.base_model
+        #: The model without its unembedding: what runs the blocks (OPT's head calls its decoder past `base_model`).
+        self.base: Any = self._stack_parent
         self.residual_multiplier = float(getattr(self.config, "residual_multiplier", None) or 1.0)
 
     def _part(self, name: str) -> nn.Module:

@@ -48,15 +48,7 @@ def generate(
     token_budget: int,
 ) -> list[Generation]:
     """See `LanguageModel.generate`."""
-    if max_new_tokens < 1:
-        raise SteerlabError(
-            f"Generating {max_new_tokens} new tokens writes nothing; ask for max_new_tokens of at least one."
-        )
-    if do_sample and not (temperature > 0 and 0 < top_p <= 1):
-        raise SteerlabError(
-            f"Sampling needs temperature > 0 and 0 < top_p <= 1, not {temperature} and {top_p}; "
-            "for greedy text use do_sample=False."
-        )
+    require_settings(max_new_tokens, do_sample, temperature, top_p)
     lengths = model.tokenize(prompts).lengths
     settings: dict[str, object] = {"do_sample": do_sample}
     if do_sample:
@@ -70,6 +62,19 @@ def generate(
             )
             results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
     return [results[row] for row in range(len(lengths))]
+
+
+def require_settings(max_new_tokens: int, do_sample: bool, temperature: float, top_p: float) -> None:
+    """Raise `SteerlabError` for settings that would write nothing or mean no law."""
+    if max_new_tokens < 1:
+        raise SteerlabError(
+            f"Generating {max_new_tokens} new tokens writes nothing; ask for max_new_tokens of at least one."
+        )
+    if do_sample and not (temperature > 0 and 0 < top_p <= 1):
+        raise SteerlabError(
+            f"Sampling needs temperature > 0 and 0 < top_p <= 1, not {temperature} and {top_p}; "
+            "for greedy text use do_sample=False."
+        )
 
 
 def end_token_ids(model: LanguageModel) -> tuple[int, ...]:

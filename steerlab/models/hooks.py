@@ -45,6 +45,11 @@ class Frames(threading.local):
         self.tokens: Tokens | None = None
         self._watchers = 0
 
+    @property
+    def watched(self) -> bool:
+        """Whether hooks of this thread are in place: inside `steering`, or during a read."""
+        return self._watchers > 0
+
     @contextmanager
     def watch(self, base: nn.Module) -> Iterator[None]:
         """Follow the forward passes of `base` inside the context."""

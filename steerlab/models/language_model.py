@@ -15,7 +15,7 @@ model runs, cut after the deepest site asked for, without a cache and in inferen
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
-from steerlab.models import edits, generation, prompts, weights
+from steerlab.models import edits, generation, prompts, streaming, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.edits import Edit
@@ -178,6 +178,18 @@ class LanguageModel:
         """
         return prompts.render(self.tokenizer, text, template=template, system=system, response=response)
 
+    def conversation_prompt(
+        self, turns: Sequence[tuple[str, str]], *, template: Template = "auto", system: str | None = None
+    ) -> Prompt:
+        """Several turns, `("user", text)` and `("assistant", text)` in alternation, in the form the model answers to.
+
+        Templates are those of `instruction_prompt`; "none" is "plain", since bare texts would not tell who speaks.
+
+        Raises:
+            PromptError: turns that do not alternate or do not end with the user, or a template that fails.
+        """
+        return prompts.render_conversation(self.tokenizer, turns, template=template, system=system)
+
     def tokenize(self, texts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
         """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
 
@@ -318,6 +330,35 @@ class LanguageModel:
             top_p=top_p,
             seed=seed,
             token_budget=token_budget,
+        )
+
+    def stream(
+        self,
+        text: str | Prompt,
+        *,
+        max_new_tokens: int,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Generator[str, None, Generation]:
+        """Continue one prompt, handing over pieces of text as they are written; greedy ones are `generate`'s.
+
+        Read it inside `steering` to have it steered. It may be left before its end; read to the end, the generator's
+        value is the `Generation`.
+
+        Example:
+            >>> for piece in model.stream("The capital of France", max_new_tokens=8):  # doctest: +SKIP
+            ...     print(piece, end="", flush=True)
+        """
+        return streaming.stream(
+            self,
+            text,
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
         )
 
     def steering(self, *interventions: Edit) -> AbstractContextManager[None]:

@@ -252,6 +252,31 @@ def render(
     return _join(f"{head}User: ", text, glue, response, special=False, template="plain")
 
 
+def render_conversation(
+    tokenizer: Any,
+    turns: Sequence[tuple[str, str]],
+    *,
+    template: Template = "auto",
+    system: str | None = None,
+) -> Prompt:
+    """Turns of a conversation, the last one a user's; see `LanguageModel.conversation_prompt`."""
+    roles = [role for role, _ in turns]
+    if not turns or roles != ["user", "assistant"] * (len(turns) // 2) + ["user"] or not turns[-1][1].strip():
+        raise PromptError(
+            "A conversation is user, assistant, user, ... and ends with a user's text; give ('user', 'text') last."
+        )
+    has_chat = has_chat_template(tokenizer)
+    if template == "chat" and not has_chat:
+        raise PromptError("The tokenizer has no chat template; use template='plain'.")
+    if template == "chat" or (template == "auto" and has_chat):
+        rendered = _apply_messages(tokenizer, turns, system)
+        special = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
+        return Prompt(rendered, has_special_tokens=special, template="chat")
+    head = f"{system}\n\n" if system else ""
+    told = "\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
+    return Prompt(f"{head}{told}\nAssistant:", template="plain")
+
+
 def has_chat_template(tokenizer: Any) -> bool:
     """Whether the tokenizer carries a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
@@ -282,8 +307,12 @@ def _around(tokenizer: Any, system: str | None) -> tuple[str, str]:
 
 
 def _apply_template(tokenizer: Any, text: str, system: str | None) -> str:
+    return _apply_messages(tokenizer, [("user", text)], system)
+
+
+def _apply_messages(tokenizer: Any, turns: Sequence[tuple[str, str]], system: str | None) -> str:
     messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": text})
+    messages += [{"role": role, "content": text} for role, text in turns]
     try:
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates are programs: jinja raises whatever they raise

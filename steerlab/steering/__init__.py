@@ -13,6 +13,9 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
+from steerlab.steering.bake import bake
+from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
+from steerlab.steering.export import export_transformers
 
 _EDITS: dict[str, type[Add] | type[Ablate]] = {"add": Add, "ablate": Ablate}
 
@@ -29,4 +32,14 @@ def edit_from_dict(data: Mapping[str, Any], directions: Iterable[Direction]) -> 
     return _EDITS[kind].from_dict(data, directions)
 
 
-__all__ = ["Ablate", "Add", "edit_from_dict", "stream_writes"]
+__all__ = [
+    "Ablate",
+    "Add",
+    "bake",
+    "edit_from_dict",
+    "export_easysteer",
+    "export_gguf",
+    "export_transformers",
+    "export_vllm_lens",
+    "stream_writes",
+]

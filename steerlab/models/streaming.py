@@ -1,0 +1,126 @@
+"""Text from the model as it is written, token by token, with the KV cache.
+
+The loop is our own rather than transformers' streamer, which needs a second thread: edits belong to the thread that
+entered them, and a stream is steered by the context it is read in. Nothing is held between two pieces (no lock, no
+hook, no inference mode), so a stream may be left at any point, by `break` or by an interrupt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.models.generation import Generation, end_token_ids, require_settings
+from steerlab.models.prompts import Prompt, Tokens
+
+if TYPE_CHECKING:
+    from steerlab.models.language_model import LanguageModel
+
+
+def stream(
+    model: LanguageModel,
+    prompt: str | Prompt,
+    *,
+    max_new_tokens: int,
+    do_sample: bool,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+) -> Generator[str, None, Generation]:
+    """See `LanguageModel.stream`."""
+    require_settings(max_new_tokens, do_sample, temperature, top_p)
+    tokens = model.tokenize([prompt])
+    choose = _chooser(model, do_sample, temperature, top_p, seed)
+    return _pieces(model, tokens, max_new_tokens, choose)
+
+
+def _pieces(
+    model: LanguageModel, tokens: Tokens, max_new_tokens: int, choose: Callable[[Tensor], int]
+) -> Generator[str, None, Generation]:
+    length = tokens.lengths[0]
+    room = min(max_new_tokens, (model.context or length + max_new_tokens) - length)
+    ends = end_token_ids(model)
+    written: list[int] = []
+    text, settled = _Text(model.tokenizer), ""
+    cache: Any = None
+    inputs = tokens.input_ids
+    while len(written) < room and not (written and written[-1] in ends):
+        logits, cache = _step(model, tokens, inputs, cache, length + len(written))
+        written.append(choose(logits))
+        inputs = torch.tensor([[written[-1]]])
+        if piece := text.add(written):
+            settled += piece
+            yield piece
+    if rest := text.rest(written):
+        settled += rest
+        yield rest
+    return Generation(text=settled, token_ids=tuple(written), finished=bool(written) and written[-1] in ends)
+
+
+def _step(
+    model: LanguageModel, tokens: Tokens, inputs: Tensor, cache: Any, length: int
+) -> tuple[Float[Tensor, " vocab"], Any]:
+    """Logits after the last of `inputs`, and the cache grown by them."""
+    mask = torch.ones(1, length, dtype=torch.long, device=model.device)
+    with model.lock, torch.inference_mode(), model.frames.of(tokens):
+        output = model.anatomy.base(
+            input_ids=inputs.to(model.device),
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        logits = model.anatomy.logits_of(output.last_hidden_state[0, -1])
+    return logits[: model.vocab_size].float(), output.past_key_values
+
+
+def _chooser(
+    model: LanguageModel, do_sample: bool, temperature: float, top_p: float, seed: int | None
+) -> Callable[[Tensor], int]:
+    if not do_sample:
+        return lambda logits: int(logits.argmax())
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    build: Any = LogitsProcessorList
+    warped = build([TemperatureLogitsWarper(temperature), *([TopPLogitsWarper(top_p)] if top_p < 1 else [])])
+    source = None if seed is None else torch.Generator(model.device).manual_seed(seed)
+
+    def draw(logits: Tensor) -> int:
+        law = warped(None, logits[None]).softmax(dim=-1)
+        return int(torch.multinomial(law, 1, generator=source))
+
+    return draw
+
+
+class _Text:
+    """Text of a growing list of tokens, in pieces that stay: half a character waits for its other half."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        # Decoded from a little before, since what a token says may depend on the one it follows (leading spaces).
+        self._from, self._to = 0, 0
+
+    def add(self, ids: Sequence[int]) -> str:
+        """The text that the new tokens settle."""
+        piece = self._new(ids)
+        if not piece or piece.endswith("\ufffd"):
+            return ""
+        self._from, self._to = self._to, len(ids)
+        return piece
+
+    def rest(self, ids: Sequence[int]) -> str:
+        """What is left at the end, half characters included."""
+        return self._new(ids)
+
+    def _new(self, ids: Sequence[int]) -> str:
+        return self._decode(ids[self._from :])[len(self._decode(ids[self._from : self._to])) :]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        decoded: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded

@@ -1,0 +1,276 @@
+"""Bake interventions into weights: a plain model that computes what the steered one computes, at no cost.
+
+    Add      one vector at every token is a bias of the part that wrote the state (resid_post.l: the MLP's down
+             projection of block l; resid_pre.0: the embedding; z: W_O δ on the output projection, as ITI does)
+    Ablate   W ← W − Q Qᵀ W for every part that writes to the stream (Arditi et al. 2024), biases and learned
+             positions included; tied embeddings are untied first, since the unembedding only reads
+
+Both are exact up to rounding, or refused with the reason. The result is proved on a few tokens against the hooks before
+it is handed out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steerlab.errors import SteeringError
+from steerlab.models import All, Edit, LanguageModel, Site
+from steerlab.steering import _biases
+from steerlab.steering._proof import logits, prove
+from steerlab.steering._writers import Part, Writers, basis_of, project
+from steerlab.steering.ablate import Ablate, stream_writes
+from steerlab.steering.add import Add
+
+_KNOWN = ("direction", "sites", "strength", "unit", "positions")
+_TINY = 1e-6
+
+
+def bake(model: LanguageModel, *interventions: Edit, in_place: bool = False) -> LanguageModel:
+    """A model whose weights do what `interventions` do with hooks, in `forward`, `generate` and every engine.
+
+    Args:
+        model: a transformers model in floating point, outside `model.steering`.
+        interventions: `Add` and `Ablate` on all tokens, in the order in which `steering` would apply them.
+        in_place: change the weights of `model` itself rather than of a copy; it is another model afterwards.
+
+    Returns:
+        A `LanguageModel` with a fingerprint of its own; directions are moved to it with `direction.moved_to`.
+
+    Raises:
+        SteeringError: an intervention is not a constant change of weights in this family; the message says why.
+        DirectionError: a direction does not belong to the model.
+
+    Example:
+        >>> plain = bake(model, Ablate(refusal))  # doctest: +SKIP
+    """
+    _require_bakeable(model, interventions)
+    _plan(Writers(model), interventions)  # refuses before anything is copied or changed
+    expected = logits(model, interventions)
+    module = model.model if in_place else copy.deepcopy(model.model)
+    baked = LanguageModel(module, model.tokenizer, name=f"{model.name} (baked)")
+    baked.self_check()
+    writers = Writers(baked)
+    steps = _plan(writers, interventions)
+    with torch.no_grad():
+        if any(step.part.module is baked.anatomy.embed for step in steps):
+            writers.untie()
+        for step in steps:
+            if step.verb.startswith("shift") and step.part.constant is None:
+                _biases.grow(baked, step.part.name)
+            getattr(step.part, step.verb)(step.tensor)
+    if in_place:
+        for remembered in ("fingerprint", "final_norm_gain"):
+            model.__dict__.pop(remembered, None)
+    prove(baked, expected, what="baked form")
+    return baked
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One change of one part."""
+
+    part: Part
+    verb: Literal["project", "project_input", "shift", "shift_input"]
+    tensor: Tensor
+
+
+def _require_bakeable(model: LanguageModel, interventions: Sequence[Edit]) -> None:
+    if not interventions:
+        raise SteeringError(
+            "Baking needs at least one intervention; give bake(model, ...) an Add or an Ablate."
+        )
+    if model.backend != "transformers":
+        raise SteeringError(
+            f"Weights are baked in transformers models, not through {model.backend}; load the model with "
+            "backend='transformers'."
+        )
+    if model.frames.watched:
+        raise SteeringError(
+            "Baking inside model.steering(...) would mix hooks and weights; leave the context first."
+        )
+    if getattr(model.model.config, "quantization_config", None) is not None:
+        raise SteeringError(
+            f"{model.name} is quantised, so its weights cannot be changed; load it in bfloat16."
+        )
+    for edit in interventions:
+        require_constant(edit)
+        edit.check(model)
+        for site in edit.sites:
+            model.require(site)
+
+
+def require_constant(edit: Edit) -> None:
+    """Raise `SteeringError` unless an edit does the same to every token of every run.
+
+    Anything an edit may carry beyond direction, sites, strength, unit and positions (a schedule, a condition) makes it
+    depend on the token, so it has to be left at its default.
+    """
+    kind = type(edit).__name__
+    if not isinstance(edit, Add | Ablate):
+        raise SteeringError(
+            f"{kind} is not among the changes that become weights; only Add and Ablate can be baked or exported."
+        )
+    if not isinstance(edit.positions, All):
+        raise SteeringError(
+            f"{kind} acts at {edit.positions} only, and weights act on every token; give it positions=All() or steer "
+            "with hooks."
+        )
+    for field in fields(edit):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if field.init and field.name not in _KNOWN and getattr(edit, field.name) != default:
+            raise SteeringError(
+                f"{kind} has {field.name}={getattr(edit, field.name)!r}, which depends on the token or the run; "
+                "weights act on all alike, so leave it out or steer with hooks."
+            )
+
+
+def shift_of(edit: Add, site: Site) -> Tensor:
+    """What an `Add` adds to every state at a site, in float64.
+
+    Raises:
+        SteeringError: when it is not the same for every state.
+    """
+    width = edit.direction.vectors[edit.direction.source(site)].shape[1]
+    nothing = torch.zeros(width, dtype=torch.float64)
+    some = torch.linspace(-1.0, 1.0, width, dtype=torch.float64)
+    shift = edit.apply(nothing, site)
+    if not torch.allclose(edit.apply(some, site) - some, shift, atol=1e-9, rtol=1e-9):
+        raise SteeringError(
+            f"{edit.unit} strengths depend on the state, so no bias does the same; use raw, class_gap or norm."
+        )
+    return shift
+
+
+# ---------------------------------------------------------------------------------------------------------- planning
+
+
+def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
+    """The changes of weights, in the order in which they have to be written."""
+    everywhere = {
+        index: basis_of(edit.direction.vectors[edit.direction.sites[0]])
+        for index, edit in enumerate(edits)
+        if isinstance(edit, Ablate) and _is_everywhere(edit, writers.model)
+    }
+    _require_commuting(edits, everywhere)
+    inputs: list[_Step] = []
+    outputs: list[_Step] = []
+    late: list[_Step] = []
+    for index, edit in enumerate(edits):
+        if index in everywhere:
+            outputs += _everywhere(writers, everywhere[index])
+            continue
+        for site in dict.fromkeys(edit.sites):
+            at_input = site.name in ("z", "mlp_post")
+            if isinstance(edit, Ablate):
+                steps = _local(writers, site, basis_of(edit.direction.vectors[edit.direction.source(site)]))
+            else:
+                assert isinstance(edit, Add)
+                later = [basis for place, basis in everywhere.items() if place > index]
+                steps = _addition(writers, site, shift_of(edit, site), later, list(everywhere.values()))
+            # What acts on the stream comes after everything that acts on what a part writes.
+            place = inputs if at_input else outputs if site.name in ("attn_out", "mlp_out", "embed") else late
+            place += steps
+    # Seen from the weights an input is changed by the last edit first: W A₂(A₁ h + b₁) + W b₂.
+    return [*reversed(inputs), *outputs, *late]
+
+
+def _is_everywhere(edit: Ablate, model: LanguageModel) -> bool:
+    return len(edit.direction.sites) == 1 and set(edit.sites) == set(stream_writes(model))
+
+
+def _require_commuting(edits: Sequence[Edit], everywhere: dict[int, Tensor]) -> None:
+    """One ablation of the whole stream keeps what another removed out only if the two projections commute."""
+    others = [
+        basis_of(edit.direction.vectors[edit.direction.source(site)])
+        for index, edit in enumerate(edits)
+        if isinstance(edit, Ablate) and index not in everywhere
+        for site in edit.sites
+        if site.name in ("attn_out", "mlp_out", "embed")
+    ]
+    bases = list(everywhere.values())
+    for place, first in enumerate(bases):
+        for second in [*bases[place + 1 :], *others]:
+            product = first @ (first.T @ second) @ second.T
+            if float((product - product.T).norm()) > _TINY:
+                raise SteeringError(
+                    "Two ablations remove directions that are not orthogonal, so with hooks each brings back a part of "
+                    "the other; ablate them as one subspace (a Direction with several vectors at its site)."
+                )
+
+
+def _everywhere(writers: Writers, basis: Tensor) -> list[_Step]:
+    parts = writers.start()
+    for layer in range(writers.model.n_layers):
+        parts += writers.contribution(layer, attention=True) + writers.contribution(layer, attention=False)
+    return [_Step(part, "project", basis) for part in parts]
+
+
+def _local(writers: Writers, site: Site, basis: Tensor) -> list[_Step]:
+    """An ablation at one site: of what a part reads or writes there, but not of the stream alone."""
+    match site.name, site.layer:
+        case "z", int(layer):
+            return [_Step(writers.attention(layer), "project_input", basis)]
+        case "mlp_post", int(layer):
+            return [_Step(writers.down_projection(layer), "project_input", basis)]
+        case "attn_out" | "mlp_out", int(layer):
+            parts = writers.contribution(layer, attention=site.name == "attn_out")
+            return [_Step(part, "project", basis) for part in parts]
+        case "embed", _:
+            return [_Step(writers.embedding(), "project", basis)]
+    raise SteeringError(
+        f"An ablation at {site} alone removes what earlier layers wrote, which their weights cannot undo for this "
+        "layer only; ablate everywhere (no sites), at z, mlp_post, attn_out, mlp_out or embed, or steer with hooks."
+    )
+
+
+def _addition(
+    writers: Writers, site: Site, delta: Tensor, later: Sequence[Tensor], everywhere: Sequence[Tensor]
+) -> list[_Step]:
+    """A constant at one site; `later` are the ablations of the whole stream that come after it in order."""
+    model, layer = writers.model, site.layer
+    if not delta.any():
+        return []
+    if site.name in ("z", "mlp_post"):
+        assert layer is not None
+        part = writers.attention(layer) if site.name == "z" else writers.down_projection(layer)
+        return [_Step(part, "shift_input", delta)]
+    last = site == stream_writes(model)[-1]
+    # Where the stream is ablated again before anything reads it, only what all ablations leave remains.
+    read_at_once = not last and (
+        site.name in ("resid_pre", "resid_mid")
+        or (site.name == "attn_out" and not model.anatomy.names.parallel)
+    )
+    here = () if site.name == "resid_mid" else later  # the one read place at which the stream is not ablated
+    kept = project(delta, here if last or read_at_once else everywhere)
+    if read_at_once and float((kept - project(kept, everywhere)).norm()) > _TINY * float(delta.norm()):
+        raise SteeringError(
+            f"What is added at {site} is read there and ablated further on, which no weights do; put the Ablate behind "
+            "the Add at a site both act on (resid_pre, attn_out), or steer with hooks."
+        )
+    return [_Step(_carrier(writers, site), "shift", kept)] if kept.any() else []
+
+
+def _carrier(writers: Writers, site: Site) -> Part:
+    """The part whose bias is read at a site for the first time."""
+    match site.name, site.layer:
+        case "embed", _:
+            return writers.embedding()
+        case "resid_pre", 0:
+            return writers.start_constant()
+        case "resid_pre", int(layer):
+            return writers.after_block(layer - 1)
+        case "resid_post", int(layer):
+            return writers.after_block(layer)
+        case "resid_mid" | "attn_out", int(layer):
+            return writers.constant_of(layer, attention=True)
+        case "mlp_out", int(layer):
+            return writers.constant_of(layer, attention=False)
+        case "ln_final_in", _:
+            return writers.after_block(writers.model.n_layers - 1)
+    raise SteeringError(f"Nothing is known here that writes {site} alone; steer with hooks.")
