@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from steerlab.errors import ModelError, SiteError
 from steerlab.models.adapters import Names, locate
 from steerlab.models.sites import LAYER_SITES, MODEL_SITES, Site
+from steerlab.models.weights import original, projection_width
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ class Anatomy:
         if not attention and names.mlp is None:
             return self._down(site, block)
         module = self._inside(site, block, names.attention if attention else names.mlp)
-        if "residual" in inspect.signature(module.forward).parameters:
+        if "residual" in inspect.signature(original(module).forward).parameters:
             # BLOOM and MPT hand the stream in and get it back with the contribution already added.
             return self._inside(site, block, names.attention_output) if attention else self._down(site, block)
         return module
@@ -213,14 +214,12 @@ class Anatomy:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def projection_width(module: nn.Module) -> int:
-    """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return int(weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[1])
-
-
 def _find(block: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return block.get_submodule(name)
-    except AttributeError:
-        return None
+    """The module called `name` in transformers' own block; a bridge's wrappers have other children beside."""
+    module = block
+    for part in name.split("."):
+        found = original(module)._modules.get(part)
+        if found is None:
+            return None
+        module = found
+    return module

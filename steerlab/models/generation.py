@@ -112,6 +112,7 @@ def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object])
         suppress_tokens=list(range(model.vocab_size, rows))
         or None,  # rows of the unembedding without a token
     )
+    model.engine.check()
     on_device = tokens.to(model.device)
     own = model.model.generation_config
     with model.lock, torch.inference_mode(), model.frames.of(tokens):

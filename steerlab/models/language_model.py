@@ -27,6 +27,7 @@ from torch import Tensor
 from steerlab.errors import ModelError, PromptError, SiteError
 from steerlab.models import edits, generation, prompts, weights
 from steerlab.models.anatomy import Anatomy
+from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.edits import Edit
 from steerlab.models.generation import Generation
@@ -44,7 +45,7 @@ class LanguageModel:
         model: the transformers module, in evaluation mode.
         tokenizer: its tokenizer.
         name: hub name, folder or class.
-        backend: the engine, "transformers".
+        engine: the backend: what the module runs in.
         architecture: class name of the checkpoint.
         n_layers: blocks of the stack.
         d_model: width of the residual stream.
@@ -55,10 +56,10 @@ class LanguageModel:
         context: the longest input the model was made for, `None` without such a limit.
     """
 
-    backend = "transformers"
-
-    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
-        self.model = model
+    def __init__(self, engine: Transformers, tokenizer: Any, *, name: str) -> None:
+        engine.check()
+        self.engine = engine
+        self.model = model = engine.module
         self.tokenizer = tokenizer
         self.name = name
         self.anatomy = Anatomy(model)
@@ -86,6 +87,16 @@ class LanguageModel:
     # What it is
 
     @property
+    def backend(self) -> str:
+        """Name of the engine: "transformers", "transformer_lens" or "nnsight"."""
+        return self.engine.name
+
+    @property
+    def source(self) -> Any:
+        """The engine's live object: the transformers model, the TransformerBridge or the nnsight model."""
+        return self.engine.source
+
+    @property
     def device(self) -> torch.device:
         """Where the input goes: the device of the token embedding."""
         return next(self.anatomy.embed.parameters()).device
@@ -111,8 +122,8 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of configuration and a sample of every weight: equal for equal checkpoints, whatever the device."""
-        return weights.fingerprint(self.model)
+        """Hash of configuration and a sample of every weight: equal for equal checkpoints on any device and backend."""
+        return self.engine.fingerprint()
 
     @property
     def has_chat_template(self) -> bool:
@@ -233,6 +244,7 @@ class LanguageModel:
         Raises:
             SiteError: a site the model has not.
         """
+        self.engine.check()
         read = dict(read or {})
         inputs = tokens.to(self.device)
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -24,19 +24,27 @@ _TRANSIENT = (
 )
 _SAMPLED = 16
 
+#: How a TransformerBridge's wrapper names the module it stands in for.
+WRAPPED = "_original_component"
 
-def fingerprint(model: Any) -> str:
+
+def original(module: nn.Module) -> nn.Module:
+    """The transformers module behind a TransformerBridge's wrappers; any other module is itself."""
+    while WRAPPED in module._modules:
+        module = module._modules[WRAPPED]  # type: ignore[assignment]
+    return module
+
+
+def fingerprint(config: Any, parameters: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 (first 16 hex digits) of the configuration and of 16 evenly spaced values of every weight.
 
     Values are hashed in float32, so a half-precision checkpoint keeps its fingerprint when up-cast.
     """
-    config = {
-        key: value
-        for key, value in model.config.to_dict().items()
-        if not key.strip("_").startswith(_TRANSIENT)
+    lasting = {
+        key: value for key, value in config.to_dict().items() if not key.strip("_").startswith(_TRANSIENT)
     }
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, parameter in sorted(model.named_parameters()):
+    digest = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
+    for name, parameter in sorted(parameters):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(_sample(parameter.detach()).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -70,7 +78,13 @@ def norm_gain(
 def down_matrix(module: nn.Module) -> Float[Tensor, "d_mlp d_model"]:
     """A down projection as `[inputs, outputs]`: `nn.Linear` stores the transpose, GPT-2's `Conv1D` this."""
     matrix: Tensor = module.weight.detach()  # type: ignore[operator]
-    return matrix if type(module).__name__ == "Conv1D" else matrix.T
+    return matrix if type(original(module)).__name__ == "Conv1D" else matrix.T
+
+
+def projection_width(module: nn.Module) -> int:
+    """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return int(weight.shape[0] if type(original(module)).__name__ == "Conv1D" else weight.shape[1])
 
 
 def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
