@@ -110,6 +110,17 @@ class Anatomy:
             return Tap(self._contribution(site, block, attention=True), "output", self.residual_multiplier)
         return Tap(self._contribution(site, block, attention=False), "output", self.residual_multiplier)
 
+    def path(self, site: Site) -> str:
+        """Name, from the model's root, of the module where `site` is read, as in an unwrapped transformers model."""
+        module = self.tap(site).module
+        if site.layer is None:
+            name = self.names.embed if site.name == "embed" else self.names.ln_final
+            return str(name)
+        root = f"{self.names.blocks}.{site.layer}"
+        if module is self.blocks[site.layer]:
+            return root
+        return f"{root}.{next(name for name, part in _parts(self.blocks[site.layer]) if part is module)}"
+
     def has(self, site: Site) -> bool:
         """Whether the model has this site."""
         try:
@@ -212,6 +223,14 @@ class Anatomy:
             logits = logits / divisor
         cap = getattr(self.config, "final_logit_softcapping", None)  # Gemma-2
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules inside, with their names in transformers' own model."""
+    for name, part in original(module)._modules.items():
+        if part is not None:
+            yield name, part
+            yield from ((f"{name}.{inner}", below) for inner, below in _parts(part))
 
 
 def _find(block: nn.Module, name: str) -> nn.Module | None:

@@ -79,9 +79,10 @@ class LanguageModel:
         self._check: SelfCheck | None = None
 
     def __repr__(self) -> str:
+        engine = "" if type(self.engine) is Transformers else f", {self.backend}"
         return (
             f"LanguageModel({self.name!r}, {self.architecture}, {self.n_layers} layers, d_model {self.d_model}, "
-            f"{self.dtype}, {self.device})".replace("torch.", "")
+            f"{self.dtype}, {self.device}{engine})".replace("torch.", "")
         )
 
     # What it is

@@ -57,6 +57,6 @@ class NNsight(Transformers):
         """Refuse stored edits."""
         if getattr(self.source, "_edits", None):
             raise ModelError(
-                "This nnsight model carries stored edits (model.edit), which act in its traces only; call clear_edits() "
-                "and state them as steerlab interventions."
+                "This nnsight model carries stored edits (model.edit), which act in its traces only; call "
+                "clear_edits() and state them as steerlab interventions."
             )
