@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
@@ -225,6 +225,7 @@ class LanguageModel:
         tokens: Tokens,
         *,
         read: Mapping[Site, Callable[[Float[Tensor, "batch position width"]], object]] | None = None,
+        at: tuple[Int[Tensor, " selected"], Int[Tensor, " selected"]] | None = None,
         logits: Literal["last", "all"] | None = None,
     ) -> Tensor | None:
         """One forward pass of a tokenised batch, never longer than what is asked for.
@@ -235,6 +236,7 @@ class LanguageModel:
         Args:
             tokens: a batch of `tokenize`, on any device.
             read: for each site a function of the state `[batch, position, width]`.
+            at: rows and columns of the tokens whose states are wanted; functions then get `[selected, width]`.
             logits: "last" for the logits after each prompt's last token `[batch, vocab]`, "all" for those
                 at every column `[batch, position, vocab]`; `None` leaves the unembedding out and cuts the
                 stack after the deepest site.
@@ -255,7 +257,7 @@ class LanguageModel:
             stack.enter_context(self.frames.of(tokens))
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
-                stack.callback(self._attach(site, callback))
+                stack.callback(self._attach(site, callback, at))
             if logits is None:
                 stack.enter_context(self.anatomy.cut_after(self._deepest(read)))
             normed = self.anatomy.base(**arguments, use_cache=False, return_dict=True).last_hidden_state
@@ -266,11 +268,13 @@ class LanguageModel:
                 normed = normed[torch.arange(len(tokens)), torch.tensor(columns)]
             return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
 
-    def _attach(self, site: Site, callback: Callable[[Tensor], object]) -> Callable[[], None]:
+    def _attach(
+        self, site: Site, callback: Callable[[Tensor], object], at: tuple[Tensor, Tensor] | None
+    ) -> Callable[[], None]:
         def visit(state: Tensor) -> None:
-            callback(state)
+            callback(state if at is None else state[at[0].to(state.device), at[1].to(state.device)])
 
-        clone = site.name in self.self_check().changed_in_place
+        clone = at is None and site.name in self.self_check().changed_in_place
         return attach(self.anatomy.tap(site), self.frames, visit, clone=clone).remove
 
     def _deepest(self, sites: Mapping[Site, object]) -> int:
@@ -332,6 +336,23 @@ class LanguageModel:
             seed=seed,
             token_budget=token_budget,
         )
+
+    def continued(self, tokens: Tokens, config: Any) -> Int[Tensor, "batch position"]:
+        """A left-padded batch and its continuations, by transformers' own `generate` with a `GenerationConfig`.
+
+        What the configuration leaves unset has no effect: the checkpoint's recommendations are hidden meanwhile.
+        """
+        self.engine.check()
+        inputs, own = tokens.to(self.device), self.model.generation_config
+        with self.lock, torch.inference_mode(), self.frames.of(tokens):
+            self.model.generation_config = type(own)(eos_token_id=config.eos_token_id)
+            try:
+                output: Tensor = self.model.generate(
+                    inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
+                )
+            finally:
+                self.model.generation_config = own
+        return output
 
     def steering(self, *interventions: Edit) -> AbstractContextManager[None]:
         """Apply edits to every forward pass of this thread inside the context, in the order given.

@@ -18,7 +18,7 @@ from steerlab import progress
 from steerlab.errors import ModelError, reason
 from steerlab.models import backends
 from steerlab.models.adapters import architecture_of
-from steerlab.models.backends import Transformers
+from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
@@ -45,6 +45,9 @@ def load(
         backend: the engine the model runs in, "transformers", "transformer_lens" or "nnsight"; states are the
             same in each. By default a live object's own, else "transformers". A live transformers model is
             wrapped as it is; a bridge replaces its modules.
+        remote: with "nnsight": run on nnsight's server instead of here, where only the model's skeleton is made (see
+            `steerlab.models.backends.remote`): True, a server's address, or "local", which packs every request
+            and runs it here.
         tokenizer: a tokenizer, or the name or folder of one; by default the checkpoint's or the live object's own.
         device: "auto" is the GPU when there is one.
         dtype: "auto" is the checkpoint's own on a GPU. On the CPU half-precision checkpoints of up to 4
@@ -60,6 +63,8 @@ def load(
     if isinstance(given, LanguageModel):
         return given
     wanted = backends.backend(backend) if backend is not None else None
+    if remote:
+        return _remote(given, backend, remote, tokenizer, revision, trust_remote_code)
     if isinstance(given, str | Path):
         source = _Source(str(given), revision, trust_remote_code)
         module, name = source.model(_dtype(dtype)), source.name
@@ -87,6 +92,40 @@ def load(
     if dtype != "auto":
         given.to(_dtype(dtype))
     return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+
+
+def _remote(
+    given: Any,
+    backend: str | None,
+    remote: bool | str,
+    tokenizer: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> LanguageModel:
+    from steerlab.models.backends.remote import Remote, RemoteModel
+
+    named = isinstance(given, str | Path)
+    if backend != NNsight.name and (named or not NNsight.wraps(given)):
+        raise ModelError("Only nnsight runs remotely; use backend='nnsight' with remote.")
+    if not named and not NNsight.wraps(given):
+        raise ModelError(
+            f"A live {type(given).__name__} is here and not on a server; give its name on the hub, or an "
+            "nnsight.TransformersModel."
+        )
+    if named:
+        source = _Source(str(given), revision, trust_remote_code)
+        _require_causal(source.config(), source.name)
+        tokenizer = source.tokenizer(tokenizer)
+        given = Remote.skeleton(
+            source.where, tokenizer, revision=revision, trust_remote_code=trust_remote_code
+        )
+    engine = Remote(given, remote)
+    tokenizer = engine.tokenizer if tokenizer is None else tokenizer
+    if isinstance(tokenizer, str | Path):
+        tokenizer = _Source(str(tokenizer), revision, trust_remote_code).tokenizer(None)
+    _require_causal(engine.module.config, type(engine.module).__name__)
+    name = str(getattr(given, "repo_id", None) or type(engine.module).__name__)
+    return _proved(RemoteModel(engine, tokenizer, name=name))
 
 
 def _evaluating(engine: Transformers) -> Transformers:
@@ -178,7 +217,7 @@ class _Source:
         """The transformers module, its weights complete."""
         from transformers import AutoModelForCausalLM
 
-        config = self._config()
+        config = self.config()
         _require_causal(config, self.name)
         self._require_weights()
         try:
@@ -224,7 +263,8 @@ class _Source:
             "save the checkpoint again" if self.folder is not None else "check the name or download it again"
         )
 
-    def _config(self) -> Any:
+    def config(self) -> Any:
+        """The checkpoint's configuration."""
         from transformers import AutoConfig
 
         if self.folder is not None and not (self.folder / "config.json").exists():

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steerlab.models._shipped import sample
+
 # Settings that say how a checkpoint was stored or is run, not what it computes.
 _TRANSIENT = (
     "name_or_path",
@@ -22,8 +24,6 @@ _TRANSIENT = (
     "use_cache",
     "attn_implementation",
 )
-_SAMPLED = 16
-
 #: How a TransformerBridge's wrapper names the module it stands in for.
 WRAPPED = "_original_component"
 
@@ -40,20 +40,19 @@ def fingerprint(config: Any, parameters: Iterable[tuple[str, Tensor]]) -> str:
 
     Values are hashed in float32, so a half-precision checkpoint keeps its fingerprint when up-cast.
     """
+    return digest(config, ((name, (tuple(weight.shape), sample(weight))) for name, weight in parameters))
+
+
+def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tensor]]]) -> str:
+    """The fingerprint from name, shape and sampled values of every weight."""
     lasting = {
         key: value for key, value in config.to_dict().items() if not key.strip("_").startswith(_TRANSIENT)
     }
-    digest = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
-    for name, parameter in sorted(parameters):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter.detach()).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.reshape(-1)
-    places = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel()), dtype=torch.float64).long()
-    return flat[places.to(flat.device)].float().cpu()
+    hashed = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
+    for name, (shape, values) in sorted(samples, key=lambda one: one[0]):
+        hashed.update(f"{name}{shape}".encode())
+        hashed.update(values.numpy().tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def norm_gain(
