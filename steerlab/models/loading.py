@@ -61,6 +61,10 @@ def load(
     """
     given = name_or_path_or_model
     if isinstance(given, LanguageModel):
+        if remote or backend not in (None, given.backend):
+            raise ModelError(
+                f"{given.name} is loaded already, in the backend {given.backend!r}; load it by its name, or its source."
+            )
         return given
     wanted = backends.backend(backend) if backend is not None else None
     if remote:
@@ -114,6 +118,10 @@ def _remote(
         )
     if named:
         source = _Source(str(given), revision, trust_remote_code)
+        if source.folder is not None and remote != "local":
+            raise ModelError(
+                f"The folder {given} is here and not on a server; give the model's name on the hub."
+            )
         _require_causal(source.config(), source.name)
         tokenizer = source.tokenizer(tokenizer)
         given = Remote.skeleton(

@@ -48,6 +48,8 @@ def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tens
     lasting = {
         key: value for key, value in config.to_dict().items() if not key.strip("_").startswith(_TRANSIENT)
     }
+    if "output_attentions" in lasting:
+        lasting["output_attentions"] = False  # how much a pass hands out; a bridge asks for more
     hashed = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
     for name, (shape, values) in sorted(samples, key=lambda one: one[0]):
         hashed.update(f"{name}{shape}".encode())

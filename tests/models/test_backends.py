@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,13 @@ TOLERANCE = 1e-5
 BEYOND_BRIDGES = {"falcon": "cannot build a bridge", "falcon_alibi": "computes other logits"}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engines warn of their own affairs
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_chatter() -> Iterator[None]:
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    yield
     logging.disable(logging.NOTSET)
 
 
@@ -164,11 +164,12 @@ def lazy_nnsight(folder: str) -> Any:
     return nnsight.TransformersModel(folder, task="text-generation", tokenizer=tiny_tokenizer())
 
 
-def test_a_live_bridge_is_read_as_its_own_cache_has_it(checkpoint: Any) -> None:
+def test_a_live_bridge_is_read_as_its_own_cache_has_it(checkpoint: Any, opened: Any) -> None:
     for family in THREE:
         bridge = boot(checkpoint(family))
         model = sl.load(bridge)
         assert (model.backend, model.source) == ("transformer_lens", bridge)
+        assert model.fingerprint == opened(family).fingerprint
         sites = every_site(model)
         tokens = model.tokenize(TEXTS[:2], padding_side="right")
         states = sl.capture(model, TEXTS[:2], sites, positions=sl.All())

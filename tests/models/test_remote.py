@@ -12,7 +12,6 @@ import logging
 import os
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,12 +70,13 @@ class Halve(Shift):
         return SimpleNamespace(keep=keep, reads=-basis, writes=basis.T, shift=None)
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engines warn of their own affairs
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_chatter() -> Iterator[None]:
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    yield
     logging.disable(logging.NOTSET)
 
 
@@ -242,7 +242,8 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
 def test_a_request_runs_where_steerlab_is_not(served: tuple[str, Server]) -> None:
     folder, server = served
     plain = sl.load(folder, device="cpu")
-    remote = sl.load(folder, backend="nnsight", remote=True)
+    skeleton = nnsight.TransformersModel(folder, task="text-generation", tokenizer=plain.tokenizer)
+    remote = sl.load(skeleton, remote=True)
     assert len(server.requests) == 1  # the self-check
     assert all(parameter.device.type == "meta" for parameter in remote.model.parameters())
     assert remote.fingerprint == plain.fingerprint
@@ -263,6 +264,19 @@ def test_a_request_runs_where_steerlab_is_not(served: tuple[str, Server]) -> Non
     assert key == "nnsight.modeling.transformers.TransformersModel"
     assert json.loads(suffix) == {"repo_id": "owner/model", "revision": None, "task": "text-generation"}
     assert server.requests[-1].session_id == "7"
+
+
+def test_a_server_that_cannot_be_reached(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, remote = pair("llama")
+    monkeypatch.setitem(huggingface._ID_CACHE, remote.source.repo_id, "owner/model")
+    with pytest.raises(ModelError, match="request to nnsight's server failed"):
+        sl.load(remote.source, remote="http://localhost:9")
+
+
+def test_a_folder_in_a_dry_run(tmp_path: Path) -> None:
+    folder = save("llama", tmp_path)
+    plain, dry = sl.load(folder, device="cpu"), sl.load(folder, backend="nnsight", remote="local")
+    assert distance(dry.logits(TEXTS), plain.logits(TEXTS)) < TOLERANCE
 
 
 def test_only_the_wanted_tokens_travel(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +335,8 @@ def test_refusals(pair: Any, tmp_path: Path) -> None:
     for source, options, words in (
         (folder, {}, "Only nnsight runs remotely"),
         (folder, {"backend": "transformer_lens"}, "Only nnsight runs remotely"),
+        (folder, {"backend": "nnsight"}, "is here and not on a server"),
+        (plain, {}, "is loaded already"),
         (build("llama"), {"backend": "nnsight"}, "is here and not on a server"),
         (nnsight.NNsight(build("llama")), {"backend": "nnsight"}, "names no model a server could hold"),
         (str(tmp_path / "nowhere"), {"backend": "nnsight"}, "There is no folder"),

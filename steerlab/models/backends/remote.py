@@ -57,7 +57,8 @@ class Remote(NNsight):
 
         options = {"trust_remote_code": True} if trust_remote_code else {}
         try:
-            with _quiet():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 return nnsight.TransformersModel(
                     name, task="text-generation", tokenizer=tokenizer, revision=revision, **options
                 )
@@ -218,7 +219,7 @@ class RemoteModel(LanguageModel):
         self._no_weights("unembedding")
 
     @property
-    def final_norm_gain(self) -> NoReturn:  # type: ignore[override]
+    def final_norm_gain(self) -> NoReturn:
         """Refused."""
         self._no_weights("final_norm_gain")
 
@@ -255,7 +256,11 @@ def _passed(
     """One forward pass on the server: what its steps kept (or a sample of every weight), and logits."""
     source, remote, visit, sample, rows = _sent(engine, inputs)
     ends = lengths if logits == "last" else None
-    with torch.inference_mode(), _quiet(), source.trace(**inputs, use_cache=False, remote=remote) as tracer:
+    with (
+        torch.inference_mode(),
+        _asking(engine),
+        source.trace(**inputs, use_cache=False, remote=remote) as tracer,
+    ):
         kept = {}.save()  # type: ignore[attr-defined]
         result = [].save()  # type: ignore[attr-defined]
         if sampling:
@@ -273,7 +278,11 @@ def _generated(engine: Remote, inputs: dict[str, Tensor], steps: list[dict[str, 
     """Prompt and continuation of every row, written on the server."""
     source, remote, visit, _, rows = _sent(engine, inputs)
     passes = range(int(config.max_new_tokens)) if steps else ()
-    with torch.inference_mode(), _quiet(), source.generate(generation_config=config, remote=remote) as tracer:
+    with (
+        torch.inference_mode(),
+        _asking(engine),
+        source.generate(generation_config=config, remote=remote) as tracer,
+    ):
         with tracer.invoke(**inputs):
             for number in tracer.iter[: len(passes)]:
                 visit(source, steps, number, rows, {})
@@ -292,11 +301,17 @@ def _sent(engine: Remote, inputs: dict[str, Tensor]) -> tuple[Any, bool | str, A
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """A text that ends early leaves steps nobody reaches, which nnsight warns of."""
+def _asking(engine: Remote) -> Iterator[None]:
+    """Say in one sentence what went wrong on the way or on the server."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        warnings.simplefilter("ignore")  # of a text that ends before the last step it was asked for
+        try:
+            yield
+        except Exception as error:  # the hub, the connection, the server, the code run there: many kinds
+            raise ModelError(
+                f"The request to nnsight's server failed ({type(error).__name__}: {reason(error)}); check the "
+                f"connection, your key (nnsight.login) and that the server holds {engine.source.repo_id}."
+            ) from error
 
 
 def _inputs(tokens: Tokens, *, positions: bool = True) -> dict[str, Tensor]:
