@@ -141,16 +141,33 @@ def test_the_same_text_under_steering(opened: Any, family: str, backend: str) ->
         assert written[0] == written[1], positions
 
 
-def test_a_study_runs_in_each_backend(opened: Any) -> None:
-    moments = []
-    for backend in BACKENDS:
-        model = opened("small-post", backend)
-        into = sl.Moments("scatter")
-        sl.capture(model, TEXTS, model.sites("resid_post"), into=into, labels=[0, 1, 1])
-        moments.append(into)
-    site = Site("resid_post", 2)
-    for other in moments[1:]:
-        assert distance(other.mean(site, 1), moments[0].mean(site, 1)) < TOLERANCE
+def test_a_whole_study_finds_the_same_in_each_backend(opened: Any) -> None:
+    found = [
+        sl.studies.truthfulness(
+            opened("small-base", backend), opened("small-post", backend), sl.datasets.statements()
+        ).to_dict()
+        for backend in ("transformers", *ENGINES)
+    ]
+    assert found[0]["status"] == "done"
+    for other in found[1:]:
+        compared = list(leaves(found[0], other))
+        assert len(compared) > 100
+        assert all(
+            left == pytest.approx(right, abs=1e-4, nan_ok=True) if isinstance(left, float) else left == right
+            for left, right in compared
+        )
+
+
+def leaves(left: Any, right: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        left, right = list(left.values()), list(right.values())
+    if not isinstance(left, list | tuple):
+        yield left, right
+        return
+    assert len(left) == len(right)
+    for one, two in zip(left, right, strict=True):
+        yield from leaves(one, two)
 
 
 # Live objects
