@@ -88,6 +88,7 @@ def measure(checkpoint: Path, turns: int) -> list[dict[str, Any]]:
         *reading(model, ids, prompts, turns),
         *cutting(model, ids, prompts, turns),
         *mixed_lengths(model, turns),
+        *through_backends(model, checkpoint, ids, prompts, turns),
         *peers(model, checkpoint, ids, prompts, turns),
     ]
 
@@ -174,6 +175,35 @@ def mixed_lengths(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
             "sorted",
             "arrival",
         )
+    ]
+
+
+def through_backends(
+    model: sl.LanguageModel, checkpoint: Path, ids: torch.Tensor, prompts: list[str], turns: int
+) -> list[dict[str, Any]]:
+    """`capture` through each engine, over the headless forward pass of the plain model on the same batches."""
+    sites = model.sites("resid_post")
+    models = {
+        name: sl.load(str(checkpoint), backend=name, device="cpu", dtype=torch.float32)
+        for name in ("transformers", "transformer_lens", "nnsight")
+    }
+    variants: dict[str, Any] = {"plain": lambda: headless(model, ids)}
+    for name, engine in models.items():
+        variants[name] = lambda engine=engine: sl.capture(engine, prompts, sites, token_budget=ROWS * TOKENS)
+    expected = variants["transformers"]()
+    errors = {
+        name: max(float((variants[name]()[site] - expected[site]).abs().max()) for site in sites)
+        for name in models
+    }
+    times = in_turn(variants, turns)
+    return [
+        {
+            **row(
+                f"backend {name}: last token at every layer", "plain headless forward", times, name, "plain"
+            ),
+            "largest difference of states": errors[name],
+        }
+        for name in models
     ]
 
 

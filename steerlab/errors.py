@@ -42,3 +42,9 @@ class DatasetError(SteerlabError):
 
 class RunError(SteerlabError):
     """A comparison run cannot start or go on."""
+
+
+def reason(error: Exception) -> str:
+    """What another library's error says, short enough for a place in one of our sentences."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".")[:200]

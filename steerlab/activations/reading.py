@@ -216,19 +216,17 @@ def _forward(
     model: LanguageModel, tokens: Tokens, rows: Tensor, columns: Tensor, sites: Sequence[Site]
 ) -> dict[Site, Tensor] | None:
     """The wanted tokens' states of one batch by site, or None when memory ran out."""
-    index = {model.device: (rows.to(model.device), columns.to(model.device))}
     states: dict[Site, Tensor] = {}
 
-    def picker(site: Site) -> Callable[[Tensor], None]:
-        def pick(state: Tensor) -> None:
-            if state.device not in index:  # a layer on another device of a split model
-                index[state.device] = (rows.to(state.device), columns.to(state.device))
-            states[site] = state[index[state.device]]
+    def keeper(site: Site) -> Callable[[Tensor], None]:
+        def keep(state: Tensor) -> None:
+            states[site] = state
 
-        return pick
+        return keep
 
+    at = (rows.to(model.device), columns.to(model.device))
     try:
-        model.run(tokens, read={site: picker(site) for site in sites})
+        model.run(tokens, read={site: keeper(site) for site in sites}, at=at)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.errors import SiteError
-from steerlab.models import Site
+from steerlab.errors import SiteError, SteerlabError
+from steerlab.models import All, LanguageModel, Selector, Site, Tokens
+from steerlab.models.backends import TransformerLens
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +58,103 @@ class Activations:
     def __repr__(self) -> str:
         size = f"{len(self)} rows of {self.n_prompts} prompts at {len(self.states)} sites"
         return f"Activations({size}, {self.model_name})"
+
+    @classmethod
+    def from_transformer_lens(
+        cls,
+        cache: Any,
+        model: LanguageModel,
+        tokens: Tokens,
+        *,
+        positions: Selector = All(),  # noqa: B008  # frozen
+    ) -> Activations:
+        """The states in a TransformerLens `ActivationCache`, as `capture` gives them.
+
+        Args:
+            cache: of ``bridge.run_with_cache(tokens.input_ids)``, with its batch dimension and every position.
+            model: the model around that bridge.
+            tokens: the batch the bridge ran on, ``model.tokenize(texts, padding_side="right")``. Without an attention
+                mask the bridge attends to padding on the left.
+            positions: which tokens to keep.
+
+        Raises:
+            SteerlabError: the cache belongs to another bridge or batch, or holds none of the model's sites.
+        """
+        if getattr(cache, "model", None) is not model.source:
+            raise SteerlabError(
+                f"The cache belongs to another bridge than {model.name}; load its bridge with sl.load(bridge)."
+            )
+        if tokens.padding_side == "left" and len(set(tokens.lengths)) > 1:
+            raise SteerlabError(
+                "A batch padded on the left has other states in the bridge, which takes no mask; use "
+                "tokenize(texts, padding_side='right')."
+            )
+        model.engine.check()
+        states: dict[Site, Tensor] = {}
+        chosen = tokens.select(positions)
+        for name in cache:
+            site = _site_of(name, model)
+            if site is None or site in states:
+                continue
+            state = cache[name]
+            if tuple(state.shape[:2]) != tuple(tokens.input_ids.shape):
+                raise SteerlabError(
+                    f"{name} has the shape {tuple(state.shape)}, but the batch has {len(tokens)} prompts of "
+                    f"{tokens.width} columns; give the tokens the cache was made from."
+                )
+            rows = state.flatten(2)[chosen.rows, chosen.columns]  # z keeps its heads apart there
+            states[site] = rows.detach().float().cpu()
+        if not states:
+            raise SteerlabError(
+                "The cache holds none of the model's sites; run_with_cache without a names_filter, or with "
+                "names of Site.to_transformer_lens()."
+            )
+        return cls(
+            states={site: states[site] for site in sorted(states)},
+            example=chosen.rows,
+            position=chosen.indices,
+            n_prompts=len(tokens),
+            model_name=model.name,
+            fingerprint=model.fingerprint,
+        )
+
+    def to_transformer_lens(self, model: LanguageModel) -> Any:
+        """An `ActivationCache` of the states, for TransformerLens' analyses.
+
+        Args:
+            model: a model loaded from a `TransformerBridge`, the cache's model.
+
+        Raises:
+            SteerlabError: the states belong to another checkpoint, the model is no bridge, or prompts have unequal
+                numbers of rows, which fill no ``[batch, position, ...]`` tensor.
+        """
+        from transformer_lens import ActivationCache
+
+        if model.fingerprint != self.fingerprint:
+            raise SteerlabError(f"The states come from {self.model_name}, not from {model.name}.")
+        if not isinstance(model.engine, TransformerLens):
+            raise SteerlabError(
+                f"{model.name} is no TransformerBridge; load it with backend='transformer_lens' for a cache."
+            )
+        counts = torch.bincount(self.example, minlength=self.n_prompts)
+        if int(counts.min()) != int(counts.max()):
+            raise SteerlabError(
+                f"The prompts have between {int(counts.min())} and {int(counts.max())} rows; a cache needs as many of "
+                "each, so capture one position (or prompts of one length)."
+            )
+        cache = {}
+        for site in self.sites:
+            state = self.states[site].reshape(self.n_prompts, int(counts[0]), -1)
+            heads = state.unflatten(2, (model.n_heads, -1)) if site.name == "z" else state
+            cache[site.to_transformer_lens()] = heads.to(model.device)
+        return ActivationCache(cache, model.source)
+
+
+def _site_of(name: str, model: LanguageModel) -> Site | None:
+    """Our site for a name in a cache, if it is one."""
+    try:
+        site = Site.parse(name)
+        model.require(site)
+    except SiteError:
+        return None
+    return site

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from steerlab.errors import ModelError, SiteError
 from steerlab.models.adapters import Names, locate
 from steerlab.models.sites import LAYER_SITES, MODEL_SITES, Site
+from steerlab.models.weights import original, projection_width
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,17 @@ class Anatomy:
             return Tap(self._contribution(site, block, attention=True), "output", self.residual_multiplier)
         return Tap(self._contribution(site, block, attention=False), "output", self.residual_multiplier)
 
+    def path(self, site: Site) -> str:
+        """Name, from the model's root, of the module where `site` is read, as in an unwrapped transformers model."""
+        module = self.tap(site).module
+        if site.layer is None:
+            name = self.names.embed if site.name == "embed" else self.names.ln_final
+            return str(name)
+        root = f"{self.names.blocks}.{site.layer}"
+        if module is self.blocks[site.layer]:
+            return root
+        return f"{root}.{next(name for name, part in _parts(self.blocks[site.layer]) if part is module)}"
+
     def has(self, site: Site) -> bool:
         """Whether the model has this site."""
         try:
@@ -176,7 +188,7 @@ class Anatomy:
         if not attention and names.mlp is None:
             return self._down(site, block)
         module = self._inside(site, block, names.attention if attention else names.mlp)
-        if "residual" in inspect.signature(module.forward).parameters:
+        if "residual" in inspect.signature(original(module).forward).parameters:
             # BLOOM and MPT hand the stream in and get it back with the contribution already added.
             return self._inside(site, block, names.attention_output) if attention else self._down(site, block)
         return module
@@ -213,14 +225,20 @@ class Anatomy:
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def projection_width(module: nn.Module) -> int:
-    """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return int(weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[1])
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules inside, with their names in transformers' own model."""
+    for name, part in original(module)._modules.items():
+        if part is not None:
+            yield name, part
+            yield from ((f"{name}.{inner}", below) for inner, below in _parts(part))
 
 
 def _find(block: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return block.get_submodule(name)
-    except AttributeError:
-        return None
+    """The module called `name` in transformers' own block; a bridge's wrappers have other children beside."""
+    module = block
+    for part in name.split("."):
+        found = original(module)._modules.get(part)
+        if found is None:
+            return None
+        module = found
+    return module

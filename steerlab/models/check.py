@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from steerlab.models.hooks import attach
+from steerlab.models.prompts import Prompt, Tokens
 from steerlab.models.sites import Site
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ class SelfCheck:
 
 def self_check(model: LanguageModel) -> SelfCheck:
     """Run the check; see the module's text."""
-    states, changed, logits = _read(model)
+    return verdict(model, *_read(model))
+
+
+def verdict(
+    model: LanguageModel, states: dict[Site, Tensor], changed: set[str], logits: Tensor | None
+) -> SelfCheck:
+    """The equalities, judged on the states of every site and the model's own logits (if they are given)."""
     tolerance = max(1e-4, 4 * torch.finfo(model.dtype).eps)
     worst: dict[str, tuple[float, str]] = {}
     for kind, where, left, right in _equalities(model, states, logits):
@@ -91,20 +98,34 @@ def _read(model: LanguageModel) -> tuple[dict[Site, Tensor], set[str], Tensor]:
         seen.append((site, state, state._version))
 
     sites = [site for name in anatomy.site_names() for site in anatomy.sites(name)]
-    spread = torch.arange(1, 5) * 7919 % model.vocab_size
+    ids = probe(model.vocab_size).input_ids.to(model.device)
     # no_grad rather than inference_mode: only ordinary tensors count their in-place changes.
     with torch.no_grad(), ExitStack() as stack:
         stack.enter_context(model.frames.watch(anatomy.base))
         for site in sites:
             visit = lambda state, site=site: keep(site, state)  # noqa: E731
             stack.callback(attach(anatomy.tap(site), model.frames, visit).remove)
-        logits = anatomy.model(input_ids=spread[None].to(model.device), use_cache=False).logits
+        logits = anatomy.model(input_ids=ids, use_cache=False).logits
     changed = {site.name for site, state, version in seen if state._version != version}
     return states, changed, logits[..., : model.vocab_size].float()
 
 
+def probe(vocab_size: int) -> Tokens:
+    """The batch of the check: four tokens spread over the vocabulary."""
+    ids = (torch.arange(1, 5) * 7919 % vocab_size)[None]
+    return Tokens(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=torch.arange(4)[None],
+        offsets=None,
+        prompts=(Prompt(""),),
+        lengths=(4,),
+        padding_side="right",
+    )
+
+
 def _equalities(
-    model: LanguageModel, states: dict[Site, Tensor], logits: Tensor
+    model: LanguageModel, states: dict[Site, Tensor], logits: Tensor | None
 ) -> Iterator[tuple[str, str, Tensor, Tensor]]:
     last = model.n_layers - 1
     for layer in range(last + 1):
@@ -137,7 +158,8 @@ def _equalities(
             states[Site("ln_final_in")],
             final,
         )
-    yield "unembed(ln_final_in) = logits", "after the last layer", model.unembed(final), logits
+    if logits is not None:
+        yield "unembed(ln_final_in) = logits", "after the last layer", model.unembed(final), logits
 
 
 def _relative_error(left: Tensor, right: Tensor) -> float:

@@ -117,17 +117,7 @@ def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object])
         suppress_tokens=list(range(model.vocab_size, rows))
         or None,  # rows of the unembedding without a token
     )
-    on_device = tokens.to(model.device)
-    own = model.model.generation_config
-    with model.lock, torch.inference_mode(), model.frames.of(tokens):
-        # transformers fills what is unset from the checkpoint's recommendations: hide them for the moment.
-        model.model.generation_config = build(eos_token_id=list(ends) or None)
-        try:
-            output = model.model.generate(
-                on_device.input_ids, attention_mask=on_device.attention_mask, generation_config=config
-            )
-        finally:
-            model.model.generation_config = own
+    output = model.continued(tokens, config)
     return [_until_end(row, ends) for row in output[:, tokens.width :].tolist()]
 
 

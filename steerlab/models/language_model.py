@@ -21,12 +21,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
 from steerlab.models import edits, generation, prompts, streaming, weights
 from steerlab.models.anatomy import Anatomy
+from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.edits import Edit
 from steerlab.models.generation import Generation
@@ -44,7 +45,7 @@ class LanguageModel:
         model: the transformers module, in evaluation mode.
         tokenizer: its tokenizer.
         name: hub name, folder or class.
-        backend: the engine, "transformers".
+        engine: the backend: what the module runs in.
         architecture: class name of the checkpoint.
         n_layers: blocks of the stack.
         d_model: width of the residual stream.
@@ -55,10 +56,10 @@ class LanguageModel:
         context: the longest input the model was made for, `None` without such a limit.
     """
 
-    backend = "transformers"
-
-    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
-        self.model = model
+    def __init__(self, engine: Transformers, tokenizer: Any, *, name: str) -> None:
+        engine.check()
+        self.engine = engine
+        self.model = model = engine.module
         self.tokenizer = tokenizer
         self.name = name
         self.anatomy = Anatomy(model)
@@ -78,12 +79,23 @@ class LanguageModel:
         self._check: SelfCheck | None = None
 
     def __repr__(self) -> str:
+        engine = "" if type(self.engine) is Transformers else f", {self.backend}"
         return (
             f"LanguageModel({self.name!r}, {self.architecture}, {self.n_layers} layers, d_model {self.d_model}, "
-            f"{self.dtype}, {self.device})".replace("torch.", "")
+            f"{self.dtype}, {self.device}{engine})".replace("torch.", "")
         )
 
     # What it is
+
+    @property
+    def backend(self) -> str:
+        """Name of the engine: "transformers", "transformer_lens" or "nnsight"."""
+        return self.engine.name
+
+    @property
+    def source(self) -> Any:
+        """The engine's live object: the transformers model, the TransformerBridge or the nnsight model."""
+        return self.engine.source
 
     @property
     def device(self) -> torch.device:
@@ -111,8 +123,8 @@ class LanguageModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of configuration and a sample of every weight: equal for equal checkpoints, whatever the device."""
-        return weights.fingerprint(self.model)
+        """Hash of configuration and a sample of every weight: equal for equal checkpoints on any device and backend."""
+        return self.engine.fingerprint()
 
     @property
     def has_chat_template(self) -> bool:
@@ -225,6 +237,7 @@ class LanguageModel:
         tokens: Tokens,
         *,
         read: Mapping[Site, Callable[[Float[Tensor, "batch position width"]], object]] | None = None,
+        at: tuple[Int[Tensor, " selected"], Int[Tensor, " selected"]] | None = None,
         logits: Literal["last", "all"] | None = None,
     ) -> Tensor | None:
         """One forward pass of a tokenised batch, never longer than what is asked for.
@@ -235,6 +248,7 @@ class LanguageModel:
         Args:
             tokens: a batch of `tokenize`, on any device.
             read: for each site a function of the state `[batch, position, width]`.
+            at: rows and columns of the tokens whose states are wanted; functions then get `[selected, width]`.
             logits: "last" for the logits after each prompt's last token `[batch, vocab]`, "all" for those
                 at every column `[batch, position, vocab]`; `None` leaves the unembedding out and cuts the
                 stack after the deepest site.
@@ -245,6 +259,7 @@ class LanguageModel:
         Raises:
             SiteError: a site the model has not.
         """
+        self.engine.check()
         read = dict(read or {})
         inputs = tokens.to(self.device)
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
@@ -254,7 +269,7 @@ class LanguageModel:
             stack.enter_context(self.frames.of(tokens))
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
-                stack.callback(self._attach(site, callback))
+                stack.callback(self._attach(site, callback, at))
             if logits is None:
                 stack.enter_context(self.anatomy.cut_after(self._deepest(read)))
             normed = self.anatomy.base(**arguments, use_cache=False, return_dict=True).last_hidden_state
@@ -265,11 +280,13 @@ class LanguageModel:
                 normed = normed[torch.arange(len(tokens)), torch.tensor(columns)]
             return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
 
-    def _attach(self, site: Site, callback: Callable[[Tensor], object]) -> Callable[[], None]:
+    def _attach(
+        self, site: Site, callback: Callable[[Tensor], object], at: tuple[Tensor, Tensor] | None
+    ) -> Callable[[], None]:
         def visit(state: Tensor) -> None:
-            callback(state)
+            callback(state if at is None else state[at[0].to(state.device), at[1].to(state.device)])
 
-        clone = site.name in self.self_check().changed_in_place
+        clone = at is None and site.name in self.self_check().changed_in_place
         return attach(self.anatomy.tap(site), self.frames, visit, clone=clone).remove
 
     def _deepest(self, sites: Mapping[Site, object]) -> int:
@@ -360,6 +377,23 @@ class LanguageModel:
             top_p=top_p,
             seed=seed,
         )
+
+    def continued(self, tokens: Tokens, config: Any) -> Int[Tensor, "batch position"]:
+        """A left-padded batch and its continuations, by transformers' own `generate` with a `GenerationConfig`.
+
+        What the configuration leaves unset has no effect: the checkpoint's recommendations are hidden meanwhile.
+        """
+        self.engine.check()
+        inputs, own = tokens.to(self.device), self.model.generation_config
+        with self.lock, torch.inference_mode(), self.frames.of(tokens):
+            self.model.generation_config = type(own)(eos_token_id=config.eos_token_id)
+            try:
+                output: Tensor = self.model.generate(
+                    inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
+                )
+            finally:
+                self.model.generation_config = own
+        return output
 
     def steering(self, *interventions: Edit) -> AbstractContextManager[None]:
         """Apply edits to every forward pass of this thread inside the context, in the order given.

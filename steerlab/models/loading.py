@@ -1,4 +1,4 @@
-"""`load`: from a hub name, a folder or a live transformers model to a proved `LanguageModel`.
+"""`load`: from a hub name, a folder or a live object to a proved `LanguageModel`.
 
 Everything that can be wrong with a checkpoint is found before it is used and said in one sentence: a
 missing folder or hub name, no configuration, no or damaged or missing weights, a family the adapters do
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from steerlab import progress
-from steerlab.errors import ModelError
+from steerlab.errors import ModelError, reason
+from steerlab.models import backends
 from steerlab.models.adapters import architecture_of
+from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
@@ -27,7 +29,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 def load(
     name_or_path_or_model: Any,
     *,
-    backend: str = "transformers",
+    backend: str | None = None,
+    remote: bool | str = False,
     tokenizer: Any = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
@@ -37,10 +40,15 @@ def load(
     """Load a causal language model and prove that every part of it was found.
 
     Args:
-        name_or_path_or_model: a hub name, a local folder, or a live transformers model (used as it is, in
-            evaluation mode; needs `tokenizer`).
-        backend: "transformers".
-        tokenizer: a tokenizer, or the name or folder of one; by default the checkpoint's own.
+        name_or_path_or_model: a hub name, a local folder, or a live object, used as it is, in evaluation mode: a
+            transformers model (needs `tokenizer`), a TransformerLens `TransformerBridge` or an nnsight model.
+        backend: the engine the model runs in, "transformers", "transformer_lens" or "nnsight"; states are the
+            same in each. By default a live object's own, else "transformers". A live transformers model is
+            wrapped as it is; a bridge replaces its modules.
+        remote: with "nnsight": run on nnsight's server instead of here, where only the model's skeleton is made (see
+            `steerlab.models.backends.remote`): True, a server's address, or "local", which packs every request
+            and runs it here.
+        tokenizer: a tokenizer, or the name or folder of one; by default the checkpoint's or the live object's own.
         device: "auto" is the GPU when there is one.
         dtype: "auto" is the checkpoint's own on a GPU. On the CPU half-precision checkpoints of up to 4
             billion parameters are up-cast to float32: CPUs multiply half precision slowly, and rounding
@@ -49,32 +57,88 @@ def load(
         trust_remote_code: passed to transformers.
 
     Raises:
-        ModelError: one sentence that says what is wrong with the checkpoint.
+        ModelError: one sentence that says what is wrong with the checkpoint or the live object.
     """
-    if backend != "transformers":
-        raise ModelError(f"There is no backend called {backend!r}; use backend='transformers'.")
-    if isinstance(name_or_path_or_model, LanguageModel):
-        return name_or_path_or_model
-    if isinstance(name_or_path_or_model, str | Path):
-        source = _Source(str(name_or_path_or_model), revision, trust_remote_code)
+    given = name_or_path_or_model
+    if isinstance(given, LanguageModel):
+        if remote or backend not in (None, given.backend):
+            raise ModelError(
+                f"{given.name} is loaded already, in the backend {given.backend!r}; load it by its name, or its source."
+            )
+        return given
+    wanted = backends.backend(backend) if backend is not None else None
+    if remote:
+        return _remote(given, backend, remote, tokenizer, revision, trust_remote_code)
+    if isinstance(given, str | Path):
+        source = _Source(str(given), revision, trust_remote_code)
         module, name = source.model(_dtype(dtype)), source.name
         tokenizer = source.tokenizer(tokenizer)
-        module = _place(module, device, dtype)
-    else:
-        module = name_or_path_or_model
-        if not isinstance(module, torch.nn.Module) or not hasattr(module, "config"):
+        engine = (wanted or Transformers).around(_place(module, device, dtype), tokenizer, name=name)
+        return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+    engine = backends.backend_of(given)(given)
+    tokenizer = engine.tokenizer if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise ModelError(f"A live {type(given).__name__} needs its tokenizer; pass tokenizer=.")
+    if isinstance(tokenizer, str | Path):
+        tokenizer = _Source(str(tokenizer), revision, trust_remote_code).tokenizer(None)
+    module = engine.module
+    _require_causal(module.config, type(module).__name__)
+    name = getattr(module.config, "name_or_path", "") or type(module).__name__
+    if wanted is not None and wanted is not type(engine):
+        if type(engine) is not Transformers:
             raise ModelError(
-                f"A {type(module).__name__} is neither a name, a folder nor a transformers model."
+                f"A {type(given).__name__} runs in the backend {engine.name!r}, not in {wanted.name!r}; leave backend "
+                "out."
             )
-        if tokenizer is None:
-            raise ModelError("A live model needs its tokenizer; pass tokenizer=.")
-        if isinstance(tokenizer, str | Path):
-            tokenizer = _Source(str(tokenizer), revision, trust_remote_code).tokenizer(None)
-        _require_causal(module.config, type(module).__name__)
-        name = getattr(module.config, "name_or_path", "") or type(module).__name__
-        module = module if device == "auto" else module.to(device)
-        module = module if dtype == "auto" else module.to(_dtype(dtype))
-    return _proved(LanguageModel(module.eval(), tokenizer, name=name))
+        engine = wanted.around(module, tokenizer, name=name)
+    if device != "auto":
+        given.to(device)
+    if dtype != "auto":
+        given.to(_dtype(dtype))
+    return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+
+
+def _remote(
+    given: Any,
+    backend: str | None,
+    remote: bool | str,
+    tokenizer: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> LanguageModel:
+    from steerlab.models.backends.remote import Remote, RemoteModel
+
+    named = isinstance(given, str | Path)
+    if backend != NNsight.name and (named or not NNsight.wraps(given)):
+        raise ModelError("Only nnsight runs remotely; use backend='nnsight' with remote.")
+    if not named and not NNsight.wraps(given):
+        raise ModelError(
+            f"A live {type(given).__name__} is here and not on a server; give its name on the hub, or an "
+            "nnsight.TransformersModel."
+        )
+    if named:
+        source = _Source(str(given), revision, trust_remote_code)
+        if source.folder is not None and remote != "local":
+            raise ModelError(
+                f"The folder {given} is here and not on a server; give the model's name on the hub."
+            )
+        _require_causal(source.config(), source.name)
+        tokenizer = source.tokenizer(tokenizer)
+        given = Remote.skeleton(
+            source.where, tokenizer, revision=revision, trust_remote_code=trust_remote_code
+        )
+    engine = Remote(given, remote)
+    tokenizer = engine.tokenizer if tokenizer is None else tokenizer
+    if isinstance(tokenizer, str | Path):
+        tokenizer = _Source(str(tokenizer), revision, trust_remote_code).tokenizer(None)
+    _require_causal(engine.module.config, type(engine.module).__name__)
+    name = str(getattr(given, "repo_id", None) or type(engine.module).__name__)
+    return _proved(RemoteModel(engine, tokenizer, name=name))
+
+
+def _evaluating(engine: Transformers) -> Transformers:
+    engine.module.eval()
+    return engine
 
 
 def _proved(model: LanguageModel) -> LanguageModel:
@@ -116,7 +180,7 @@ def _place(module: Any, device: str | torch.device, dtype: str | torch.dtype) ->
         return module.to(target)
     except RuntimeError as error:  # no such device, a GPU of a higher number, or too little memory there
         raise ModelError(
-            f"The model cannot be put on the device {str(chosen)!r} ({_first_line(error)}); use another one."
+            f"The model cannot be put on the device {str(chosen)!r} ({reason(error)}); use another one."
         ) from error
 
 
@@ -161,7 +225,7 @@ class _Source:
         """The transformers module, its weights complete."""
         from transformers import AutoModelForCausalLM
 
-        config = self._config()
+        config = self.config()
         _require_causal(config, self.name)
         self._require_weights()
         try:
@@ -171,7 +235,7 @@ class _Source:
                 )
         except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
             raise ModelError(
-                f"The weights of {self.name} cannot be read ({_first_line(error)}); {self._again}."
+                f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
             ) from error
         module, found = loaded
         absent = sorted(found["missing_keys"])
@@ -196,7 +260,7 @@ class _Source:
                 with _quiet():
                     return AutoTokenizer.from_pretrained(self.where, **self.options)
             except Exception as error:  # see model()
-                failure = _first_line(error)
+                failure = reason(error)
         raise ModelError(
             f"{self.name} has no usable tokenizer ({failure}); pass tokenizer= with a tokenizer or its name."
         )
@@ -207,7 +271,8 @@ class _Source:
             "save the checkpoint again" if self.folder is not None else "check the name or download it again"
         )
 
-    def _config(self) -> Any:
+    def config(self) -> Any:
+        """The checkpoint's configuration."""
         from transformers import AutoConfig
 
         if self.folder is not None and not (self.folder / "config.json").exists():
@@ -220,11 +285,11 @@ class _Source:
         except Exception as error:  # see model()
             if self.folder is not None:
                 raise ModelError(
-                    f"The config.json of {self.name} cannot be used ({_first_line(error)}); repair it."
+                    f"The config.json of {self.name} cannot be used ({reason(error)}); repair it."
                 ) from error
             raise ModelError(
                 f"{self.name!r} is neither a folder here nor a model that can be fetched from the hub "
-                f"({_first_line(error)}); check the name, the connection and your access."
+                f"({reason(error)}); check the name, the connection and your access."
             ) from error
 
     def _require_weights(self) -> None:
@@ -238,11 +303,6 @@ class _Source:
         raise ModelError(
             f"Folder {self.name} has a configuration but no weights (*.safetensors); {self._again}."
         )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__).rstrip(".")[:200]
 
 
 @contextmanager

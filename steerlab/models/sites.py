@@ -10,10 +10,15 @@ final norm.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import total_ordering
+from typing import TYPE_CHECKING
 
 from steerlab.errors import SiteError
+
+if TYPE_CHECKING:
+    from steerlab.models.language_model import LanguageModel
 
 LAYER_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z")
 MODEL_SITES = ("embed", "ln_final_in")
@@ -21,6 +26,28 @@ SITE_NAMES = (*LAYER_SITES, *MODEL_SITES)
 
 # Order of the forward pass, so that sorted sites read in the order in which they are computed.
 _DEPTH = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+
+# TransformerLens' hook names; those of a layer follow `blocks.{layer}.`.
+_HOOKS = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "mlp_post": "mlp.hook_post",
+    "z": "attn.hook_z",
+    "embed": "hook_embed",
+    "ln_final_in": "ln_final.hook_in",
+}
+# What the bridge itself calls the same places (its names for attn_out and mlp_out depend on the family).
+_BRIDGE_HOOKS = {
+    "hook_in": "resid_pre",
+    "hook_out": "resid_post",
+    "attn.o.hook_in": "z",
+    "mlp.out.hook_in": "mlp_post",
+    "embed.hook_out": "embed",
+}
+_SITE_OF_HOOK = {hook: name for name, hook in _HOOKS.items()} | _BRIDGE_HOOKS
 
 
 @total_ordering
@@ -50,13 +77,66 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site:
-        """The site written as `name.layer` (or `name` alone)."""
+        """The site written as `name.layer` (or `name` alone), or as TransformerLens' hook name."""
+        if "hook_" in text:
+            return cls._of_hook(text)
         name, dot, layer = text.partition(".")
         if not dot:
             return cls(name)
         if not layer.isdecimal():
             raise SiteError(f"{text!r} is not a site; write it like 'resid_post.12' or 'embed'.")
         return cls(name, int(layer))
+
+    @classmethod
+    def _of_hook(cls, text: str) -> Site:
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", text)
+        name = _SITE_OF_HOOK.get(block[2] if block else text)
+        if name is None or (name in LAYER_SITES) != (block is not None):
+            known = ", ".join(
+                hook if name in MODEL_SITES else f"blocks.0.{hook}" for name, hook in _HOOKS.items()
+            )
+            raise SiteError(f"TransformerLens' hook {text!r} is not one of our sites; those are {known}.")
+        return cls(name, int(block[1]) if block else None)
+
+    def to_transformer_lens(self) -> str:
+        """TransformerLens' hook name of the site, which `parse` reads back.
+
+        The values agree in every family but for `z`, where TransformerLens keeps the heads apart, and for `embed`
+        of Granite and BLOOM, where its hook lies behind the embedding's multiplier or norm.
+
+        >>> Site("resid_post", 3).to_transformer_lens(), Site.parse("blocks.3.hook_resid_post")
+        ('blocks.3.hook_resid_post', Site(name='resid_post', layer=3))
+        """
+        hook = _HOOKS[self.name]
+        return hook if self.layer is None else f"blocks.{self.layer}.{hook}"
+
+    def to_nnsight(self, model: LanguageModel) -> str:
+        """Where nnsight finds the site in this model, from its root: `nn.get(path)` inside a trace.
+
+        The value there is the module's own: of a tuple (most attentions give one) the state is the first item, and
+        Granite's attn_out and mlp_out are still to be multiplied by the residual multiplier.
+
+        >>> Site("resid_post", 3).to_nnsight(llama)  # doctest: +SKIP
+        'model.layers.3.output'
+
+        Raises:
+            SiteError: the model has no such site.
+        """
+        return f"{model.anatomy.path(self)}.{model.anatomy.tap(self).side}"
+
+    @classmethod
+    def from_nnsight(cls, path: str, model: LanguageModel) -> Site:
+        """The site of this model that `to_nnsight` writes as `path`.
+
+        Raises:
+            SiteError: there is none.
+        """
+        for name in model.site_names():
+            for site in model.sites(name):
+                if site.to_nnsight(model) == path:
+                    return site
+        example = Site("resid_post", 0).to_nnsight(model)
+        raise SiteError(f"{path!r} is none of the sites of {model.name}; write it like {example!r}.")
 
     def __str__(self) -> str:
         return self.name if self.layer is None else f"{self.name}.{self.layer}"

@@ -6,12 +6,14 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from steerlab.models._shipped import sample
 
 # Settings that say how a checkpoint was stored or is run, not what it computes.
 _TRANSIENT = (
@@ -22,30 +24,37 @@ _TRANSIENT = (
     "use_cache",
     "attn_implementation",
 )
-_SAMPLED = 16
+#: How a TransformerBridge's wrapper names the module it stands in for.
+WRAPPED = "_original_component"
 
 
-def fingerprint(model: Any) -> str:
+def original(module: nn.Module) -> nn.Module:
+    """The transformers module behind a TransformerBridge's wrappers; any other module is itself."""
+    while WRAPPED in module._modules:
+        module = module._modules[WRAPPED]  # type: ignore[assignment]
+    return module
+
+
+def fingerprint(config: Any, parameters: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 (first 16 hex digits) of the configuration and of 16 evenly spaced values of every weight.
 
     Values are hashed in float32, so a half-precision checkpoint keeps its fingerprint when up-cast.
     """
-    config = {
-        key: value
-        for key, value in model.config.to_dict().items()
-        if not key.strip("_").startswith(_TRANSIENT)
+    return digest(config, ((name, (tuple(weight.shape), sample(weight))) for name, weight in parameters))
+
+
+def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tensor]]]) -> str:
+    """The fingerprint from name, shape and sampled values of every weight."""
+    lasting = {
+        key: value for key, value in config.to_dict().items() if not key.strip("_").startswith(_TRANSIENT)
     }
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter.detach()).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.reshape(-1)
-    places = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel()), dtype=torch.float64).long()
-    return flat[places.to(flat.device)].float().cpu()
+    if "output_attentions" in lasting:
+        lasting["output_attentions"] = False  # how much a pass hands out; a bridge asks for more
+    hashed = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
+    for name, (shape, values) in sorted(samples, key=lambda one: one[0]):
+        hashed.update(f"{name}{shape}".encode())
+        hashed.update(values.numpy().tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def norm_gain(
@@ -70,7 +79,13 @@ def norm_gain(
 def down_matrix(module: nn.Module) -> Float[Tensor, "d_mlp d_model"]:
     """A down projection as `[inputs, outputs]`: `nn.Linear` stores the transpose, GPT-2's `Conv1D` this."""
     matrix: Tensor = module.weight.detach()  # type: ignore[operator]
-    return matrix if type(module).__name__ == "Conv1D" else matrix.T
+    return matrix if type(original(module)).__name__ == "Conv1D" else matrix.T
+
+
+def projection_width(module: nn.Module) -> int:
+    """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return int(weight.shape[0] if type(original(module)).__name__ == "Conv1D" else weight.shape[1])
 
 
 def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
