@@ -3,7 +3,7 @@
 from steerlab.errors import ModelError, PromptError, SiteError, SteeringError
 from steerlab.models.check import CheckRow, SelfCheck
 from steerlab.models.edits import Edit, EditTable, Steering
-from steerlab.models.gates import Condition
+from steerlab.models.gates import EditCondition
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.loading import load
@@ -30,9 +30,9 @@ __all__ = [
     "All",
     "Applied",
     "CheckRow",
-    "Condition",
     "Count",
     "Edit",
+    "EditCondition",
     "EditTable",
     "Either",
     "Except",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.models.gates import Condition, Schedule
+from steerlab.models.gates import EditCondition, Schedule
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, Share
 from steerlab.models.positions import Selector
@@ -55,7 +55,7 @@ class TimedEdit(Edit, Protocol):
         """How strongly it acts at each generated token; None: always alike."""
 
     @property
-    def condition(self) -> Condition | None:
+    def condition(self) -> EditCondition | None:
         """When it acts at all; None: always."""
 
     def apply(self, state: Float[Tensor, "batch position width"], site: Site, share: Share = 1.0) -> Tensor:

@@ -30,7 +30,7 @@ Amount: TypeAlias = "float | Tensor | None"
 
 
 @runtime_checkable
-class Condition(Protocol):
+class EditCondition(Protocol):
     """Whether an edit acts, decided from the states at a site, row by row or token by token."""
 
     @property
@@ -112,7 +112,7 @@ class Decision:
         held: those among them for which the condition held.
     """
 
-    def __init__(self, condition: Condition) -> None:
+    def __init__(self, condition: EditCondition) -> None:
         self.condition = condition
         self.seen = 0
         self._held: list[Tensor] = []
@@ -196,6 +196,18 @@ def _plus(total: Tensor | None, more: Tensor) -> Tensor:
     return more if total is None else total + more
 
 
+class _Amounts:
+    """An amount, and the same with a mask as zeros and ones."""
+
+    def __init__(self, amount: Amount) -> None:
+        self.amount = amount
+        mask = isinstance(amount, Tensor) and amount.dtype == torch.bool
+        self.share: Amount = amount.float() if mask and isinstance(amount, Tensor) else amount
+
+
+_EVERYTHING = _Amounts(1.0)
+
+
 class Gate:
     """Positions, schedule and condition of edits that share them; the amount is computed once a pass and device."""
 
@@ -205,16 +217,16 @@ class Gate:
         self._always = isinstance(positions, All) and schedule is None and decision is None
         self._frame: Frame | None = None
         self._base: Amount = None
-        self._on: dict[torch.device, Amount] = {}
+        self._on: dict[torch.device, _Amounts] = {}
 
-    def amount(self, frame: Frame | None, device: torch.device) -> Amount:
+    def amounts(self, frame: Frame | None, device: torch.device) -> _Amounts:
         """How strongly the edits act on the pass's tokens."""
         if self._always:
-            return 1.0
+            return _EVERYTHING
         if frame is None or frame is not self._frame:
             self._base, self._frame, self._on = self._timed(frame), frame, {}
         if device not in self._on:
-            self._on[device] = self._conditioned(frame, device)
+            self._on[device] = _Amounts(self._conditioned(frame, device))
         return self._on[device]
 
     def _timed(self, frame: Frame | None) -> Amount:
@@ -261,19 +273,21 @@ class RowGate:
         self._only = _the_one(gates) if not (masked and None in gates) else None
         self.acting: frozenset[int] = frozenset()
         self._frame: Frame | None = None
-        self._on: dict[torch.device, Amount] = {}
+        self._on: dict[torch.device, _Amounts] = {}
 
-    def amount(self, frame: Frame, device: torch.device) -> Amount:
+    def amounts(self, frame: Frame, device: torch.device) -> _Amounts:
         """How strongly each row's edits act on its tokens."""
         if frame is not self._frame:
             self._frame, self._on = frame, {}
         if device not in self._on:
-            self._on[device] = self._joined(frame, device)
+            self._on[device] = _Amounts(self._joined(frame, device))
         return self._on[device]
 
     def _joined(self, frame: Frame, device: torch.device) -> Amount:
         mine = self._of_rows(frame)
-        amounts = {gate: gate.amount(frame, device) for gate in dict.fromkeys(mine) if gate is not None}
+        amounts = {
+            gate: gate.amounts(frame, device).amount for gate in dict.fromkeys(mine) if gate is not None
+        }
         self.acting = frozenset(
             row
             for row, gate in zip(frame.rows, mine, strict=True)

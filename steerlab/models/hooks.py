@@ -15,12 +15,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from steerlab.errors import SteeringError
 from steerlab.models.anatomy import Tap
+from steerlab.models.operators import precise
 from steerlab.models.prompts import Tokens
 
 State = Float[Tensor, "batch position width"]
@@ -40,7 +41,7 @@ class Frame:
     batch: int
     tokens: Tokens | None
     width: int
-    mask: Int[Tensor, "batch position"] | None = None
+    mask: Tensor | None = None
 
     @property
     def repeats(self) -> int:
@@ -54,6 +55,11 @@ class Frame:
             return self.tokens
         mask = torch.ones(self.batch, self.width, dtype=torch.long)
         if self.mask is not None:
+            if self.mask.dim() != 2:
+                raise SteeringError(
+                    f"The raw call's attention mask has {self.mask.dim()} axes and does not say where each row begins; "
+                    "pass [batch, position], or run inside `with model.prompted(tokens)`."
+                )
             mask = self.mask[:, : self.width].long().cpu()
         return Tokens(
             input_ids=torch.zeros_like(mask),
@@ -133,8 +139,7 @@ class Frames(threading.local):
             self._raw_width = length
         elif self._raw_width is None:
             self._raw_width = start  # the context was entered in the middle of a sequence
-        two_axes = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        return Frame(start, length, batch, None, self._raw_width, two_axes)
+        return Frame(start, length, batch, None, self._raw_width, mask if isinstance(mask, Tensor) else None)
 
 
 def _require_whole_rows(batch: int, prompts: int) -> None:
@@ -165,9 +170,12 @@ def attach(
         new = visit(state)
         if new is None:
             return None
+        new = new.reshape(raw.shape)
         if tap.scale != 1.0:
-            new = new / tap.scale
-        return new.reshape(raw.shape)
+            # The change is carried over, not the state: what an edit leaves alone keeps its bits.
+            change = (precise(new) - precise(state).reshape(raw.shape)) / tap.scale
+            new = (raw + change).to(raw.dtype)
+        return new
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != owner:

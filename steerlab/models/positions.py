@@ -288,7 +288,7 @@ class Except(_Pair):
     @property
     def generated(self) -> bool:  # type: ignore[override]
         """Whether generated tokens may be left."""
-        return self.first.generated
+        return self.first.generated and not isinstance(self.second, All | Generated)
 
     @property
     def in_prompt(self) -> bool:  # type: ignore[override]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steerlab.errors import SteeringError
 from steerlab.models.edits import Edit, EditTable, FramedEdit, Steering, TimedEdit
-from steerlab.models.gates import Amount, Condition, Decision, Gate, RowGate
+from steerlab.models.gates import Amount, Decision, EditCondition, Gate, RowGate
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, Share, precise
 from steerlab.models.sites import Site
@@ -81,8 +81,11 @@ class _Line:
     row: int | None = None
     steps: list[_Step] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._timed = self.edit if isinstance(self.edit, TimedEdit) else None
+
     def operator(self, site: Site) -> Operator | None:
-        return self.edit.operator(site) if isinstance(self.edit, TimedEdit) else None
+        return None if self._timed is None else self._timed.operator(site)
 
     def count(self) -> Count:
         decision = self.gate.decision
@@ -148,7 +151,7 @@ class _Gates:
             self._gates[key] = Gate(edit.positions, schedule, self._decision(condition))
         return self._gates[key]
 
-    def _decision(self, condition: Condition | None) -> Decision | None:
+    def _decision(self, condition: EditCondition | None) -> Decision | None:
         if condition is None:
             return None
         return self.decisions.setdefault(id(condition), Decision(condition))
@@ -231,7 +234,7 @@ class _Composed:
             line.steps.append(self)
 
     def __call__(self, state: Tensor, frame: Frame | None) -> Tensor:
-        amount = self._gate.amount(frame, state.device)
+        amount = self._gate.amounts(frame, state.device).share
         if amount is None:
             return state
         self._passes += 1
@@ -249,7 +252,7 @@ class _Single:
         line.steps.append(self)
 
     def __call__(self, state: Tensor, frame: Frame | None) -> Tensor:
-        amount = self._gate.amount(frame, state.device)
+        amount = self._gate.amounts(frame, state.device).amount
         if amount is None:
             return state
         self._passes += 1
@@ -279,7 +282,7 @@ class _Gathered:
 
     def __call__(self, state: Tensor, frame: Frame | None) -> Tensor:
         known = _known(frame)
-        amount = self._gate.amount(known, state.device)
+        amount = self._gate.amounts(known, state.device).share
         if amount is None:
             return state
         self._passes += 1
@@ -309,7 +312,7 @@ class _SingleOfRows:
 
     def __call__(self, state: Tensor, frame: Frame | None) -> Tensor:
         known = _known(frame)
-        amount = self._gate.amount(known, state.device)
+        amount = self._gate.amounts(known, state.device).amount
         if amount is None:
             return state
         self._passes += 1
@@ -355,4 +358,6 @@ def _working(dtype: torch.dtype) -> torch.dtype:
 
 
 def _name(edit: Edit) -> str:
-    return f"{type(edit).__name__} at {', '.join(str(site) for site in edit.sites[:4])}"
+    shown = ", ".join(str(site) for site in edit.sites[:3])
+    more = f" and {len(edit.sites) - 3} more" if len(edit.sites) > 3 else ""
+    return f"{type(edit).__name__} at {shown}{more}"

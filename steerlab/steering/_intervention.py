@@ -200,6 +200,13 @@ class Intervention(ABC):
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
+    def _width(self, site: Site) -> int:
+        if site not in self._widths:
+            raise SteeringError(
+                f"How wide {site} is, the model says; enter model.steering(...) with this {type(self).__name__}."
+            )
+        return self._widths[site]
+
     def _learn(self, site: Site, width: int) -> None:
         if self._needs_width and self._widths.get(site) != width:
             self._widths[site] = width

@@ -51,7 +51,9 @@ class Add(Intervention):
 
     def _validate(self) -> None:
         if self.unit not in get_args(Unit):
-            raise SteeringError(f"There is no unit {self.unit!r}; choose from {', '.join(get_args(Unit))}.")
+            raise SteeringError(
+                f"There is no unit {self.unit!r}; choose from {', '.join(get_args(Unit))}; an angle is Rotate's."
+            )
 
     def _operator(self, site: Site) -> Operator:
         return Operator(shift=strength_at(self.strength, site) * self._unit(site))

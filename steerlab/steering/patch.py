@@ -80,7 +80,7 @@ class Patch(Intervention):
         if isinstance(self.states, Activations):
             return None
         shift = None if self.states is None else self.states[self.states.source(site)].double()
-        return Operator(keep=torch.zeros(self._widths[site], dtype=torch.float64), shift=shift)
+        return Operator(keep=torch.zeros(self._width(site), dtype=torch.float64), shift=shift)
 
     def apply_in(self, state: Float[Tensor, "batch position width"], site: Site, frame: Frame) -> Tensor:
         """The state of a pass with the other run's rows at their places."""

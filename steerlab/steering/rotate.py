@@ -62,28 +62,31 @@ class Rotate(Intervention):
         self, state: Float[Tensor, "batch position width"], site: Site, share: Share
     ) -> Float[Tensor, "batch position width"]:
         towards = unit_rows(self.direction, site)[0].to(state.device, state.dtype)
-        amount = strength_at(self.strength, site) * share
+        amount: Share = strength_at(self.strength, site) * share
         if isinstance(amount, Tensor):
             amount = amount.to(state.dtype)
         norm: Tensor = state.norm(dim=-1, keepdim=True)
         if self.unit == "alpha":
             turned = state + amount * norm * towards
-            return turned * (
-                norm / turned.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(state.dtype).tiny)
-            )
+            return _at_norm(turned, norm)
         return _turned(state, norm, towards, amount * (math.pi / 180))
 
 
 def _turned(state: Tensor, norm: Tensor, towards: Tensor, angle: Share) -> Tensor:
     """The states turned by an angle in radians, at most up to the direction or its opposite."""
-    tiny = torch.finfo(state.dtype).tiny
+    limits = torch.finfo(state.dtype)
     along = (state @ towards)[..., None]
-    across = norm * towards - along * (state / norm.clamp(min=tiny))  # ‖x‖ sin θ · ê
+    across = norm * towards - along * (state / norm.clamp(min=limits.tiny))  # ‖x‖ sin θ · ê
     size = across.norm(dim=-1, keepdim=True)
     between = torch.atan2(size, along)
-    wanted = (
-        angle if isinstance(angle, Tensor) else torch.as_tensor(angle, device=state.device, dtype=state.dtype)
-    )
+    wanted = torch.as_tensor(angle, device=state.device, dtype=state.dtype)
     turn = torch.where(wanted > 0, torch.minimum(wanted, between), torch.maximum(wanted, between - math.pi))
-    unit: Tensor = across / size.clamp(min=tiny)
-    return torch.cos(turn) * state + torch.sin(turn) * norm * unit
+    # A state on the direction's own line has no plane to turn in, only rounding errors that look like one.
+    turn = torch.where(size > 8 * limits.eps * norm, turn, 0.0)
+    unit = across / size.clamp(min=limits.tiny)
+    return _at_norm(torch.cos(turn) * state + torch.sin(turn) * norm * unit, norm)
+
+
+def _at_norm(state: Tensor, norm: Tensor) -> Tensor:
+    size: Tensor = state.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(state.dtype).tiny)
+    return state * (norm / size)

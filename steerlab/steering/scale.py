@@ -75,7 +75,7 @@ class Scale(Intervention):
             self.operator(site)
 
     def _operator(self, site: Site) -> Operator:
-        width = self._widths[site]
+        width = self._width(site)
         keep = torch.ones(width, dtype=torch.float64)
         factor = torch.tensor(self.factor, dtype=torch.float64)
         if self.heads is None:

@@ -97,7 +97,10 @@ def schedule_to_dict(schedule: Schedule) -> dict[str, Any]:
     """
     for name, kind in _KINDS.items():
         if isinstance(schedule, kind):
-            return {"kind": name, **asdict(schedule)}
+            written = asdict(schedule)
+            return {"kind": name} | {
+                key: list(v) if isinstance(v, tuple) else v for key, v in written.items()
+            }
     raise SteeringError(
         f"The schedule {schedule!r} is a function and cannot be written down; write its values as PerStep([...])."
     )
