@@ -19,6 +19,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads that wait sleep: spinning ones fight with the machine's other work, and some turns take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from _table import _COLUMNS, _cells

@@ -152,6 +152,8 @@ def precise(state: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:
 
 def blended(state: Tensor, new: Tensor, share: Share) -> Tensor:
     """`state + share · (new - state)`, exact at shares 0 and 1."""
+    if isinstance(share, float) and share == 1.0:
+        return new
     return torch.lerp(state, new, share.to(state.dtype) if isinstance(share, Tensor) else share)
 
 

@@ -19,7 +19,7 @@ from steerlab.errors import SteeringError
 from steerlab.models.edits import Edit, EditTable, FramedEdit, Steering, TimedEdit
 from steerlab.models.gates import Amount, Decision, EditCondition, Gate, RowGate
 from steerlab.models.hooks import Frame
-from steerlab.models.operators import Operator, Share, precise
+from steerlab.models.operators import Operator, Share, blended, precise
 from steerlab.models.sites import Site
 
 
@@ -42,9 +42,8 @@ class Count:
     held: int | None
 
     def __str__(self) -> str:
-        place = (
-            f"{_name(self.edit)}{'' if self.row is None else f' of prompt {self.row}'}: {self.passes} passes"
-        )
+        whose = "" if self.row is None else f" of prompt {self.row}"
+        place = f"{_name(self.edit)}{whose}: {self.passes} pass{'' if self.passes == 1 else 'es'}"
         return place if self.seen is None else f"{place}, condition held for {self.held} of {self.seen}"
 
 
@@ -273,7 +272,7 @@ class _Gathered:
         kinds = {tuple(id(line.edit) for line in row): row for row in rows if row}
         self._slots = [1 + list(kinds).index(key) if (key := _key(row)) else 0 for row in rows]
         operators = [Operator.composed([_required(line, site) for line in row]) for row in kinds.values()]
-        self._table = Operator.stacked([Operator(), *operators], _width(operators))
+        self._table = Operator.stacked([Operator(), *operators], operators[0].width)
         self._rows: tuple[Any, ...] | None = None
         self._gathered = Operator()
         for row in rows:
@@ -326,7 +325,7 @@ class _SingleOfRows:
 def _change(edit: Edit, site: Site) -> Callable[[Tensor, Share, Frame | None], Tensor]:
     if isinstance(edit, FramedEdit):
         framed = edit
-        return lambda state, share, frame: framed.apply_in(state, site, _known(frame))
+        return lambda state, share, frame: blended(state, framed.apply_in(state, site, _known(frame)), share)
     if isinstance(edit, TimedEdit):
         timed = edit
         return lambda state, share, frame: timed.apply(state, site, share)
@@ -347,10 +346,6 @@ def _required(line: _Line, site: Site) -> Operator:
 
 def _key(row: Sequence[_Line]) -> tuple[int, ...]:
     return tuple(id(line.edit) for line in row)
-
-
-def _width(operators: Sequence[Operator]) -> int:
-    return next(operator.width for operator in operators)
 
 
 def _working(dtype: torch.dtype) -> torch.dtype:

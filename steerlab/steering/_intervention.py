@@ -20,7 +20,7 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import All, LanguageModel, Selector, Site
 from steerlab.models.gates import Schedule
-from steerlab.models.operators import Operator, Share, blended, precise
+from steerlab.models.operators import Operator, Share, precise
 from steerlab.steering import _text
 from steerlab.steering.condition import Condition
 from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
@@ -274,8 +274,3 @@ def require_finite(what: str, *numbers: float) -> None:
     for number in numbers:
         if not torch.isfinite(torch.tensor(float(number))):
             raise SteeringError(f"The {what} is {number}; give a finite number.")
-
-
-def scheduled(state: Tensor, new: Tensor, share: Share) -> Tensor:
-    """``share`` of the way from the state to the new one."""
-    return new if isinstance(share, float) and share == 1.0 else blended(state, new, share)

@@ -22,8 +22,8 @@ from torch import Tensor
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
-from steerlab.models.operators import Operator, Share
-from steerlab.steering._intervention import Intervention, require_finite, scheduled, unit_rows
+from steerlab.models.operators import Operator, Share, blended
+from steerlab.steering._intervention import Intervention, require_finite, unit_rows
 
 Bound = Literal["exact", "floor", "ceiling"]
 
@@ -79,7 +79,7 @@ class Clamp(Intervention):
         unit = unit_rows(self.direction, site)[0].to(state.device, state.dtype)
         missing = float(self._target(site)) - state @ unit
         change = missing.clamp(min=0) if self.bound == "floor" else missing.clamp(max=0)
-        return scheduled(state, state + change[..., None] * unit, share)
+        return blended(state, state + change[..., None] * unit, share)
 
     def _target(self, site: Site) -> Float[Tensor, " k"]:
         source = self.direction.source(site)

@@ -455,6 +455,17 @@ def test_one_prompts_states_fit_every_prompt_and_others_must_match(tiny_llama: L
         Patch(one)
 
 
+def test_a_schedule_puts_a_share_of_the_state_in(tiny_llama: LanguageModel) -> None:
+    plain = capture(tiny_llama, PROMPTS, [SITE])[SITE]
+    with tiny_llama.steering(Add(direction(tiny_llama, Site("resid_post", 0)), 4.0)):
+        donor = capture(tiny_llama, PROMPTS, [SITE])
+    for states in (donor, mean_state(donor)):
+        with tiny_llama.steering(Patch(states, positions=Last(), schedule=Constant(0.25))):
+            got = capture(tiny_llama, PROMPTS, [SITE])[SITE]
+        put = states[SITE] if states is donor else states[SITE].expand(4, -1)
+        torch.testing.assert_close(got, 0.75 * plain + 0.25 * put, atol=1e-5, rtol=1e-5)
+
+
 def test_the_mean_state_of_rows_and_of_moments(tiny_llama: LanguageModel) -> None:
     rows = capture(tiny_llama, PROMPTS, tiny_llama.sites("resid_post"), positions=All())
     streamed = capture(
