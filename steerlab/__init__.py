@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerlab.models import (
         AfterInstruction,
         All,
+        FirstGenerated,
         Generated,
         Index,
         LanguageModel,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         Prompt,
         Site,
         Span,
+        WholePrompt,
+        Window,
         load,
     )
 
@@ -40,6 +43,9 @@ _NAMES = {
     "AfterInstruction": "models",
     "Span": "models",
     "Generated": "models",
+    "FirstGenerated": "models",
+    "WholePrompt": "models",
+    "Window": "models",
     "capture": "activations",
     "Activations": "activations",
     "Moments": "activations",
@@ -52,6 +58,7 @@ __all__ = [
     "AfterInstruction",
     "All",
     "Direction",
+    "FirstGenerated",
     "Generated",
     "Index",
     "LanguageModel",
@@ -60,6 +67,8 @@ __all__ = [
     "Prompt",
     "Site",
     "Span",
+    "WholePrompt",
+    "Window",
     "capture",
     "compare",
     "datasets",

@@ -164,7 +164,7 @@ class Chat:
             return ["unsteered"]
         return ["steered", "unsteered"] if self.beside else ["steered"]
 
-    def _context(self, side: Side) -> AbstractContextManager[None]:
+    def _context(self, side: Side) -> AbstractContextManager[object]:
         return self.model.steering(*self.edits) if side == "steered" else nullcontext()
 
     def _stream(self, prompt: object) -> Iterator[str]:

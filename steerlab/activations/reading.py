@@ -189,7 +189,7 @@ def _tokenised(
     model: LanguageModel, prompts: Sequence[str | Prompt], positions: Selector, start: int
 ) -> tuple[Tokens, Selection]:
     try:
-        tokens = model.tokenize(prompts, padding_side="right")
+        tokens = model.tokenize(prompts, padding_side="right").of_rows(range(start, start + len(prompts)))
         return tokens, tokens.select(positions)
     except PromptError as error:
         if not start:
@@ -209,6 +209,7 @@ def _right_padded(tokens: Tokens, batch: list[int]) -> Tokens:
         prompts=tuple(tokens.prompts[i] for i in batch),
         lengths=lengths,
         padding_side="right",
+        rows=tuple(tokens.rows[i] for i in batch),
     )
 
 

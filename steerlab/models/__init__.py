@@ -2,20 +2,41 @@
 
 from steerlab.errors import ModelError, PromptError, SiteError, SteeringError
 from steerlab.models.check import CheckRow, SelfCheck
-from steerlab.models.edits import Edit
+from steerlab.models.edits import Edit, EditTable, Steering
+from steerlab.models.gates import EditCondition
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.loading import load
-from steerlab.models.positions import AfterInstruction, All, Either, Generated, Index, Last, Selector, Span
+from steerlab.models.positions import (
+    AfterInstruction,
+    All,
+    Either,
+    Except,
+    FirstGenerated,
+    Generated,
+    Index,
+    Last,
+    Selector,
+    Span,
+    WholePrompt,
+    Window,
+)
+from steerlab.models.program import Applied, Count
 from steerlab.models.prompts import Prompt, Selection, Tokens
 from steerlab.models.sites import Site
 
 __all__ = [
     "AfterInstruction",
     "All",
+    "Applied",
     "CheckRow",
+    "Count",
     "Edit",
+    "EditCondition",
+    "EditTable",
     "Either",
+    "Except",
+    "FirstGenerated",
     "Generated",
     "Generation",
     "Index",
@@ -30,7 +51,10 @@ __all__ = [
     "Site",
     "SiteError",
     "Span",
+    "Steering",
     "SteeringError",
     "Tokens",
+    "WholePrompt",
+    "Window",
     "load",
 ]

@@ -1,26 +1,22 @@
-"""Edits while the model runs: the protocol, and the runtime that applies it.
+"""The protocols of edits: changes of the states while the model runs, at some sites and positions.
 
-An edit names sites, positions and a function of the state. Inside `model.steering(*edits)` one hook per
-site applies the edits in the order given. Which tokens are meant is decided by their column in the whole
-sequence (the KV cache's length plus the place in the current input), once per forward pass and edit,
-never by the input's length; for `All` no positions are computed at all. Arithmetic is float32, the result
-a new tensor in the model's dtype. `resid_mid` is no module's output: an edit there changes what the MLP
-reads, and the block's output gets the same change.
+`model.steering(*edits)` takes anything that satisfies `Edit`; the other protocols add what the runtime can make use
+of: schedules, conditions and a normal form (`TimedEdit`), the forward pass in progress (`FramedEdit`), edits by row
+of the batch (`EditTable`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.errors import SteeringError
-from steerlab.models.hooks import Frame, State, attach
-from steerlab.models.positions import All, Selector
+from steerlab.models.gates import EditCondition, Schedule
+from steerlab.models.hooks import Frame
+from steerlab.models.operators import Operator, Share
+from steerlab.models.positions import Selector
 from steerlab.models.sites import Site
 
 if TYPE_CHECKING:
@@ -50,115 +46,40 @@ class Edit(Protocol):
         """Raise a sentence when the edit does not fit the model."""
 
 
-class _Active:
-    """One edit of one `steering` context: its mask for the current frame, and whether it ever fired."""
+@runtime_checkable
+class TimedEdit(Edit, Protocol):
+    """An edit that may change with the generated token, depend on the states, and be one of the normal form."""
 
-    def __init__(self, edit: Edit) -> None:
-        self.edit = edit
-        self.fired = False
-        self._everywhere = isinstance(edit.positions, All)
-        self._frame: Frame | None = None
-        self._mask: Bool[Tensor, "batch position 1"] | None = None
+    @property
+    def schedule(self) -> Schedule | None:
+        """How strongly it acts at each generated token; None: always alike."""
 
-    def __call__(self, state: State, site: Site, frame: Frame | None) -> State:
-        if self._everywhere:
-            self.fired = True
-            return self.edit.apply(state, site)
-        if frame is None:
-            raise SteeringError("A steered part of the model was called by itself; run the whole model.")
-        if frame is not self._frame:
-            self._frame, self._mask = frame, self._selected(frame, state.device)
-        if self._mask is None:
-            return state
-        self.fired = True
-        return torch.where(self._mask, self.edit.apply(state, site), state)
+    @property
+    def condition(self) -> EditCondition | None:
+        """When it acts at all; None: always."""
 
-    def _selected(self, frame: Frame, device: torch.device) -> Tensor | None:
-        """Mask of the frame's tokens the edit acts on, `None` when there are none of them."""
-        positions, tokens = self.edit.positions, frame.tokens
-        if tokens is None:
-            if positions.needs_prompt:
-                raise SteeringError(
-                    f"The positions {positions} need the prompt's text; call model.logits, model.generate or capture "
-                    "instead of the raw model."
-                )
-            # Without the batch, the first pass (no cache yet) is the prompt and later ones are generated.
-            chosen = positions.generated and frame.start > 0
-            return torch.ones(1, 1, 1, dtype=torch.bool, device=device) if chosen else None
-        if len(tokens) != frame.batch:
-            raise SteeringError(
-                f"A batch of {len(tokens)} prompts runs as {frame.batch} rows, so positions are unclear; run each once."
-            )
-        if frame.start >= tokens.width:
-            return torch.ones(1, 1, 1, dtype=torch.bool, device=device) if positions.generated else None
-        end = frame.start + frame.length
-        mask = torch.full((frame.batch, max(end, tokens.width)), positions.generated)
-        selection = tokens.select(positions)
-        mask[:, : tokens.width] = False
-        mask[selection.rows, selection.columns] = True
-        mask = mask[:, frame.start : end, None]
-        return mask.to(device) if bool(mask.any()) else None
+    def apply(self, state: Float[Tensor, "batch position width"], site: Site, share: Share = 1.0) -> Tensor:
+        """The state with `share` of the edit (one number, or one a token `[batch, position, 1]`)."""
+
+    def operator(self, site: Site) -> Operator | None:
+        """The edit in normal form, float64 on the CPU; None when it has none."""
 
 
-@contextmanager
-def steering(model: LanguageModel, edits: Sequence[Edit]) -> Iterator[None]:
-    """Apply `edits` to every forward pass of this thread inside the context; see `LanguageModel.steering`."""
-    if not edits:
-        raise SteeringError("Steering needs at least one edit; give model.steering(...) an Add or an Ablate.")
-    for edit in edits:
-        edit.check(model)
-        if not edit.sites:
-            raise SteeringError(
-                f"{type(edit).__name__} names no site, so it would change nothing; give it sites."
-            )
-        for site in edit.sites:
-            model.require(site)
-    active = [_Active(edit) for edit in edits]
-    by_site: dict[Site, list[_Active]] = {}
-    for one in active:
-        for site in dict.fromkeys(one.edit.sites):
-            by_site.setdefault(site, []).append(one)
-    with ExitStack() as stack:
-        stack.enter_context(model.frames.watch(model.anatomy.base))
-        for site, several in by_site.items():
-            _place(model, site, several, stack)
-        yield
-    # Only reached without an exception: a forgotten edit is worth an error, a failed run already is one.
-    for one in active:
-        if not one.fired:
-            sites = ", ".join(str(site) for site in one.edit.sites[:4])
-            raise SteeringError(
-                f"{type(one.edit).__name__} at {sites} never acted: no forward pass reached its sites and positions "
-                f"({one.edit.positions}); run the model inside the context or change them."
-            )
+@runtime_checkable
+class FramedEdit(Edit, Protocol):
+    """An edit whose states depend on which prompt and token they belong to."""
+
+    def apply_in(self, state: Float[Tensor, "batch position width"], site: Site, frame: Frame) -> Tensor:
+        """The edited state of a forward pass."""
 
 
-def _place(model: LanguageModel, site: Site, several: Sequence[_Active], stack: ExitStack) -> None:
-    frames, anatomy = model.frames, model.anatomy
+@runtime_checkable
+class EditTable(Protocol):
+    """Edits by row of the batch."""
 
-    def edited(state: State) -> State:
-        precise = state.to(torch.promote_types(state.dtype, torch.float32))
-        for one in several:
-            precise = one(precise, site, frames.current)
-        return precise
+    @property
+    def rows(self) -> Sequence[Sequence[Edit]]:
+        """For each prompt, in the order of the call, its edits in the order they act."""
 
-    if site.name != "resid_mid":
-        visit = lambda state: edited(state).to(state.dtype)  # noqa: E731
-        stack.callback(attach(anatomy.tap(site), frames, visit).remove)
-        return
 
-    change: list[Tensor] = []
-
-    def before_mlp(state: State) -> State:
-        new = edited(state)
-        change[:] = [new - state]
-        return new.to(state.dtype)
-
-    def after_block(state: State) -> State:
-        return (state + change.pop()).to(state.dtype)
-
-    assert site.layer is not None
-    stack.callback(attach(anatomy.tap(site), frames, before_mlp).remove)
-    # Before every hook on the block's output: reads and edits of resid_post see the stream with the change in it.
-    output = anatomy.tap(Site("resid_post", site.layer))
-    stack.callback(attach(output, frames, after_block, first=True).remove)
+Steering: TypeAlias = "Edit | EditTable"

@@ -56,7 +56,7 @@ def generate(
     results: dict[int, Generation] = {}
     with _own_randomness(model, seed):
         for rows, room in _batches(model, lengths, max_new_tokens, token_budget):
-            tokens = model.tokenize([prompts[row] for row in rows], padding_side="left")
+            tokens = model.tokenize([prompts[row] for row in rows], padding_side="left").of_rows(rows)
             written = (
                 _continue(model, tokens, {**settings, "max_new_tokens": room}) if room else [()] * len(rows)
             )

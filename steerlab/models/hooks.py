@@ -11,13 +11,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from steerlab.errors import SteeringError
 from steerlab.models.anatomy import Tap
+from steerlab.models.operators import precise
 from steerlab.models.prompts import Tokens
 
 State = Float[Tensor, "batch position width"]
@@ -28,13 +32,51 @@ Visitor = Callable[[State], State | None]
 class Frame:
     """The forward pass in progress: columns `start` to `start + length` of a batch of `batch` rows.
 
-    `tokens` is the tokenised batch when the pass goes through the toolkit's own doors.
+    `tokens` is the tokenised batch when the pass goes through the toolkit's own doors, `width` the columns of
+    the prompt: those of `tokens`, or of the raw call that began the sequence. `mask` is a raw call's attention mask.
     """
 
     start: int
     length: int
     batch: int
     tokens: Tokens | None
+    width: int
+    mask: Tensor | None = None
+
+    @property
+    def repeats(self) -> int:
+        """Rows that run for each prompt (beams, or several samples)."""
+        return 1 if self.tokens is None else self.batch // len(self.tokens)
+
+    @cached_property
+    def prompt(self) -> Tokens:
+        """The prompt's batch; of a raw call only what its attention mask shows of it."""
+        if self.tokens is not None:
+            return self.tokens
+        mask = torch.ones(self.batch, self.width, dtype=torch.long)
+        if self.mask is not None:
+            if self.mask.dim() != 2:
+                raise SteeringError(
+                    f"The raw call's attention mask has {self.mask.dim()} axes and does not say where each row begins; "
+                    "pass [batch, position], or run inside `with model.prompted(tokens)`."
+                )
+            mask = self.mask[:, : self.width].long().cpu()
+        return Tokens(
+            input_ids=torch.zeros_like(mask),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            offsets=None,
+            prompts=(),
+            lengths=tuple(mask.sum(dim=1).tolist()),
+            padding_side="left" if bool(mask[:, -1].all()) else "right",
+        )
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """The caller's prompt behind every row."""
+        if self.tokens is None:
+            return tuple(range(self.batch))
+        return tuple(row for row in self.tokens.rows for _ in range(self.repeats))
 
 
 class Frames(threading.local):
@@ -44,6 +86,7 @@ class Frames(threading.local):
         self.current: Frame | None = None
         self.tokens: Tokens | None = None
         self._watchers = 0
+        self._raw_width: int | None = None
 
     @property
     def watched(self) -> bool:
@@ -64,7 +107,7 @@ class Frames(threading.local):
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if threading.get_ident() == owner:
-                self.current = _frame(args, kwargs, self.tokens)
+                self.current = self._frame(args, kwargs)
 
         handle = base.register_forward_pre_hook(begin, with_kwargs=True)
         self._watchers = 1
@@ -73,6 +116,7 @@ class Frames(threading.local):
         finally:
             self._watchers = 0
             self.current = None
+            self._raw_width = None
             handle.remove()
 
     @contextmanager
@@ -84,16 +128,30 @@ class Frames(threading.local):
         finally:
             self.tokens = outer
 
+    def _frame(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
+        inputs = kwargs.get("input_ids")
+        if inputs is None:
+            inputs = kwargs.get("inputs_embeds")
+        if inputs is None:
+            inputs = args[0]
+        batch, length = inputs.shape[:2]
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        start = int(cache.get_seq_length()) if cache is not None else 0
+        if self.tokens is not None:
+            _require_whole_rows(batch, len(self.tokens))
+            return Frame(start, length, batch, self.tokens, self.tokens.width)
+        if start == 0:
+            self._raw_width = length
+        elif self._raw_width is None:
+            self._raw_width = start  # the context was entered in the middle of a sequence
+        return Frame(start, length, batch, None, self._raw_width, mask if isinstance(mask, Tensor) else None)
 
-def _frame(args: tuple[Any, ...], kwargs: dict[str, Any], tokens: Tokens | None) -> Frame:
-    inputs = kwargs.get("input_ids")
-    if inputs is None:
-        inputs = kwargs.get("inputs_embeds")
-    if inputs is None:
-        inputs = args[0]
-    cache = kwargs.get("past_key_values")
-    start = int(cache.get_seq_length()) if cache is not None else 0
-    return Frame(start=start, length=inputs.shape[1], batch=inputs.shape[0], tokens=tokens)
+
+def _require_whole_rows(batch: int, prompts: int) -> None:
+    if batch % prompts:
+        raise SteeringError(
+            f"A batch of {prompts} prompts runs as {batch} rows, so positions are unclear; run each equally often."
+        )
 
 
 def attach(
@@ -117,9 +175,12 @@ def attach(
         new = visit(state)
         if new is None:
             return None
+        new = new.reshape(raw.shape)
         if tap.scale != 1.0:
-            new = new / tap.scale
-        return new.reshape(raw.shape)
+            # The change is carried over, not the state: what an edit leaves alone keeps its bits.
+            change = (precise(new) - precise(state).reshape(raw.shape)) / tap.scale
+            new = (raw + change).to(raw.dtype)
+        return new
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != owner:

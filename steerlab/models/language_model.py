@@ -25,15 +25,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
-from steerlab.models import edits, generation, prompts, streaming, weights
+from steerlab.models import generation, prompts, streaming, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
-from steerlab.models.edits import Edit
+from steerlab.models.edits import Steering
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
+from steerlab.models.program import Applied
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
 from steerlab.models.sites import Site
+from steerlab.models.steering import steering
 
 TOKEN_BUDGET = 8192
 
@@ -317,7 +319,7 @@ class LanguageModel:
         lengths = self.tokenize(texts).lengths
         rows = torch.empty(len(lengths), self.vocab_size)
         for batch in prompts.batches_by_length(lengths, token_budget):
-            rows[batch] = self.logits(self.tokenize([texts[row] for row in batch]))
+            rows[batch] = self.logits(self.tokenize([texts[row] for row in batch]).of_rows(batch))
         return rows
 
     def generate(
@@ -395,16 +397,25 @@ class LanguageModel:
                 self.model.generation_config = own
         return output
 
-    def steering(self, *interventions: Edit) -> AbstractContextManager[None]:
+    def steering(self, *interventions: Steering) -> AbstractContextManager[Applied]:
         """Apply edits to every forward pass of this thread inside the context, in the order given.
 
-        Contexts nest. Hooks are gone afterwards, whatever happens inside.
+        Contexts nest. Hooks are gone afterwards, whatever happens inside. What the context gives
+        (`with ... as applied`) counts what each edit did.
 
         Raises:
             SiteError: an edit names a site the model has not.
             SteeringError: an edit does not fit, or, on a regular exit, never acted.
         """
-        return edits.steering(self, interventions)
+        return steering(self, interventions)
+
+    def prompted(self, tokens: Tokens) -> AbstractContextManager[None]:
+        """Raw calls of `model.model` inside the context run the prompts of `tokens`, a batch of `tokenize`.
+
+        Edits then know the prompts' positions, spans and rows; through `logits`, `generate` and `capture`
+        they always do.
+        """
+        return self.frames.of(tokens)
 
     # Weights
 

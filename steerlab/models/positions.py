@@ -2,7 +2,8 @@
 
 A selector answers with token indices in the unpadded prompt (0 is the first token, BOS included where
 there is one). Spans are character spans of the prompt, found through the tokenizer's offsets; a token
-that overlaps a span belongs to it, so merged tokens do not get lost. `a | b` selects both.
+that overlaps a span belongs to it, so merged tokens do not get lost. `a | b` selects both, `a - b` the
+tokens of `a` that `b` does not pick; what is taken away stays away, whatever is added behind it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ class Selector(ABC):
 
     #: Whether tokens written by the model after the prompt are selected too.
     generated: bool = False
+    #: Whether tokens of the prompt may be selected.
+    in_prompt: bool = True
     #: Whether the selector must know the prompt's text or length; the others also work on raw model calls.
     needs_prompt: bool = True
+    #: Whether the answer for a generated token depends on the prompt's length.
+    by_length: bool = False
 
     @abstractmethod
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
@@ -33,8 +38,20 @@ class Selector(ABC):
             PromptError: the rule matches nothing in this prompt.
         """
 
+    def selects(self, step: int, length: int) -> bool:
+        """Whether generated token `step` (0 is the first) after a prompt of `length` tokens is selected."""
+        return self.generated
+
     def __or__(self, other: Selector) -> Selector:
+        # (a - b) | c is (a | c) - b: excluding wins over including, in whatever order they are written.
+        if isinstance(self, Except):
+            return Except(self.first | other, self.second)
+        if isinstance(other, Except):
+            return Except(self | other.first, other.second)
         return Either(self, other)
+
+    def __sub__(self, other: Selector) -> Selector:
+        return Except(self, other)
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,11 @@ class Index(Selector):
     """Token `index` of the prompt, counted from the start, or from the end when negative."""
 
     index: int
+
+    @property
+    def needs_prompt(self) -> bool:  # type: ignore[override]
+        """Only to count from the end."""
+        return self.index < 0
 
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
         """The index, counted from the start."""
@@ -83,11 +105,96 @@ class Generated(Selector):
     """
 
     generated = True
+    in_prompt = False
     needs_prompt = False
 
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
         """Nothing: a prompt has no generated tokens."""
         return []
+
+
+@dataclass(frozen=True)
+class FirstGenerated(Selector):
+    """The first `count` tokens the model wrote, as inputs of later steps; see `Generated`."""
+
+    count: int
+
+    generated = True
+    in_prompt = False
+    needs_prompt = False
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise PromptError(
+                f"The first {self.count} generated tokens are none; give a count of at least one."
+            )
+
+    def resolve(self, tokens: Tokens, row: int) -> list[int]:
+        """Nothing: a prompt has no generated tokens."""
+        return []
+
+    def selects(self, step: int, length: int) -> bool:
+        """Whether the step is one of the first."""
+        return step < self.count
+
+
+@dataclass(frozen=True)
+class WholePrompt(Selector):
+    """Every token of the prompt, none that is generated."""
+
+    needs_prompt = False
+
+    def resolve(self, tokens: Tokens, row: int) -> list[int]:
+        """Every index of the prompt."""
+        return list(range(tokens.lengths[row]))
+
+
+@dataclass(frozen=True)
+class Window(Selector):
+    """Tokens `start` to `stop` (not included) of prompt and generated text together, which is one sequence.
+
+    Negative bounds count from the prompt's end, `stop=None` has no end: `Window(-3, None)` is the prompt's last
+    three tokens and all that follows, `Window(0, 8)` the first eight tokens whoever wrote them. Bounds beyond
+    the text are cut, as in a slice.
+    """
+
+    start: int = 0
+    stop: int | None = None
+
+    def __post_init__(self) -> None:
+        same_end = self.stop is not None and (self.start < 0) == (self.stop < 0)
+        if same_end and self.start >= (self.stop or 0):
+            raise PromptError(f"{self} holds no token; its stop must lie behind its start.")
+
+    @property
+    def generated(self) -> bool:  # type: ignore[override]
+        """Whether the window may reach beyond the prompt."""
+        return self.stop is None or self.stop > 0
+
+    @property
+    def needs_prompt(self) -> bool:  # type: ignore[override]
+        """Only to count from the prompt's end."""
+        return self.start < 0 or (self.stop is not None and self.stop < 0)
+
+    @property
+    def by_length(self) -> bool:  # type: ignore[override]
+        """Whether a bound counts from the start of the text."""
+        return self.start > 0 or (self.stop is not None and self.stop > 0)
+
+    def resolve(self, tokens: Tokens, row: int) -> list[int]:
+        """The part of the window inside the prompt."""
+        length = tokens.lengths[row]
+        low, high = self._bounds(length)
+        return list(range(max(0, low), length if high is None else min(length, high)))
+
+    def selects(self, step: int, length: int) -> bool:
+        """Whether the token's index in the whole text lies in the window."""
+        low, high = self._bounds(length)
+        return low <= length + step and (high is None or length + step < high)
+
+    def _bounds(self, length: int) -> tuple[int, int | None]:
+        low = self.start if self.start >= 0 else length + self.start
+        return low, self.stop if self.stop is None or self.stop >= 0 else length + self.stop
 
 
 @dataclass(frozen=True)
@@ -125,9 +232,26 @@ class AfterInstruction(Selector):
         return list(range(first, end))
 
 
+class _Pair(Selector):
+    """Two selectors; what either of them needs is needed."""
+
+    first: Selector
+    second: Selector
+
+    @property
+    def needs_prompt(self) -> bool:  # type: ignore[override]
+        """Whether either side must know the prompt."""
+        return self.first.needs_prompt or self.second.needs_prompt
+
+    @property
+    def by_length(self) -> bool:  # type: ignore[override]
+        """Whether either side's answer depends on the prompt's length."""
+        return self.first.by_length or self.second.by_length
+
+
 @dataclass(frozen=True)
-class Either(Selector):
-    """Tokens that one selector or the other picks."""
+class Either(_Pair):
+    """Tokens that one selector or the other picks: `first | second`."""
 
     first: Selector
     second: Selector
@@ -138,13 +262,47 @@ class Either(Selector):
         return self.first.generated or self.second.generated
 
     @property
-    def needs_prompt(self) -> bool:  # type: ignore[override]
-        """Whether either side must know the prompt."""
-        return self.first.needs_prompt or self.second.needs_prompt
+    def in_prompt(self) -> bool:  # type: ignore[override]
+        """Whether either side selects tokens of the prompt."""
+        return self.first.in_prompt or self.second.in_prompt
 
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
         """Both sides' indices, each once, ascending."""
         return sorted({*self.first.resolve(tokens, row), *self.second.resolve(tokens, row)})
+
+    def selects(self, step: int, length: int) -> bool:
+        """Whether either side selects the generated token."""
+        return self.first.selects(step, length) or self.second.selects(step, length)
+
+
+@dataclass(frozen=True)
+class Except(_Pair):
+    """Tokens that `first` picks and `second` does not: `first - second`.
+
+    Excluding wins: `(a - b) | c` is `(a | c) - b`.
+    """
+
+    first: Selector
+    second: Selector
+
+    @property
+    def generated(self) -> bool:  # type: ignore[override]
+        """Whether generated tokens may be left."""
+        return self.first.generated and not isinstance(self.second, All | Generated)
+
+    @property
+    def in_prompt(self) -> bool:  # type: ignore[override]
+        """Whether tokens of the prompt may be left."""
+        return self.first.in_prompt
+
+    def resolve(self, tokens: Tokens, row: int) -> list[int]:
+        """The first side's indices without the second's."""
+        excluded = set(self.second.resolve(tokens, row))
+        return [index for index in self.first.resolve(tokens, row) if index not in excluded]
+
+    def selects(self, step: int, length: int) -> bool:
+        """Whether the generated token is picked and not excluded."""
+        return self.first.selects(step, length) and not self.second.selects(step, length)
 
 
 def overlapping(tokens: Tokens, row: int, span: str) -> list[int]:

@@ -58,6 +58,8 @@ class Tokens:
         prompts: the prompts, in order.
         lengths: real tokens of each prompt.
         padding_side: "left" or "right".
+        rows: which of the caller's prompts each row is; by default its place in the batch. Calls that sort
+            prompts into batches keep here who is who.
     """
 
     input_ids: Int[Tensor, "batch position"]
@@ -67,6 +69,11 @@ class Tokens:
     prompts: tuple[Prompt, ...]
     lengths: tuple[int, ...]
     padding_side: PaddingSide
+    rows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            object.__setattr__(self, "rows", tuple(range(len(self.lengths))))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -84,6 +91,10 @@ class Tokens:
             attention_mask=self.attention_mask.to(device),
             position_ids=self.position_ids.to(device),
         )
+
+    def of_rows(self, rows: Sequence[int]) -> Tokens:
+        """The same batch, whose rows are these of the caller's prompts."""
+        return replace(self, rows=tuple(rows))
 
     def column(self, row: int, index: int) -> int:
         """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""

@@ -1,45 +1,58 @@
 """Interventions: what is done to a model's states while it runs, inside ``with model.steering(...)``.
 
-`Add` moves states along a direction, `Ablate` removes a direction from them. Both are frozen data with sites and
-positions, satisfy the `Edit` protocol of the models room, and can be written down and read back.
+Each is frozen data with sites, positions, a schedule over generated tokens and a condition, satisfies the `Edit`
+protocol of the models room, and can be written down and read back. `PerRow` gives every prompt of a batch its own,
+`calibrate` finds the strength that does what is wanted at the least price, `side_effects` measures that price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from steerlab.directions import Direction
-from steerlab.errors import SteeringError
+from steerlab.steering._intervention import Intervention
+from steerlab.steering._registry import edit_from_dict
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
+from steerlab.steering.affine import Affine
 from steerlab.steering.bake import bake
+from steerlab.steering.calibrate import Calibration, calibrate, token_log_odds
+from steerlab.steering.clamp import Clamp
+from steerlab.steering.condition import Condition
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
 from steerlab.steering.export import export_transformers
-
-_EDITS: dict[str, type[Add] | type[Ablate]] = {"add": Add, "ablate": Ablate}
-
-
-def edit_from_dict(data: Mapping[str, Any], directions: Iterable[Direction]) -> Add | Ablate:
-    """The edit that its ``to_dict()`` wrote; its direction is found by hash among ``directions``.
-
-    Raises:
-        SteeringError: for an unknown kind of edit or a direction that is not among those given.
-    """
-    kind = data.get("edit")
-    if kind not in _EDITS:
-        raise SteeringError(f"There is no edit {kind!r}; choose from {', '.join(_EDITS)}.")
-    return _EDITS[kind].from_dict(data, directions)
-
+from steerlab.steering.patch import Patch, mean_state
+from steerlab.steering.per_row import PerRow
+from steerlab.steering.price import SideEffects, side_effects
+from steerlab.steering.project import Project
+from steerlab.steering.rotate import Rotate
+from steerlab.steering.scale import Scale
+from steerlab.steering.schedules import Constant, Decay, Linear, PerStep
 
 __all__ = [
     "Ablate",
     "Add",
+    "Affine",
+    "Calibration",
+    "Clamp",
+    "Condition",
+    "Constant",
+    "Decay",
+    "Intervention",
+    "Linear",
+    "Patch",
+    "PerRow",
+    "PerStep",
+    "Project",
+    "Rotate",
+    "Scale",
+    "SideEffects",
     "bake",
+    "calibrate",
     "edit_from_dict",
     "export_easysteer",
     "export_gguf",
     "export_transformers",
     "export_vllm_lens",
+    "mean_state",
+    "side_effects",
     "stream_writes",
+    "token_log_odds",
 ]

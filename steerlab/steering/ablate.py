@@ -8,85 +8,65 @@ post-norm follows).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing import ClassVar
 
 from steerlab.directions import Direction
 from steerlab.errors import DirectionError
-from steerlab.models import All, LanguageModel, Selector, Site
-from steerlab.steering import _direction_edit as shared
+from steerlab.models import LanguageModel, Site
+from steerlab.models.operators import Operator
+from steerlab.steering._intervention import Intervention, at_layers, orthonormal
 
 STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")
 
 
 @dataclass(frozen=True, eq=False)
-class Ablate:
+class Ablate(Intervention):
     """Remove a direction (or the span of several vectors) from the states at some sites and positions.
 
     Args:
         direction: k vectors a site. With one site they act everywhere; with several each site uses its own.
-        sites: where to ablate; by default everywhere in the residual stream, which needs a direction with a
-            single site (choose it with ``direction.at(site)``). Which sites that are, `check` learns from the model.
-        positions: which tokens.
+            Without ``sites`` it is removed everywhere in the residual stream, which needs a direction with a
+            single site (choose it with ``direction.at(site)``); which sites those are, `check` learns from the model.
+
+    Where, on which tokens and when: see `Intervention`.
 
     Raises:
         DirectionError: when the direction has no vector for a site, or several and no site is named.
     """
 
+    kind: ClassVar[str] = "ablate"
+
     direction: Direction
-    sites: Sequence[Site] = ()
-    positions: Selector = field(default_factory=All)
     everywhere: bool = field(init=False, repr=False, default=False)
-    _bases: dict[Site, Tensor] = field(init=False, repr=False, default_factory=dict)
-    _cache: shared.Cache = field(init=False, repr=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.sites and len(self.direction.sites) != 1:
-            raise DirectionError(
-                f"Ablating everywhere needs one vector, but the direction has {len(self.direction.sites)} sites; pick "
-                "one with direction.at(site), or name the sites to ablate each with its own."
-            )
-        object.__setattr__(self, "everywhere", not self.sites)
-        object.__setattr__(self, "sites", tuple(self.sites))
-        for site in self.direction.sites:
-            rows = self.direction.vectors[site].double()
-            self._bases[site] = torch.linalg.qr(rows.T).Q
-
-    def apply(self, state: Float[Tensor, "... width"], site: Site) -> Tensor:
-        """The state without its part in the direction's span, as a new tensor."""
-        source = self.direction.source(site)
-        basis = shared.cached(self._cache, source, state, self._bases[source])
-        return state - (state @ basis) @ basis.T
 
     def check(self, model: LanguageModel) -> None:
         """Raise `DirectionError` unless the direction belongs to this model and fits the sites."""
         if self.everywhere:
             object.__setattr__(self, "sites", stream_writes(model))
-        self.direction.check(model, sites=self.sites)
+        super().check(model)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The edit as JSON data; the direction is named by its hash, and no sites mean everywhere."""
-        return {
-            "edit": "ablate",
-            "direction": self.direction.hash,
-            "sites": None if self.everywhere else [str(site) for site in self.sites],
-            "positions": shared.positions_to_text(self.positions),
-        }
+    def _operator(self, site: Site) -> Operator:
+        basis = orthonormal(self.direction, site)
+        return Operator(reads=-basis, writes=basis.T)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], directions: Iterable[Direction]) -> Ablate:
-        """The edit that :meth:`to_dict` wrote, with its direction found among ``directions``."""
-        sites = data["sites"]
-        return cls(
-            shared.find_direction(data, directions),
-            sites=tuple(Site.parse(text) for text in sites or ()),
-            positions=shared.positions_from_text(data["positions"]),
-        )
+    def _like(self, site: Site) -> Site:
+        return self.direction.source(site)
+
+    def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
+        if layers is not None:
+            return at_layers(self.direction, layers)
+        if len(self.direction.sites) != 1:
+            raise DirectionError(
+                f"Ablating everywhere needs one vector, but the direction has {len(self.direction.sites)} sites; pick "
+                "one with direction.at(site), or name the sites to ablate each with its own."
+            )
+        object.__setattr__(self, "everywhere", True)
+        return ()
+
+    def _sites_as_data(self) -> list[str] | None:
+        return None if self.everywhere else super()._sites_as_data()
 
 
 def stream_writes(model: LanguageModel) -> tuple[Site, ...]:

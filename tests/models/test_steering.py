@@ -15,6 +15,7 @@ from steerlab.models import (
     AfterInstruction,
     All,
     Edit,
+    FirstGenerated,
     Generated,
     Index,
     LanguageModel,
@@ -24,6 +25,8 @@ from steerlab.models import (
     SiteError,
     Span,
     SteeringError,
+    WholePrompt,
+    Window,
 )
 
 SITE = Site("resid_post", 0)  # Gemma-3's next layer has no sliding window, so every token counts
@@ -38,6 +41,15 @@ SELECTORS: list[Selector] = [
     Span("instruction"),
     AfterInstruction() | Generated(),
     Last() | Generated(),
+    WholePrompt(),
+    FirstGenerated(2),
+    Last() | FirstGenerated(1),
+    Window(-3, None),
+    Window(2, 9),
+    Window(6, 8) | Index(0),
+    All() - Index(0),
+    Generated() - FirstGenerated(1),
+    (Window(-4) - Last()) | Index(0),
 ]
 
 
@@ -96,7 +108,7 @@ def recomputed(
         output = original(*args, **kwargs)
         state = (output if isinstance(output, Tensor) else output[0]).clone()
         for index in range(state.shape[1]):
-            if index in chosen or (index >= length and positions.generated):
+            if index in chosen or (index >= length and positions.selects(index - length, length)):
                 state[:, index] += vector
         return state if isinstance(output, Tensor) else (state, *output[1:])
 
@@ -126,7 +138,7 @@ def test_steered_generation_with_cache_and_padding_equals_recomputing(
         together = model.generate(prompts, max_new_tokens=6)
     for prompt, generation in zip(prompts, together, strict=True):
         assert list(generation.token_ids) == recomputed(model, prompt, vector, positions, 6)
-    if positions == Generated():
+    if not any(positions.resolve(model.tokenize([prompt]), 0) for prompt in prompts):
         assert together != model.generate(prompts, max_new_tokens=6)
         return
     with model.steering(Add(vector, positions=positions)):

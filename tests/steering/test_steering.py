@@ -144,7 +144,7 @@ def test_adding_then_subtracting_is_the_identity(tiny_llama: LanguageModel) -> N
         assert (tiny_llama.logits(PROMPTS) - plain).abs().max() > 0.1
 
 
-@families("llama", "gemma2", "gpt2")
+@families("llama", "gemma2", "gpt2", "granite")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_zero_strength_changes_no_bit(family: str, dtype: torch.dtype) -> None:
     model = of(family)

@@ -21,10 +21,11 @@ from torch import Tensor
 from steerlab.errors import ModelError, SteeringError, SteerlabError, reason
 from steerlab.models import _shipped, check, weights
 from steerlab.models.backends.nnsight import NNsight
-from steerlab.models.edits import Edit
+from steerlab.models.edits import Edit, EditTable, Steering
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.positions import Selector
+from steerlab.models.program import Applied
 from steerlab.models.prompts import Prompt, Tokens
 from steerlab.models.sites import Site
 
@@ -127,12 +128,22 @@ class RemoteModel(LanguageModel):
             read[site](kept[str(site)])
         return None if result is None else result[..., : self.vocab_size].float()
 
-    def steering(self, *interventions: Edit) -> AbstractContextManager[None]:
-        """See `LanguageModel.steering`; edits need a normal form, and neither schedule nor condition."""
-        return self._steering(interventions)
+    def steering(self, *interventions: Steering) -> AbstractContextManager[Applied]:
+        """See `LanguageModel.steering`; edits need a normal form, and neither schedule nor condition.
+
+        What is counted is counted on the server and not sent back, so the `Applied` handed over is empty.
+        """
+        edits: list[Edit] = []
+        for one in interventions:
+            if isinstance(one, EditTable):
+                raise SteeringError(
+                    f"A {type(one).__name__} cannot be sent to a server; steer each prompt in a context of its own."
+                )
+            edits.append(one)
+        return self._steering(edits)
 
     @contextmanager
-    def _steering(self, edits: Sequence[Edit]) -> Iterator[None]:
+    def _steering(self, edits: Sequence[Edit]) -> Iterator[Applied]:
         if not edits:
             raise SteeringError(
                 "Steering needs at least one edit; give model.steering(...) an Add or an Ablate."
@@ -146,7 +157,7 @@ class RemoteModel(LanguageModel):
         outer = self._steered.edits
         self._steered.edits = (*outer, *edits)
         try:
-            yield
+            yield Applied(())
         finally:
             self._steered.edits = outer
         for edit in edits:

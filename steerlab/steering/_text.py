@@ -1,28 +1,15 @@
-"""What every edit made from a direction shares: tensors kept by device, and the edit as plain data."""
+"""Interventions as text: selectors are written as their constructor calls, directions as their hashes."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from typing import Any
 
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
-from steerlab.models import Selector, Site
+from steerlab.models import Selector
 from steerlab.models import positions as selectors
-
-Cache: TypeAlias = dict[tuple[Site, torch.device, torch.dtype], Tensor]
-
-
-def cached(cache: Cache, site: Site, like: Tensor, made: Tensor) -> Tensor:
-    """``made`` on the device and in the precision of ``like``, moved there once."""
-    key = (site, like.device, like.dtype)
-    if key not in cache:
-        cache[key] = made.to(like.device, like.dtype)
-    return cache[key]
 
 
 def positions_to_text(positions: Selector) -> str:
@@ -53,9 +40,13 @@ def _argument(node: ast.expr) -> Any:
     return _selector(node) if isinstance(node, ast.Call) else ast.literal_eval(node)
 
 
-def find_direction(data: Mapping[str, Any], directions: Iterable[Direction]) -> Direction:
-    """The direction an edit's data refers to by its hash."""
+def find_direction(name: str, directions: Iterable[Direction]) -> Direction:
+    """The direction with this hash.
+
+    Raises:
+        SteeringError: when it is not among those given.
+    """
     for direction in directions:
-        if direction.hash == data["direction"]:
+        if direction.hash == name:
             return direction
-    raise SteeringError(f"The edit refers to direction {data['direction']}, which is not among those given.")
+    raise SteeringError(f"The edit refers to direction {name}, which is not among those given.")

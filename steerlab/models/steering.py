@@ -1,0 +1,113 @@
+"""`model.steering(...)`: edits checked, compiled and put into hooks, one a site, and taken out again on every way out.
+
+`program` composes what can be composed, `gates` decides which tokens are meant. Arithmetic is float32, the result a new
+tensor in the model's dtype. `resid_mid` is no module's output: an edit there changes what the MLP reads, and the
+block's output gets the same change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from steerlab.errors import SteeringError
+from steerlab.models.edits import Edit, EditTable, Steering, TimedEdit
+from steerlab.models.hooks import State, attach
+from steerlab.models.operators import precise
+from steerlab.models.program import Applied, SiteProgram, programs
+from steerlab.models.sites import Site
+
+if TYPE_CHECKING:
+    from steerlab.models.language_model import LanguageModel
+
+
+@contextmanager
+def steering(model: LanguageModel, edits: Sequence[Steering]) -> Iterator[Applied]:
+    """Apply `edits` to every forward pass of this thread inside the context; see `LanguageModel.steering`."""
+    if not edits:
+        raise SteeringError("Steering needs at least one edit; give model.steering(...) an Add or an Ablate.")
+    every = list(_flat(edits))
+    if not every:
+        raise SteeringError("No row of the table has an intervention; give at least one row one.")
+    for edit in {id(edit): edit for edit in every}.values():
+        _check(model, edit)
+    lines, by_site = programs(edits)
+    with ExitStack() as stack:
+        # A thread that is running the model walks through its hooks: wait until it is done.
+        with model.lock:
+            stack.callback(_removed, model, handles := ExitStack())
+            handles.enter_context(model.frames.watch(model.anatomy.base))
+            for site, program in by_site.items():
+                _place(model, site, program, handles)
+        applied = Applied(lines)
+        yield applied
+    # Only reached without an exception: a forgotten edit is worth an error, a failed run already is one.
+    applied.require_acted()
+
+
+def _removed(model: LanguageModel, handles: ExitStack) -> None:
+    with model.lock:
+        handles.close()
+
+
+def _flat(edits: Iterable[Steering]) -> Iterator[Edit]:
+    for edit in edits:
+        if isinstance(edit, EditTable):
+            for row in edit.rows:
+                yield from row
+        else:
+            yield edit
+
+
+def _check(model: LanguageModel, edit: Edit) -> None:
+    edit.check(model)
+    name = type(edit).__name__
+    if not edit.sites:
+        raise SteeringError(f"{name} names no site, so it would change nothing; give it sites.")
+    for site in edit.sites:
+        model.require(site)
+    condition = edit.condition if isinstance(edit, TimedEdit) else None
+    if condition is None:
+        return
+    condition.check(model)
+    model.require(condition.site)
+    first = min(edit.sites)
+    # What the prompt decided is known when tokens are generated, at every site.
+    later = condition.positions is not None and not edit.positions.in_prompt
+    if first < condition.site and not later:
+        raise SteeringError(
+            f"{name} acts at {first} before its condition is known, which is read at {condition.site} of the same "
+            "pass; read it at an earlier site, or let the prompt decide about generated tokens only "
+            "(positions=Generated())."
+        )
+
+
+def _place(model: LanguageModel, site: Site, program: SiteProgram, stack: ExitStack) -> None:
+    frames, anatomy = model.frames, model.anatomy
+
+    def visit(state: State) -> State | None:
+        new = program(state, frames.current)
+        return None if new is state else new.to(state.dtype)
+
+    if site.name != "resid_mid" or not program.steps:
+        stack.callback(attach(anatomy.tap(site), frames, visit).remove)
+        return
+
+    change: list[Tensor] = []
+
+    def before_mlp(state: State) -> State:
+        new = program(state, frames.current)
+        change[:] = [new - precise(state)]
+        return new.to(state.dtype)
+
+    def after_block(state: State) -> State:
+        return (state + change.pop()).to(state.dtype)
+
+    assert site.layer is not None
+    stack.callback(attach(anatomy.tap(site), frames, before_mlp).remove)
+    # Before every hook on the block's output: reads and edits of resid_post see the stream with the change in it.
+    output = anatomy.tap(Site("resid_post", site.layer))
+    stack.callback(attach(output, frames, after_block, first=True).remove)

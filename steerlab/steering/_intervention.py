@@ -1,0 +1,276 @@
+"""What every intervention shares: where, on which tokens, when and on what condition; and the way to data and back.
+
+A subclass is a frozen dataclass that says what it does to a state: by its `_operator` in the normal form
+x ← keep ⊙ x + (x A) C + c, or by `_changed` where it has none.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, fields
+from typing import Any, ClassVar, Self, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.activations import Activations
+from steerlab.directions import Direction
+from steerlab.errors import SteeringError
+from steerlab.models import All, LanguageModel, Selector, Site
+from steerlab.models.gates import Schedule
+from steerlab.models.operators import Operator, Share, precise
+from steerlab.steering import _text
+from steerlab.steering.condition import Condition
+from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
+
+Strength: TypeAlias = "float | Mapping[int, float]"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Intervention(ABC):
+    """A change of the states at some sites and positions, at some steps, on some condition.
+
+    Args:
+        sites: where; by default the sites of the direction it is made from.
+        layers: instead of sites: these layers, counted from 0, of the direction's kind of site.
+        positions: which tokens.
+        schedule: a function of the step: generated token j gets s(j) times the intervention, the prompt s(0).
+            A strength is multiplied by it, of other interventions it is the share of the change. None: always 1.
+        condition: when it acts at all. None: always.
+    """
+
+    kind: ClassVar[str]
+    #: Fields that hold a `Direction`.
+    _directions: ClassVar[tuple[str, ...]] = ("direction",)
+    #: Whether the normal form depends on a site's width, which the model says.
+    _needs_width: ClassVar[bool] = False
+
+    sites: Sequence[Site] = ()
+    layers: InitVar[Iterable[int] | None] = None
+    positions: Selector = field(default_factory=All)
+    schedule: Schedule | None = None
+    condition: Condition | None = None
+    _operators: dict[Site, Operator | None] = field(init=False, repr=False, default_factory=dict)
+    _widths: dict[Site, int] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self, layers: Iterable[int] | None) -> None:
+        if layers is not None and self.sites:
+            raise SteeringError("Give an intervention either sites or layers, not both.")
+        sites = self.sites or self._default_sites(None if layers is None else tuple(layers))
+        object.__setattr__(self, "sites", tuple([sites] if isinstance(sites, Site) else sites))
+        for site in self.sites:
+            if not isinstance(site, Site):
+                raise SteeringError(
+                    f"{site!r} is not a Site; write Site.parse({str(site)!r}), or use layers=..."
+                )
+        self._validate()
+        if not self._needs_width:
+            for site in self.sites:
+                self.operator(site)  # what cannot be made is refused now, not in the middle of a forward pass
+
+    # ------------------------------------------------------------------------------------------- what a kind defines
+
+    def _validate(self) -> None:  # noqa: B027  # not every kind has something to check
+        """Raise a sentence when the fields do not fit together."""
+
+    def _operator(self, site: Site) -> Operator | None:
+        """The intervention at a site in normal form, float64 on the CPU; None when it has none."""
+        return None
+
+    def _like(self, site: Site) -> Site:
+        """A site at which the normal form is the same."""
+        return site
+
+    def _changed(
+        self, state: Float[Tensor, "batch position width"], site: Site, share: Share
+    ) -> Float[Tensor, "batch position width"]:
+        """The changed state of an intervention without a normal form."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------ what the runtime asks
+
+    def operator(self, site: Site) -> Operator | None:
+        """The intervention in normal form, float64 on the CPU; None when it has none."""
+        key = self._like(site)
+        if key not in self._operators:
+            self._operators[key] = self._operator(site)
+        return self._operators[key]
+
+    def apply(self, state: Float[Tensor, "... width"], site: Site, share: Share = 1.0) -> Tensor:
+        """The state with ``share`` of the change, as a new tensor."""
+        self._learn(site, state.shape[-1])
+        operator = self.operator(site)
+        if operator is None:
+            return self._changed(precise(state), site, share)
+        return operator.to(state.device, torch.promote_types(state.dtype, torch.float32))(state, share)
+
+    def check(self, model: LanguageModel) -> None:
+        """Raise unless every part belongs to this model and fits its sites.
+
+        Raises:
+            DirectionError: a direction of another model, width or layer.
+            SiteError: a site the model has not.
+        """
+        for name in self._directions:
+            direction = getattr(self, name)
+            if direction is not None:
+                direction.check(model, sites=self.sites)
+        for site in self.sites:
+            model.require(site)
+            self._learn(site, model.width(site))
+
+    # ------------------------------------------------------------------------------------------------------------- data
+
+    def to_dict(self) -> dict[str, Any]:
+        """The intervention as JSON data; directions are named by their hashes.
+
+        Raises:
+            SteeringError: for a schedule that is a function of the caller's.
+        """
+        data: dict[str, Any] = {"edit": self.kind}
+        for each in fields(self):
+            if each.init and each.name not in _SHARED:
+                data[each.name] = self._plain_value(each.name, getattr(self, each.name))
+        data["sites"] = self._sites_as_data()
+        data["positions"] = _text.positions_to_text(self.positions)
+        if self.schedule is not None:
+            data["schedule"] = schedule_to_dict(self.schedule)
+        if self.condition is not None:
+            data["condition"] = self.condition.to_dict()
+        return data
+
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        directions: Iterable[Direction],
+        states: Iterable[Activations] = (),
+    ) -> Self:
+        """The intervention that :meth:`to_dict` wrote, its directions (and states) found by hash among those given.
+
+        Raises:
+            SteeringError: data that means nothing, or something it refers to is not given.
+        """
+        directions, states = list(directions), list(states)
+        names = {each.name for each in fields(cls) if each.init}
+        unknown = data.keys() - names - {"edit"}
+        if unknown:
+            raise SteeringError(f"The edit {cls.kind!r} has no {', '.join(sorted(unknown))}; check the file.")
+        given = {
+            name: cls._read(name, value, directions, states)
+            for name, value in data.items()
+            if name not in _SHARED and name != "edit"
+        }
+        try:
+            return cls(
+                **given,
+                sites=tuple(Site.parse(text) for text in data["sites"] or ()),
+                positions=_text.positions_from_text(data["positions"]),
+                schedule=schedule_from_dict(data["schedule"]) if data.get("schedule") else None,
+                condition=Condition.from_dict(data["condition"], directions)
+                if data.get("condition")
+                else None,
+            )
+        except (KeyError, TypeError) as error:
+            raise SteeringError(f"The edit {cls.kind!r} lacks {error}; check the file.") from error
+
+    def _plain_value(self, name: str, value: Any) -> Any:
+        """A field's value as data."""
+        if isinstance(value, Direction):
+            return value.hash
+        if isinstance(value, Mapping):
+            return {str(key): number for key, number in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    @classmethod
+    def _read(
+        cls, name: str, value: Any, directions: Sequence[Direction], states: Sequence[Activations]
+    ) -> Any:
+        """A field's value from data."""
+        if name in cls._directions:
+            return None if value is None else _text.find_direction(value, directions)
+        if isinstance(value, dict):
+            return {int(layer): number for layer, number in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    def _sites_as_data(self) -> list[str] | None:
+        return [str(site) for site in self.sites]
+
+    # ----------------------------------------------------------------------------------------------------------- inside
+
+    def _width(self, site: Site) -> int:
+        if site not in self._widths:
+            raise SteeringError(
+                f"How wide {site} is, the model says; enter model.steering(...) with this {type(self).__name__}."
+            )
+        return self._widths[site]
+
+    def _learn(self, site: Site, width: int) -> None:
+        if self._needs_width and self._widths.get(site) != width:
+            self._widths[site] = width
+            self._operators.pop(self._like(site), None)
+
+    def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
+        direction = next((getattr(self, name) for name in self._directions if getattr(self, name)), None)
+        if direction is None:
+            raise SteeringError(
+                f"{type(self).__name__} needs sites, for example sites=model.sites('resid_post', [3])."
+            )
+        if layers is None:
+            strength = getattr(self, "strength", None)
+            layers = tuple(strength) if isinstance(strength, Mapping) else None
+        return tuple(direction.sites) if layers is None else at_layers(direction, layers)
+
+
+_SHARED = {each.name for each in fields(Intervention)} | {"layers"}
+
+
+def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:
+    """The sites at some layers of the kind of site a direction has."""
+    names = {site.name for site in direction.sites}
+    if len(names) != 1 or direction.sites[0].layer is None:
+        raise SteeringError(
+            f"Layers of {direction!r} mean nothing, which has vectors at {', '.join(sorted(names))}; name the sites."
+        )
+    if not layers or min(layers) < 0:
+        raise SteeringError(
+            f"The layers {list(layers)} name no sites; count from 0, or take model.sites(name, [-1]) for the last."
+        )
+    (name,) = names
+    return tuple(Site(name, layer) for layer in layers)
+
+
+def strength_at(strength: Strength, site: Site) -> float:
+    """The strength at a site; a mapping gives one a layer.
+
+    Raises:
+        SteeringError: the mapping has none for the site's layer.
+    """
+    if not isinstance(strength, Mapping):
+        return float(strength)
+    if site.layer is None or site.layer not in strength:
+        known = ", ".join(map(str, strength))
+        raise SteeringError(f"There is no strength for {site}; the mapping has the layers {known}.")
+    return float(strength[site.layer])
+
+
+def orthonormal(direction: Direction, site: Site) -> Float[Tensor, "width k"]:
+    """An orthonormal basis of the span of a direction's vectors at a site, float64."""
+    rows = direction.vectors[direction.source(site)].double()
+    basis: Tensor = torch.linalg.qr(rows.T).Q
+    return basis
+
+
+def unit_rows(direction: Direction, site: Site) -> Float[Tensor, "k width"]:
+    """A direction's vectors at a site, each at length one, float64."""
+    rows = direction.vectors[direction.source(site)].double()
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def require_finite(what: str, *numbers: float) -> None:
+    """Raise a sentence for a number that is not finite."""
+    for number in numbers:
+        if not torch.isfinite(torch.tensor(float(number))):
+            raise SteeringError(f"The {what} is {number}; give a finite number.")

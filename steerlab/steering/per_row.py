@@ -1,0 +1,74 @@
+"""Interventions by row: a batch in which every prompt carries its own.
+
+    with model.steering(PerRow([Add(a)], [Add(b), Ablate(c)], ())):
+        model.generate(three_prompts, ...)
+
+Row i belongs to prompt i of the call, however `generate`, `logits` and `capture` sort prompts into batches; a prompt
+with () keeps every bit of an unsteered run. What is added or projected is gathered from a table with one slot for each
+different row, whose slot 0 does nothing (the zero row of EasySteer, arXiv 2509.25175).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from steerlab.directions import Direction
+from steerlab.errors import SteeringError
+from steerlab.models import Edit
+
+if TYPE_CHECKING:
+    from steerlab.activations import Activations
+
+
+class PerRow:
+    """For each prompt its interventions, in the order they act.
+
+    Args:
+        rows: an intervention, several, or () for a prompt that is left alone.
+
+    Raises:
+        SteeringError: no rows, or something in them that is no intervention.
+    """
+
+    def __init__(self, *rows: Edit | Sequence[Edit]) -> None:
+        if not rows:
+            raise SteeringError("A table of interventions needs one row a prompt; write PerRow([...], ()).")
+        #: For each prompt its interventions.
+        self.rows: tuple[tuple[Edit, ...], ...] = tuple(
+            (row,) if isinstance(row, Edit) else tuple(row) for row in rows
+        )
+        for number, row in enumerate(self.rows):
+            for edit in row:
+                if not isinstance(edit, Edit):
+                    raise SteeringError(f"Row {number} holds {edit!r}, which is no intervention.")
+
+    def __repr__(self) -> str:
+        return f"PerRow({', '.join(map(repr, self.rows))})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table as JSON data.
+
+        Raises:
+            SteeringError: an intervention that cannot be written down.
+        """
+        return {"edit": "per_row", "rows": [[_written(edit) for edit in row] for row in self.rows]}
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], directions: Iterable[Direction], states: Iterable[Activations] = ()
+    ) -> PerRow:
+        """The table that :meth:`to_dict` wrote."""
+        from steerlab.steering._registry import edit_from_dict
+
+        directions, states = list(directions), list(states)
+        rows = [[edit_from_dict(edit, directions, states) for edit in row] for row in data["rows"]]
+        return cls(*rows)  # type: ignore[arg-type]
+
+
+def _written(edit: Edit) -> dict[str, Any]:
+    to_dict = getattr(edit, "to_dict", None)
+    if to_dict is None:
+        raise SteeringError(f"{edit!r} cannot be written down; it has no to_dict().")
+    data: dict[str, Any] = to_dict()
+    return data

@@ -1,0 +1,46 @@
+"""Project on a subspace: x ← m + Q Qᵀ (x − m), with Q an orthonormal basis of the direction's vectors.
+
+Everything outside the subspace is replaced by that of the point m (the mean of some states, see `mean_state`), or by
+nothing: what the rest of the model does with the subspace alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from steerlab.directions import Direction
+from steerlab.models import Site
+from steerlab.models.operators import Operator
+from steerlab.steering._intervention import Intervention, orthonormal
+
+
+@dataclass(frozen=True, eq=False)
+class Project(Intervention):
+    """Keep only the part of the states in a direction's span.
+
+    Args:
+        direction: k vectors a site.
+        about: the point the rest becomes, one vector a site; None means zero.
+
+    Where, on which tokens and when: see `Intervention`.
+
+    Raises:
+        DirectionError: direction or point have no vector for a site.
+    """
+
+    kind: ClassVar[str] = "project"
+    _directions: ClassVar[tuple[str, ...]] = ("direction", "about")
+
+    direction: Direction
+    about: Direction | None = None
+
+    def _operator(self, site: Site) -> Operator:
+        basis = orthonormal(self.direction, site)
+        nothing = torch.zeros(len(basis), dtype=torch.float64)
+        if self.about is None:
+            return Operator(keep=nothing, reads=basis, writes=basis.T)
+        point = self.about[self.about.source(site)].double()
+        return Operator(keep=nothing, reads=basis, writes=basis.T, shift=point - (point @ basis) @ basis.T)

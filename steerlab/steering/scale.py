@@ -1,0 +1,96 @@
+"""Multiply coordinates of the states: neurons at `mlp_post`, heads at `z`, or any others.
+
+    x_i ← factor_i · x_i
+
+Factor 0 switches a neuron or head off, 1 leaves it as it is (Gurnee et al. 2024 ablate neurons; Michel et al. 2019
+and McGrath et al. 2023 heads). For the mean instead of zero see `Patch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from steerlab.errors import SiteError, SteeringError
+from steerlab.models import LanguageModel, Site
+from steerlab.models.operators import Operator
+from steerlab.steering._intervention import Intervention, require_finite
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Intervention):
+    """Multiply some coordinates of the states at some sites.
+
+    Args:
+        factor: one number, or one a coordinate (or head).
+        coordinates: which coordinates of the site's state (neurons at `mlp_post`), from 0.
+        heads: at `z`, which heads instead. With neither the whole state is scaled.
+
+    Where (``sites`` must be named), on which tokens and when: see `Intervention`.
+
+    Raises:
+        SteeringError: factors do not fit the coordinates, or both coordinates and heads are given.
+        SiteError: on entering a context, a coordinate or head the site has not.
+    """
+
+    kind: ClassVar[str] = "scale"
+    _directions: ClassVar[tuple[str, ...]] = ()
+    _needs_width: ClassVar[bool] = True
+
+    factor: float | Sequence[float] = 0.0
+    coordinates: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
+    _head_dim: list[int] = field(init=False, repr=False, default_factory=list)
+
+    def _validate(self) -> None:
+        for name in ("coordinates", "heads"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(int(index) for index in getattr(self, name)))
+        if self.coordinates is not None and self.heads is not None:
+            raise SteeringError("Scale takes either coordinates or heads, not both; use two in a row.")
+        if self.heads is not None and any(site.name != "z" for site in self.sites):
+            raise SteeringError(f"Heads are found at z, not at {self.sites[0]}; name z sites or coordinates.")
+        chosen = self.heads if self.coordinates is None else self.coordinates
+        if chosen is not None and (not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0):
+            raise SteeringError(f"{list(chosen)} does not name coordinates or heads, each once and from 0.")
+        if isinstance(self.factor, int | float):
+            require_finite("factor", self.factor)
+            return
+        object.__setattr__(self, "factor", tuple(float(number) for number in self.factor))
+        require_finite("factor", *self.factor)
+        if chosen is None or len(self.factor) != len(chosen):
+            raise SteeringError(
+                f"{len(self.factor)} factors came for {len(chosen or ())} coordinates or heads; give one each."
+            )
+
+    def check(self, model: LanguageModel) -> None:
+        """Raise `SiteError` unless every site has the coordinates or heads."""
+        if self.heads is not None:
+            self._head_dim[:] = [model.head_dim]
+        super().check(model)
+        for site in self.sites:
+            self.operator(site)
+
+    def _operator(self, site: Site) -> Operator:
+        width = self._width(site)
+        keep = torch.ones(width, dtype=torch.float64)
+        factor = torch.tensor(self.factor, dtype=torch.float64)
+        if self.heads is None:
+            chosen = torch.arange(width) if self.coordinates is None else torch.tensor(self.coordinates)
+            last, what = int(chosen.max()), "coordinate"
+        else:
+            if not self._head_dim:
+                raise SteeringError(
+                    "How wide a head is, the model says; enter model.steering(...) with this Scale."
+                )
+            (size,) = self._head_dim
+            chosen = (torch.tensor(self.heads)[:, None] * size + torch.arange(size)).flatten()
+            factor = factor if factor.dim() == 0 else factor.repeat_interleave(size)
+            last, what, width = max(self.heads), "head", width // size
+        if last >= width:
+            raise SiteError(f"{site} has no {what} {last}; it has {width}, counted from 0.")
+        keep[chosen] = factor
+        return Operator(keep=keep)
