@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from steerlab.activations.differences import DIFFERENCE, capture_differences
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.reading import capture
 from steerlab.activations.states import Activations
 
-__all__ = ["Activations", "Label", "Moments", "capture", "plain_label"]
+__all__ = [
+    "DIFFERENCE",
+    "Activations",
+    "Label",
+    "Moments",
+    "capture",
+    "capture_differences",
+    "plain_label",
+]
