@@ -47,7 +47,8 @@ def capture_differences(
         memory_budget: bytes that the second moments of the differences may take.
 
     Raises:
-        PromptError: the two lists are empty or differ in length, or the members of a pair have different numbers of tokens there.
+        PromptError: the two lists are empty or differ in length, or the members of a pair have different numbers
+            of tokens there.
         SteerlabError: second moments exceed their budget.
     """
     if len(positives) != len(negatives):

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from steerlab.directions._header import ModelRef, SiteStatistics
 from steerlab.directions._linear import LinearDirection
+from steerlab.directions.ccs import Ccs
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
 from steerlab.directions.fitting import fit_direction
+from steerlab.directions.lda import Lda
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
+from steerlab.directions.pca_reader import PcaReader
+from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
+    "Ccs",
     "DifferenceInMeans",
     "Direction",
+    "Lda",
     "LinearDirection",
     "LogisticProbe",
     "MassMean",
     "ModelRef",
+    "PcaReader",
     "SiteStatistics",
+    "Ttpd",
     "fit_direction",
 ]

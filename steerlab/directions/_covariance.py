@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
 from steerlab.directions._linear import Floats
 
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
+Vector: TypeAlias = NDArray[np.float64]
+Matrix: TypeAlias = NDArray[np.float64]
 
 
 def spectrum_of_rows(rows: Floats, divisor: float = 1.0) -> tuple[Vector, Matrix]:
