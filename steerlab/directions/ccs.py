@@ -46,7 +46,7 @@ class Ccs(LinearDirection):
         steps: int = 1000,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
-        random_state: int | np.random.RandomState | None = 0,
+        random_state: int | None = 0,
     ) -> None:
         self.restarts = restarts
         self.fit_intercept = fit_intercept

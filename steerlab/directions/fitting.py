@@ -61,11 +61,11 @@ def fit_direction(
     name = activations.model_name or (model.name if model else "")
     fingerprint = activations.fingerprint or (model.fingerprint if model else "")
     if isinstance(activations, Moments):
-        classes = _classes([label for label in activations.labels if label != DIFFERENCE], positive)
+        classes = classes_of([label for label in activations.labels if label != DIFFERENCE], positive)
         fitted = {site: _fit_moments(estimator, activations, site, *classes) for site in activations.sites}
     else:
-        row_labels = _by_row(activations, labels, "labels")
-        classes = _classes(row_labels, positive)
+        row_labels = by_row(activations, labels, "labels")
+        classes = classes_of(row_labels, positive)
         is_positive = np.array([label == classes[1] for label in row_labels])
         extra = _extra(estimator, activations, pairs, polarity)
         fitted = {
@@ -84,7 +84,7 @@ def fit_direction(
     )
 
 
-def _by_row(activations: Activations, values: Any, what: str) -> list[Label]:
+def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
     """What was given for each prompt, for each row."""
     if values is None:
         raise DirectionError(f"Fitting on states needs {what}, one a prompt.")
@@ -106,18 +106,18 @@ def _extra(
         turn: Counter[int] = Counter()
         names: list[Label] = []
         for example, name in zip(
-            activations.example.tolist(), _by_row(activations, pairs, "pairs"), strict=True
+            activations.example.tolist(), by_row(activations, pairs, "pairs"), strict=True
         ):
             names.append((name, turn[example]))
             turn[example] += 1
         number = {name: i for i, name in enumerate(dict.fromkeys(names))}
         extra["pairs"] = np.array([number[name] for name in names])
     if polarity is not None and "polarity" in takes:
-        extra["polarity"] = np.array(_by_row(activations, polarity, "polarities"))
+        extra["polarity"] = np.array(by_row(activations, polarity, "polarities"))
     return extra
 
 
-def _classes(labels: Sequence[Label], positive: Label | None) -> tuple[Label, Label]:
+def classes_of(labels: Sequence[Label], positive: Label | None) -> tuple[Label, Label]:
     """(negative, positive) of exactly two classes."""
     found = list(dict.fromkeys(labels))
     if len(found) != 2:
@@ -146,8 +146,9 @@ def _fit_rows(
     projections = (rows.to(unit.dtype) @ unit).numpy()
     high, low = projections[is_positive], projections[~is_positive]
     within = np.concatenate([high - high.mean(), low - low.mean()])
-    statistics = _statistics(
-        model,
+    statistics = site_statistics(
+        model.direction_,
+        bias=model.bias_,
         means={negative: float(low.mean()), positive: float(high.mean())},
         stream_norm=float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).mean()),
         sigma=_sigma(float((within**2).sum()), len(within)),
@@ -169,8 +170,9 @@ def _fit_moments(
     if all(moments.has_scatter(site, label) for label in (negative, positive)):
         within = moments.scatter(site, positive) + moments.scatter(site, negative)
         sigma = _sigma(float(unit @ within @ unit), sum(counts))
-    statistics = _statistics(
-        model,
+    statistics = site_statistics(
+        model.direction_,
+        bias=model.bias_,
         means={label: float(moments.mean(site, label) @ unit) for label in (negative, positive)},
         stream_norm=float(
             np.average([moments.norm(site, label) for label in (negative, positive)], weights=counts)
@@ -180,17 +182,23 @@ def _fit_moments(
     return torch.from_numpy(model.direction_), statistics
 
 
-def _statistics(
-    model: LinearDirection, *, means: dict[Label, float], stream_norm: float, sigma: float | None
+def site_statistics(
+    vector: NDArray[np.float64],
+    *,
+    bias: float,
+    means: Mapping[Label, float],
+    stream_norm: float,
+    sigma: float | None,
 ) -> SiteStatistics:
+    """A vector's scale: `means` are the projections of the (negative, positive) class means on its unit vector."""
     negative, positive = means
     return SiteStatistics(
         class_means={str(label): (mean,) for label, mean in means.items()},
         positive=str(positive),
         negative=str(negative),
         stream_norm=stream_norm,
-        bias=(model.bias_,),
-        threshold=(-model.bias_ / float(np.linalg.norm(model.direction_)),),
+        bias=(bias,),
+        threshold=(-bias / float(np.linalg.norm(vector)),),
         sigma=None if sigma is None else (sigma,),
     )
 

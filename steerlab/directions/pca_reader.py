@@ -37,7 +37,7 @@ class PcaReader(LinearDirection):
         self,
         centring: Literal["none", "shuffled", "ordered"] = "none",
         *,
-        random_state: int | np.random.RandomState | None = 0,
+        random_state: int | None = 0,
     ) -> None:
         self.centring = centring
         self.random_state = random_state
