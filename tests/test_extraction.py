@@ -45,9 +45,11 @@ def test_steering_by_name() -> None:
 
 def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) -> None:
     model = tiny("llama")
-    prompts, labels, data_hash = labelled_prompts(model, "refusal", template="plain")
-    prompts, labels = prompts[:20] + prompts[-20:], labels[:20] + labels[-20:]
-    found = extract_direction(model, prompts, labels, layers="1-2", data_hash=data_hash)
+    data = labelled_prompts(model, "refusal", template="plain")
+    assert data.pairs is None
+    assert data.polarity is None
+    prompts, labels = data.prompts[:20] + data.prompts[-20:], data.labels[:20] + data.labels[-20:]
+    found = extract_direction(model, prompts, labels, layers="1-2", data_hash=data.hash)
     assert [str(site) for site in found.direction.sites] == ["resid_post.1", "resid_post.2"]
     states = sl.capture(model, prompts, found.direction.sites)
     for site in found.direction.sites:
