@@ -16,17 +16,13 @@ def adamw(
     learning_rate: float,
     weight_decay: float,
 ) -> None:
-    """Move `parameters` in place by `steps` steps of torch's AdamW, whatever gradient mode the caller is in.
-
-    Tensors the loss reads must not come from inference mode.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        for parameter in parameters:
-            parameter.requires_grad_()
-        optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            loss().backward()
-            optimiser.step()
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+    """Move `parameters` in place by `steps` steps of torch's AdamW down the gradient of `loss()`."""
+    for parameter in parameters:
+        parameter.requires_grad_()
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    for parameter in parameters:
+        parameter.requires_grad_(False)

@@ -90,6 +90,8 @@ class Ccs(LinearDirection):
         """Probabilities [row, 2] of the negative and the positive class, as far as CCS calibrates them."""
         return sigmoid_pair(self.decision_function(X))
 
+    @torch.inference_mode(False)  # estimators are fitted inside it, too
+    @torch.enable_grad()
     def _search(self, first: Floats, second: Floats) -> tuple[NDArray[np.float64], float]:
         """Weights and intercept of the best start; which member of a pair comes first makes no difference."""
         x, other = torch.from_numpy(first), torch.from_numpy(second)

@@ -97,6 +97,8 @@ class LogisticProbe(LinearDirection):
         self.n_iter_ = int(solver.n_iter_[0])
         return solver.coef_[0], float(solver.intercept_[0]) if self.fit_intercept else 0.0
 
+    @torch.inference_mode(False)  # estimators are fitted inside it, too
+    @torch.enable_grad()
     def _descend(self, rows: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
         x, target = torch.from_numpy(rows), torch.from_numpy(positive).to(torch.float64)
         weights, intercept = torch.zeros(x.shape[1], dtype=x.dtype), torch.zeros(1, dtype=x.dtype)
