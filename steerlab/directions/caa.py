@@ -29,7 +29,7 @@ from steerlab.datasets.choices import ChoicePair, choices_hash
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
-from steerlab.directions.fitting import site_statistics
+from steerlab.directions.fitting import site_statistics, unit_of
 from steerlab.errors import DatasetError, DirectionError, PromptError
 from steerlab.models import Prompt, Site, Span
 
@@ -141,8 +141,8 @@ def swap_choices(pair: ChoicePair) -> ChoicePair:
         DatasetError: one of the two choices is not among the question's lines, or is twice.
     """
     starts = list(re.finditer(r"^[ \t]*\(([A-Z])\)[ \t]*", pair.question, flags=re.MULTILINE))
-    ends = [start.start() for start in starts[1:]] + [len(pair.question)]
-    spans = [(start[1], start.end(), end) for start, end in zip(starts, ends, strict=True)]
+    ends = [*(start.start() for start in starts[1:]), len(pair.question)]
+    spans = [(start[1], start.end(), end) for start, end in zip(starts, ends, strict=False)]
     found = [span for span in spans if span[0] in (pair.letter, pair.other_letter)]
     if Counter(letter for letter, _, _ in found) != Counter((pair.letter, pair.other_letter)):
         raise DatasetError(
@@ -226,7 +226,8 @@ def _site(
 
     low, high = pooled(0), pooled(1)
     fitted = DifferenceInMeans().fit_means(high, low)
-    unit = fitted.direction_ / np.linalg.norm(fitted.direction_)
+    # Letters that cancel leave rounding errors where nothing else differs, as at the embedding.
+    unit = unit_of(fitted.direction_, site, least=1e-9 * moments.norm(site))
     means: dict[Label, float] = {0: float(low @ unit), 1: float(high @ unit)}
     statistics = site_statistics(
         fitted.direction_, bias=fitted.bias_, means=means, stream_norm=moments.norm(site), sigma=None

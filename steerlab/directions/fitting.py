@@ -69,7 +69,7 @@ def fit_direction(
         is_positive = np.array([label == classes[1] for label in row_labels])
         extra = _extra(estimator, activations, pairs, polarity)
         fitted = {
-            site: _fit_rows(estimator, activations[site], is_positive, *classes, extra)
+            site: _fit_rows(estimator, activations[site], site, is_positive, *classes, extra)
             for site in activations.sites
         }
     return Direction(
@@ -136,13 +136,14 @@ def classes_of(labels: Sequence[Label], positive: Label | None) -> tuple[Label, 
 def _fit_rows(
     estimator: LinearDirection,
     rows: Tensor,
+    site: Site,
     is_positive: NDArray[np.bool_],
     negative: Label,
     positive: Label,
     extra: Mapping[str, NDArray[Any]],
 ) -> tuple[Tensor, SiteStatistics]:
     model = clone(estimator).fit(rows, is_positive, **extra)
-    unit = torch.from_numpy(model.direction_ / np.linalg.norm(model.direction_))
+    unit = torch.from_numpy(unit_of(model.direction_, site))
     projections = (rows.to(unit.dtype) @ unit).numpy()
     high, low = projections[is_positive], projections[~is_positive]
     within = np.concatenate([high - high.mean(), low - low.mean()])
@@ -164,7 +165,7 @@ def _fit_moments(
             f"{type(estimator).__name__} needs the rows; capture them without into=Moments(...)."
         )
     model = clone(estimator).fit_moments(moments, site, negative=negative, positive=positive)
-    unit = torch.from_numpy(model.direction_ / np.linalg.norm(model.direction_))
+    unit = torch.from_numpy(unit_of(model.direction_, site))
     sigma = None
     counts = [moments.count(label) for label in (negative, positive)]
     if all(moments.has_scatter(site, label) for label in (negative, positive)):
@@ -180,6 +181,17 @@ def _fit_moments(
         sigma=sigma,
     )
     return torch.from_numpy(model.direction_), statistics
+
+
+def unit_of(vector: NDArray[np.float64], site: Site, *, least: float = 0.0) -> NDArray[np.float64]:
+    """The vector at length one; `DirectionError` when it is no longer than `least`."""
+    length = float(np.linalg.norm(vector))
+    if length <= least:
+        raise DirectionError(
+            f"The direction found at {site} is zero and points nowhere: its classes have one mean; read another site "
+            "or other positions."
+        )
+    return np.asarray(vector / length, dtype=np.float64)
 
 
 def site_statistics(

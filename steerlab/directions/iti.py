@@ -30,7 +30,7 @@ from steerlab.directions._header import SiteStatistics
 from steerlab.directions._linear import LinearDirection
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
-from steerlab.directions.fitting import by_row, classes_of, site_statistics
+from steerlab.directions.fitting import by_row, classes_of, site_statistics, unit_of
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.errors import DirectionError
 from steerlab.models import Selector, Site
@@ -150,7 +150,7 @@ def head_direction(
         vector, sigmas = np.zeros((n_heads, width)), []
         for head in chosen:
             theta = clone(shift or DifferenceInMeans()).fit(parts[site][head], y).direction_
-            unit = theta / np.linalg.norm(theta)
+            unit = unit_of(theta, site)
             sigmas.append(float(np.std(spreads[site][head] @ unit, ddof=ddof)))
             vector[head] = sigmas[-1] * unit
         scale = _scale(vector.reshape(-1), activations[site], y)

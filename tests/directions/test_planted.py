@@ -97,7 +97,9 @@ def read(seed: int, n: int = 200) -> Read:
 
 def cosines(estimator: LinearDirection) -> list[float]:
     data = read(0)
-    found = fit_direction(estimator, data.states, data.labels, pairs=data.pairs, polarity=data.polarity).unit()
+    found = fit_direction(
+        estimator, data.states, data.labels, pairs=data.pairs, polarity=data.polarity
+    ).unit()
     return [float(found[site] @ planted.truth_axis()) for site in found.sites]
 
 
