@@ -41,7 +41,7 @@ err = Console(stderr=True)
 
 Size = Literal["quick", "full"]
 Contrast = Literal["truth", "refusal"]
-Estimator = Literal["difference-in-means", "mass-mean", "logistic"]
+Estimator = Literal["difference-in-means", "mass-mean", "logistic", "lda", "pca", "ccs", "ttpd"]
 Scale = Literal["all", "small", "large"]
 Template = Literal["auto", "chat", "plain", "none"]
 Form = Literal["transformers", "gguf", "vllm-lens", "easysteer"]
@@ -151,7 +151,9 @@ def extract(
     prompts: Annotated[
         Path | None, typer.Option(help="CSV or JSONL `text,label` in place of the packaged contrast.")
     ] = None,
-    estimator: Annotated[Estimator, typer.Option()] = "difference-in-means",
+    estimator: Annotated[
+        Estimator, typer.Option(help="pca and ccs read pairs of a statement and its negation.")
+    ] = "difference-in-means",
     layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
     template: Annotated[Template, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",
     device: Device = "auto",
@@ -164,8 +166,17 @@ def extract(
 
     require_place(output)
     loaded = _load(model, device, dtype, trust_remote_code)
-    texts, labels, data_hash = labelled_prompts(loaded, contrast, prompts, template)
-    found = extract_direction(loaded, texts, labels, estimator=estimator, layers=layers, data_hash=data_hash)
+    data = labelled_prompts(loaded, contrast, prompts, template)
+    found = extract_direction(
+        loaded,
+        data.prompts,
+        data.labels,
+        estimator=estimator,
+        layers=layers,
+        data_hash=data.hash,
+        pairs=data.pairs,
+        polarity=data.polarity,
+    )
     found.direction.save(output)
     out.print(_extraction_table(found.accuracy))
     out.print(f"Direction of {len(found.direction.sites)} sites: {output}", markup=False, soft_wrap=True)

@@ -8,27 +8,46 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from steerlab.activations import capture
-from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, fit_direction
+from steerlab.directions import (
+    Ccs,
+    DifferenceInMeans,
+    Direction,
+    Lda,
+    LinearDirection,
+    LogisticProbe,
+    MassMean,
+    PcaReader,
+    Ttpd,
+    fit_direction,
+)
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from steerlab.datasets import StatementSet
     from steerlab.models import LanguageModel
     from steerlab.statistics import Estimate
 
-ESTIMATORS = {
+Estimator = Literal["difference-in-means", "mass-mean", "logistic", "lda", "pca", "ccs", "ttpd"]
+ESTIMATORS: dict[Estimator, type[LinearDirection]] = {
     "difference-in-means": DifferenceInMeans,
     "mass-mean": MassMean,
     "logistic": LogisticProbe,
+    "lda": Lda,
+    "pca": PcaReader,
+    "ccs": Ccs,
+    "ttpd": Ttpd,
 }
+_NEED_PAIRS = ("pca", "ccs")
 _FOLDS = 5
 
 
@@ -40,13 +59,28 @@ class Extraction:
     accuracy: dict[str, Estimate]
 
 
+@dataclass(frozen=True)
+class LabelledPrompts:
+    """Prompts with one label each, 1 true or harmful.
+
+    `pairs` gives a statement and its negation one number, None where the data do not come as such pairs; `polarity` is
+    +1 or -1, None where nothing is negated.
+    """
+
+    prompts: list[Prompt]
+    labels: list[int]
+    hash: str
+    pairs: list[int] | None = None
+    polarity: list[int] | None = None
+
+
 def labelled_prompts(
     model: LanguageModel,
     contrast: Literal["truth", "refusal"],
     path: Path | None = None,
     template: Literal["auto", "chat", "plain", "none"] = "auto",
-) -> tuple[list[Prompt], list[int], str]:
-    """Prompts, labels (1 true or harmful) and data hash of a packaged contrast or of the user's file.
+) -> LabelledPrompts:
+    """The prompts of a packaged contrast or of the user's file.
 
     Statements are read as they stand; requests are rendered in the model's template.
     Raises `DatasetError` for a bad file.
@@ -55,15 +89,34 @@ def labelled_prompts(
 
     if contrast == "truth":
         statements = datasets.read_statements(path) if path else datasets.statements()
-        return (
+        return LabelledPrompts(
             [Prompt(text) for text in statements.texts],
             [int(x) for x in statements.labels],
             statements.hash,
+            negation_pairs(statements),
+            statements.polarity if len(set(statements.polarity)) == 2 else None,
         )
     requests = datasets.read_requests(path) if path else datasets.requests()
     texts = [*requests.positive, *requests.negative]
     labels = [1] * len(requests.positive) + [0] * len(requests.negative)
-    return [model.instruction_prompt(text, template=template) for text in texts], labels, requests.hash
+    prompts = [model.instruction_prompt(text, template=template) for text in texts]
+    return LabelledPrompts(prompts, labels, requests.hash)
+
+
+def negation_pairs(statements: StatementSet) -> list[int] | None:
+    """One number for a statement and its negation, or None unless every statement has exactly one such partner."""
+    members: dict[tuple[str, ...], list[int]] = {}
+    for i, item in enumerate(statements):
+        named = [item.text[slice(*span)] for _, span in sorted(item.spans.items())]
+        members.setdefault((item.topic, item.form, *named), []).append(i)
+    pairs = [0] * len(statements)
+    for number, group in enumerate(members.values()):
+        two = [statements[i] for i in group]
+        if {item.polarity for item in two} != {1, -1} or len(two) != 2 or two[0].label == two[1].label:
+            return None
+        for i in group:
+            pairs[i] = number
+    return pairs
 
 
 def extract_direction(
@@ -71,18 +124,26 @@ def extract_direction(
     prompts: Sequence[Prompt | str],
     labels: Sequence[int],
     *,
-    estimator: Literal["difference-in-means", "mass-mean", "logistic"] = "difference-in-means",
+    estimator: Estimator = "difference-in-means",
     layers: str = "all",
     data_hash: str = "",
+    pairs: Sequence[int] | None = None,
+    polarity: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Extraction:
     """Fit a direction at the last token of `prompts` at `resid_post` of `layers`.
 
-    The accuracy is of held-out folds (stratified, `seed`), with a Wilson interval. Raises `DirectionError` for
-    an unknown estimator or layer, `DatasetError` for fewer than five prompts of a kind.
+    The accuracy is of held-out folds (stratified, `seed`; the prompts of a pair stay in one fold), with a Wilson
+    interval. Raises `DirectionError` for an unknown estimator or layer, `DatasetError` for fewer than five prompts of
+    a kind, or when the estimator reads pairs (`pca`, `ccs`) and there are none.
     """
     if estimator not in ESTIMATORS:
         raise DirectionError(f"There is no estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
+    if estimator in _NEED_PAIRS and pairs is None:
+        raise DatasetError(
+            f"The estimator {estimator!r} reads pairs of a statement and its negation, and these prompts are not such "
+            "pairs; give statements whose columns subject, object and polarity tell them, or choose another estimator."
+        )
     counts = Counter(labels)
     if len(counts) != 2 or min(counts.values()) < _FOLDS:
         raise DatasetError(
@@ -91,12 +152,19 @@ def extract_direction(
         )
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
     activations = capture(model, prompts, sites, positions=Last(), progress="Reading states")
-    fitted = ESTIMATORS[estimator]()
+    fitted, y = ESTIMATORS[estimator](), np.asarray(labels)
     direction = fit_direction(
-        fitted, activations, np.asarray(labels), model=model, dataset_hash=data_hash, position=Last()
+        fitted,
+        activations,
+        y,
+        model=model,
+        dataset_hash=data_hash,
+        position=Last(),
+        pairs=pairs,
+        polarity=polarity,
     )
     held_out = {
-        str(site): _held_out_accuracy(estimator, activations[site].numpy(), np.asarray(labels), seed)
+        str(site): _held_out_accuracy(fitted, activations[site].numpy(), y, pairs, polarity, seed)
         for site in sites
     }
     return Extraction(direction, held_out)
@@ -169,12 +237,22 @@ def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Dire
 
 
 def _held_out_accuracy(
-    estimator: str, rows: NDArray[np.float32], labels: NDArray[np.int64], seed: int
+    estimator: LinearDirection,
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    pairs: Sequence[int] | None,
+    polarity: Sequence[int] | None,
+    seed: int,
 ) -> Estimate:
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 
     from steerlab.statistics import proportion
 
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    predicted = cross_val_predict(ESTIMATORS[estimator](), rows, labels, cv=folds)
+    folds = (StratifiedKFold if pairs is None else StratifiedGroupKFold)(
+        _FOLDS, shuffle=True, random_state=seed
+    )
+    takes = signature(type(estimator).fit).parameters
+    given = {"pairs": pairs, "polarity": polarity}
+    extra = {name: np.asarray(x) for name, x in given.items() if x is not None and name in takes}
+    predicted = cross_val_predict(estimator, rows, labels, groups=pairs, cv=folds, params=extra)
     return proportion(int((predicted == labels).sum()), len(labels))

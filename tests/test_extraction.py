@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from families import tiny
 
 import steerlab as sl
 from steerlab import cli
-from steerlab.errors import DirectionError
+from steerlab.datasets import Statement, StatementSet
+from steerlab.directions import Ccs
+from steerlab.errors import DatasetError, DirectionError
 from steerlab.extraction import (
+    ESTIMATORS,
+    Estimator,
     chosen_layers,
     extract_direction,
     labelled_prompts,
+    negation_pairs,
     parse_steer,
     read_direction,
 )
@@ -45,9 +53,11 @@ def test_steering_by_name() -> None:
 
 def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) -> None:
     model = tiny("llama")
-    prompts, labels, data_hash = labelled_prompts(model, "refusal", template="plain")
-    prompts, labels = prompts[:20] + prompts[-20:], labels[:20] + labels[-20:]
-    found = extract_direction(model, prompts, labels, layers="1-2", data_hash=data_hash)
+    data = labelled_prompts(model, "refusal", template="plain")
+    assert data.pairs is None
+    assert data.polarity is None
+    prompts, labels = data.prompts[:20] + data.prompts[-20:], data.labels[:20] + data.labels[-20:]
+    found = extract_direction(model, prompts, labels, layers="1-2", data_hash=data.hash)
     assert [str(site) for site in found.direction.sites] == ["resid_post.1", "resid_post.2"]
     states = sl.capture(model, prompts, found.direction.sites)
     for site in found.direction.sites:
@@ -59,6 +69,56 @@ def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) ->
     assert read_direction(tmp_path / "d.safetensors", "2", model).sites == (sl.Site("resid_post", 2),)
     with pytest.raises(DirectionError, match="no vector at layer 0"):
         read_direction(tmp_path / "d.safetensors", "0", model)
+
+
+def test_the_command_line_offers_every_estimator() -> None:
+    assert get_args(cli.Estimator) == tuple(ESTIMATORS) == get_args(Estimator)
+
+
+def test_packaged_statements_come_as_pairs_with_their_negations() -> None:
+    data = labelled_prompts(tiny("llama"), "truth")
+    assert data.pairs is not None
+    assert data.polarity is not None
+    texts: dict[int, dict[int, str]] = {}
+    for prompt, pair, polarity in zip(data.prompts, data.pairs, data.polarity, strict=True):
+        texts.setdefault(pair, {})[polarity] = prompt.text
+    assert 2 * len(texts) == len(data.prompts)
+    assert all(two[-1].replace("not ", "", 1) == two[1] for two in texts.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"polarity": 1}, {"label": True}, {"topic": "another"}, {"form": "conjunction"}],
+    ids=lambda change: str(*change),
+)
+def test_statements_that_are_no_pairs_give_none(change: dict[str, object]) -> None:
+    pair = [
+        Statement("Owls are birds.", True, polarity=1, spans={"subject": (0, 4)}),
+        Statement("Owls are not birds.", False, polarity=-1, spans={"subject": (0, 4)}),
+    ]
+    assert negation_pairs(StatementSet(pair)) == [0, 0]
+    assert negation_pairs(StatementSet([pair[0], replace(pair[1], **change)])) is None  # type: ignore[arg-type]
+    assert negation_pairs(StatementSet([*pair, pair[0]])) is None
+
+
+@pytest.mark.parametrize("estimator", ["lda", "pca", "ccs", "ttpd"])
+def test_estimators_of_pairs_are_judged_by_whole_pairs(
+    estimator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On what the zoo's model holds true, at a layer where truth can be read."""
+    monkeypatch.setitem(ESTIMATORS, "ccs", partial(Ccs, 2, steps=300, learning_rate=0.01))  # type: ignore[arg-type]
+    model = sl.zoo.load("small-post")
+    data = labelled_prompts(model, "truth")
+    given = {"pairs": data.pairs, "polarity": data.polarity}
+    found = extract_direction(model, data.prompts, data.labels, estimator=estimator, layers="1", **given)  # type: ignore[arg-type]
+    assert found.accuracy["resid_post.1"].low > 0.8
+    assert found.direction.class_gap[sl.Site("resid_post", 1)] > 0
+
+
+def test_estimators_of_pairs_refuse_prompts_that_are_none() -> None:
+    model = tiny("llama")
+    with pytest.raises(DatasetError, match="'pca' reads pairs of a statement and its negation"):
+        extract_direction(model, ["a cat", "a dog"] * 5, [0, 1] * 5, estimator="pca")
 
 
 def test_extract_and_generate_on_the_command_line(

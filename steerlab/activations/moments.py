@@ -33,10 +33,8 @@ Order: TypeAlias = Literal["mean", "scatter", "cross"]
 Label: TypeAlias = Hashable
 
 FORMAT, VERSION = "steerlab.moments", 1
-_BLOCK_BYTES = (
-    64 * 2**20
-)  # rows wait until so many bytes (or _BLOCK_ROWS) make one matrix product worth its while
-_BLOCK_ROWS = 256
+# Rows wait until so many bytes, or so many of them, make one matrix product worth its while.
+_BLOCK_BYTES, _BLOCK_ROWS = 64 * 2**20, 256
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +47,8 @@ class Moments:
         sites: the sites that get a scatter; None means every site ("cross": every site of a pair). Other sites
             that are captured still get their means.
         cross: site pairs (a, b) for order "cross".
+        classes: the classes that get second moments; None means every class. Rows of the others still count
+            and get their means.
         memory_budget: bytes that the second moments may take; more is refused before anything is allocated.
 
     Raises:
@@ -61,6 +61,7 @@ class Moments:
         *,
         sites: Iterable[Site] | None = None,
         cross: Iterable[Pair] = (),
+        classes: Iterable[Label] | None = None,
         memory_budget: int = 4 * 2**30,
     ) -> None:
         self.order: Order = order
@@ -69,6 +70,7 @@ class Moments:
         self.model_name: str | None = None
         self.fingerprint: str | None = None
         self._scatter_sites = None if sites is None else frozenset(sites)
+        self._second_classes = None if classes is None else frozenset(map(plain_label, classes))
         self._widths: dict[Site, int] = {}
         self._classes: dict[Label, ClassSums] = {}
         self._pending: list[tuple[dict[Site, Tensor], list[Label]]] = []
@@ -89,6 +91,8 @@ class Moments:
 
     def memory_needed(self, widths: Mapping[Site, int], classes: int) -> int:
         """Bytes of the second moments at these widths: 8 d² a class and site, 8 d_a d_b a class and pair."""
+        if self._second_classes is not None:
+            classes = min(classes, len(self._second_classes))
         scatters = sum(widths[site] ** 2 for site in widths if self._keeps_scatter(site))
         crosses = sum(widths[a] * widths[b] for a, b in self.pairs)
         return 8 * classes * (scatters + crosses)
@@ -150,8 +154,8 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Add another object's rows to this one's, exactly, and return self."""
-        if (self.order, self.pairs, self._scatter_sites) != (other.order, other.pairs, other._scatter_sites):
-            raise SteerlabError("Moments of different order, sites or pairs cannot be merged.")
+        if self._kept() != other._kept():
+            raise SteerlabError("Moments of different order, sites, pairs or classes cannot be merged.")
         if None not in (self.fingerprint, other.fingerprint) and self.fingerprint != other.fingerprint:
             raise SteerlabError(
                 f"Moments of {self.model_name} and of {other.model_name} cannot be merged: "
@@ -170,7 +174,11 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         """A new object holding the rows of both."""
         total = Moments(
-            self.order, sites=self._scatter_sites, cross=self.pairs, memory_budget=self.memory_budget
+            self.order,
+            sites=self._scatter_sites,
+            cross=self.pairs,
+            classes=self._second_classes,
+            memory_budget=self.memory_budget,
         )
         return total.merge(self).merge(other)
 
@@ -207,16 +215,17 @@ class Moments:
             raise SteerlabError(f"A covariance with ddof={ddof} needs more than {ddof} rows.")
         return self.scatter(site, label) / n
 
-    def has_scatter(self, site: Site) -> bool:
-        """True when the second moment of this site is kept."""
-        return site in self._widths and self._keeps_scatter(site)
+    def has_scatter(self, site: Site, label: Label = None) -> bool:
+        """True when the second moment of this site is kept, for a class or (None) for every class seen."""
+        classes = self.labels if label is None else [label]
+        return site in self._widths and self._keeps_scatter(site) and all(map(self._is_second, classes))
 
     # ---------------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; labels must be strings, numbers, booleans or None."""
         self._flush()
-        for label in self._classes:
+        for label in (*self._classes, *(self._second_classes or ())):
             if not isinstance(label, (str, int, float, bool, type(None))):
                 raise SteerlabError(f"Label {label!r} cannot be saved; use strings, numbers or booleans.")
         header = {
@@ -224,6 +233,7 @@ class Moments:
             "sites": [[str(site), width] for site, width in self._widths.items()],
             "scatter_sites": None if self._scatter_sites is None else sorted(map(str, self._scatter_sites)),
             "pairs": [[str(a), str(b)] for a, b in self.pairs],
+            "second_classes": None if self._second_classes is None else list(self._second_classes),
             "classes": [[label, sums.count] for label, sums in self._classes.items()],
             "model_name": self.model_name,
             "fingerprint": self.fingerprint,
@@ -265,6 +275,7 @@ class Moments:
             header["order"],
             sites=None if scatter_sites is None else [Site.parse(text) for text in scatter_sites],
             cross=[(Site.parse(a), Site.parse(b)) for a, b in header["pairs"]],
+            classes=header.get("second_classes"),
             memory_budget=memory_budget,
         )
         moments.model_name, moments.fingerprint = header["model_name"], header["fingerprint"]
@@ -286,9 +297,10 @@ class Moments:
             raise SteerlabError(
                 f"Moments have no order {self.order!r}; choose from {', '.join(get_args(Order))}."
             )
-        if self.order == "mean" and self._scatter_sites is not None:
+        if self.order == "mean" and (self._scatter_sites, self._second_classes) != (None, None):
             raise SteerlabError(
-                'Moments(sites=...) names sites of second moments; use order="scatter" with it.'
+                "Moments(sites=..., classes=...) name sites and classes of second moments; "
+                'use order="scatter" with them.'
             )
         if bool(self.pairs) != (self.order == "cross"):
             raise SteerlabError(
@@ -301,6 +313,12 @@ class Moments:
         if self._scatter_sites is not None:
             return site in self._scatter_sites
         return self.order == "scatter" or any(site in pair for pair in self.pairs)
+
+    def _is_second(self, label: Label) -> bool:
+        return self._second_classes is None or label in self._second_classes
+
+    def _kept(self) -> tuple[Any, ...]:
+        return self.order, self.pairs, self._scatter_sites, self._second_classes
 
     def _class(self, label: Label) -> ClassSums:
         return self._classes.setdefault(label, ClassSums())
@@ -356,7 +374,8 @@ class Moments:
         for label, rows in rows_of.items():
             index = torch.tensor(rows)
             chosen = {site: block[index.to(block.device)] for site, block in blocks.items()}
-            self._class(label).add(chosen, len(rows), kept, self.pairs)
+            second = (kept, self.pairs) if self._is_second(label) else ((), ())
+            self._class(label).add(chosen, len(rows), *second)
 
 
 def plain_label(label: Label) -> Label:

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 from steerlab.directions._header import ModelRef, SiteStatistics
 from steerlab.directions._linear import LinearDirection
+from steerlab.directions.caa import caa_direction, choice_prompts, equal_norms, swap_choices
+from steerlab.directions.ccs import Ccs
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
 from steerlab.directions.fitting import fit_direction
 from steerlab.directions.foreign import read_caa, read_gguf, read_refusal_direction, read_steering_vectors
+from steerlab.directions.iti import HeadScores, head_direction, score_heads
+from steerlab.directions.lda import Lda
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
+from steerlab.directions.pca_reader import PcaReader
+from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
+    "Ccs",
     "DifferenceInMeans",
     "Direction",
+    "HeadScores",
+    "Lda",
     "LinearDirection",
     "LogisticProbe",
     "MassMean",
     "ModelRef",
+    "PcaReader",
     "SiteStatistics",
+    "Ttpd",
+    "caa_direction",
+    "choice_prompts",
+    "equal_norms",
     "fit_direction",
+    "head_direction",
     "read_caa",
     "read_gguf",
     "read_refusal_direction",
     "read_steering_vectors",
+    "score_heads",
+    "swap_choices",
 ]

@@ -35,7 +35,8 @@ class SiteStatistics(_Strict):
         stream_norm: the mean euclidean norm of the states.
         bias: b of the decision function x·v + b, with v as stored.
         threshold: projection on the unit vector at which the decision changes.
-        sigma: spread (within-class standard deviation) of the projections on the unit vector.
+        sigma: spread (within-class standard deviation) of the projections on the unit vector. Where `heads` are
+            named, one number a head: the standard deviation of all projections on the head's part at length one.
         heads: for `z` sites, the attention heads the vector lives in; it is zero elsewhere.
     """
 

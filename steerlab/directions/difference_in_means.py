@@ -35,6 +35,11 @@ class DifferenceInMeans(LinearDirection):
         self._two_labels(moments, negative, positive)
         return self._learn(moments.mean(site, positive).numpy(), moments.mean(site, negative).numpy())
 
+    def fit_means(self, high: NDArray[np.float64], low: NDArray[np.float64]) -> Self:
+        """Fit on the two class means [width] themselves; the classes are 0 and 1."""
+        self.classes_ = np.array([0, 1])
+        return self._learn(high, low)
+
     def _learn(self, high: NDArray[np.float64], low: NDArray[np.float64]) -> Self:
         self.direction_ = high - low
         self.bias_ = float(-self.direction_ @ (high + low) / 2)

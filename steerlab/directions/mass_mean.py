@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.activations import Label, Moments
-from steerlab.directions._linear import Floats, LinearDirection, class_means, sigmoid_pair
+from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
+from steerlab.directions._linear import LinearDirection, class_means, sigmoid_pair
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
@@ -63,7 +64,7 @@ class MassMean(LinearDirection):
         spectrum = None
         if self.tilt:
             centred = rows - np.where(positive[:, None], high, low)
-            spectrum = _spectrum_of_rows(centred, self._divisor(len(rows)))
+            spectrum = spectrum_of_rows(centred, self._divisor(len(rows)))
         return self._learn(high, low, len(rows), int(positive.sum()), spectrum)
 
     def fit_moments(self, moments: Moments, site: Site, *, negative: Label = 0, positive: Label = 1) -> Self:
@@ -106,13 +107,8 @@ class MassMean(LinearDirection):
         mean_variance = values.sum() / width
         self.shrinkage_ = self._alpha(values, n)
         inside = (1 - self.shrinkage_) * values + self.shrinkage_ * mean_variance
-        outside = self.shrinkage_ * mean_variance
         floor = max(self.atol, self.rtol * float(inside.max(initial=0.0)))
-        along = vectors.T @ self.theta_
-        tilted = vectors @ np.divide(along, inside, out=np.zeros_like(along), where=inside > floor)
-        if outside > floor:
-            tilted += (self.theta_ - vectors @ along) / outside
-        return np.asarray(tilted, dtype=np.float64)
+        return inverse_times(self.theta_, inside, vectors, self.shrinkage_ * mean_variance, floor)
 
     def _alpha(self, values: NDArray[np.float64], n: int) -> float:
         """The shrinkage weight: as given, or the oracle-approximating one, which needs only the spectrum."""
@@ -121,10 +117,7 @@ class MassMean(LinearDirection):
             if isinstance(alpha, str) or not 0.0 <= alpha <= 1.0:
                 raise DirectionError(f"The shrinkage is a number from 0 to 1 or 'oas', not {alpha!r}.")
             return float(alpha)
-        width = len(self.theta_)
-        mean_square, square_mean = (values**2).sum() / width**2, (values.sum() / width) ** 2
-        spread = (n + 1.0) * (mean_square - square_mean / width)
-        return 1.0 if spread <= 0 else float(min(1.0, (mean_square + square_mean) / spread))
+        return oas_weight(float(values.sum()), float((values**2).sum()), len(self.theta_), n)
 
     def _divisor(self, n: int) -> int:
         if n <= self.ddof:
@@ -137,13 +130,3 @@ class MassMean(LinearDirection):
         if self.centre not in ("midpoint", "mean"):
             raise DirectionError(f"The centre is 'midpoint' or 'mean', not {self.centre!r}.")
         return 0.5 if self.centre == "midpoint" else positive_share
-
-
-def _spectrum_of_rows(centred: Floats, divisor: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvalues [k] and eigenvectors [width, k] of centredᵀ centred / divisor, k = min(rows, width)."""
-    rows = centred.astype(np.float64, copy=False)
-    if len(rows) >= rows.shape[1]:
-        values, vectors = np.linalg.eigh(rows.T @ rows / divisor)
-        return values, vectors
-    _, singular, right = np.linalg.svd(rows, full_matrices=False)
-    return singular**2 / divisor, right.T

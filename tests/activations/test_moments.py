@@ -177,6 +177,30 @@ def test_second_moments_are_kept_where_they_were_asked_for() -> None:
         moments.cross(A, B)
 
 
+def test_second_moments_of_the_classes_that_were_asked_for(tmp_path: Path) -> None:
+    rows, labels = rows_of(9, 0), ["kept", "left", "kept"] * 3
+    moments, all_kept = Moments("scatter", classes=["kept"]), Moments("scatter")
+    for made in (moments, all_kept):
+        made.update(rows, labels)
+    assert moments.memory_needed(WIDTHS, classes=2) == 8 * (25 + 9)
+    assert moments.has_scatter(A, "kept")
+    assert not moments.has_scatter(A, "left")
+    assert not moments.has_scatter(A)
+    moments.save(tmp_path / "m.safetensors")
+    for made in (
+        moments,
+        moments + Moments("scatter", classes=["kept"]),
+        Moments.load(tmp_path / "m.safetensors"),
+    ):
+        torch.testing.assert_close(made.scatter(A, "kept"), all_kept.scatter(A, "kept"))
+        torch.testing.assert_close(made.mean(B, "left"), all_kept.mean(B, "left"))
+        assert made.count("left") == 3
+        with pytest.raises(SteerlabError, match="No scatter of"):
+            made.scatter(A, "left")
+    with pytest.raises(SteerlabError, match="different order, sites, pairs or classes"):
+        moments.merge(all_kept)
+
+
 def test_too_much_memory_is_refused_with_the_amount() -> None:
     moments = Moments("scatter", memory_budget=10 * 2**30)
     with pytest.raises(SteerlabError, match=r"need 12\.0 GiB, more than the budget of 10\.0 GiB"):
@@ -196,6 +220,7 @@ def test_growing_classes_meet_the_budget_too() -> None:
     [
         (lambda: Moments("variance"), "no order 'variance'"),  # type: ignore[arg-type]
         (lambda: Moments("mean", sites=[A]), "second moments"),
+        (lambda: Moments("mean", classes=[1]), "second moments"),
         (lambda: Moments("cross"), "go together"),
         (lambda: Moments("scatter", cross=[(A, B)]), "go together"),
         (lambda: Moments().mean(A), "no rows yet"),

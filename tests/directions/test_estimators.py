@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.covariance import oas
+from sklearn.covariance import OAS, LedoitWolf, oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from steerlab.activations import Moments
-from steerlab.directions import DifferenceInMeans, LinearDirection, LogisticProbe, MassMean
+from steerlab.directions import DifferenceInMeans, Lda, LinearDirection, LogisticProbe, MassMean
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
@@ -24,11 +24,22 @@ FITTABLE_FROM_MOMENTS = [
     MassMean(),
     MassMean(tilt=True),
     MassMean(tilt=True, shrinkage=0.3, ddof=2, centre="mean"),
+    Lda("oas"),
+    Lda(0.3),
 ]
 
 
 @parametrize_with_checks(
-    [DifferenceInMeans(), MassMean(), MassMean(tilt=True), LogisticProbe(), LogisticProbe(standardise=False)]
+    [
+        DifferenceInMeans(),
+        MassMean(),
+        MassMean(tilt=True),
+        Lda(),
+        Lda("oas"),
+        LogisticProbe(),
+        LogisticProbe(standardise=False),
+        LogisticProbe(solver="adamw", steps=50, learning_rate=0.1),
+    ]
 )
 def test_scikit_learn_conformity(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -99,7 +110,8 @@ def test_only_the_tilt_finds_the_bayes_direction_of_correlated_states() -> None:
     apart = np.array([1.0, 1.0, 1.0])
     rows = random.multivariate_normal(np.zeros(3), covariance, len(labels)) + labels[:, None] * apart
     bayes = np.linalg.solve(covariance, apart)
-    assert _cosine(MassMean(tilt=True).fit(rows, labels).direction_, bayes) > 0.999
+    for estimator in (MassMean(tilt=True), Lda(), Lda("oas")):
+        assert _cosine(estimator.fit(rows, labels).direction_, bayes) > 0.999
     assert _cosine(MassMean().fit(rows, labels).direction_, bayes) < 0.9
     assert _cosine(MassMean().fit(rows, labels).direction_, apart) > 0.999
 
@@ -166,7 +178,75 @@ def test_without_an_intercept_the_score_of_zero_is_zero() -> None:
     assert probe.decision_function(np.zeros((1, 4)))[0] == 0.0
 
 
-@pytest.mark.parametrize("estimator", [DifferenceInMeans(), MassMean(tilt=True), LogisticProbe()], ids=str)
+@pytest.mark.parametrize("n", [12, 200])
+@pytest.mark.parametrize(
+    ("shrinkage", "estimator"), [("auto", LedoitWolf()), ("ledoit-wolf", LedoitWolf()), ("oas", OAS())]
+)
+def test_the_discriminant_is_scikit_learns(shrinkage: Any, estimator: Any, n: int) -> None:
+    """With more rows than dimensions and with fewer, on classes of unequal size."""
+    rows, labels = two_classes(n, 20, 6, share=0.3)
+    reference = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=estimator).fit(
+        rows.astype(np.float64), labels
+    )
+    fitted = Lda(shrinkage).fit(rows, labels)
+    np.testing.assert_allclose(fitted.direction_, reference.coef_[0], rtol=1e-4)
+    assert fitted.bias_ == pytest.approx(float(reference.intercept_[0]), rel=1e-4)
+    np.testing.assert_allclose(fitted.predict_proba(rows), reference.predict_proba(rows), atol=1e-4)
+
+
+def test_a_discriminant_of_few_rows_never_builds_the_square_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the width × width problem was solved")
+
+    monkeypatch.setattr(np.linalg, "eigh", refused)
+    random = np.random.default_rng(0)
+    rows, labels = random.normal(size=(10, 3000)), np.arange(10) % 2
+    for shrinkage in ("oas", "ledoit-wolf"):
+        assert Lda(shrinkage).fit(rows, labels).score(rows, labels) == 1.0  # type: ignore[arg-type]
+
+
+def test_the_published_logistic_probe_is_a_thousand_steps_of_adamw() -> None:
+    rows, labels = two_classes(80, 6, 7)
+    rows = rows - rows.mean(0)
+    probe = LogisticProbe(solver="adamw", standardise=False, fit_intercept=False).fit(rows, labels)
+    x, y = torch.from_numpy(rows).double(), torch.from_numpy(labels).double()
+    weights = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.AdamW([weights], lr=1e-3, weight_decay=0.1)
+    for _ in range(1000):
+        loss = torch.nn.BCELoss()(torch.sigmoid(x @ weights), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    np.testing.assert_allclose(probe.direction_, weights.detach(), rtol=1e-8)
+    assert probe.bias_ == 0.0
+    with torch.inference_mode():
+        again = LogisticProbe(solver="adamw", standardise=False, fit_intercept=False).fit(rows, labels)
+    np.testing.assert_array_equal(again.direction_, probe.direction_)
+
+
+def test_means_are_taken_in_double_precision() -> None:
+    """Against plain NumPy sums of float32 rows far from zero, where float32 sums lose the difference."""
+    random = np.random.default_rng(8)
+    labels = np.arange(20_000) % 2 == 0
+    rows = (random.normal(size=(20_000, 3)) + 1000.0 + 0.01 * labels[:, None]).astype(np.float32)
+    total = [np.array([float(x) for x in rows[part].astype(np.float64).sum(0)]) for part in (labels, ~labels)]
+    expected = total[0] / 10_000 - total[1] / 10_000
+    for estimator in (DifferenceInMeans(), MassMean()):
+        np.testing.assert_allclose(estimator.fit(rows, labels).direction_, expected, rtol=1e-9)
+
+
+def test_of_round_classes_every_estimator_finds_the_bayes_direction() -> None:
+    random = np.random.default_rng(9)
+    labels = np.arange(4000) % 2
+    apart = np.array([1.0, -2.0, 0.5, 0.0])
+    rows = random.normal(size=(4000, 4)) + labels[:, None] * apart
+    for estimator in (DifferenceInMeans(), MassMean(tilt=True), Lda(), Lda("oas"), LogisticProbe()):
+        assert _cosine(estimator.fit(rows, labels).direction_, apart) > 0.995, estimator
+
+
+@pytest.mark.parametrize(
+    "estimator", [DifferenceInMeans(), MassMean(tilt=True), Lda(), LogisticProbe()], ids=str
+)
 def test_tensors_of_any_precision_are_taken(estimator: LinearDirection) -> None:
     rows, labels = two_classes(60, 4, 4)
     plain = _clone(estimator).fit(rows, labels)
@@ -184,6 +264,15 @@ def test_tensors_of_any_precision_are_taken(estimator: LinearDirection) -> None:
         (lambda: LogisticProbe().fit(np.eye(3), [0, 1, 2]), "Only binary classification"),
         (lambda: MassMean(tilt=True, shrinkage=1.5).fit(np.eye(4), [0, 1, 0, 1]), "0 to 1 or 'oas', not 1.5"),
         (lambda: MassMean(tilt=True, shrinkage="lw").fit(np.eye(4), [0, 1, 0, 1]), "'oas', not 'lw'"),  # type: ignore[arg-type]
+        (lambda: Lda(-0.1).fit(np.eye(4), [0, 1, 0, 1]), "'ledoit-wolf' or 'oas', not -0.1"),
+        (lambda: Lda("auto!").fit(np.eye(4), [0, 1, 0, 1]), "not 'auto!'"),  # type: ignore[arg-type]
+        (
+            lambda: Lda("ledoit-wolf").fit_moments(
+                streamed(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])), SITE
+            ),
+            "needs the rows",
+        ),
+        (lambda: LogisticProbe(solver="sgd").fit(np.eye(4), [0, 1, 0, 1]), "not 'sgd'"),  # type: ignore[arg-type]
         (lambda: MassMean(centre="median").fit(np.eye(4), [0, 1, 0, 1]), "not 'median'"),  # type: ignore[arg-type]
         (lambda: MassMean(tilt=True, ddof=4).fit(np.eye(4), [0, 1, 0, 1]), "more than 4 rows"),
         (
