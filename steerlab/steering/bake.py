@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
+from steerlab.models.backends.native import Transformers
 from steerlab.steering import _biases
 from steerlab.steering._proof import logits, prove
 from steerlab.steering._writers import Part, Writers, basis_of, project
@@ -53,7 +54,7 @@ def bake(model: LanguageModel, *interventions: Edit, in_place: bool = False) -> 
     _plan(Writers(model), interventions)  # refuses before anything is copied or changed
     expected = logits(model, interventions)
     module = model.model if in_place else copy.deepcopy(model.model)
-    baked = LanguageModel(module, model.tokenizer, name=f"{model.name} (baked)")
+    baked = LanguageModel(Transformers(module), model.tokenizer, name=f"{model.name} (baked)")
     baked.self_check()
     writers = Writers(baked)
     steps = _plan(writers, interventions)

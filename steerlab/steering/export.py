@@ -24,6 +24,7 @@ from steerlab import progress
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel
+from steerlab.models.backends.native import Transformers
 from steerlab.steering import _biases
 from steerlab.steering._proof import first_line, logits, prove
 from steerlab.steering.bake import bake
@@ -153,7 +154,7 @@ def _as_llama(baked: LanguageModel) -> LanguageModel:
     config.architectures = [type(twin).__name__]
     if config.tie_word_embeddings:
         twin.lm_head.weight = twin.model.embed_tokens.weight
-    renamed = LanguageModel(twin.eval(), baked.tokenizer, name=baked.name)
+    renamed = LanguageModel(Transformers(twin.eval()), baked.tokenizer, name=baked.name)
     prove(renamed, before, what="Llama form")
     return renamed
 
