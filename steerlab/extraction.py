@@ -46,21 +46,22 @@ def labelled_prompts(
     path: Path | None = None,
     template: Literal["auto", "chat", "plain", "none"] = "auto",
 ) -> tuple[list[Prompt], list[int], str]:
-    """Prompts, labels (1 true or harmful) and data hash of a packaged contrast or of the user's file.
+    """Prompts, labels (1 true or harmful) and data hash of a packaged contrast or of the user's file or folder.
 
-    Statements are read as they stand; requests are rendered in the model's template.
-    Raises `DatasetError` for a bad file.
+    Statements are read as they stand (the packaged ones of the topics it knows for a bundled model); requests are
+    rendered in the model's template, as many of either kind. Raises `DatasetError` for a bad file.
     """
-    from steerlab import datasets
+    from steerlab import datasets, zoo
 
     if contrast == "truth":
-        statements = datasets.read_statements(path) if path else datasets.statements()
+        packaged = zoo.statements if model.name.startswith("zoo:") else datasets.statements
+        statements = datasets.read_statements(path) if path else packaged()
         return (
             [Prompt(text) for text in statements.texts],
             [int(x) for x in statements.labels],
             statements.hash,
         )
-    requests = datasets.read_requests(path) if path else datasets.requests()
+    requests = (datasets.read_requests(path) if path else datasets.requests()).balanced()
     texts = [*requests.positive, *requests.negative]
     labels = [1] * len(requests.positive) + [0] * len(requests.negative)
     return [model.instruction_prompt(text, template=template) for text in texts], labels, requests.hash
