@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from os.path import isdir
 from pathlib import Path
 
 from steerlab.datasets.contrast import SPLITS, ContrastSet
-from steerlab.datasets.readers.table import ENDINGS, Table, read_table
+from steerlab.datasets.readers.table import ENDINGS, Table, files_in, read_table
 from steerlab.errors import DatasetError
 
 _HARM = {"harmful": True, "1": True, "harmless": False, "0": False}
@@ -43,7 +44,7 @@ def read_requests(path: str | Path, *, harmless: str | Path | None = None, seed:
     place = Path(path)
     if harmless is not None:
         return ContrastSet.from_texts(_one_kind(place), _one_kind(Path(harmless)), seed=seed)
-    if place.is_dir():
+    if isdir(place):
         return _folder(place, seed)
     table = read_table(place)
     if "label" in table.columns or {"text", "statement"} & set(table.columns):
@@ -76,7 +77,7 @@ def _unknown(table: Table) -> DatasetError:
 
 
 def _folder(folder: Path, seed: int) -> ContrastSet:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS)
+    files = files_in(folder, ENDINGS)
     named = {file.stem: file for file in files}
     in_splits = {(kind, split): named.get(f"{kind}_{split}") for kind in _KINDS for split in SPLITS}
     if any(in_splits.values()):

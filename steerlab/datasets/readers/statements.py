@@ -7,11 +7,12 @@ make a statement a joined one, and a file called `neg_NAME` holds the negations 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from os.path import isdir
 from pathlib import Path
 
 from steerlab.datasets.questions import question_statements
-from steerlab.datasets.readers.table import Row, Table, read_table
+from steerlab.datasets.readers.table import Row, Table, files_in, read_table
 from steerlab.datasets.readers.truthful_qa import is_truthful_qa, questions_of
 from steerlab.datasets.statement_set import Form, Statement, StatementSet
 from steerlab.errors import DatasetError
@@ -48,7 +49,7 @@ def read_statements(path: str | Path) -> StatementSet:
     TruthfulQA's questions give a statement "Q: ... A: ..." for every answer. Raises `DatasetError`.
     """
     place = Path(path)
-    items = _folder(place) if place.is_dir() else _file(place)
+    items = _folder(place) if isdir(place) else _file(place)
     if len({item.label for item in items}) < 2:
         raise DatasetError(
             f"{place}, column 'label': only one class occurs; both true and false statements are needed."
@@ -60,7 +61,7 @@ def read_statements(path: str | Path) -> StatementSet:
 
 
 def _folder(folder: Path) -> list[Statement]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in {".csv", ".jsonl", ".ndjson"})
+    files = files_in(folder, (".csv", ".jsonl", ".ndjson"))
     if not files:
         raise DatasetError(f"{folder}: no CSV or JSON Lines file lies in this folder; {_UNDERSTOOD}.")
     return [item for file in files for item in _file(file)]
@@ -143,12 +144,13 @@ def _spans(row: Row, text: str) -> Mapping[str, tuple[int, int]]:
 
 
 def _find(text: str, words: str, after: int) -> tuple[int, int] | None:
-    """The first whole-word occurrence, preferably after a place, else any occurrence."""
-    places = [match.span() for match in re.finditer(re.escape(words), text)]
-    whole = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(words)}(?!\w)", text)]
-    orders: tuple[Iterable[tuple[int, int]], ...] = (
-        [span for span in whole if span[0] >= after],
-        whole,
-        places,
-    )
-    return next((span for spans in orders for span in spans), None)
+    """The first occurrence as whole words after a place, else the first as whole words, else the first."""
+    places = [at for at in range(len(text)) if text.startswith(words, at)]
+    whole = [at for at in places if not _continues(text, at) and not _continues(text, at + len(words))]
+    found = next((at for at in (*(at for at in whole if at >= after), *whole, *places)), None)
+    return None if found is None else (found, found + len(words))
+
+
+def _continues(text: str, at: int) -> bool:
+    """Whether a word goes on across a place."""
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()

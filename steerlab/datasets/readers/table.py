@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -104,6 +104,16 @@ def read_table(path: str | Path) -> Table:
     rows = _json_list(file, text) if ending == ".json" else _json_lines(file, text)
     made = tuple(Row(file, number, _named(file, number, row)) for number, row in enumerate(rows, 1))
     return _filled(Table(file, tuple(made[0].cells) if made else (), made))
+
+
+def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of some endings, sorted by name. Raises `DatasetError` for a closed folder."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in endings)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot be read ({error.strerror}); open the folder to yourself."
+        ) from error
 
 
 # -- private, in the order they are called --
