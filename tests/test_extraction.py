@@ -61,6 +61,23 @@ def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) ->
         read_direction(tmp_path / "d.safetensors", "0", model)
 
 
+def test_what_is_read_without_a_file_depends_on_the_model(tmp_path: Path) -> None:
+    model = tiny("llama")
+    assert labelled_prompts(model, "truth")[2] == sl.datasets.statements().hash
+    model.name = "zoo:tiny"
+    assert labelled_prompts(model, "truth")[2] == sl.zoo.statements().hash
+
+
+def test_as_many_requests_of_either_kind_are_read(tmp_path: Path) -> None:
+    rows = [f"Wreck thing{i} now,harmful" for i in range(9)] + [
+        f"Mend part{i} later,harmless" for i in range(30)
+    ]
+    (tmp_path / "r.csv").write_text("\n".join(["text,label", *rows]))
+    _, labels, data_hash = labelled_prompts(tiny("llama"), "refusal", tmp_path / "r.csv", "plain")
+    assert sum(labels) * 2 == len(labels)
+    assert data_hash != sl.datasets.read_requests(tmp_path / "r.csv").hash
+
+
 def test_extract_and_generate_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
