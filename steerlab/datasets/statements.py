@@ -90,12 +90,12 @@ def _packaged(topic: str) -> tuple[Fact, ...]:
     )
 
 
-def _claims(of: Sequence[Fact], *, swapped: bool = False) -> list[tuple[Claim, Claim]]:
+def _claims(of: Sequence[Fact], *, exchanged: bool = False) -> list[tuple[Claim, Claim]]:
     """For each fact a true and a false claim about its subject; of two numbers the false one names them turned."""
     if of[0].topic == "numbers":
         turned = [Fact("numbers", fact.object, fact.subject) for fact in of]
         return [((fact, fact.object), (back, back.object)) for fact, back in zip(of, turned, strict=True)]
-    drawn = of[0].topic in TOPICS and not swapped
+    drawn = of[0].topic in TOPICS and not exchanged
     wrong = [_drawn(fact, of) for fact in of] if drawn else _exchanged(of)
     return [((fact, fact.object), (fact, other)) for fact, other in zip(of, wrong, strict=True)]
 
@@ -131,7 +131,7 @@ def _couples(topic: str) -> list[tuple[tuple[Claim, Claim], tuple[Claim, Claim]]
     left, right = (sorted(sorted_[start : 2 * n : 2], key=_rank) for start in (0, 1))
     turn = next(turn for turn in range(n) if all(_apart(left[at], right[(at + turn) % n]) for at in range(n)))
     return list(
-        zip(_claims(left, swapped=True), _claims(right[turn:] + right[:turn], swapped=True), strict=True)
+        zip(_claims(left, exchanged=True), _claims(right[turn:] + right[:turn], exchanged=True), strict=True)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -187,3 +188,13 @@ def test_statements_about_one_subject_have_one_group() -> None:
     assert set(Counter(simple.subjects).values()) == {4}
     unknown = StatementSet([Statement("Snow is white.", True)])
     assert unknown.subjects == ["Snow is white."]
+
+
+def test_the_guide_tells_the_counts_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "data.md").read_text("utf-8")
+    told = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (.+) \|$", page, flags=re.M)
+    assert tuple(topic for topic, *_ in told) == PACKAGED_TOPICS
+    for topic, of_facts, of_statements, example in told:
+        packaged = statements(topic)
+        assert 4 * int(of_facts) == int(of_statements) == len(packaged)
+        assert example in packaged.texts
