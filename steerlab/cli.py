@@ -88,10 +88,10 @@ def compare(
     post: ModelName,
     output: Annotated[Path, typer.Option("--out", help="The run folder.")],
     prompts: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL `text,label` of requests in place of the packaged ones.")
+        Path | None, typer.Option(help="File or folder of requests in place of the packaged ones.")
     ] = None,
     statements: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL `text,label` of true and false statements, likewise.")
+        Path | None, typer.Option(help="File or folder of true and false statements, likewise.")
     ] = None,
     studies: Annotated[
         str, typer.Option(help="Comma-separated.")
@@ -149,7 +149,7 @@ def extract(
     output: Annotated[Path, typer.Option("--out", help="Where the direction goes (.safetensors).")],
     contrast: Annotated[Contrast, typer.Option(help="Which packaged contrast.")] = "truth",
     prompts: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL `text,label` in place of the packaged contrast.")
+        Path | None, typer.Option(help="File or folder in place of the packaged contrast.")
     ] = None,
     estimator: Annotated[
         Estimator, typer.Option(help="pca and ccs read pairs of a statement and its negation.")

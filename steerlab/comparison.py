@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Size = Literal["quick", "full"]
 STUDIES = ("truthfulness", "refusal", "confidence", "branching")
+PACKAGED = "packaged"
+PACKAGED_FOR_ZOO = "packaged, the topics that the bundled models were trained on"
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ def compare(
     """Compare a base model with the model post-trained from it and write `out`/report.html.
 
     `base` and `post` are hub names, local folders, `zoo:NAME` or loaded models; `statements` and `requests` are files
-    (`text,label`) that take the place of the packaged sets; `announce` is told, in a sentence, what begins;
+    or folders that take the place of the packaged sets (`datasets.read_statements` and `read_requests` say which;
+    where both models are bundled ones, the packaged statements are those that they were trained to judge);
+    `announce` is told, in a sentence, what begins;
     `loading` goes to `steerlab.load`. Raises a `SteerlabError` for wrong input, before anything is written.
     `KeyboardInterrupt` passes through with the finished studies stored.
     """
     _require_known(studies)
-    data = read_data(statements, requests)
+    data = read_data(statements, requests, bundled=all(map(_is_bundled, (base, post))))
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     models = {"base": _loaded(base, loading, announce), "post": _loaded(post, loading, announce)}
     _require_readable(data, models.values())
@@ -165,22 +169,32 @@ def load_named(name: str | Path, **loading: Any) -> LanguageModel:
     return zoo.load(str(name).removeprefix("zoo:"), **loading)
 
 
-def read_data(statements: str | Path | None = None, requests: str | Path | None = None) -> Data:
-    """The packaged prompts, or the user's files in their place. Raises `DatasetError` for a bad file."""
-    from steerlab import datasets
+def read_data(
+    statements: str | Path | None = None, requests: str | Path | None = None, *, bundled: bool = False
+) -> Data:
+    """The packaged prompts, or the user's files in their place; for `bundled` models statements of their topics only.
 
+    Raises `DatasetError` for a bad file.
+    """
+    from steerlab import datasets, zoo
+
+    packaged = zoo.statements if bundled else datasets.statements
     return Data(
-        statements=datasets.read_statements(statements) if statements else datasets.statements(),
+        statements=datasets.read_statements(statements) if statements else packaged(),
         requests=datasets.read_requests(requests) if requests else datasets.requests(),
         open_prompts=datasets.open_prompts(),
         plain_text=datasets.plain_text(),
         sources={
-            "statements": str(statements or "packaged"),
-            "requests": str(requests or "packaged"),
-            "open_prompts": "packaged",
-            "plain_text": "packaged",
+            "statements": str(statements or (PACKAGED_FOR_ZOO if bundled else PACKAGED)),
+            "requests": str(requests or PACKAGED),
+            "open_prompts": PACKAGED,
+            "plain_text": PACKAGED,
         },
     )
+
+
+def _is_bundled(model: str | Path | LanguageModel) -> bool:
+    return str(model if isinstance(model, str | Path) else model.name).startswith("zoo:")
 
 
 def _require_known(studies: Sequence[str]) -> None:
@@ -211,7 +225,7 @@ def _require_readable(data: Data, models: Iterable[LanguageModel]) -> None:
         ("requests", f"{requests.negative_name} requests", requests.negative),
     ]
     for (name, kind, texts), model in itertools.product(kinds, models):
-        if data.sources[name] == "packaged":
+        if data.sources[name] in {PACKAGED, PACKAGED_FOR_ZOO}:
             continue
         try:
             model.tokenize(

@@ -80,15 +80,16 @@ def labelled_prompts(
     path: Path | None = None,
     template: Literal["auto", "chat", "plain", "none"] = "auto",
 ) -> LabelledPrompts:
-    """The prompts of a packaged contrast or of the user's file.
+    """The prompts of a packaged contrast or of the user's file or folder.
 
-    Statements are read as they stand; requests are rendered in the model's template.
-    Raises `DatasetError` for a bad file.
+    Statements are read as they stand (the packaged ones of the topics it knows for a bundled model); requests are
+    rendered in the model's template, as many of either kind. Raises `DatasetError` for a bad file.
     """
-    from steerlab import datasets
+    from steerlab import datasets, zoo
 
     if contrast == "truth":
-        statements = datasets.read_statements(path) if path else datasets.statements()
+        packaged = zoo.statements if model.name.startswith("zoo:") else datasets.statements
+        statements = datasets.read_statements(path) if path else packaged()
         return LabelledPrompts(
             [Prompt(text) for text in statements.texts],
             [int(x) for x in statements.labels],
@@ -96,7 +97,7 @@ def labelled_prompts(
             negation_pairs(statements),
             statements.polarity if len(set(statements.polarity)) == 2 else None,
         )
-    requests = datasets.read_requests(path) if path else datasets.requests()
+    requests = (datasets.read_requests(path) if path else datasets.requests()).balanced()
     texts = [*requests.positive, *requests.negative]
     labels = [1] * len(requests.positive) + [0] * len(requests.negative)
     prompts = [model.instruction_prompt(text, template=template) for text in texts]

@@ -104,6 +104,22 @@ def test_a_bundled_model_keeps_its_name_wherever_the_package_lies() -> None:
     assert comparison.load_named("zoo:small-base").name == "zoo:small-base"
 
 
+def test_bundled_models_are_asked_about_the_topics_they_know(
+    whole_run: comparison.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stored = whole_run.manifest.data["statements"]
+    assert (stored["source"], stored["n"]) == ("packaged", len(sl.datasets.statements()))
+    monkeypatch.setattr(comparison, "run_study", lambda name, *_, **__: whole_run[name])
+    run = compare("zoo:small-base", sl.zoo.load("small-post"), out=tmp_path / "run", studies=["branching"])
+    said = run.manifest.data["statements"]
+    assert "bundled models" in str(said["source"])
+    assert said["hash"] == sl.zoo.statements().hash
+    mixed = compare(
+        "zoo:small-base", whole_run.manifest.models["post"]["name"], out=tmp_path / "b", studies=["branching"]
+    )
+    assert mixed.manifest.data["statements"] == stored
+
+
 def test_a_damaged_result_is_made_again(
     whole_run: comparison.Run,
     tiny_pair: tuple[Path, Path],

@@ -121,6 +121,23 @@ def test_estimators_of_pairs_refuse_prompts_that_are_none() -> None:
         extract_direction(model, ["a cat", "a dog"] * 5, [0, 1] * 5, estimator="pca")
 
 
+def test_what_is_read_without_a_file_depends_on_the_model(tmp_path: Path) -> None:
+    model = tiny("llama")
+    assert labelled_prompts(model, "truth").hash == sl.datasets.statements().hash
+    model.name = "zoo:tiny"
+    assert labelled_prompts(model, "truth").hash == sl.zoo.statements().hash
+
+
+def test_as_many_requests_of_either_kind_are_read(tmp_path: Path) -> None:
+    rows = [f"Wreck thing{i} now,harmful" for i in range(9)] + [
+        f"Mend part{i} later,harmless" for i in range(30)
+    ]
+    (tmp_path / "r.csv").write_text("\n".join(["text,label", *rows]))
+    data = labelled_prompts(tiny("llama"), "refusal", tmp_path / "r.csv", "plain")
+    assert sum(data.labels) * 2 == len(data.labels)
+    assert data.hash != sl.datasets.read_requests(tmp_path / "r.csv").hash
+
+
 def test_extract_and_generate_on_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,23 +1,29 @@
-"""Packaged statements, requests and passages, and readers for people's own files."""
+"""Packaged statements, requests and passages, and readers for the files people have."""
 
 from __future__ import annotations
 
 from steerlab.datasets.choices import ChoicePair
 from steerlab.datasets.contrast import ContrastSet
 from steerlab.datasets.passages import open_prompts, plain_text
-from steerlab.datasets.readers import read_requests, read_statements
+from steerlab.datasets.questions import Question, question_statements
+from steerlab.datasets.readers import read_caa, read_requests, read_statements, read_truthful_qa
 from steerlab.datasets.requests import requests
-from steerlab.datasets.statements import Statement, StatementSet, statements
+from steerlab.datasets.statement_set import Statement, StatementSet
+from steerlab.datasets.statements import statements
 
 __all__ = [
     "ChoicePair",
     "ContrastSet",
+    "Question",
     "Statement",
     "StatementSet",
     "open_prompts",
     "plain_text",
+    "question_statements",
+    "read_caa",
     "read_requests",
     "read_statements",
+    "read_truthful_qa",
     "requests",
     "statements",
 ]

@@ -7,17 +7,20 @@ above `NEAR_DUPLICATE`), so that no prompt of one split is a rewording of a prom
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.5, 0.2, 0.3)
 NEAR_DUPLICATE = 0.8
+_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,26 @@ class ContrastSet:
         )
         return ContrastSet(positive, negative, self.positive_name, self.negative_name)
 
+    def balanced(self, seed: int = 0) -> ContrastSet:
+        """As many prompts of either kind in every split: some of the larger kind are drawn by the seed."""
+        rng = random.Random(seed)
+        kinds = (self.positive, self.negative)
+        places = [where or ("",) * len(texts) for texts, where in zip(kinds, self.splits, strict=True)]
+        counts = {name: min(where.count(name) for where in places) for name in (*SPLITS, "")}
+
+        def drawn(where: tuple[str, ...]) -> list[int]:
+            members = {name: [i for i, at in enumerate(where) if at == name] for name in counts}
+            return sorted(i for name, n in counts.items() for i in rng.sample(members[name], n))
+
+        chosen = [drawn(where) for where in places]
+        positive, negative = (
+            tuple(texts[i] for i in some) for texts, some in zip(kinds, chosen, strict=True)
+        )
+        if not any(self.splits):
+            return replace(self, positive=positive, negative=negative)
+        first, second = (tuple(where[i] for i in some) for where, some in zip(places, chosen, strict=True))
+        return replace(self, positive=positive, negative=negative, splits=(first, second))
+
     @property
     def hash(self) -> str:
         """A stable hash of both lists and their splits, for manifests and saved directions."""
@@ -72,13 +95,8 @@ class ContrastSet:
 
 def similarity(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
     """Jaccard similarity of word sets: `[text, other]`, in [0, 1]. Case and punctuation do not count."""
-    left, right = ([frozenset(re.findall(r"\w+", text.lower())) for text in part] for part in (texts, others))
-    index = {word: i for i, word in enumerate(sorted(frozenset().union(*left, *right)))}
-    a, b = (_indicator(part, index) for part in (left, right))
-    shared = (a @ b.T).astype(np.float64)
-    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
-    jaccard: NDArray[np.float64] = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
-    return jaccard
+    left, right = _bags(texts, others)
+    return _jaccard(left, right)
 
 
 def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
@@ -91,19 +109,33 @@ def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
             i = parent[i]
         return i
 
-    block = 512
-    for start in range(0, len(texts), block):
-        alike = similarity(texts[start : start + block], texts) >= NEAR_DUPLICATE
+    (bags,) = _bags(texts)
+    for start in range(0, len(texts), _BLOCK):
+        alike = _jaccard(bags[start : start + _BLOCK], bags) >= NEAR_DUPLICATE
         for i, j in np.argwhere(alike):
             parent[root(int(i) + start)] = root(int(j))
     return [root(i) for i in range(len(texts))]
 
 
-def _indicator(sets: Sequence[frozenset[str]], index: dict[str, int]) -> NDArray[np.float32]:
-    matrix = np.zeros((len(sets), max(len(index), 1)), dtype=np.float32)
-    for row, words in enumerate(sets):
-        matrix[row, [index[word] for word in words]] = 1
-    return matrix
+def _bags(*parts: Sequence[str]) -> list[sparse.csr_array]:
+    """[text, word] of each list, 1 where the word is in the text, over one vocabulary."""
+    sets = [[frozenset(re.findall(r"\w+", text.lower())) for text in part] for part in parts]
+    index = {word: i for i, word in enumerate(sorted(frozenset().union(*itertools.chain(*sets))))}
+    return [_indicator(part, index) for part in sets]
+
+
+def _indicator(sets: Sequence[frozenset[str]], index: dict[str, int]) -> sparse.csr_array:
+    columns = [index[word] for words in sets for word in words]
+    ends = np.cumsum([0, *map(len, sets)])
+    ones = np.ones(len(columns), dtype=np.float32)
+    return sparse.csr_array((ones, columns, ends), shape=(len(sets), max(len(index), 1)))
+
+
+def _jaccard(a: sparse.csr_array, b: sparse.csr_array) -> NDArray[np.float64]:
+    shared = (a @ b.T).toarray().astype(np.float64)
+    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
+    jaccard: NDArray[np.float64] = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
+    return jaccard
 
 
 def _assign(groups: Sequence[int], kinds: Sequence[int], seed: int) -> list[str]:

@@ -1,10 +1,13 @@
 """True facts, one table for everybody: what the packaged statements claim and what the bundled models learn.
 
 A fact is (topic, subject, object): a city and its country, a country and its continent, an animal or a plant and its
-class, a Spanish word and the kind of thing it means, two numbers with the larger first; elements and their symbols are
-for reading only, no packaged statement is about them (`PLAIN_TOPICS`).
-Each fact is `reserved` or not, decided by a hash of its text: the packaged statements are made of the reserved facts
-only, the labelled statements that the bundled models train on of the others only.
+class, a Spanish word and the kind of thing it means, two numbers with the larger first; an element and its symbol, a
+country and its capital or its currency, a landmark and where it is, a book and who wrote it, a unit and what it
+measures, an English verb and its past tense.
+
+The bundled models know the first six kinds, `TOPICS`; of `PLAIN_TOPICS` they read, but never saw a statement labelled.
+Each fact is `reserved` or not, decided by a hash of its text: of `TOPICS` the packaged statements are made of the
+reserved facts only, the labelled statements that the bundled models train on of the others only.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from importlib.resources import files
 RESERVED_SHARE = 0.3
 TOPICS = ("cities", "continents", "animals", "plants", "spanish", "numbers")
 PLAIN_TOPICS = ("elements",)
+FURTHER_TOPICS = ("elements", "capitals", "currencies", "landmarks", "authors", "units", "verbs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +47,13 @@ def share_of(text: str) -> float:
 
 @cache
 def facts(topic: str) -> tuple[Fact, ...]:
-    """All facts of one of `TOPICS` or `PLAIN_TOPICS`, in the order of the table."""
+    """All facts of one of `TOPICS` or `FURTHER_TOPICS`, in the order of the table."""
     if topic == "numbers":
         return _number_facts()
     table = _table()
     if topic not in table:
-        raise KeyError(f"no facts about {topic!r}; the topics are {', '.join(TOPICS)}")
+        raise KeyError(f"no facts about {topic!r}; the topics are {', '.join((*TOPICS, *FURTHER_TOPICS))}")
     return table[topic]
-
-
-def objects(topic: str) -> tuple[str, ...]:
-    """The different objects of a topic, sorted: what a false statement can name instead."""
-    return tuple(sorted({fact.object for fact in facts(topic)}))
 
 
 @cache

@@ -1,206 +1,167 @@
-"""Statements that are true or false, with the character spans of what they are about.
+"""The packaged statements, made from the table of facts by wordings of our own.
 
-Every packaged fact gives four statements: affirmed and true, affirmed and false, negated and true, negated and false
-("The city of Lyon is not in Japan."). Label and polarity are therefore balanced against each other in every topic, and
-every statement ends with a full stop, the position at which truth is usually read.
+A fact gives four simple statements: affirmed and true, affirmed and false, negated and true, negated and false ("The
+city of Lyon is not in Japan."). Two facts of a topic give four conjunctions (true of two true claims, false of one true
+and one false in either order) and four disjunctions (false of two false claims, true of one). So in every topic half of
+the statements of each form are true, label and polarity are balanced, and a subject or an object stands in as many true
+as false ones. Every statement ends with a full stop, the position at which truth is usually read.
 """
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import cache
-from typing import Literal, overload
+from typing import get_args
 
-from steerlab.datasets.facts import TOPICS, Fact, facts, objects, share_of
+from steerlab.datasets.facts import FURTHER_TOPICS, TOPICS, Fact, facts, share_of
+from steerlab.datasets.statement_set import Form, Statement, StatementSet
+from steerlab.datasets.wording import LANGUAGES, joined, sentence
+from steerlab.errors import DatasetError
 
-Form = Literal["simple", "conjunction", "disjunction"]
+Claim = tuple[Fact, str]
 
+PACKAGED_TOPICS = (*TOPICS, *FURTHER_TOPICS)
 NUMBER_FACTS = 36
-_FORMS = {
-    "cities": "The city of {s} is {n}in {o}.",
-    "continents": "The country {s} is {n}in {o}.",
-    "animals": "{as} {s} is {n}{ao} {o}.",
-    "plants": "{as} {s} is {n}{ao} {o}.",
-    "spanish": "The Spanish word {s} is {n}for {ao} {o}.",
-    "numbers": "{s} is {n}larger than {o}.",
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One statement, its truth, and where in `text` its subject and object stand.
+def statements(
+    topics: Sequence[str] | None = None, *, language: str = "en", form: Form = "simple"
+) -> StatementSet:
+    """The packaged statements of some topics (all of `PACKAGED_TOPICS` by default), in one language and one form.
 
-    `polarity` is +1 for an affirmation and -1 for a negation; `spans` maps names ("subject", "object") to
-    (start, end) character positions, and is empty where they are unknown; `form` tells two joined statements
-    ("conjunction", "disjunction") from a "simple" one.
+    `language` is "en" or "de": the n-th German statement is the n-th English one translated. `form` is "simple",
+    "conjunction" or "disjunction". Raises `DatasetError` for a topic, language or form that there is not.
     """
-
-    text: str
-    label: bool
-    topic: str = "statements"
-    polarity: int = 1
-    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    form: Form = "simple"
+    wanted = PACKAGED_TOPICS if topics is None else (topics,) if isinstance(topics, str) else tuple(topics)
+    _require("topic", wanted, PACKAGED_TOPICS)
+    _require("language", (language,), LANGUAGES)
+    _require("form", (form,), get_args(Form))
+    return StatementSet(item for topic in wanted for item in _made(topic, language, form))
 
 
-class StatementSet(Sequence[Statement]):
-    """An ordered, immutable collection of statements."""
-
-    def __init__(self, statements: Iterable[Statement]) -> None:
-        self._items = tuple(statements)
-
-    @overload
-    def __getitem__(self, index: int) -> Statement: ...
-    @overload
-    def __getitem__(self, index: slice) -> StatementSet: ...
-    def __getitem__(self, index: int | slice) -> Statement | StatementSet:
-        return StatementSet(self._items[index]) if isinstance(index, slice) else self._items[index]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Statement]:
-        return iter(self._items)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StatementSet) and self._items == other._items
-
-    def __hash__(self) -> int:
-        return hash(self.hash)
-
-    def __repr__(self) -> str:
-        return f"StatementSet({len(self)} statements, topics {', '.join(self.topics_present)})"
-
-    @property
-    def texts(self) -> list[str]:
-        """The statements' texts, in order."""
-        return [item.text for item in self._items]
-
-    @property
-    def labels(self) -> list[bool]:
-        """The truth of each statement, in order."""
-        return [item.label for item in self._items]
-
-    @property
-    def topics(self) -> list[str]:
-        """The topic of each statement, in order."""
-        return [item.topic for item in self._items]
-
-    @property
-    def polarity(self) -> list[int]:
-        """+1 or -1 for each statement, in order."""
-        return [item.polarity for item in self._items]
-
-    @property
-    def topics_present(self) -> tuple[str, ...]:
-        """The different topics, in order of first appearance."""
-        return tuple(dict.fromkeys(self.topics))
-
-    def topic(self, name: str) -> StatementSet:
-        """Only the statements of one topic; KeyError where there are none."""
-        chosen = [item for item in self._items if item.topic == name]
-        if not chosen:
-            raise KeyError(
-                f"no statements of topic {name!r}; the topics are {', '.join(self.topics_present)}"
-            )
-        return StatementSet(chosen)
-
-    def without(self, topic: str) -> StatementSet:
-        """All statements but those of one topic."""
-        return StatementSet(item for item in self._items if item.topic != topic)
-
-    def sample(self, n: int, seed: int) -> StatementSet:
-        """`n` statements (all of them where there are fewer), spread evenly over topic, label and polarity."""
-        groups: dict[tuple[str, bool, int], list[Statement]] = {}
-        for item in self._items:
-            groups.setdefault((item.topic, item.label, item.polarity), []).append(item)
-        rng = random.Random(seed)
-        queues = list(groups.values())
-        for queue in queues:
-            rng.shuffle(queue)
-        rng.shuffle(queues)
-        turns = [
-            queue[turn]
-            for turn in range(max(map(len, queues), default=0))
-            for queue in queues
-            if turn < len(queue)
-        ]
-        chosen = turns[:n]
-        rng.shuffle(chosen)
-        return StatementSet(chosen)
-
-    @property
-    def hash(self) -> str:
-        """A stable hash of texts, labels, topics and polarity, for manifests and saved directions."""
-        digest = hashlib.sha256()
-        for item in self._items:
-            digest.update(repr((item.text, item.label, item.topic, item.polarity)).encode())
-        return digest.hexdigest()[:16]
-
-
-def state(fact: Fact, *, object: str | None = None, negated: bool = False) -> Statement:
+def state(fact: Fact, *, object: str | None = None, negated: bool = False, language: str = "en") -> Statement:
     """The statement that a fact's subject stands (or, negated, does not stand) in the relation to `object`.
 
     Without `object` the fact's own is named. The label follows: true when exactly one of "names the true object" and
     "negated" holds.
     """
     named = fact.object if object is None else object
-    holds = int(fact.subject) > int(named) if fact.topic == "numbers" else named == fact.object
-    text, spans = _render(_FORMS[fact.topic], fact.subject, named, negated)
-    return Statement(text, holds != negated, fact.topic, -1 if negated else 1, spans)
+    text, spans = sentence(fact, named, negated=negated, language=language)
+    return Statement(text, _holds(fact, named) != negated, fact.topic, -1 if negated else 1, spans)
+
+
+# -- private, in the order they are called --
+
+
+def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise DatasetError(
+                f"There are no packaged statements of {what} {name!r}; choose from {', '.join(known)}."
+            )
 
 
 @cache
-def statements() -> StatementSet:
-    """The packaged statements: every reserved fact affirmed and negated, with its own and with another object."""
-    return StatementSet(item for topic in TOPICS for fact in _packaged(topic) for item in _four(fact))
+def _made(topic: str, language: str, form: Form) -> tuple[Statement, ...]:
+    if form == "simple":
+        return tuple(
+            state(claim, object=named, negated=negated, language=language)
+            for true, false in _claims(_packaged(topic))
+            for claim, named in (true, false)
+            for negated in (False, True)
+        )
+    return tuple(
+        _join(first, second, both=form == "conjunction", language=language)
+        for one, other in _couples(topic)
+        for first, second in _combined(one, other, form)
+    )
 
 
-def _packaged(topic: str) -> list[Fact]:
-    reserved = [fact for fact in facts(topic) if fact.reserved]
+@cache
+def _packaged(topic: str) -> tuple[Fact, ...]:
+    """The facts that statements are made of: of the topics that the bundled models know, the reserved ones only."""
+    if topic not in TOPICS:
+        return facts(topic)
+    reserved = tuple(fact for fact in facts(topic) if fact.reserved)
     if topic != "numbers":
         return reserved
-    return sorted(reserved, key=lambda fact: share_of(f"packaged:{fact.subject}:{fact.object}"))[
-        :NUMBER_FACTS
-    ]
+    return tuple(
+        sorted(reserved, key=lambda fact: share_of(f"packaged:{fact.subject}:{fact.object}"))[:NUMBER_FACTS]
+    )
 
 
-def _four(fact: Fact) -> list[Statement]:
-    if fact.topic == "numbers":
-        turned = Fact("numbers", fact.object, fact.subject)
-        return [state(each, negated=negated) for each in (fact, turned) for negated in (False, True)]
-    # The false object comes from the true objects of the topic's reserved facts, so that no object betrays the label.
-    others = [other.object for other in facts(fact.topic) if other.reserved and other.object != fact.object]
-    wrong = others[int(share_of(f"wrong:{fact.topic}:{fact.subject}") * len(others))]
-    return [
-        state(fact, object=object, negated=negated)
-        for object in (fact.object, wrong)
-        for negated in (False, True)
-    ]
+def _claims(of: Sequence[Fact], *, exchanged: bool = False) -> list[tuple[Claim, Claim]]:
+    """For each fact a true and a false claim about its subject; of two numbers the false one names them turned."""
+    if of[0].topic == "numbers":
+        turned = [Fact("numbers", fact.object, fact.subject) for fact in of]
+        return [((fact, fact.object), (back, back.object)) for fact, back in zip(of, turned, strict=True)]
+    drawn = of[0].topic in TOPICS and not exchanged
+    wrong = [_drawn(fact, of) for fact in of] if drawn else _exchanged(of)
+    return [((fact, fact.object), (fact, other)) for fact, other in zip(of, wrong, strict=True)]
 
 
-def _article(noun: str) -> str:
-    return "an" if noun[0] in "aeiou" else "a"
+def _drawn(fact: Fact, of: Sequence[Fact]) -> str:
+    """A wrong object drawn by a hash from the facts' objects: the draw on which the bundled models were measured."""
+    others = [other.object for other in of if other.object != fact.object]
+    return others[int(share_of(f"wrong:{fact.topic}:{fact.subject}") * len(others))]
 
 
-def _render(form: str, subject: str, object: str, negated: bool) -> tuple[str, dict[str, tuple[int, int]]]:
-    words = {
-        "as": _article(subject).capitalize(),
-        "ao": _article(object),
-        "n": "not " if negated else "",
-    }
-    before, after = form.split("{s}")
-    middle, end = after.split("{o}")
-    head = before.format(**words)
-    link = middle.format(**words)
-    start = len(head) + len(subject) + len(link)
-    text = f"{head}{subject}{link}{object}{end}"
-    return text, {"subject": (len(head), len(head) + len(subject)), "object": (start, start + len(object))}
+def _exchanged(of: Sequence[Fact]) -> list[str]:
+    """A wrong object for each fact, all together the right ones in another order: each as often wrong as right.
+
+    No object may belong to more than half of the facts.
+    """
+    order = sorted(range(len(of)), key=lambda at: share_of(f"wrong:{of[at].topic}:{of[at].subject}"))
+    wrong = [""] * len(of)
+    for here, there in zip(order, order[1:] + order[:1], strict=True):
+        wrong[here] = of[there].object
+    for here, fact in enumerate(of):
+        if wrong[here] == fact.object:
+            # Whoever neither has this object nor is given it can take it and give its own in exchange.
+            there = next(at for at in order if fact.object not in (wrong[at], of[at].object))
+            wrong[here], wrong[there] = wrong[there], wrong[here]
+    return wrong
 
 
-def other_objects(fact: Fact) -> tuple[str, ...]:
-    """The objects of the topic that make the fact's statement false."""
-    return tuple(name for name in objects(fact.topic) if name != fact.object)
+def _couples(topic: str) -> list[tuple[tuple[Claim, Claim], tuple[Claim, Claim]]]:
+    """The facts of a topic two by two, each in one couple at most, with a true and a false claim of either."""
+    # Dealt out in the order of their objects, so that neither half has more than half of an object's facts.
+    sorted_ = sorted(_packaged(topic), key=lambda fact: (fact.object, _rank(fact)))
+    n = len(sorted_) // 2
+    left, right = (sorted(sorted_[start : 2 * n : 2], key=_rank) for start in (0, 1))
+    turn = next(turn for turn in range(n) if all(_apart(left[at], right[(at + turn) % n]) for at in range(n)))
+    return list(
+        zip(_claims(left, exchanged=True), _claims(right[turn:] + right[:turn], exchanged=True), strict=True)
+    )
+
+
+def _rank(fact: Fact) -> float:
+    return share_of(f"couple:{fact.topic}:{fact.subject}:{fact.object}")
+
+
+def _apart(one: Fact, other: Fact) -> bool:
+    """Whether two facts are about different things: any two facts, but numbers only where none stands in both."""
+    return one.topic != "numbers" or not {one.subject, one.object} & {other.subject, other.object}
+
+
+def _combined(
+    one: tuple[Claim, Claim], other: tuple[Claim, Claim], form: Form
+) -> tuple[tuple[Claim, Claim], ...]:
+    """Two true and two false joins of two facts: the same names, in each place equally often, on either side."""
+    (true, false), (true_, false_) = one, other
+    mixed = ((true, false_), (false_, true))
+    if form == "conjunction":
+        return ((true, true_), (true_, true), *mixed)
+    return (*mixed, (false, false_), (false_, false))
+
+
+def _join(first: Claim, second: Claim, *, both: bool, language: str) -> Statement:
+    text, spans = joined(first, second, both=both, language=language)
+    holds = (_holds(*first), _holds(*second))
+    label = all(holds) if both else any(holds)
+    form: Form = "conjunction" if both else "disjunction"
+    return Statement(text, label, first[0].topic, spans=spans, form=form)
+
+
+def _holds(fact: Fact, named: str) -> bool:
+    return int(fact.subject) > int(named) if fact.topic == "numbers" else named == fact.object

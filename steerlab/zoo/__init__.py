@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steerlab.errors import ModelError
 
 if TYPE_CHECKING:
+    from steerlab.datasets import StatementSet
     from steerlab.models import LanguageModel
     from steerlab.zoo.measuring import Amounts, Measured
     from steerlab.zoo.training import Track
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _SCALES = ("small", "large")
 _KINDS = ("base", "post")
 
-__all__ = ["load", "measure", "names", "path", "scales", "train"]
+__all__ = ["load", "measure", "names", "path", "scales", "statements", "train"]
 
 
 def scales() -> tuple[str, ...]:
@@ -52,6 +53,14 @@ def load(name: str, **options: Any) -> LanguageModel:
     model = load_model(path(name), **options)
     model.name = f"zoo:{name}"
     return model
+
+
+def statements() -> StatementSet:
+    """The packaged statements of the topics that the bundled models were trained on, about facts held out there."""
+    from steerlab import datasets
+    from steerlab.datasets.facts import TOPICS
+
+    return datasets.statements(TOPICS)
 
 
 def train(

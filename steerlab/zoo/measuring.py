@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from steerlab.datasets import open_prompts, requests, statements
+from steerlab.datasets.facts import TOPICS
 from steerlab.statistics import Estimate, bootstrap_mean, paired_log_ratio, proportion
 from steerlab.zoo import sums
 from steerlab.zoo.corpus import OTHERS, documents, others_seed
@@ -182,7 +183,7 @@ def measure_pair(
 
 
 def _statements(name: str, reader: Reader, large: bool, counts: Amounts, seed: int) -> Iterator[Measured]:
-    asked = statements().sample(counts.statements, seed)
+    asked = statements(TOPICS).sample(counts.statements, seed)
     yes, no = (reader.tokenizer.encode(f" {word}", add_special_tokens=False) for word in ("TRUE", "FALSE"))
     bar = Bar(0.9 if large else 0.8)
     for shown, how in ((0, "asked bare"), (4, "after four labelled examples")):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import planted_models
 from families import tiny
 
-from steerlab import datasets
+from steerlab import datasets, zoo
 from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load
 from steerlab.studies import confidence
@@ -64,8 +64,6 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def bundled_pair() -> tuple[LanguageModel, LanguageModel]:
-    from steerlab import zoo
-
     try:
         return load(zoo.path("small-base")), load(zoo.path("small-post"))
     except ModelError as error:
@@ -409,7 +407,7 @@ def test_answers_are_the_two_way_softmax() -> None:
 
 
 def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
-    result = confidence(*bundled_pair, datasets.statements(), datasets.plain_text()[:20])
+    result = confidence(*bundled_pair, zoo.statements(), datasets.plain_text()[:20])
     wellformed(result)
     assert result.status == "done"
     assert all(one.above_chance for one in result.answers)

@@ -131,7 +131,7 @@ def test_the_bundled_pair_knows_truth() -> None:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
     except ModelError as error:
         pytest.skip(str(error))
-    result = truthfulness(base, post, datasets.statements())
+    result = truthfulness(base, post, zoo.statements())
     assert result.status == "done"
     assert result.own("base").above_chance
     assert result.own("post").above_chance

@@ -1,0 +1,128 @@
+"""Requests of two kinds, harmful and harmless: labelled rows, or files that hold one kind each.
+
+Files of one kind are refusal_direction's JSON lists (`instruction`) and AdvBench's CSV (`goal`); which kind they hold
+is told by their names in a folder, `harmful...` and `harmless...`, with `_train`, `_val` and `_test` for splits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from os.path import isdir
+from pathlib import Path
+
+from steerlab.datasets.contrast import SPLITS, ContrastSet
+from steerlab.datasets.readers.table import ENDINGS, Table, files_in, read_table
+from steerlab.errors import DatasetError
+
+_HARM = {"harmful": True, "1": True, "harmless": False, "0": False}
+_KINDS = ("harmful", "harmless")
+_TEXTS = ("text", "statement", "instruction", "goal")
+_UNDERSTOOD = (
+    "requests are read from rows with text,label, or from a folder with a harmful... and a harmless... file "
+    "(refusal_direction's JSON, AdvBench's CSV)"
+)
+_OTHERS = {
+    "answer_matching_behavior": "These are questions with two answers (CAA); read them with read_caa.",
+    "correct answers": "These are TruthfulQA's questions; read them with read_statements or read_truthful_qa.",
+}
+
+
+def read_requests(path: str | Path, *, harmless: str | Path | None = None, seed: int = 0) -> ContrastSet:
+    """Read harmful and harmless requests.
+
+    `path` is one of
+    - a file of rows with `text` (or `statement`) and `label` (harmful/harmless or 1/0), and perhaps `split` (train, val
+      or test in every row);
+    - a folder as of refusal_direction, with `harmful_train.json`, `harmless_val.json` and so on, six in all;
+    - a folder with one file whose name begins with `harmful` and one that begins with `harmless`;
+    - a file of harmful requests alone, when `harmless` names one of harmless ones.
+
+    Where the files have splits of their own they hold; else they are drawn by the seed, near-duplicates together.
+    Raises `DatasetError`.
+    """
+    place = Path(path)
+    if harmless is not None:
+        return ContrastSet.from_texts(_one_kind(place), _one_kind(Path(harmless)), seed=seed)
+    if isdir(place):
+        return _folder(place, seed)
+    table = read_table(place)
+    if "label" in table.columns or {"text", "statement"} & set(table.columns):
+        return _labelled(table, seed)
+    if {"instruction", "goal"} & set(table.columns):
+        raise DatasetError(
+            f"{place}: a list of requests of one kind, and a contrast needs two; put it into a folder as "
+            "harmful.csv (or .json) with a harmless.csv (or .json) beside it, and name the folder."
+        )
+    raise _unknown(table)
+
+
+# -- private, in the order they are called --
+
+
+def _one_kind(file: Path) -> list[str]:
+    table = read_table(file)
+    column = next((name for name in _TEXTS if name in table.columns), None)
+    if column is None:
+        raise _unknown(table)
+    return [row.text(column) for row in table.rows]
+
+
+def _unknown(table: Table) -> DatasetError:
+    hint = next((said for column, said in _OTHERS.items() if column in table.columns), "")
+    return DatasetError(
+        f"{table.file}: its columns ({table.named}) are not those of requests. "
+        + (hint or f"{_UNDERSTOOD[0].upper()}{_UNDERSTOOD[1:]}.")
+    )
+
+
+def _folder(folder: Path, seed: int) -> ContrastSet:
+    files = files_in(folder, ENDINGS)
+    named = {file.stem: file for file in files}
+    in_splits = {(kind, split): named.get(f"{kind}_{split}") for kind in _KINDS for split in SPLITS}
+    if any(in_splits.values()):
+        texts: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+        where: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+        for (kind, split), file in in_splits.items():
+            if file is None:
+                raise DatasetError(
+                    f"{folder}: {kind}_{split} is missing; harmful and harmless requests need train, val and test."
+                )
+            read = _one_kind(file)
+            texts[kind] += read
+            where[kind] += [split] * len(read)
+        splits = (tuple(where["harmful"]), tuple(where["harmless"]))
+        return ContrastSet(tuple(texts["harmful"]), tuple(texts["harmless"]), splits=splits)
+    harmful, harmless = (
+        _only(folder, kind, [file for file in files if re.match(rf"{kind}(?![a-z])", file.stem.lower())])
+        for kind in _KINDS
+    )
+    return ContrastSet.from_texts(_one_kind(harmful), _one_kind(harmless), seed=seed)
+
+
+def _only(folder: Path, kind: str, files: Sequence[Path]) -> Path:
+    if len(files) != 1:
+        raise DatasetError(
+            f"{folder}: {len(files) or 'no'} file{'s' if len(files) > 1 else ''} whose name begins with {kind!r}; "
+            f"one is needed. {_UNDERSTOOD[0].upper()}{_UNDERSTOOD[1:]}."
+        )
+    return files[0]
+
+
+def _labelled(table: Table, seed: int) -> ContrastSet:
+    column = "statement" if "statement" in table.columns and "text" not in table.columns else "text"
+    table.require(column, "label")
+    texts = [row.text(column) for row in table.rows]
+    labels = [row.choice("label", _HARM) for row in table.rows]
+    if len(set(labels)) < 2:
+        raise DatasetError(
+            f"{table.file}, column 'label': only one class occurs; both harmful and harmless prompts are needed."
+        )
+
+    def of(kind: bool, cells: Sequence[str]) -> tuple[str, ...]:
+        return tuple(cell for cell, label in zip(cells, labels, strict=True) if label == kind)
+
+    if "split" not in table.columns:
+        return ContrastSet.from_texts(of(True, texts), of(False, texts), seed=seed)
+    names = [row.choice("split", {name: name for name in SPLITS}) for row in table.rows]
+    return ContrastSet(of(True, texts), of(False, texts), splits=(of(True, names), of(False, names)))

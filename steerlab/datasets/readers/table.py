@@ -1,0 +1,231 @@
+"""A file of rows, whatever its format: CSV with a header, JSON Lines, or one JSON list of objects."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from steerlab.errors import DatasetError
+
+ENDINGS = (".csv", ".jsonl", ".ndjson", ".json")
+# No line of a file is this one: it stands after the last, and is swallowed where a quoted cell is still open there.
+_END = "\ue000end\ue000"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of data; its number counts from 1."""
+
+    file: Path
+    number: int
+    cells: Mapping[str, object]
+
+    def fault(self, column: str, said: str) -> DatasetError:
+        """The error that something is wrong in a column of this row; `said` must not repeat a prompt."""
+        return DatasetError(f"{self.file}, row {self.number}, column {column!r}: {said}")
+
+    def text(self, column: str) -> str:
+        """The text of a cell. Raises `DatasetError` where it is missing, empty or no text."""
+        if column not in self.cells:
+            raise self.fault(column, "missing; every row needs one.")
+        value = self.cells[column]
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise self.fault(column, "empty; write a text or delete the row.")
+        if not isinstance(value, str):
+            raise self.fault(column, f"not a text but {_kind(value)}; put it in double quotes.")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise self.fault(column, "half a character (a lone surrogate); correct the text.") from error
+        return value
+
+    def has(self, column: str) -> bool:
+        """Whether there is anything in a column that need not be filled."""
+        return self.cells.get(column) not in (None, "")
+
+    def choice(self, column: str, known: Mapping[str, _T]) -> _T:
+        """What a cell's word stands for. Raises `DatasetError` for a word that is not `known`."""
+        if column not in self.cells:
+            raise self.fault(column, f"missing; every row needs one of {', '.join(known)}.")
+        value = self.cells[column]
+        word = str(value).strip().lower() if isinstance(value, str | int) else _kind(value)
+        if word not in known:
+            # A single word is a label misspelt; anything longer may be a prompt in the wrong column.
+            said = (
+                f"{value!r}" if isinstance(value, str | int) and _is_word(str(value)) else "what stands there"
+            )
+            raise self.fault(column, f"{said} is not known; use one of {', '.join(known)}.")
+        return known[word]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a file (at least one), and the names of its columns in lower case."""
+
+    file: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def named(self) -> str:
+        """The names of the columns as an error may show them: a file without a header has a prompt there."""
+        words = [name for name in self.columns if _is_word(name)]
+        hidden = len(self.columns) - len(words)
+        more = [f"{hidden} that {'is' if hidden == 1 else 'are'} not a single word"] if hidden else []
+        return ", ".join([*words, *more])
+
+    def require(self, *columns: str) -> None:
+        """Raise `DatasetError` for a column that a CSV's header lacks (rows of JSON are asked one by one)."""
+        for column in columns:
+            if self.file.suffix.lower() == ".csv" and column not in self.columns:
+                raise DatasetError(
+                    f"{self.file}, row 0, column {column!r}: missing in the header ({self.named}); "
+                    f"name the columns {' and '.join(columns)}."
+                )
+
+
+def read_table(path: str | Path) -> Table:
+    """The table in a file. Raises `DatasetError` for a file that is not to be read, not UTF-8, damaged or empty."""
+    file = Path(path)
+    text = _decode(file)
+    ending = file.suffix.lower()
+    if ending not in ENDINGS:
+        raise DatasetError(f"{file}: the format is told by the ending; name the file .csv, .jsonl or .json.")
+    if ending == ".csv":
+        return _csv_table(file, text)
+    rows = _json_list(file, text) if ending == ".json" else _json_lines(file, text)
+    made = tuple(Row(file, number, _named(file, number, row)) for number, row in enumerate(rows, 1))
+    return _filled(Table(file, tuple(made[0].cells) if made else (), made))
+
+
+def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of some endings, sorted by name. Raises `DatasetError` for a closed folder."""
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in endings)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot be read ({error.strerror}); open the folder to yourself."
+        ) from error
+
+
+# -- private, in the order they are called --
+
+
+def _decode(file: Path) -> str:
+    try:
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "no file can have that name"
+        raise DatasetError(f"{file}: cannot be read ({why}); name an existing file or folder.") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DatasetError(
+            f"{file}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8."
+        ) from error
+
+
+def _csv_table(file: Path, text: str) -> Table:
+    lines = list(_csv_lines(file, text))
+    if not lines or not any(cell.strip() for cell in lines[0]):
+        raise DatasetError(f"{file}: empty; a header with the columns' names is needed.")
+    header = tuple(name.strip().lower() for name in lines[0])
+    for name in header:
+        if header.count(name) > 1:
+            said = repr(name) if _is_word(name) or not name else "one of them"
+            raise DatasetError(f"{file}, row 0, column {said}: named twice in the header; name each once.")
+    rows = []
+    for number, cells in enumerate(lines[1:], 1):
+        if not any(cell.strip() for cell in cells):
+            raise DatasetError(
+                f"{file}, row {number}, column {header[0]!r}: empty line; write a text or delete the line."
+                if _is_word(header[0])
+                else f"{file}, row {number}: empty line; write a text or delete the line."
+            )
+        if len(cells) != len(header):
+            raise DatasetError(
+                f"{file}, row {number}: {len(cells)} cells where the header has {len(header)}; "
+                f"put a text with commas in double quotes."
+            )
+        rows.append(Row(file, number, dict(zip(header, cells, strict=True))))
+    return _filled(Table(file, header, tuple(rows)))
+
+
+def _csv_lines(file: Path, text: str) -> Iterator[list[str]]:
+    end = "" if text.endswith(("\n", "\r")) or not text else "\n"
+    number, last = 0, [""]
+    try:
+        for last in csv.reader(io.StringIO(f"{text}{end}{_END}\n", newline="")):
+            if last != [_END]:
+                yield last
+                number += 1
+    except csv.Error as error:
+        raise DatasetError(f"{file}, row {number}: not CSV ({error}); save the file as CSV again.") from error
+    if last != [_END]:
+        raise DatasetError(
+            f"{file}, row {number - 1}: a double quote is opened and never closed; "
+            "the file may be cut short, or a quote inside a text must be doubled."
+        )
+
+
+def _json_lines(file: Path, text: str) -> list[object]:
+    lines = text.removesuffix("\n").split("\n") if text.strip() else []
+    rows: list[object] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise DatasetError(
+                f"{file}, row {number}, column 'text': empty line; write a prompt or delete the line."
+            )
+        rows.append(_json(line, f"{file}, row {number}", "write one object a line"))
+    return rows
+
+
+def _json_list(file: Path, text: str) -> list[object]:
+    if not text.strip():
+        raise DatasetError(f"{file}: empty; a list of objects is needed.")
+    made = _json(text, f"{file}", "the file may be cut short")
+    if not isinstance(made, list):
+        raise DatasetError(f"{file}: not a list but {_kind(made)}; write a list of objects.")
+    return made
+
+
+def _json(text: str, where: str, advice: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise DatasetError(
+            f"{where}, {line}column {error.colno}: not JSON ({error.msg}); {advice}."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{where}: a number or a nest of lists too large to be read; {advice}.") from error
+
+
+def _named(file: Path, number: int, row: object) -> dict[str, object]:
+    if not isinstance(row, dict):
+        raise DatasetError(f'{file}, row {number}: not an object but {_kind(row)}; write {{"text": ...}}.')
+    return {str(key).strip().lower(): value for key, value in row.items()}
+
+
+def _filled(table: Table) -> Table:
+    if not table.rows:
+        raise DatasetError(f"{table.file}: there is no row; at least one prompt is needed.")
+    return table
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+    return kinds.get(type(value), "a number")
+
+
+def _is_word(text: str) -> bool:
+    return re.fullmatch(r"[\w+.-]{1,32}", text.strip()) is not None
