@@ -160,4 +160,4 @@ def test_log_odds_of_tokens_are_those_of_the_probabilities(tiny_llama: LanguageM
 
 
 def test_the_studies_know_the_price_by_its_old_name() -> None:
-    assert studies_side_effects.side_effects is side_effects
+    assert studies_side_effects is side_effects
