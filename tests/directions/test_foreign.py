@@ -89,7 +89,7 @@ def test_damaged_and_wrong_gguf_files_are_refused(tiny_llama: LanguageModel, tmp
     with pytest.raises(DirectionError, match="width 64"):
         read_gguf(tmp_path / "wide.gguf", tiny_llama)
     _repeng(tmp_path / "deep.gguf", {7: vector().numpy()})
-    with pytest.raises(DirectionError, match="resid_post.7"):
+    with pytest.raises(DirectionError, match=r"resid_post\.7"):
         read_gguf(tmp_path / "deep.gguf", tiny_llama)
 
 
@@ -175,7 +175,7 @@ def test_a_published_refusal_direction_is_read_where_it_was_chosen(
 def test_wrong_refusal_runs_are_refused(shared: Path, tiny_llama: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(DirectionError, match=r"resid_pre\.10"):
         read_refusal_direction(shared / "data" / "refusal_direction_runs" / "gemma-2b-it", tiny_llama)
-    with pytest.raises(DirectionError, match="direction_metadata.json"):
+    with pytest.raises(DirectionError, match=r"direction_metadata\.json"):
         read_refusal_direction(tmp_path, tiny_llama)
     (tmp_path / "direction_metadata.json").write_text(json.dumps({"layer": 1}))
     with pytest.raises(DirectionError, match="does not name a layer and a position"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from typing import Any
@@ -288,7 +288,7 @@ class Doubled:
     """An edit of another kind."""
 
     sites: tuple[Site, ...] = (Site("resid_post", 1),)
-    positions: Any = All()
+    positions: All = field(default_factory=All)
 
     def apply(self, state: Tensor, site: Site) -> Tensor:
         return 2 * state
@@ -313,11 +313,10 @@ def test_what_depends_on_tokens_or_states_is_refused() -> None:
     assert_same(model, bake(model, Fading(made)), Add(made))
     with pytest.raises(SteeringError, match="at least one intervention"):
         bake(model)
-    with model.steering(Add(made)), pytest.raises(SteeringError, match="leave the context first"):
-        try:
+    with model.steering(Add(made)):
+        model.logits(PROMPTS)
+        with pytest.raises(SteeringError, match="leave the context first"):
             bake(model, Add(made))
-        finally:
-            model.logits(PROMPTS)
     with pytest.raises(DirectionError, match="not in"):
         bake(model, added(model_of("mistral"), "resid_post"))
 
