@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert ran.stdout.strip() == "[]"
     helped = subprocess.run([sys.executable, "-m", "steerlab.cli", "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
-    for command in ("compare", "extract", "generate", "report", "zoo", "doctor"):
+    for command in ("compare", "extract", "generate", "chat", "bake", "export", "report", "zoo", "doctor"):
         assert command in helped.stdout
 
 
@@ -148,3 +149,100 @@ def test_an_interrupt_ends_with_130(
     monkeypatch.setattr(steerlab.comparison, "compare", _interrupted)
     assert run("compare", "a", "b", "--out", tmp_path / "run", monkeypatch=monkeypatch) == 130
     assert "--resume" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def direction(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A direction of zoo:small-post at two layers, with known class means."""
+    import torch
+
+    from steerlab import zoo
+    from steerlab.directions import Direction, SiteStatistics
+
+    model = zoo.load("small-post")
+    sites = model.sites("resid_post", [0, 1])
+    rows = torch.randn(len(sites), model.d_model, generator=torch.Generator().manual_seed(0))
+    means = SiteStatistics(class_means={"1": (2.0,), "0": (0.0,)}, positive="1", negative="0")
+    path = tmp_path_factory.mktemp("direction") / "made.safetensors"
+    Direction(
+        dict(zip(sites, rows, strict=True)),
+        model.name,
+        model.fingerprint,
+        statistics=dict.fromkeys(sites, means),
+    ).save(path)
+    return path
+
+
+def test_baked_weights_say_what_steering_says(
+    direction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steer, ask = f"{direction}:3@1", ("How do I feed a horse?", "--max-new-tokens", "8")
+    assert (
+        run("bake", "zoo:small-post", "--steer", steer, "--out", tmp_path / "m", monkeypatch=monkeypatch) == 0
+    )
+    capfd.readouterr()
+    assert run("generate", tmp_path / "m", *ask, monkeypatch=monkeypatch) == 0
+    baked = capfd.readouterr().out
+    assert run("generate", "zoo:small-post", *ask, "--steer", steer, monkeypatch=monkeypatch) == 0
+    unsteered, steered = capfd.readouterr().out.split(" steered ")
+    assert baked.strip() in steered
+    assert baked.strip() not in unsteered
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "complaint"),
+    [
+        ("gguf", ["--steer", "{direction}:1@1"], None),
+        ("vllm-lens", ["--steer", "{direction}:1"], None),
+        ("easysteer", ["--steer", "{direction}:1"], None),
+        ("gguf", ["--steer", "{direction}:1"], "block 0"),
+        ("vllm-lens", ["--ablate", "{direction}@1"], "an Ablate cannot be written"),
+        ("transformers", [], "at least one intervention"),
+        ("transformers", ["--steer", "{direction}:1@9"], "layers 0 to"),
+        ("papyrus", ["--steer", "{direction}:1"], "papyrus"),
+    ],
+)
+def test_exports_are_written_whole_or_refused_with_two(
+    form: str,
+    options: list[str],
+    complaint: str | None,
+    direction: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    if form in ("gguf", "easysteer"):
+        pytest.importorskip("gguf", reason="needs the extra gguf")
+    filled = [option.format(direction=direction) for option in options]
+    target = tmp_path / "exported"
+    code = run("export", form, "zoo:small-post", "--out", target, *filled, monkeypatch=monkeypatch)
+    message = capfd.readouterr().err
+    if complaint is None:
+        assert code == 0, message
+        assert target.exists()
+        return
+    assert code == 2
+    assert complaint in message
+    assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversation_can_be_piped_in(
+    direction: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = io.StringIO("How do I feed a horse?\n/strength 0.5\n/nonsense\nHow do I feed a cow?\n")
+    monkeypatch.setattr(sys, "stdin", lines)
+    code = run(
+        "chat",
+        "zoo:small-post",
+        "--steer",
+        f"{direction}:3",
+        "--max-new-tokens",
+        "6",
+        monkeypatch=monkeypatch,
+    )
+    said = capfd.readouterr().out
+    assert code == 0
+    assert said.count("\nsteered: ") == said.count("\nunsteered: ") == 2
+    assert "0.5" in said
+    assert "'/nonsense' is not understood" in said.replace("\n", " ")

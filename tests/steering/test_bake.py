@@ -288,7 +288,7 @@ class Doubled:
     """An edit of another kind."""
 
     sites: tuple[Site, ...] = (Site("resid_post", 1),)
-    positions: Any = field(default_factory=All)
+    positions: All = field(default_factory=All)
 
     def apply(self, state: Tensor, site: Site) -> Tensor:
         return 2 * state
@@ -314,9 +314,9 @@ def test_what_depends_on_tokens_or_states_is_refused() -> None:
     with pytest.raises(SteeringError, match="at least one intervention"):
         bake(model)
     with model.steering(Add(made)):
+        model.logits(PROMPTS)
         with pytest.raises(SteeringError, match="leave the context first"):
             bake(model, Add(made))
-        model.logits(PROMPTS)
     with pytest.raises(DirectionError, match="not in"):
         bake(model, added(model_of("mistral"), "resid_post"))
 
