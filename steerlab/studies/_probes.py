@@ -270,10 +270,12 @@ def _moved(
 ) -> States:
     if centred_by == OWN:
         return centre(states[rows], plan.strata[rows])
-    if centred_by == AS_TRAINED:
-        return states[rows].astype(np.float64) - probe.origin
-    here = [states[plan.rows([name])].mean(axis=0, dtype=np.float64) for name in fold.train]
-    return states[rows].astype(np.float64) - np.mean(here, axis=0)
+    origin = probe.origin
+    if centred_by == _THIS:
+        here = [states[plan.rows([name])].mean(axis=0, dtype=np.float64) for name in fold.train]
+        origin = np.mean(here, axis=0)
+    moved: States = states[rows].astype(np.float64) - origin
+    return moved
 
 
 def _held_out(

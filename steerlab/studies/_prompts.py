@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.datasets import Statement, StatementSet
-from steerlab.errors import DatasetError
-from steerlab.models import Prompt
+from steerlab.errors import DatasetError, SteerlabError
+from steerlab.models import LanguageModel, Prompt
 
 QUESTION = " This statement is:"
 ANSWER_SITE, QUESTION_END = "answer_site", "question_end"
@@ -41,7 +41,7 @@ class Plan:
     groups: [row] the statement's topic, or a random part where the statements name fewer than four topics.
     forms: [row] "simple", "conjunction" or "disjunction"; joined statements are only ever tested on.
     clusters: [row] number of the subject, so that a statement and its negation are resampled together.
-    folds: every group held out in turn.
+    folds: what is held out of what, usually every group in turn.
     examples: by group, further statements that label the question's opening lines.
     """
 
@@ -96,11 +96,14 @@ class Plan:
         return np.sort(np.concatenate(picked))
 
 
-def plan(statements: StatementSet, *, per_topic: int, seed: int, shots: int = 4) -> Plan:
-    """Choose statements and labelled examples; every topic is held out in turn.
+def plan(
+    statements: StatementSet, *, per_topic: int, seed: int, held_out: int | None = None, shots: int = 4
+) -> Plan:
+    """Choose statements, labelled examples and folds.
 
-    per_topic: at most so many statements of each topic and form, balanced. Topics with fewer than ten simple
-    statements of either class are left out, and joined statements of topics that have no simple ones.
+    per_topic: at most so many statements of each topic and form, balanced. held_out: None holds every topic out in
+    turn; a number holds out so many at once, in a single fold. Topics with fewer than ten simple statements of either
+    class are left out, and joined statements of topics that have no simple ones.
 
     Raises:
         DatasetError: when too few statements are left to hold any out.
@@ -122,7 +125,7 @@ def plan(statements: StatementSet, *, per_topic: int, seed: int, shots: int = 4)
         clusters=np.unique([f"{item.topic}/{subject(item)}" for item, _ in rows], return_inverse=True)[
             1
         ].astype(np.int64),
-        folds=tuple(Fold(tuple(name for name in groups if name != test), (test,)) for test in groups),
+        folds=_folds(list(groups), held_out, seed),
         examples=examples,
         by_topic=named,
     )
@@ -167,6 +170,18 @@ def question(
     end = len(opening) + len(statement.text)
     text = opening + statement.text + QUESTION
     return Prompt(text, spans={ANSWER_SITE: (last - 1, end), QUESTION_END: (len(text) - 1, len(text))})
+
+
+def answer_tokens(model: LanguageModel, answers: tuple[str, str]) -> tuple[int, int]:
+    """Token ids of the two answer words.
+
+    Raises:
+        SteerlabError: when one is not a single token of this model, or both are the same.
+    """
+    true, false = (model.token_id(word) for word in answers)
+    if true == false:
+        raise SteerlabError(f"The answers {answers[0]!r} and {answers[1]!r} are one token in {model.name}.")
+    return true, false
 
 
 # -- private, in the order they are called --
@@ -223,6 +238,13 @@ def _joined(statements: StatementSet, topics: Sequence[str], per_topic: int, see
             per_topic, seed
         )
     ]
+
+
+def _folds(groups: list[str], held_out: int | None, seed: int) -> tuple[Fold, ...]:
+    if held_out is None:
+        return tuple(Fold(tuple(name for name in groups if name != test), (test,)) for test in groups)
+    test = sorted(random.Random(seed).sample(groups, min(held_out, len(groups) - 2)))
+    return (Fold(tuple(name for name in groups if name not in test), tuple(test)),)
 
 
 def _last_word_end(text: str) -> int:

@@ -75,9 +75,9 @@ class _Amount:
 
 
 _AMOUNTS: dict[Size, _Amount] = {
-    "quick": _Amount(64, 120, (4, 0), 3, 16, 16, windows=3, strengths=(1.0, 2.0, 4.0), passages=16),
+    "quick": _Amount(64, 120, (0, 4), 3, 16, 12, windows=3, strengths=(1.0, 2.0, 4.0), passages=12),
     "full": _Amount(
-        400, 400, (4, 2, 0), None, 48, 48, windows=8, strengths=(0.5, 1.0, 2.0, 4.0, 8.0), passages=64
+        400, 400, (0, 2, 4), None, 48, 48, windows=8, strengths=(0.5, 1.0, 2.0, 4.0, 8.0), passages=64
     ),
 }
 
@@ -284,8 +284,9 @@ def _answers(
         examinees = [
             _examinee(name, model, stacks[name], used, words, estimator) for name, model in models.items()
         ]
+        shown = [n for n in rule.shots if all(each.has_room(used, rows, n) for each in examinees)]
         log_odds = [
-            {shots: each.answers(each.prompts(used, rows, shots))[:, 1] for shots in rule.shots}
+            {n: each.answers(each.prompts(used, rows, n))[:, 1] for n in shown or rule.shots[:1]}
             for each in track(examinees, "asking the models for labels", len(examinees))
         ]
     except SteerlabError as error:
