@@ -130,7 +130,9 @@ def run_study(
     try:
         match name:
             case "truthfulness":
-                return studies.truthfulness(base, post, data.statements, size=size, seed=seed)
+                return studies.truthfulness(
+                    base, post, data.statements, size=size, seed=seed, plain_text=data.plain_text
+                )
             case "refusal":
                 return studies.refusal(
                     base,

@@ -1,19 +1,21 @@
-"""What a model answers about a statement, and whether a direction changes the answer.
+"""What a model answers about a statement: its own label, with any two words and whatever it answers by habit.
 
-PD = P(TRUE) - P(FALSE) after "... This statement is:". Steering adds +v (false statements) or -v (true ones) at the
-statement's last word token and full stop, at every layer of a window. v has the length strength x class gap of the
-model that is steered, whichever model the direction comes from, and so have the random directions of the control.
+The two words are continued from the same prompt; with s the tokens of a word behind what both have in common,
 
-Two normalisations of the shift are in use, both given: "to certainty" divides by the way to PD = -1 or 1 (Du et al.,
-2025), "to the other class" by the way to the mean PD of the unsteered statements of the other class (Marks and
-Tegmark, 2023). 0 is no effect, 1 the whole way. The window and the strength are chosen on a training topic.
+    log-odds = log P(s_true | prompt) - log P(s_false | prompt),    PD = P(s_true | prompt) - P(s_false | prompt)
+
+where both words are one token that really follows the prompt ("single tokens"), from one pass; otherwise as the sums
+of the tokens' log-probabilities ("sequences"). A model may give one answer out of habit, and a longer word is less
+likely for its length alone. So a second accuracy is given: "calibrated" says true where the log-odds exceed their
+median over the statements of the other topics, which uses no labels (the few-shot baseline of Marks and Tegmark, 2023;
+of the same kind as the contextual calibration of Zhao et al., 2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -21,27 +23,35 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
-from steerlab.directions import Direction
-from steerlab.models import LanguageModel, Site, Span
-from steerlab.progress import track
-from steerlab.statistics import Estimate, bootstrap, proportion
-from steerlab.steering import Add
-from steerlab.studies._contrast import Stack, random_units
-from steerlab.studies._probes import fit_probe
-from steerlab.studies._prompts import ANSWER_SITE, Plan, question
+from steerlab.errors import PromptError
+from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
+from steerlab.statistics import Estimate, proportion
+from steerlab.studies._probes import Fit
+from steerlab.studies._prompts import QUESTION_END, Plan, question
 
-Normalisation = Literal["to certainty", "to the other class"]
-Vectors = Float[np.ndarray, "layer width"]
+Scored = Literal["single tokens", "sequences"]
+Shifts = Mapping[Site, Float[Tensor, "row width"]]
+
+_BUDGET = {"single tokens": 8192, "sequences": 2048}  # padded tokens in one pass
 
 
 class Labels(BaseModel):
-    """How well a model labels held-out statements itself. chance: always giving the more frequent answer."""
+    """How well a model labels held-out statements itself.
+
+    scored: how the answers were told apart. calibrated: whether the log-odds are compared with their median over
+    other topics rather than with zero. shots: labelled lines before the question, one number for each fold. chance:
+    always giving the more frequent answer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    shots: int
+    scored: Scored
+    calibrated: bool
+    shots: tuple[int, ...]
     statements: str
     accuracy: Estimate
     chance: float
@@ -52,316 +62,217 @@ class Labels(BaseModel):
         return self.accuracy.low > self.chance
 
 
-class Steering(BaseModel):
-    """The share of the way to the other answer that a direction moves a model, beside random directions.
-
-    layers, strength: the window (first and last layer) and the dose in class gaps, one for each fold.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    direction: str
-    model: str
-    normalisation: Normalisation
-    layers: tuple[tuple[int, int], ...]
-    strength: tuple[float, ...]
-    true_to_false: Estimate
-    false_to_true: Estimate
-    mean: Estimate
-    control: Estimate
-
-    @property
-    def above_control(self) -> bool:
-        """True when the interval lies above zero and above the random directions."""
-        return self.mean.low > max(0.0, self.control.high)
-
-
 @dataclass(frozen=True)
-class Dose:
-    """Layers `first`..`last` (both included) and the strength in class gaps."""
+class Words:
+    """The two answers in one model: their texts, how they are scored, and their tokens where each is one."""
 
-    first: int
-    last: int
-    strength: float
+    texts: tuple[str, str]
+    scored: Scored
+    tokens: tuple[int, int] | None = None
+
+
+def words_for(model: LanguageModel, texts: tuple[str, str], questions: Sequence[Prompt]) -> Words:
+    """How the two answers can be scored after these questions.
+
+    Raises:
+        PromptError: one answer begins with the other, so that they cannot be told apart.
+    """
+    asked = model.tokenize(questions)
+    after = [_continued(model, questions, text) for text in texts]
+    found: set[tuple[int, ...]] = set()
+    for row in range(len(asked)):
+        true, false = (_ids(tokens, row) for tokens in after)
+        same = _common(true, false)
+        if same in (len(true), len(false)):
+            raise PromptError(
+                f"For {model.name} one of the answers {texts[0]!r} and {texts[1]!r} begins with the other, so they "
+                "cannot be told apart; choose others."
+            )
+        plain = same == len(_ids(asked, row)) and true[:same] == _ids(asked, row)
+        found.add((*true[same:], *false[same:]) if plain and len(true) == len(false) == same + 1 else ())
+    if len(found) == 1 and () not in found:
+        true_id, false_id = next(iter(found))
+        return Words(texts, "single tokens", (true_id, false_id))
+    return Words(texts, "sequences")
 
 
 @dataclass(frozen=True)
 class Examinee:
-    """A model with what its answers need: the name in the study, its answer tokens and its states."""
+    """A model with what its answers need: its name in the study, how answers are scored, and its probes by layer."""
 
     name: str
     model: LanguageModel
-    tokens: tuple[int, int]
-    states: Stack
+    words: Words
+    fits: tuple[Fit, ...]
 
-    def answers(
-        self, plan: Plan, rows: NDArray[np.int64], shots: int, words: tuple[str, str]
-    ) -> Float[np.ndarray, "row 2"]:
-        """[row, (PD, log-odds of the true answer)] of some rows of the plan."""
-        prompts = [
+    def prompts(self, plan: Plan, rows: NDArray[np.int64], shots: int) -> list[Prompt]:
+        """The questions about some rows of the plan, each with its topic's lines in an order of its own."""
+        return [
             question(
-                plan.statements[row], plan.examples[str(plan.groups[row])][:shots], words, order=1 + int(row)
+                plan.statements[row],
+                plan.examples[str(plan.groups[row])][:shots],
+                self.words.texts,
+                order=1 + row,
             )
             for row in rows.tolist()
         ]
-        logits = self.model.logits(prompts).double()
-        true, false = self.tokens
-        chances = logits.softmax(dim=-1)
-        both = torch.stack([chances[:, true] - chances[:, false], logits[:, true] - logits[:, false]], dim=1)
-        found: Float[np.ndarray, "row 2"] = both.cpu().numpy()
-        return found
 
-    def steered(
-        self,
-        plan: Plan,
-        rows: NDArray[np.int64],
-        shots: int,
-        words: tuple[str, str],
-        vectors: Vectors,
-        dose: Dose,
-    ) -> Float[np.ndarray, " row"]:
-        """PD with `vectors` subtracted from true statements and added to false ones."""
-        pd = np.empty(len(rows))
-        direction = Direction(
-            vectors={
-                Site("resid_post", layer): torch.from_numpy(vectors[layer]).float()
-                for layer in range(dose.first, dose.last + 1)
-            },
-            model_name=self.model.name,
-            fingerprint=self.model.fingerprint,
-        )
-        for label, sign in ((True, -1.0), (False, 1.0)):
-            of_class = plan.labels[rows] == label
-            edit = Add(direction, strength=sign * dose.strength, unit="raw", positions=Span(ANSWER_SITE))
-            with self.model.steering(edit):
-                pd[of_class] = self.answers(plan, rows[of_class], shots, words)[:, 0]
-        return pd
-
-    def directions(self, plan: Plan, groups: Sequence[str]) -> Vectors:
-        """The truth direction of every layer, fitted on some groups; its length is the class gap."""
-        rows = plan.rows(groups)
-        return np.stack([fit_probe(states, plan, rows).directions[0] for states in self.states])
-
-
-def choose_shots(
-    examinees: Sequence[Examinee],
-    plan: Plan,
-    options: Sequence[int],
-    words: tuple[str, str],
-    n: int,
-    seed: int,
-) -> int:
-    """The number of labelled lines with which the models label statements of training topics best."""
-    rows = plan.balanced(plan.folds[0].train, n, seed)
-
-    def accuracy(shots: int) -> float:
-        right = [
-            (each.answers(plan, rows, shots, words)[:, 1] > 0) == plan.labels[rows] for each in examinees
+    def has_room(self, plan: Plan, rows: NDArray[np.int64], shots: int) -> bool:
+        """Whether the questions with so many labelled lines fit into the model's context."""
+        prompts = [
+            Prompt(one.text + max(self.words.texts, key=len)) for one in self.prompts(plan, rows, shots)
         ]
-        return float(np.mean(right))
+        try:
+            self.model.tokenize(prompts)
+        except PromptError:
+            return False
+        return True
 
-    return max(options, key=accuracy)
+    def answers(
+        self, prompts: Sequence[Prompt], shifts: Shifts | None = None, at: Selector | None = None
+    ) -> Float[np.ndarray, "row 2"]:
+        """[prompt, (PD, log-odds of the true answer)], with the shift of each prompt added at some sites and tokens.
+
+        shifts: [prompt, width] by site; many steered versions of one question are simply many prompts.
+        """
+        found = torch.empty(len(prompts), 2, dtype=torch.float64)
+        for batch in self._batches(prompts):
+            some = [prompts[row] for row in batch]
+            edit = None
+            if shifts is not None:
+                edit = _RowShift(
+                    {site: rows[batch] for site, rows in shifts.items()}, at or Span(QUESTION_END)
+                )
+            found[batch] = self._scores(some, edit).cpu()
+        scores: Float[np.ndarray, "row 2"] = found.numpy()
+        return scores
+
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        lengths = self.model.tokenize(list(dict.fromkeys(prompts))).lengths
+        length = dict(zip(dict.fromkeys(prompts), lengths, strict=True))
+        batch: list[int] = []
+        longest = 0
+        for row in sorted(range(len(prompts)), key=lambda number: -length[prompts[number]]):
+            if batch and (len(batch) + 1) * longest > _BUDGET[self.words.scored]:
+                yield batch
+                batch = []
+            longest = longest if batch else length[prompts[row]]
+            batch.append(row)
+        yield batch
+
+    def _scores(self, prompts: list[Prompt], edit: _RowShift | None) -> Float[Tensor, "row 2"]:
+        steered = nullcontext() if edit is None else self.model.steering(edit)
+        with steered:
+            if self.words.tokens is not None:
+                logits = self.model.run(self.model.tokenize(prompts), logits="last")
+                assert logits is not None
+                both = logits.double().log_softmax(dim=-1)[:, list(self.words.tokens)]
+            else:
+                both = torch.stack(self._sequences(prompts), dim=1)
+        return torch.stack([both[:, 0].exp() - both[:, 1].exp(), both[:, 0] - both[:, 1]], dim=1)
+
+    def _sequences(self, prompts: list[Prompt]) -> list[Float[Tensor, " row"]]:
+        """Log-probability of each answer's tokens behind what the two have in common."""
+        after = [_continued(self.model, prompts, text) for text in self.words.texts]
+        shared = [_common(*(_ids(tokens, row) for tokens in after)) for row in range(len(prompts))]
+        return [self._log_probability(tokens, shared) for tokens in after]
+
+    def _log_probability(self, tokens: Tokens, start: Sequence[int]) -> Float[Tensor, " row"]:
+        logits = self.model.run(tokens, logits="all")
+        assert logits is not None
+        ids = tokens.input_ids.to(logits.device)
+        law = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0].double()
+        place = torch.arange(1, tokens.width)[None]
+        kept = (place >= torch.tensor(start)[:, None]) & (place < torch.tensor(tokens.lengths)[:, None])
+        return torch.where(kept.to(law.device), law, 0.0).sum(dim=1)
 
 
 def label_accuracy(
-    name: str, log_odds: Float[np.ndarray, " row"], plan: Plan, rows: NDArray[np.int64], shots: int
-) -> list[Labels]:
-    """`Labels` of all rows and, where there are both, of affirmed and of negated ones."""
-    polarity = np.array(plan.statements.polarity)[rows]
-    kinds = [
-        ("all", np.ones(len(rows), dtype=bool)),
-        ("affirmed", polarity == 1),
-        ("negated", polarity == -1),
-    ]
-    if not 0 < int((polarity == 1).sum()) < len(rows):
-        kinds = kinds[:1]
-    right = (log_odds > 0) == plan.labels[rows]
-    found = []
-    for kind, chosen in kinds:
-        share = float(plan.labels[rows][chosen].mean())
-        found.append(
-            Labels(
-                model=name,
-                shots=shots,
-                statements=kind,
-                accuracy=proportion(right[chosen], clusters=plan.clusters[rows][chosen]),
-                chance=max(share, 1 - share),
-            )
-        )
-    return found
-
-
-@dataclass(frozen=True)
-class SteeringSize:
-    """How much steering is done: rows of the test and of the choice of dose, strengths, random directions."""
-
-    rows: int
-    choice_rows: int
-    windows: int
-    strengths: tuple[float, ...]
-    randoms: int
-
-
-def steer_all(
-    examinees: Sequence[Examinee],
+    examinee: Examinee,
+    log_odds: Mapping[int, Float[np.ndarray, " row"]],
+    shots: Sequence[int],
     plan: Plan,
-    *,
-    shots: int,
-    words: tuple[str, str],
-    size: SteeringSize,
-    crossed: bool,
-    seed: int,
-) -> list[Steering]:
-    """Every direction in every model (only its own without `crossed`), with the same window and strength for all."""
-    doses = [
-        _choose_dose(examinees, plan, number, shots, words, size, seed) for number in range(len(plan.folds))
+    rows: NDArray[np.int64],
+) -> list[Labels]:
+    """`Labels`, plain and calibrated, of all rows and, where there are both, of affirmed and of negated ones.
+
+    log_odds: [row] of the true answer by the number of labelled lines; shots: the number used in each fold.
+    """
+    groups, truth = plan.groups[rows], plan.labels[rows]
+    plain, calibrated = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    for fold, n in zip(plan.folds, shots, strict=True):
+        here, elsewhere = np.isin(groups, fold.test), np.isin(groups, fold.train)
+        plain[here] = (log_odds[n][here] > 0) == truth[here]
+        calibrated[here] = (log_odds[n][here] > np.median(log_odds[n][elsewhere])) == truth[here]
+    polarity = plan.polarity[rows]
+    kinds = {"all": polarity != 0, "affirmed": polarity == 1, "negated": polarity == -1}
+    both = kinds["affirmed"].any() and kinds["negated"].any()
+    return [
+        Labels(
+            model=examinee.name,
+            scored=examinee.words.scored,
+            calibrated=right is calibrated,
+            shots=tuple(shots),
+            statements=kind,
+            accuracy=proportion(right[chosen], clusters=plan.clusters[rows][chosen]),
+            chance=max(share := float(truth[chosen].mean()), 1 - share),
+        )
+        for right in (plain, calibrated)
+        for kind, chosen in kinds.items()
+        if kind == "all" or both
     ]
-    found: list[Steering] = []
-    for target in examinees:
-        sources = [each for each in examinees if crossed or each is target]
-        found += _steer_one(target, sources, plan, doses, shots, words, size, seed)
-    return found
+
+
+def choose_shots(
+    log_odds: Sequence[Mapping[int, Float[np.ndarray, " row"]]], plan: Plan, rows: NDArray[np.int64]
+) -> list[int]:
+    """For each fold the fewest labelled lines that part true from false statements of its training topics well.
+
+    log_odds: for each model [row] by number of lines. Judged by the area under the curve, which no habit moves; well is
+    within a hundredth of the best.
+    """
+    chosen = []
+    for fold in plan.folds:
+        train = np.isin(plan.groups[rows], fold.train)
+        truth = plan.labels[rows][train]
+        areas = {n: np.mean([roc_auc_score(truth, one[n][train]) for one in log_odds]) for n in log_odds[0]}
+        best = max(areas.values())
+        chosen.append(min(n for n, area in areas.items() if area >= best - 0.01))
+    return chosen
 
 
 # -- private, in the order they are called --
 
 
-def _choose_dose(
-    examinees: Sequence[Examinee],
-    plan: Plan,
-    fold: int,
-    shots: int,
-    words: tuple[str, str],
-    size: SteeringSize,
-    seed: int,
-) -> Dose:
-    """The window and strength with the largest mean effect of the models' own directions on one training topic."""
-    topic, *rest = plan.folds[fold].train
-    rows = plan.balanced([topic], size.choice_rows, seed)
-    labels = plan.labels[rows]
-    options = [
-        Dose(first, last, strength)
-        for (first, last), strength in product(
-            _windows(min(len(each.states) for each in examinees), size.windows), size.strengths
-        )
-    ]
-    effects = np.zeros(len(options))
-    for each in examinees:
-        before, vectors = each.answers(plan, rows, shots, words)[:, 0], each.directions(plan, rest)
-        for number, dose in enumerate(track(options, f"choosing the truth dose in {each.name}")):
-            after = each.steered(plan, rows, shots, words, vectors, dose)
-            effects[number] += _effect("to certainty")(before, after, labels)
-    return options[int(effects.argmax())]
+def _continued(model: LanguageModel, questions: Sequence[Prompt], text: str) -> Tokens:
+    """The questions with an answer behind them, padded on the right; spans stay where they were."""
+    return model.tokenize([Prompt(one.text + text, one.spans) for one in questions], padding_side="right")
 
 
-def _windows(n_layers: int, n: int) -> list[tuple[int, int]]:
-    """Windows of about a sixth of the depth that end between a sixth and three quarters of it."""
-    length = max(1, round(n_layers / 6))
-    ends = np.unique(np.linspace(length - 1, max(length - 1, int(0.75 * n_layers)), n).round().astype(int))
-    return [(int(end) - length + 1, int(end)) for end in ends]
+def _ids(tokens: Tokens, row: int) -> list[int]:
+    first = tokens.column(row, 0)
+    ids: list[int] = tokens.input_ids[row, first : first + tokens.lengths[row]].tolist()
+    return ids
 
 
-def _steer_one(
-    target: Examinee,
-    sources: Sequence[Examinee],
-    plan: Plan,
-    doses: Sequence[Dose],
-    shots: int,
-    words: tuple[str, str],
-    size: SteeringSize,
-    seed: int,
-) -> list[Steering]:
-    before: list[NDArray[np.float64]] = []
-    rows_of: list[NDArray[np.int64]] = []
-    after: dict[str, list[NDArray[np.float64]]] = {source.name: [] for source in sources}
-    randoms: list[list[NDArray[np.float64]]] = [[] for _ in range(size.randoms)]
-    subset: list[NDArray[np.bool_]] = []
-    for number, (fold, dose) in enumerate(zip(plan.folds, doses, strict=True)):
-        rows = plan.balanced(fold.test, size.rows, seed)
-        fewer = np.isin(rows, plan.balanced(fold.test, size.rows // 2, seed))
-        own = target.directions(plan, fold.train)
-        gaps = np.linalg.norm(own, axis=1, keepdims=True)
-        rows_of.append(rows)
-        subset.append(fewer)
-        before.append(target.answers(plan, rows, shots, words)[:, 0])
-        for source in sources:
-            vectors = source.directions(plan, fold.train)
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * gaps
-            after[source.name].append(target.steered(plan, rows, shots, words, vectors, dose))
-        # one random vector for all layers of the window, as alike from layer to layer as a real direction is
-        units = random_units(own.shape[1], size.randoms, seed + number)
-        for draw, unit in enumerate(track(units, f"random directions in {target.name}", len(units))):
-            randoms[draw].append(target.steered(plan, rows[fewer], shots, words, unit * gaps, dose))
-    return _summarised(
-        target.name,
-        plan,
-        doses,
-        np.concatenate(rows_of),
-        np.concatenate(subset),
-        np.concatenate(before),
-        {name: np.concatenate(parts) for name, parts in after.items()},
-        [np.concatenate(parts) for parts in randoms],
-        seed,
-    )
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    same = 0
+    while same < min(len(first), len(second)) and first[same] == second[same]:
+        same += 1
+    return same
 
 
-def _summarised(
-    model: str,
-    plan: Plan,
-    doses: Sequence[Dose],
-    rows: NDArray[np.int64],
-    fewer: NDArray[np.bool_],
-    before: NDArray[np.float64],
-    after: dict[str, NDArray[np.float64]],
-    randoms: Sequence[NDArray[np.float64]],
-    seed: int,
-) -> list[Steering]:
-    labels, clusters = plan.labels[rows], plan.clusters[rows]
-    found = []
-    kinds: tuple[Normalisation, ...] = ("to certainty", "to the other class")
-    for (name, steered), kind in product(after.items(), kinds):
-        parts = {
-            part: bootstrap(
-                _effect(kind, part), before, steered, labels, clusters=clusters, seed=seed, draws=500
-            )
-            for part in ("true", "false", "mean")
-        }
-        null = np.array([_effect(kind)(before[fewer], one, labels[fewer]) for one in randoms])
-        found.append(
-            Steering(
-                direction=name,
-                model=model,
-                normalisation=kind,
-                layers=tuple((dose.first, dose.last) for dose in doses),
-                strength=tuple(dose.strength for dose in doses),
-                true_to_false=parts["true"],
-                false_to_true=parts["false"],
-                mean=parts["mean"],
-                control=Estimate(
-                    value=float(null.mean()),
-                    low=float(null.min()),
-                    high=float(null.max()),
-                    n=len(null),
-                    method=f"mean, least and greatest of {len(null)} random directions of the same length",
-                ),
-            )
-        )
-    return found
+class _RowShift:
+    """Adds to each row of a batch a vector of its own, at some tokens."""
 
+    def __init__(self, shifts: Shifts, positions: Selector) -> None:
+        self._shifts = shifts
+        self.sites, self.positions = tuple(shifts), positions
 
-def _effect(kind: Normalisation, part: str = "mean") -> Callable[..., float]:
-    """The normalised shift of PD for true statements, for false ones, or the mean of both."""
+    def apply(self, state: Float[Tensor, "batch position width"], site: Site) -> Tensor:
+        return state + self._shifts[site].to(state.device, state.dtype)[:, None]
 
-    def effect(before: NDArray[np.float64], after: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-        true, false = labels.astype(bool), ~labels.astype(bool)
-        if not true.any() or not false.any():
-            return float("nan")
-        start = before[true].mean(), before[false].mean()
-        goal = (-1.0, 1.0) if kind == "to certainty" else (start[1], start[0])
-        way = [to - at for to, at in zip(goal, start, strict=True)]
-        if min(abs(step) for step in way) < 1e-9:
-            return float("nan")
-        shares = (after[true].mean() - start[0]) / way[0], (after[false].mean() - start[1]) / way[1]
-        return float({"true": shares[0], "false": shares[1], "mean": np.mean(shares)}[part])
-
-    return effect
+    def check(self, model: LanguageModel) -> None:
+        for site in self.sites:
+            model.require(site)

@@ -12,7 +12,7 @@ random label, the same in both models: how alike any difference of means is in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,6 +24,7 @@ from steerlab.statistics import Estimate, cosine_null
 States = Float[np.ndarray, "row width"]
 Stack = Float[np.ndarray, "layer row width"]
 Counts = Float[np.ndarray, "draw row"]
+Fit = Callable[[States, NDArray[np.bool_], Counts], Float[np.ndarray, "draw width"]]
 
 
 class Agreement(BaseModel):
@@ -62,6 +63,14 @@ def contrast_weights(
     return weights
 
 
+def difference_in_means(
+    states: States, labels: NDArray[np.bool_], counts: Counts
+) -> Float[np.ndarray, "draw width"]:
+    """Differences of class means, one for each draw of `labels` ([row] or [draw, row]) and `counts`."""
+    found: Float[np.ndarray, "draw width"] = contrast_weights(labels, counts) @ states
+    return found
+
+
 def centre(states: States, groups: ArrayLike) -> States:
     """Each row minus the mean of its group."""
     centred = states.astype(np.float64)
@@ -81,30 +90,32 @@ def agreement_by_layer(
     seed: int,
     draws: int = 200,
     splits: int = 30,
+    fit: Fit = difference_in_means,
 ) -> list[Agreement]:
     """`Agreement` at each layer of two stacks of states of the same labelled rows.
 
     clusters: [row] what is drawn and halved together; strata: [row] what both halves share evenly and inside
-    which labels are shuffled. All layers use the same draws.
+    which labels are shuffled. fit: directions for draws of labels and counts. All layers use the same draws.
     """
     truth, units, blocks = np.asarray(labels, dtype=bool), np.asarray(clusters), np.asarray(strata)
     rng = np.random.default_rng(seed)
-    resampled = contrast_weights(truth, _resamples(units, rng, draws))
+    once = np.ones((1, len(truth)))
+    resampled = _resamples(units, rng, draws)
     inside = np.stack([_half(units, blocks, rng) for _ in range(splits)])
-    halves = contrast_weights(truth, inside.astype(float)), contrast_weights(truth, (~inside).astype(float))
-    shuffled = contrast_weights(shuffled_labels(truth, blocks, rng, draws))
-    whole = contrast_weights(truth)
+    shuffled = shuffled_labels(truth, blocks, rng, draws)
     rows: list[Agreement] = []
     for layer, x, y in zip(layers, base, post, strict=True):
         x, y = x.astype(np.float64), y.astype(np.float64)
-        ax, bx, ay, by = halves[0] @ x, halves[1] @ x, halves[0] @ y, halves[1] @ y
+        (ax, bx), (ay, by) = (
+            (fit(z, truth, inside.astype(float)), fit(z, truth, (~inside).astype(float))) for z in (x, y)
+        )
         own = np.maximum(cosines(ax, bx), 0) * np.maximum(cosines(ay, by), 0)
         rows.append(
             Agreement(
                 layer=layer,
                 cosine=_recentred(
-                    float(cosines(whole @ x, whole @ y)[0]),
-                    cosines(resampled @ x, resampled @ y),
+                    float(cosines(fit(x, truth, once), fit(y, truth, once))[0]),
+                    cosines(fit(x, truth, resampled), fit(y, truth, resampled)),
                     units,
                     draws,
                     seed,
@@ -112,7 +123,11 @@ def agreement_by_layer(
                 crossed=_spread((cosines(ax, by) + cosines(bx, ay)) / 2, units, f"{splits} random halvings"),
                 ceiling=_spread(np.sqrt(own), units, f"{splits} random halvings"),
                 shuffled=_spread(
-                    cosines(shuffled @ x, shuffled @ y), units, f"{draws} shuffles of the labels"
+                    cosines(
+                        fit(x, shuffled, np.ones(shuffled.shape)), fit(y, shuffled, np.ones(shuffled.shape))
+                    ),
+                    units,
+                    f"{draws} shuffles of the labels",
                 ),
                 random=cosine_null(x.shape[1]).threshold(),
             )

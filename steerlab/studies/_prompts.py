@@ -2,13 +2,14 @@
 
 A question is some labelled lines of the statement's own topic, the statement, and "This statement is:" (Marks and
 Tegmark, 2023); the labelled lines are never the statement itself nor another one about its subject. The span
-`answer_site` marks the statement's last word token and its full stop, where truth is written.
+`answer_site` marks the statement's last word token and its full stop, where truth is written, `question_end` the last
+character of the question, where the answer is decided.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ from steerlab.errors import DatasetError, SteerlabError
 from steerlab.models import LanguageModel, Prompt
 
 QUESTION = " This statement is:"
-ANSWER_SITE = "answer_site"
+ANSWER_SITE, QUESTION_END = "answer_site", "question_end"
+FEWEST_TOPICS, WANTED_TOPICS = 4, 6
 _FEWEST_A_CLASS = 8
 _RANDOM_PARTS = 6
 
@@ -37,12 +39,15 @@ class Plan:
     """The statements of a study, row by row, and what is held out of what.
 
     groups: [row] the statement's topic, or a random part where the statements name fewer than four topics.
+    forms: [row] "simple", "conjunction" or "disjunction"; joined statements are only ever tested on.
     clusters: [row] number of the subject, so that a statement and its negation are resampled together.
+    folds: what is held out of what, usually every group in turn.
     examples: by group, further statements that label the question's opening lines.
     """
 
     statements: StatementSet
     groups: NDArray[np.str_]
+    forms: NDArray[np.str_]
     clusters: NDArray[np.int64]
     folds: tuple[Fold, ...]
     examples: dict[str, tuple[Statement, ...]]
@@ -53,16 +58,38 @@ class Plan:
         """[row] the truth of each statement."""
         return np.array(self.statements.labels, dtype=bool)
 
+    @property
+    def polarity(self) -> NDArray[np.int64]:
+        """[row] 1 for affirmed, -1 for negated statements."""
+        return np.array(self.statements.polarity)
+
+    @property
+    def simple(self) -> NDArray[np.bool_]:
+        """[row] True for statements that join no others."""
+        found: NDArray[np.bool_] = self.forms == "simple"
+        return found
+
+    @property
+    def strata(self) -> NDArray[np.str_]:
+        """[row] group and form: what is centred by one mean, and inside which labels are shuffled."""
+        return np.char.add(np.char.add(self.groups, "/"), self.forms)
+
     def rows(self, groups: Sequence[str]) -> NDArray[np.int64]:
-        """The rows of some groups."""
-        return np.flatnonzero(np.isin(self.groups, list(groups)))
+        """The rows of the simple statements of some groups."""
+        return np.flatnonzero(np.isin(self.groups, list(groups)) & self.simple)
+
+    def joined(self, groups: Sequence[str]) -> NDArray[np.int64]:
+        """The rows of the joined statements of some groups."""
+        return np.flatnonzero(np.isin(self.groups, list(groups)) & ~self.simple)
 
     def balanced(self, groups: Sequence[str], n: int, seed: int) -> NDArray[np.int64]:
         """About `n` rows of some groups, as many true as false ones, spread evenly over the groups."""
         rng = np.random.default_rng(seed)
         each = max(1, n // (2 * len(groups)))
         picked = [
-            rng.permutation(np.flatnonzero((self.groups == group) & (self.labels == label)))[:each]
+            rng.permutation(np.flatnonzero((self.groups == group) & (self.labels == label) & self.simple))[
+                :each
+            ]
             for group in groups
             for label in (True, False)
         ]
@@ -70,45 +97,64 @@ class Plan:
 
 
 def plan(
-    statements: StatementSet, *, per_topic: int, held_out: int | None, seed: int, shots: int = 4
+    statements: StatementSet, *, per_topic: int, seed: int, held_out: int | None = None, shots: int = 4
 ) -> Plan:
     """Choose statements, labelled examples and folds.
 
-    per_topic: at most so many statements of each topic, balanced. held_out: so many topics are tested in one fold;
-    None leaves every topic out in turn. Topics with fewer than eight statements of either class are left out.
+    per_topic: at most so many statements of each topic and form, balanced. held_out: None holds every topic out in
+    turn; a number holds out so many at once, in a single fold. Topics with fewer than ten simple statements of either
+    class are left out, and joined statements of topics that have no simple ones.
 
     Raises:
         DatasetError: when too few statements are left to hold any out.
     """
-    by_topic = _big_enough(statements)
-    if len(by_topic) >= 4:
-        groups = {topic: statements.topic(topic) for topic in by_topic}
-    else:
-        groups = _random_parts(statements, seed)
-    examples, chosen = {}, {}
+    simple = StatementSet(item for item in statements if item.form == "simple")
+    by_topic = _big_enough(simple)
+    named = len(by_topic) >= FEWEST_TOPICS
+    groups = {topic: simple.topic(topic) for topic in by_topic} if named else _random_parts(simple, seed)
+    examples, rows = {}, []
     for name, members in groups.items():
         examples[name] = _examples(members, shots, seed)
-        taken = {subject(example) for example in examples[name]}
-        rest = [item for item in members if subject(item) not in taken]
-        chosen[name] = StatementSet(rest).sample(per_topic, seed)
-    rows = [(item, name) for name, members in chosen.items() for item in members]
-    subjects = [f"{item.topic}/{subject(item)}" for item, _ in rows]
+        chosen = StatementSet(not_shown(members, examples[name])).sample(per_topic, seed)
+        rows += [(item, name) for item in chosen]
+    rows += [(item, item.topic) for item in _joined(statements, by_topic if named else [], per_topic, seed)]
     return Plan(
         statements=StatementSet(item for item, _ in rows),
         groups=np.array([name for _, name in rows]),
-        clusters=np.unique(subjects, return_inverse=True)[1].astype(np.int64),
+        forms=np.array([item.form for item, _ in rows]),
+        clusters=np.unique([f"{item.topic}/{subject(item)}" for item, _ in rows], return_inverse=True)[
+            1
+        ].astype(np.int64),
         folds=_folds(list(groups), held_out, seed),
         examples=examples,
-        by_topic=len(by_topic) >= 4,
+        by_topic=named,
     )
 
 
+def some_folds(folds: Sequence[Fold], n: int | None, seed: int) -> tuple[int, ...]:
+    """Numbers of `n` folds drawn at random, in order; all of them for None."""
+    if n is None or n >= len(folds):
+        return tuple(range(len(folds)))
+    return tuple(sorted(random.Random(seed).sample(range(len(folds)), n)))
+
+
+def not_shown(
+    members: Iterable[Statement], examples: Sequence[Statement], *, by_subject: bool = True
+) -> list[Statement]:
+    """The statements that the labelled lines do not give away.
+
+    by_subject: drop every statement about a subject of the lines; otherwise only those whose text the lines contain,
+    as the published code does.
+    """
+    shown = "\n".join(item.text for item in examples)
+    taken = {subject(item) for item in examples} if by_subject else set()
+    return [item for item in members if item.text not in shown and subject(item) not in taken]
+
+
 def subject(statement: Statement) -> str:
-    """What the statement is about: its subject, or the whole text where the subject is not known."""
-    if "subject" not in statement.spans:
-        return statement.text
-    start, end = statement.spans["subject"]
-    return statement.text[start:end]
+    """What the statement is about: its subject (two joined ones' both), or the whole text where it is not known."""
+    spans = [statement.spans[name] for name in ("first_subject", "subject") if name in statement.spans]
+    return " / ".join(sorted(statement.text[start:end] for start, end in spans)) or statement.text
 
 
 def question(
@@ -122,7 +168,8 @@ def question(
     opening = "".join(lines)
     last = len(opening) + _last_word_end(statement.text)
     end = len(opening) + len(statement.text)
-    return Prompt(opening + statement.text + QUESTION, spans={ANSWER_SITE: (last - 1, end)})
+    text = opening + statement.text + QUESTION
+    return Prompt(text, spans={ANSWER_SITE: (last - 1, end), QUESTION_END: (len(text) - 1, len(text))})
 
 
 def answer_tokens(model: LanguageModel, answers: tuple[str, str]) -> tuple[int, int]:
@@ -180,6 +227,17 @@ def _examples(members: StatementSet, shots: int, seed: int) -> tuple[Statement, 
         alike = [item for item in fresh if item.polarity == polarity]
         picked += (alike or fresh)[:1]
     return tuple(picked)
+
+
+def _joined(statements: StatementSet, topics: Sequence[str], per_topic: int, seed: int) -> list[Statement]:
+    kinds = [(topic, form) for topic in topics for form in ("conjunction", "disjunction")]
+    return [
+        item
+        for topic, form in kinds
+        for item in StatementSet(one for one in statements if one.topic == topic and one.form == form).sample(
+            per_topic, seed
+        )
+    ]
 
 
 def _folds(groups: list[str], held_out: int | None, seed: int) -> tuple[Fold, ...]:

@@ -1,4 +1,4 @@
-"""The result of the truthfulness study: its numbers, and how they read as sentences, tables and figures."""
+"""The result of the truthfulness study: its numbers, and how they read as sentences."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from steerlab.statistics import Estimate, Number, bootstrap_mean
+from steerlab.statistics import Estimate, Number
 from steerlab.studies import _truthfulness_figures as figures_of
-from steerlab.studies._answers import Labels, Steering
+from steerlab.studies import _truthfulness_tables as tables_of
+from steerlab.studies._answers import Labels
 from steerlab.studies._contrast import Agreement
-from steerlab.studies._probes import Accuracy
+from steerlab.studies._probes import OWN, Accuracy, Centring
+from steerlab.studies._steering import Price, Steering
 from steerlab.studies.result import Headline, StudyResult, Table
 
 if TYPE_CHECKING:
@@ -25,13 +27,13 @@ class Setting(BaseModel):
 
     size: str
     seed: int
+    preset: str
+    estimator: str
     models: dict[str, str]
     statements: int
     topics: tuple[str, ...]
-    held_out: tuple[tuple[str, ...], ...]
     by_topic: bool
     answers: tuple[str, str]
-    shots: int | None = None
 
 
 class Point(BaseModel):
@@ -41,6 +43,7 @@ class Point(BaseModel):
 
     topic: str
     true: bool
+    negated: bool
     cluster: int
     places: dict[str, Number]
 
@@ -48,9 +51,10 @@ class Point(BaseModel):
 class TruthfulnessResult(StudyResult):
     """Truth in two models: probes, cosines, transfer, and the steering of the answer.
 
-    chosen: for each model the probe's layer in each fold. by_layer: each model's own probe on held-out topics.
-    transfer: every probe on every model's states. agreement: cosines by layer. labels: how well each model labels
-    statements itself. steering: every direction in every model. missing: parts that were not run, and why.
+    chosen: for each model the probe's layer in each fold (every topic is one). by_layer: each model's own probe on
+    held-out topics. transfer: every probe on every model's states, also by kind of statement and by topic. agreement:
+    cosines by layer. labels: how well each model labels statements itself. steering: every direction in every model;
+    prices: the same edits on plain text. missing: parts that were not run, and why.
     """
 
     title: ClassVar[str] = "Truthfulness"
@@ -63,6 +67,7 @@ class TruthfulnessResult(StudyResult):
     agreement: tuple[Agreement, ...] = ()
     labels: tuple[Labels, ...] = ()
     steering: tuple[Steering, ...] = ()
+    prices: tuple[Price, ...] = ()
     points: tuple[Point, ...] = ()
     missing: dict[str, str]
 
@@ -70,11 +75,21 @@ class TruthfulnessResult(StudyResult):
         """A model's own probe on its held-out statements, at the chosen layers."""
         return self.cell(model, model)
 
-    def cell(self, probe: str, states: str, *, recentred: bool = True) -> Accuracy:
+    def cell(
+        self,
+        probe: str,
+        states: str,
+        *,
+        centred_by: Centring = OWN,
+        statements: str = "all",
+        topic: str = "all",
+    ) -> Accuracy:
         """One model's probe on another's held-out states."""
-        wanted = (probe, states, recentred, "all")
+        wanted = (probe, states, centred_by, statements, topic)
         return next(
-            one for one in self.transfer if (one.probe, one.states, one.recentred, one.statements) == wanted
+            one
+            for one in self.transfer
+            if (one.probe, one.states, one.centred_by, one.statements, one.topic) == wanted
         )
 
     def layer(self, model: str) -> int:
@@ -82,30 +97,26 @@ class TruthfulnessResult(StudyResult):
         return Counter(self.chosen[model]).most_common(1)[0][0]
 
     def tables(self) -> list[Table]:
-        """Accuracy by layer, transfer, cosines, the model's own labels, steering and projections."""
-        made = [
-            _accuracy_table(self),
-            _cosine_table(self),
-            _transfer_table(self),
-            _projection_table(self),
-            _labels_table(self),
-            _steering_table(self),
-        ]
-        return [table for table in made if table.rows]
+        """Accuracy by layer, cosines, transfer by kind and topic, projections, own labels, steering and its price."""
+        return tables_of.tables(self)
 
     def figures(self) -> dict[str, Figure]:
-        """Accuracy by layer, and where a direction was found also cosines, transfer, projections and steering."""
+        """Accuracy by layer; where a direction was found also cosines, transfer, topics, projections and steering."""
         made = {"accuracy": figures_of.accuracy_figure(self)}
         if self.agreement:
             made["cosine"] = figures_of.cosine_figure(
                 self.agreement, "Are the two truth directions the same?"
             )
-        if len({one.probe for one in self.transfer if one.above_chance}) and _crossed(self):
-            made["transfer"] = figures_of.transfer_figure(self)
+        if any(one.above_chance for one in self.transfer):
+            if _crossed(self):
+                made["transfer"] = figures_of.transfer_figure(self)
+            made["topics"] = figures_of.topics_figure(self)
         if self.points:
             made["projections"] = figures_of.projection_figure(self)
         if self.steering:
             made["steering"] = figures_of.steering_figure(self)
+        if self.prices:
+            made["price"] = figures_of.price_figure(self)
         return made
 
 
@@ -120,21 +131,10 @@ def sentences(result: TruthfulnessResult) -> list[str]:
             f"Carried over: the base model's probe labels the post-trained model's held-out states right in "
             f"{crossed.accuracy} of cases, the post-trained model's own probe in {own.accuracy}."
         )
-    for one in result.labels:
-        if one.statements == "all":
-            verdict = "" if one.above_chance else " — not identified: accuracy at chance"
-            lines = f"after {one.shots} labelled lines" if one.shots else "without examples"
-            said.append(
-                f"{one.model.capitalize()}: asked {lines}, it labels {one.accuracy} of held-out statements right "
-                f"(chance {one.chance:.2f}){verdict}."
-            )
-    for cell in result.steering:
-        if cell.normalisation == "to certainty":
-            verdict = "" if cell.above_control else " — not identified: random directions reach as far"
-            said.append(
-                f"The {cell.direction} direction moves the {cell.model} model's answer {cell.mean} of the way to the "
-                f"other one (random directions of the same length: {cell.control}){verdict}."
-            )
+    said += [_label_sentence(result, model) for model in dict.fromkeys(one.model for one in result.labels)]
+    said += [
+        _steering_sentence(result, place) for place in dict.fromkeys(one.place for one in result.steering)
+    ]
     return said + list(result.missing.values())
 
 
@@ -153,7 +153,7 @@ def headline(result: TruthfulnessResult) -> Headline | None:
     return Headline(what=what, value=own.accuracy, control=own.control, control_name="shuffled labels")
 
 
-# -- private: sentences --
+# -- private --
 
 
 def _crossed(result: TruthfulnessResult) -> bool:
@@ -188,122 +188,51 @@ def _cosine_sentence(result: TruthfulnessResult) -> str:
     )
 
 
-# -- private: tables --
-
-
-def _accuracy_table(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="accuracy",
-        title="Probe accuracy on held-out statements, by layer",
-        columns=["model", "layer", "accuracy", "shuffled labels"],
-        rows=[[one.probe, one.layers[0], one.accuracy, one.control] for one in result.by_layer],
-        note="Each model's own probe (difference in means of the training topics, decided at the midpoint), "
-        "held-out topics centred by their own mean. Intervals resample subjects.",
+def _label_sentence(result: TruthfulnessResult, model: str) -> str:
+    plain, calibrated = (
+        next(
+            one
+            for one in result.labels
+            if (one.model, one.statements, one.calibrated) == (model, "all", kind)
+        )
+        for kind in (False, True)
+    )
+    name, way = (
+        model.capitalize(),
+        "" if plain.scored == "single tokens" else ", its answers scored as sequences",
+    )
+    if plain.above_chance:
+        return (
+            f"{name}: asked whether a held-out statement is true, it answers {plain.accuracy} right (chance "
+            f"{plain.chance:.2f}){way}."
+        )
+    if calibrated.above_chance:
+        return (
+            f"{name}: asked whether a held-out statement is true, it answers {plain.accuracy} right (chance "
+            f"{plain.chance:.2f}){way}, but {calibrated.accuracy} once its habit of giving one answer is removed "
+            "(calibrated accuracy)."
+        )
+    return (
+        f"{name}: asked whether a held-out statement is true — not identified: accuracy at chance ({plain.accuracy}, "
+        f"calibrated {calibrated.accuracy}){way}."
     )
 
 
-def _cosine_table(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="cosine",
-        title="Cosine of the two models' truth directions, by layer",
-        columns=[
-            "layer",
-            "cosine",
-            "across halves",
-            "ceiling (same model)",
-            "shuffled labels",
-            "random below",
-        ],
-        rows=[
-            [one.layer, one.cosine, one.crossed, one.ceiling, one.shuffled, one.random]
-            for one in result.agreement
-        ],
-        note="Across halves: base found on one half of the statements, post on the other. Ceiling: one model with "
-        "itself across the same halves. Shuffled labels: the same random labels in both models.",
-    )
-
-
-def _transfer_table(result: TruthfulnessResult) -> Table:
-    ways = {True: "topic's own mean", False: "training mean"}
-    return Table(
-        key="transfer",
-        title="Probes of one model on the states of the other, held-out statements",
-        columns=["probe of", "states of", "layer", "centred by", "statements", "accuracy", "shuffled labels"],
-        rows=[
-            [
-                one.probe,
-                one.states,
-                ", ".join(map(str, sorted(set(one.layers)))),
-                ways[one.recentred],
-                one.statements,
-                one.accuracy,
-                one.control,
-            ]
-            for one in result.transfer
-        ],
-        note="Direction and decision point of the probe's model, at its layer, chosen on training topics only.",
-    )
-
-
-def _labels_table(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="labels",
-        title="How well each model labels held-out statements itself",
-        columns=["model", "labelled lines", "statements", "accuracy", "always the same answer"],
-        rows=[[one.model, one.shots, one.statements, one.accuracy, one.chance] for one in result.labels],
-        note=f"The likelier of {result.setting.answers[0]!r} and {result.setting.answers[1]!r} after the question.",
-    )
-
-
-def _steering_table(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="steering",
-        title="Steering the answer with the truth direction",
-        columns=[
-            "direction of",
-            "model",
-            "normalised",
-            "layers",
-            "strength",
-            "true to false",
-            "false to true",
-            "mean",
-            "random directions",
-        ],
-        rows=[
-            [
-                one.direction,
-                one.model,
-                one.normalisation,
-                ", ".join(sorted({f"{first}-{last}" for first, last in one.layers})),
-                ", ".join(sorted({f"{strength:g}" for strength in one.strength})),
-                one.true_to_false,
-                one.false_to_true,
-                one.mean,
-                one.control,
-            ]
-            for one in result.steering
-        ],
-        note="0: the answer stays, 1: it moves all the way. Strength in class gaps of the steered model, at the last "
-        "word token and the full stop; window and strength chosen on a training topic, the same for all cells.",
-    )
-
-
-def _projection_table(result: TruthfulnessResult) -> Table:
-    rows = []
-    for model in result.points[0].places if result.points else ():
-        for true in (True, False):
-            members = [point for point in result.points if point.true == true]
-            mean = bootstrap_mean(
-                [point.places[model] for point in members],
-                [point.cluster for point in members],
-                seed=result.setting.seed,
-            )
-            rows.append([model, "true" if true else "false", len(members), mean])
-    return Table(
-        key="projections",
-        title="Where held-out statements lie along the truth direction",
-        columns=["model", "statements", "n", "mean place (class gaps)"],
-        rows=rows,
-        note="0 is the decision point; on the training topics the class means lie at 1/2 and -1/2.",
-    )
+def _steering_sentence(result: TruthfulnessResult, place: str) -> str:
+    cells = [one for one in result.steering if one.place == place and one.normalisation == "to certainty"]
+    parts = [
+        f"{one.direction} in {one.model} {one.mean} (random directions {one.control}"
+        + ("" if one.above_control else "; not identified: random directions reach as far")
+        + ")"
+        for one in cells
+    ]
+    prices = [one for one in result.prices if one.place == place]
+    dearest = max(prices, key=lambda one: max(one.adding.kl.value, one.subtracting.kl.value), default=None)
+    cost = ""
+    if dearest is not None:
+        worse = max(dearest.adding.kl, dearest.subtracting.kl, key=lambda kl: kl.value)
+        cost = (
+            f" On plain text the same edits cost at most {worse} nats a token (random directions of that length "
+            f"{dearest.random_kl})."
+        )
+    return f"Steered at the {place}, the answer moves this share of the way to the other one: {', '.join(parts)}.{cost}"

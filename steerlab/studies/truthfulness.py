@@ -2,57 +2,82 @@
 
 Each model reads bare statements (no template in either); at the last token of each, at every layer, the direction is
 the difference between the mean states of true and of false statements, topics centred apart. Asked are: the cosine of
-the two directions beside its ceiling, whether one model's probe reads the other's states on held-out topics, and
-whether adding either direction turns the answer of either model after "This statement is:". Sources: Marks and Tegmark
-(2023), "The geometry of truth"; Du et al. (2025), "How post-training reshapes LLMs".
+the two directions beside its ceiling, whether one model's probe reads the other's states on topics it never saw,
+whether adding either direction turns the answer of either model after "This statement is:", and what that costs on
+unrelated text. Sources: Marks and Tegmark (2023), "The geometry of truth"; Du et al. (2025), "How post-training
+reshapes LLMs".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
 
 from steerlab.activations import Activations, capture
 from steerlab.datasets import StatementSet
-from steerlab.directions import DifferenceInMeans, Direction, fit_direction
-from steerlab.errors import SteerlabError
-from steerlab.models import LanguageModel, Last
-from steerlab.studies._answers import (
-    Examinee,
-    Labels,
-    Steering,
-    SteeringSize,
-    choose_shots,
-    label_accuracy,
-    steer_all,
+from steerlab.datasets import plain_text as packaged_text
+from steerlab.directions import DifferenceInMeans, Direction, LinearDirection, fit_direction
+from steerlab.errors import SiteError, SteerlabError
+from steerlab.models import LanguageModel, Last, Selector, Span
+from steerlab.progress import track
+from steerlab.studies._answers import Examinee, Labels, choose_shots, label_accuracy, words_for
+from steerlab.studies._contrast import Agreement, Fit, Stack, agreement_by_layer, centre
+from steerlab.studies._contrast import difference_in_means as by_weights
+from steerlab.studies._probes import (
+    OWN,
+    accuracy_by_layer,
+    choose_layers,
+    fitter,
+    held_out_projections,
+    transfer,
 )
-from steerlab.studies._contrast import Agreement, Stack, agreement_by_layer, centre
-from steerlab.studies._probes import accuracy_by_layer, choose_layer, held_out_projections, transfer
-from steerlab.studies._prompts import Plan, answer_tokens, plan
+from steerlab.studies._prompts import (
+    ANSWER_SITE,
+    QUESTION_END,
+    WANTED_TOPICS,
+    Plan,
+    plan,
+    question,
+    some_folds,
+)
+from steerlab.studies._steering import Price, Rule, Steering, Window, prices, steer_all, windows
 from steerlab.studies._truthfulness_result import Point, Setting, TruthfulnessResult, headline, sentences
 
 Size = Literal["quick", "full"]
+Preset = Literal["corrected", "published"]
 
 __all__ = ["Setting", "TruthfulnessResult", "truthfulness"]
+
+#: Where an answer can be steered: where the statement ends (Marks and Tegmark), or where the answer is decided.
+PLACES: dict[str, Selector] = {
+    "object and full stop": Span(ANSWER_SITE),
+    "end of the question": Span(QUESTION_END),
+}
 
 
 @dataclass(frozen=True)
 class _Amount:
     per_topic: int
-    held_out: int | None
     questions: int
     shots: tuple[int, ...]
-    steering: SteeringSize
+    steered_folds: int | None
+    rows: int
+    choice_rows: int
+    windows: int
+    strengths: tuple[float, ...]
+    passages: int
 
 
 _AMOUNTS: dict[Size, _Amount] = {
-    "quick": _Amount(64, 3, 96, (4, 0), SteeringSize(36, 16, windows=4, strengths=(1.0, 2.0), randoms=10)),
+    "quick": _Amount(64, 120, (0, 4), 3, 16, 12, windows=3, strengths=(1.0, 2.0, 4.0), passages=12),
     "full": _Amount(
-        400, None, 200, (4, 2, 0), SteeringSize(80, 48, windows=8, strengths=(0.5, 1.0, 2.0, 4.0), randoms=20)
+        400, 400, (0, 2, 4), None, 48, 48, windows=8, strengths=(0.5, 1.0, 2.0, 4.0, 8.0), passages=64
     ),
 }
 
@@ -65,49 +90,64 @@ def truthfulness(
     size: Size = "quick",
     seed: int = 0,
     answers: tuple[str, str] = (" TRUE", " FALSE"),
+    preset: Preset = "corrected",
+    estimator: LinearDirection | None = None,
+    layers: Window | None = None,
+    places: Mapping[str, Selector] | None = None,
+    plain_text: Sequence[str] | None = None,
 ) -> TruthfulnessResult:
     """Compare the truth directions of two models on labelled `statements`.
 
+    Every topic is held out in turn; statements that join others are tested on only.
+
     Args:
-        size: "quick" holds three topics out once, "full" every topic in turn and more of everything.
-        answers: the words for true and false after the question, each a single token (with its space).
+        size: "full" reads and asks more; "quick" steers three of the held-out topics, "full" all of them.
+        answers: the words for true and false after the question (with their space). Where one is not a single token
+            that follows the question, they are scored as sequences.
+        preset: "published" takes the choices of Du et al. (2025): the probe's layer at 0.375 of the depth and a window
+            that begins at 0.25 of it, strength 1, one vector with its own length in the whole window, four lines.
+        estimator: what makes a direction of a topic-centred training set; the difference in means by default.
+        layers: first and last layer steered; probes are then read at the last. None chooses both on training topics.
+        places: tokens to steer, by name; the spans "answer_site" and "question_end" are at hand.
+        plain_text: passages on which steering is priced; None takes the packaged ones, an empty list leaves it out.
 
     Returns:
-        The result; its `artefacts()` are the two `Direction`s (every layer, all statements). What this pair cannot
-        take (other widths, answers of several tokens) is left out and said in `missing`.
+        The result; its `artefacts()` are the two `Direction`s (every layer, all simple statements). What this pair
+        cannot take (other widths, answers that cannot be told apart) is left out and said in `missing`.
 
     Raises:
         DatasetError: too few statements to hold any out.
+        SiteError: `layers` that a model has not.
     """
     models = {"base": base, "post": post}
     amount = _AMOUNTS[size]
-    used = plan(statements, per_topic=amount.per_topic, held_out=amount.held_out, seed=seed)
+    used = plan(statements, per_topic=amount.per_topic, seed=seed)
+    fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}
     stacks = {name: np.stack([one[site].numpy() for site in one.sites]) for name, one in read.items()}
-    missing: dict[str, str] = {}
+    missing: dict[str, str] = _few_topics(used)
     comparable = _comparable(models, missing)
 
-    places = {
-        name: [choose_layer(stack, used, fold) for fold in used.folds] for name, stack in stacks.items()
-    }
-    layers = {name: tuple(range(len(stack))) for name, stack in stacks.items()}
-    own = {
-        name: accuracy_by_layer(name, stack, used, layers=layers[name], seed=seed)
+    at = {
+        name: [fixed[name][1]] * len(used.folds) if name in fixed else choose_layers(stack, used, estimator)
         for name, stack in stacks.items()
     }
-    groups = [stacks] if comparable else [{name: stack} for name, stack in stacks.items()]
-    cells = [
-        cell
-        for group in groups
-        for cell in transfer(group, used, places, layers=layers[next(iter(group))], seed=seed)
+    by_layer = [
+        row
+        for name, stack in track(stacks.items(), "probing truth by layer", len(stacks))
+        for row in accuracy_by_layer(name, stack, used, seed=seed, estimator=estimator)
     ]
+    groups = [stacks] if comparable else [{name: stack} for name, stack in stacks.items()]
+    cells = [cell for group in groups for cell in transfer(group, used, at, seed=seed, estimator=estimator)]
     found = {
         cell.probe: cell.above_chance
         for cell in cells
-        if cell.probe == cell.states and cell.recentred and cell.statements == "all"
+        if (cell.probe, cell.centred_by, cell.statements, cell.topic) == (cell.states, OWN, "all", "all")
     }
-    labels, steering, shots = _answers(
-        models, stacks, used, answers, found, comparable, amount, seed, missing
+    rule = _rule(models, used, amount, fixed, preset, places, seed)
+    texts = packaged_text() if plain_text is None else plain_text
+    labels, steering, priced = _answers(
+        models, stacks, used, answers, found, comparable, amount, rule, estimator, texts, missing
     )
     result = TruthfulnessResult(
         status="done" if any(found.values()) else "not identified",
@@ -115,26 +155,31 @@ def truthfulness(
         setting=Setting(
             size=size,
             seed=seed,
+            preset=preset,
+            estimator=repr(estimator or DifferenceInMeans()),
             models={name: model.name for name, model in models.items()},
             statements=len(used.statements),
-            topics=tuple(np.unique(used.groups).tolist()),
-            held_out=tuple(fold.test for fold in used.folds),
+            topics=tuple(fold.test[0] for fold in used.folds),
             by_topic=used.by_topic,
             answers=answers,
-            shots=shots,
         ),
-        chosen={name: tuple(chosen) for name, chosen in places.items()},
-        by_layer=tuple(row for rows in own.values() for row in rows),
+        chosen={name: tuple(layers) for name, layers in at.items()},
+        by_layer=tuple(by_layer),
         transfer=tuple(cell for cell in cells if cell.probe == cell.states or found[cell.probe]),
-        agreement=_agreement(stacks, used, seed) if comparable and all(found.values()) else (),
+        agreement=_agreement(stacks, used, seed, estimator) if comparable and all(found.values()) else (),
         labels=labels,
         steering=steering,
-        points=_points({name: stack for name, stack in stacks.items() if found[name]}, used, places),
+        prices=priced,
+        points=_points({name: stack for name, stack in stacks.items() if found[name]}, used, at, estimator),
         missing=missing,
     )
     result = result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
     return result.with_artefacts(
-        {f"truthfulness_{name}": _direction(read[name], models[name], used) for name in models if found[name]}
+        {
+            f"truthfulness_{name}": _direction(read[name], models[name], used, estimator)
+            for name in models
+            if found[name]
+        }
     )
 
 
@@ -146,6 +191,65 @@ def _read(model: LanguageModel, used: Plan, name: str) -> Activations:
     sites = model.sites("resid_post")
     return capture(
         model, used.statements.texts, sites, positions=Last(), progress=f"reading statements in {name}"
+    )
+
+
+def _fixed_layers(
+    models: Mapping[str, LanguageModel], layers: Window | None, preset: Preset
+) -> dict[str, Window]:
+    """The window of each model where it is given or published; the probe is read at its last layer."""
+    if layers is None and preset == "corrected":
+        return {}
+    fixed = {}
+    for name, model in models.items():
+        first, last = layers or (round(0.25 * model.n_layers), round(0.375 * model.n_layers))
+        if not 0 <= first <= last < model.n_layers:
+            raise SiteError(
+                f"The layers {first} to {last} do not lie in order between 0 and {model.n_layers - 1}, the layers of "
+                f"{model.name}; give the first and the last layer to steer."
+            )
+        fixed[name] = (first, last)
+    return fixed
+
+
+def _few_topics(used: Plan) -> dict[str, str]:
+    if not used.by_topic:
+        said = (
+            "The statements name too few topics to hold topics out, so random parts of them were held out: what is "
+            "found may be particular to their subject."
+        )
+        return {"topics": said}
+    if len(used.folds) < WANTED_TOPICS:
+        return {
+            "topics": f"Only {len(used.folds)} topics have enough statements (six would be better): held-out "
+            "accuracies say little about topics of another kind."
+        }
+    return {}
+
+
+def _rule(
+    models: Mapping[str, LanguageModel],
+    used: Plan,
+    amount: _Amount,
+    fixed: Mapping[str, Window],
+    preset: Preset,
+    places: Mapping[str, Selector] | None,
+    seed: int,
+) -> Rule:
+    published = preset == "published"
+    depth = min(model.n_layers for model in models.values())
+    usual = dict(list(PLACES.items())[:1]) if published else PLACES
+    return Rule(
+        folds=some_folds(used.folds, amount.steered_folds, seed),
+        places=usual if places is None else places,
+        # models of one depth have one window; of different depths the shallower one's fits both
+        windows=(min(fixed.values()),) if fixed else windows(depth, amount.windows),
+        strengths=(1.0,) if published else amount.strengths,
+        shots=(4,) if published else amount.shots,
+        rows=amount.rows,
+        choice_rows=amount.choice_rows,
+        as_published=published,
+        seed=seed,
     )
 
 
@@ -169,23 +273,31 @@ def _answers(
     found: Mapping[str, bool],
     comparable: bool,
     amount: _Amount,
-    seed: int,
+    rule: Rule,
+    estimator: LinearDirection | None,
+    texts: Sequence[str],
     missing: dict[str, str],
-) -> tuple[tuple[Labels, ...], tuple[Steering, ...], int | None]:
+) -> tuple[tuple[Labels, ...], tuple[Steering, ...], tuple[Price, ...]]:
     """The models' own labels, and the steering of those that label above chance and have a direction."""
+    rows = used.balanced([fold.test[0] for fold in used.folds], amount.questions, rule.seed)
     try:
         examinees = [
-            Examinee(name, model, answer_tokens(model, words), stacks[name]) for name, model in models.items()
+            _examinee(name, model, stacks[name], used, words, estimator) for name, model in models.items()
         ]
-        shots = choose_shots(examinees, used, amount.shots, words, 24, seed)
-        labels = []
-        for each in examinees:
-            rows = np.concatenate([used.balanced(fold.test, amount.questions, seed) for fold in used.folds])
-            log_odds = each.answers(used, rows, shots, words)[:, 1]
-            labels += label_accuracy(each.name, log_odds, used, rows, shots)
+        shown = [n for n in rule.shots if all(each.has_room(used, rows, n) for each in examinees)]
+        log_odds = [
+            {n: each.answers(each.prompts(used, rows, n))[:, 1] for n in shown or rule.shots[:1]}
+            for each in track(examinees, "asking the models for labels", len(examinees))
+        ]
     except SteerlabError as error:
         missing["answers"] = f"The models were not asked for their own labels, and not steered: {error}"
-        return (), (), None
+        return (), (), ()
+    shots = choose_shots(log_odds, used, rows)
+    labels = [
+        row
+        for each, odds in zip(examinees, log_odds, strict=True)
+        for row in label_accuracy(each, odds, shots, used, rows)
+    ]
     able = {one.model for one in labels if one.statements == "all" and one.above_chance}
     chosen = [each for each in examinees if each.name in able and found[each.name]]
     for name in found:
@@ -197,58 +309,119 @@ def _answers(
             )
             missing[f"steering {name}"] = f"The {name} model's answers were not steered: {why}."
     if not chosen:
-        return tuple(labels), (), shots
-    steering = steer_all(
-        chosen, used, shots=shots, words=words, size=amount.steering, crossed=comparable, seed=seed
+        return tuple(labels), (), ()
+    steering, doses = steer_all(chosen, used, shots, rule, crossed=comparable)
+    priced = (
+        prices(chosen, used, doses, texts[: amount.passages], rule, crossed=comparable) if len(texts) else []
     )
-    return tuple(labels), tuple(steering), shots
+    return tuple(labels), tuple(steering), tuple(priced)
 
 
-def _agreement(stacks: Mapping[str, Stack], used: Plan, seed: int) -> tuple[Agreement, ...]:
+def _examinee(
+    name: str,
+    model: LanguageModel,
+    stack: Stack,
+    used: Plan,
+    words: tuple[str, str],
+    estimator: LinearDirection | None,
+) -> Examinee:
+    one_each = np.array([used.rows(fold.test)[0] for fold in used.folds])
+    questions = [question(used.statements[row], (), words) for row in one_each.tolist()]
+    return Examinee(
+        name,
+        model,
+        words_for(model, words, questions),
+        tuple(fitter(x, used, None, estimator) for x in stack),
+    )
+
+
+def _agreement(
+    stacks: Mapping[str, Stack], used: Plan, seed: int, estimator: LinearDirection | None
+) -> tuple[Agreement, ...]:
+    rows = np.flatnonzero(used.simple)
+    groups = used.groups[rows]
     centred = {
-        name: np.stack([centre(states, used.groups) for states in stack]) for name, stack in stacks.items()
+        name: np.stack([centre(states[rows], groups) for states in stack]) for name, stack in stacks.items()
     }
+    fast = estimator is None or type(estimator) is DifferenceInMeans
     return tuple(
         agreement_by_layer(
             centred["base"],
             centred["post"],
-            used.labels,
-            clusters=used.clusters,
-            strata=used.groups,
+            used.labels[rows],
+            clusters=used.clusters[rows],
+            strata=groups,
             layers=range(len(centred["base"])),
             seed=seed,
+            draws=200 if fast else 20,
+            splits=30 if fast else 10,
+            fit=by_weights if estimator is None or fast else _refitted(estimator),
         )
     )
 
 
-def _points(stacks: Mapping[str, Stack], used: Plan, places: Mapping[str, list[int]]) -> tuple[Point, ...]:
+def _refitted(estimator: LinearDirection) -> Fit:
+    """The estimator on the rows of each draw, as often as they were drawn."""
+
+    def fit(
+        states: NDArray[np.float64], labels: NDArray[np.bool_], counts: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        truth = np.broadcast_to(labels, counts.shape)
+        drawn = [np.repeat(np.arange(len(states)), one.astype(int)) for one in counts]
+        return np.stack(
+            [
+                clone(estimator).fit(states[rows], truth[number][rows]).direction_
+                for number, rows in enumerate(drawn)
+            ]
+        )
+
+    return fit
+
+
+def _points(
+    stacks: Mapping[str, Stack],
+    used: Plan,
+    at: Mapping[str, Sequence[int]],
+    estimator: LinearDirection | None,
+) -> tuple[Point, ...]:
     """Held-out statements along the directions of the models that have one."""
-    lying = {name: held_out_projections(stack, used, places[name]) for name, stack in stacks.items()}
+    lying = {name: held_out_projections(stack, used, at[name], estimator) for name, stack in stacks.items()}
     if not lying:
         return ()
-    rows = np.flatnonzero(~np.isnan(next(iter(lying.values()))))
     return tuple(
         Point(
             topic=str(used.groups[row]),
             true=bool(used.labels[row]),
+            negated=used.statements[row].polarity < 0,
             cluster=int(used.clusters[row]),
             places={name: round(float(along[row]), 4) for name, along in lying.items()},
         )
-        for row in rows
+        for row in np.flatnonzero(used.simple).tolist()
     )
 
 
-def _direction(read: Activations, model: LanguageModel, used: Plan) -> Direction:
-    """The direction of all statements at every layer, topics moved onto their common mean."""
+def _direction(
+    read: Activations, model: LanguageModel, used: Plan, estimator: LinearDirection | None
+) -> Direction:
+    """The direction of all simple statements at every layer, topics moved onto their common mean."""
+    rows = np.flatnonzero(used.simple)
+    groups = used.groups[rows]
     states = {}
-    for site, rows in read.states.items():
-        raw = rows.numpy()
-        states[site] = torch.from_numpy(centre(raw, used.groups) + raw.mean(axis=0, dtype=np.float64)).float()
+    for site, all_rows in read.states.items():
+        raw = all_rows.numpy()[rows]
+        states[site] = torch.from_numpy(centre(raw, groups) + raw.mean(axis=0, dtype=np.float64)).float()
+    some = replace(
+        read,
+        states=states,
+        example=torch.arange(len(rows)),
+        position=read.position[torch.from_numpy(rows)],
+        n_prompts=len(rows),
+    )
     return fit_direction(
-        DifferenceInMeans(),
-        replace(read, states=states),
-        used.labels.tolist(),
+        estimator or DifferenceInMeans(),
+        some,
+        used.labels[rows].tolist(),
         model=model,
-        dataset_hash=used.statements.hash,
+        dataset_hash=StatementSet(used.statements[row] for row in rows.tolist()).hash,
         position=Last(),
     )

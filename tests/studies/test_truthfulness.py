@@ -20,9 +20,10 @@ from steerlab.models import Site, Span, load
 from steerlab.statistics import Estimate
 from steerlab.studies import result_from_dict, truthfulness
 from steerlab.studies._contrast import agreement_by_layer, contrast_weights
-from steerlab.studies._probes import choose_layer, fit_probe
+from steerlab.studies._probes import choose_layer, choose_layers, fitter
 from steerlab.studies._prompts import ANSWER_SITE, plan, question, subject
 from steerlab.studies._truthfulness_result import TruthfulnessResult
+from steerlab.studies.truthfulness import PLACES
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,14 @@ def test_a_planted_direction_is_found_in_both_models(same: TruthfulnessResult) -
 def test_a_shared_direction_carries_over_and_steers_both_models(same: TruthfulnessResult) -> None:
     assert same.cell("base", "post").accuracy.low > 0.9
     cells = [cell for cell in same.steering if cell.normalisation == "to certainty"]
-    assert {(cell.direction, cell.model) for cell in cells} == {
-        (a, b) for a in ("base", "post") for b in ("base", "post")
+    assert len(cells) == 8
+    assert {(cell.direction, cell.model, cell.place) for cell in cells} == {
+        (a, b, place) for a in ("base", "post") for b in ("base", "post") for place in PLACES
     }
-    assert all(cell.mean.low > 0.8 and cell.above_control and cell.control.high < 0.3 for cell in cells)
+    for cell in cells:
+        assert cell.above_control
+        assert cell.control.n == 20
+        assert cell.mean.low > (0.8 if cell.place == "object and full stop" else 0.5)
 
 
 def test_different_directions_neither_agree_nor_carry_over(turned: TruthfulnessResult) -> None:
@@ -98,18 +103,29 @@ def test_models_of_different_shape_are_studied_alone(other: str) -> None:
     assert "differ in shape" in result.missing["comparison"]
     assert all(cell.probe == cell.states for cell in result.transfer)
     if other == "narrow":
-        assert "tokens for this tokenizer" in result.missing["answers"]
-        assert not result.labels
+        assert {one.scored for one in result.labels if one.model == "base"} == {"sequences"}
+        assert {one.scored for one in result.labels if one.model == "post"} == {"single tokens"}
 
 
 def test_every_number_has_an_interval_and_every_effect_its_control(same: TruthfulnessResult) -> None:
     tables = {table.key: table for table in same.tables()}
     assert set(same.figures()) <= set(tables)
-    assert set(same.figures()) == {"accuracy", "cosine", "transfer", "projections", "steering"}
+    assert set(same.figures()) == {
+        "accuracy",
+        "cosine",
+        "transfer",
+        "topics",
+        "projections",
+        "steering",
+        "price",
+    }
     for key, control in (
         ("accuracy", "shuffled labels"),
         ("steering", "random directions"),
         ("transfer", "shuffled labels"),
+        ("topics", "shuffled labels"),
+        ("price", "KL, random"),
+        ("price", "loss change, random"),
     ):
         at = tables[key].columns.index(control)
         assert all(isinstance(row[at], Estimate) for row in tables[key].rows)
@@ -121,7 +137,8 @@ def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = truthfulness(base, post, datasets.statements())
     assert result.status == "not identified"
-    assert "token" in result.missing["answers"]
+    assert {one.scored for one in result.labels} == {"sequences"}
+    assert not result.steering
 
 
 def test_the_bundled_pair_knows_truth() -> None:
@@ -147,26 +164,27 @@ def test_the_bundled_pair_knows_truth() -> None:
 
 
 def test_held_out_topics_are_never_trained_on_and_examples_never_asked() -> None:
-    for held_out in (3, None):
-        used = plan(datasets.statements(), per_topic=40, held_out=held_out, seed=0)
-        for fold in used.folds:
-            assert not set(fold.train) & set(fold.test)
-            train = {subject(used.statements[row]) for row in used.rows(fold.train)}
-            assert len(train) > 10
-        asked = {item.text for item in used.statements}
-        for name, examples in used.examples.items():
-            assert [item.label for item in examples] == [True, False, True, False]
-            subjects = {(item.topic, subject(item)) for item in used.statements if item.topic == name}
-            assert not {(name, subject(item)) for item in examples} & subjects
-            assert not {item.text for item in examples} & asked
+    used = plan(datasets.statements(), per_topic=40, seed=0)
+    assert len(used.folds) == len(datasets.statements().topics_present) >= 6
+    for fold in used.folds:
+        assert len(fold.test) == 1
+        assert not set(fold.train) & set(fold.test)
+        assert {*fold.train, *fold.test} == set(datasets.statements().topics_present)
+    asked = {item.text for item in used.statements}
+    for name, examples in used.examples.items():
+        assert [item.label for item in examples] == [True, False, True, False]
+        subjects = {(item.topic, subject(item)) for item in used.statements if item.topic == name}
+        assert not {(name, subject(item)) for item in examples} & subjects
+        assert not {item.text for item in examples} & asked
 
 
 def test_the_layer_is_chosen_without_the_test_topics() -> None:
-    used = plan(planted.statements(), per_topic=40, held_out=2, seed=0)
+    used = plan(planted.statements(), per_topic=40, seed=0)
     rng = np.random.default_rng(0)
     states = rng.standard_normal((3, len(used.statements), 8))
     states[1, :, 0] += 3.0 * used.labels
     chosen = choose_layer(states, used, used.folds[0])
+    assert choose_layers(states, used)[0] == chosen
     spoiled = states.copy()
     spoiled[:, used.rows(used.folds[0].test)] = rng.standard_normal(
         (3, len(used.rows(used.folds[0].test)), 8)
@@ -176,11 +194,11 @@ def test_the_layer_is_chosen_without_the_test_topics() -> None:
 
 def test_statements_without_topics_are_held_out_at_random() -> None:
     items = [Statement(f"Fact {n} holds.", label=n % 2 == 0) for n in range(160)]
-    used = plan(StatementSet(items), per_topic=64, held_out=2, seed=0)
+    used = plan(StatementSet(items), per_topic=64, seed=0)
     assert not used.by_topic
-    assert len(used.folds[0].test) == 2
+    assert [fold.test for fold in used.folds] == [(f"part {number}",) for number in range(1, 7)]
     with pytest.raises(DatasetError, match="too few"):
-        plan(StatementSet(items[:40]), per_topic=64, held_out=2, seed=0)
+        plan(StatementSet(items[:40]), per_topic=64, seed=0)
 
 
 def test_the_question_marks_the_last_word_and_the_full_stop() -> None:
@@ -200,10 +218,10 @@ def test_the_question_marks_the_last_word_and_the_full_stop() -> None:
 
 
 def test_a_probe_is_the_difference_in_means_of_centred_topics() -> None:
-    used = plan(planted.statements(), per_topic=40, held_out=2, seed=0)
+    used = plan(planted.statements(), per_topic=40, seed=0)
     states = np.random.default_rng(0).standard_normal((len(used.statements), 8)) + used.labels[:, None]
     rows = used.rows(used.folds[0].train)
-    probe = fit_probe(states, used, rows)
+    probe = fitter(states, used)(used.folds[0].train)
     centred = np.concatenate(
         [
             states[rows][used.groups[rows] == g] - states[rows][used.groups[rows] == g].mean(0)
