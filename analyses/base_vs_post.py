@@ -18,6 +18,7 @@ import steerlab as sl
 from steerlab.comparison import STUDIES, Run
 from steerlab.plots import save
 from steerlab.report import csv_text
+from steerlab.studies import StudyResult
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -46,16 +47,21 @@ def run(configuration: dict[str, Any], runs: Path, *, overwrite: bool) -> Run:
 
 def write_figures(finished: Run, folder: Path) -> None:
     """Every study's figures and tables below `folder`."""
+    for result in finished.results.values():
+        write_result(result, folder)
+
+
+def write_result(result: StudyResult, folder: Path) -> None:
+    """One study's figures and tables below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for study, result in finished.results.items():
-        for name, figure in result.figures().items():
-            for ending in ("png", "svg"):
-                saved = save(figure, folder / f"{study}_{name}.{ending}")
-                print(saved.path, saved.reason)
-        for table in result.tables():
-            path = folder / f"{study}_{table.key}.csv"
-            path.write_text(csv_text(table), encoding="utf-8", newline="")
-            print(path)
+    for name, figure in result.figures().items():
+        for ending in ("png", "svg"):
+            saved = save(figure, folder / f"{result.study}_{name}.{ending}")
+            print(saved.path, saved.reason)
+    for table in result.tables():
+        path = folder / f"{result.study}_{table.key}.csv"
+        path.write_text(csv_text(table), encoding="utf-8", newline="")
+        print(path)
 
 
 def main() -> None:
