@@ -18,7 +18,7 @@ from base_vs_post import read_configuration, write_result
 from steerlab.comparison import Data, load_named, read_data
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.studies.result import StudyResult
+from steerlab.studies import StudyResult
 
 _LOADING, _FILES = ("dtype", "device", "revision"), ("statements", "prompts")
 Study = Callable[[LanguageModel, LanguageModel, Data, dict[str, Any]], StudyResult]
@@ -49,7 +49,8 @@ def run(configuration: dict[str, Any], study: Study) -> StudyResult:
     loading = {key: options.pop(key) for key in _LOADING if key in options}
     statements, prompts = (options.pop(key, None) for key in _FILES)
     base, post = (load_named(configuration[role], **loading) for role in ("base", "post"))
-    return study(base, post, read_data(statements, prompts), options)
+    bundled = base.name.startswith("zoo:") and post.name.startswith("zoo:")
+    return study(base, post, read_data(statements, prompts, bundled=bundled), options)
 
 
 def keep(result: StudyResult, folder: Path) -> None:

@@ -18,7 +18,7 @@ import steerlab as sl
 from steerlab.comparison import STUDIES, Run
 from steerlab.plots import save
 from steerlab.report import csv_text
-from steerlab.studies.result import StudyResult
+from steerlab.studies import StudyResult
 
 
 def read_configuration(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from _one_study import main
 from steerlab import studies
 from steerlab.comparison import Data
 from steerlab.models import LanguageModel
-from steerlab.studies.result import StudyResult
+from steerlab.studies import StudyResult
 
 
 def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:

@@ -1,9 +1,10 @@
 """Do base and post-trained model share a truth direction? The truthfulness study on any pair, as a TOML file says.
 
-    python analyses/truthfulness.py analyses/zoo_small.toml
-    python analyses/truthfulness.py analyses/qwen_0_5b.toml
+    python analyses/truthfulness.py analyses/truthfulness_zoo_small.toml
 
-`preset = "published"` in the file gives the published method; see docs/methods/truthfulness.md for what differs.
+Beside the keys of `_one_study.py` the file may hold every option of `steerlab.studies.truthfulness` (size, seed,
+answers, preset, layers) and, in a table `[estimator]`, the `kind` of direction (a class of `steerlab.directions`) with
+its parameters.
 """
 
 from __future__ import annotations
@@ -12,15 +13,29 @@ from typing import Any
 
 from _one_study import main
 
-from steerlab import studies
+from steerlab import directions, studies
 from steerlab.comparison import Data
 from steerlab.models import LanguageModel
-from steerlab.studies.result import StudyResult
+from steerlab.studies import StudyResult
 
 
 def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
     """The truthfulness study with the price of steering on plain text."""
+    for key in ("answers", "layers"):
+        if key in options:
+            options[key] = tuple(options[key])
+    if "estimator" in options:
+        options["estimator"] = estimator_of(options["estimator"])
     return studies.truthfulness(base, post, data.statements, plain_text=data.plain_text, **options)
+
+
+def estimator_of(table: dict[str, Any]) -> directions.LinearDirection:
+    """The estimator that `[estimator]` names, with its parameters."""
+    kind = table.get("kind", "DifferenceInMeans")
+    found = getattr(directions, str(kind), None)
+    if not (isinstance(found, type) and issubclass(found, directions.LinearDirection)):
+        raise SystemExit(f"[estimator] kind = {kind!r} is no estimator of steerlab.directions.")
+    return found(**{key: value for key, value in table.items() if key != "kind"})
 
 
 if __name__ == "__main__":

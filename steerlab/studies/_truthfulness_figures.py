@@ -203,9 +203,9 @@ def price_figure(result: TruthfulnessResult) -> Figure:
     nulls = [next(one.random_kl for key, one in cells.items() if key[:2] == column) for column in columns]
     series.append(Series.of("random directions", nulls))
     return plots.bars(
-        [f"{model}, dose of {place}" for place, model in columns],
+        [f"{model}, {place}" for place, model in columns],
         series,
-        title="What the same edits cost on plain text, every token steered",
+        title="What the same doses cost on plain text, every token steered",
         y_title="KL from the unsteered model (nats a token)",
     )
 
