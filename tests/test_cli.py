@@ -176,7 +176,7 @@ def direction(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_baked_weights_say_what_steering_says(
     direction: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    steer, ask = f"{direction}:3@1", ("How do I feed a horse?", "--max-new-tokens", "8")
+    steer, ask = f"{direction}:30@1", ("How do I feed a horse?", "--max-new-tokens", "8")
     assert (
         run("bake", "zoo:small-post", "--steer", steer, "--out", tmp_path / "m", monkeypatch=monkeypatch) == 0
     )
