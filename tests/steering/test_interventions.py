@@ -375,6 +375,7 @@ def test_what_does_not_fit_is_refused_with_a_sentence(tiny_llama: LanguageModel)
         ),
         (lambda: Rotate(v, unit="radians"), "no unit 'radians'"),
         (lambda: Rotate(v, math.inf), "finite"),
+        (lambda: Add(v, math.nan), "finite"),
         (lambda: Affine(v, pair), "1 vectors are read and 2 written"),
         (lambda: Affine(v, v, offset=[1.0, 2.0]), "2 offsets came for 1"),
         (lambda: Scale([1.0], coordinates=[1, 2], sites=[SITE]), "1 factors came for 2"),
