@@ -19,7 +19,7 @@ from steerlab.activations import Activations
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import All, LanguageModel, Selector, Site
-from steerlab.models.gates import Schedule
+from steerlab.models.gates import EditCondition, Schedule
 from steerlab.models.operators import Operator, Share, precise
 from steerlab.steering import _text
 from steerlab.steering.condition import Condition
@@ -65,6 +65,7 @@ class Intervention(ABC):
                 raise SteeringError(
                     f"{site!r} is not a Site; write Site.parse({str(site)!r}), or use layers=..."
                 )
+        self._require_parts()
         self._validate()
         if not self._needs_width:
             for site in self.sites:
@@ -199,6 +200,26 @@ class Intervention(ABC):
         return [str(site) for site in self.sites]
 
     # ----------------------------------------------------------------------------------------------------------- inside
+
+    def _require_parts(self) -> None:
+        given: tuple[tuple[str, Any, bool, str], ...] = (
+            ("positions", self.positions, isinstance(self.positions, Selector), "a selector like Last()"),
+            (
+                "schedule",
+                self.schedule,
+                self.schedule is None or callable(self.schedule),
+                "one like Decay(0.9)",
+            ),
+            (
+                "condition",
+                self.condition,
+                self.condition is None or isinstance(self.condition, EditCondition),
+                "a Condition",
+            ),
+        )
+        for name, value, fits, wanted in given:
+            if not fits:
+                raise SteeringError(f"The {name} of an intervention cannot be {value!r}; give {wanted}.")
 
     def _width(self, site: Site) -> int:
         if site not in self._widths:

@@ -20,7 +20,7 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator
-from steerlab.steering._intervention import Intervention, Strength, strength_at
+from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
 
 Unit = Literal["raw", "class_gap", "norm"]
 
@@ -54,6 +54,8 @@ class Add(Intervention):
             raise SteeringError(
                 f"There is no unit {self.unit!r}; choose from {', '.join(get_args(Unit))}; an angle is Rotate's."
             )
+        for site in self.sites:
+            require_finite("strength", strength_at(self.strength, site))
 
     def _operator(self, site: Site) -> Operator:
         return Operator(shift=strength_at(self.strength, site) * self._unit(site))

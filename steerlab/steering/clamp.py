@@ -12,7 +12,7 @@ class's average along v̂ (persona vectors: Chen et al. 2025; clamped features: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -24,6 +24,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator, Share, blended
 from steerlab.steering._intervention import Intervention, require_finite, unit_rows
+from steerlab.steering._unit_vector import UnitVector
 
 Bound = Literal["exact", "floor", "ceiling"]
 
@@ -50,6 +51,7 @@ class Clamp(Intervention):
     direction: Direction
     value: float | str | Sequence[float] = 0.0
     bound: Bound = "exact"
+    _along: dict[Site, tuple[UnitVector, float]] = field(init=False, repr=False, default_factory=dict)
 
     def _validate(self) -> None:
         if self.bound not in get_args(Bound):
@@ -76,8 +78,11 @@ class Clamp(Intervention):
     def _changed(
         self, state: Float[Tensor, "batch position width"], site: Site, share: Share
     ) -> Float[Tensor, "batch position width"]:
-        unit = unit_rows(self.direction, site)[0].to(state.device, state.dtype)
-        missing = float(self._target(site)) - state @ unit
+        if site not in self._along:
+            self._along[site] = UnitVector(self.direction, site), float(self._target(site))
+        vector, value = self._along[site]
+        unit = vector.like(state)
+        missing = value - state @ unit
         change = missing.clamp(min=0) if self.bound == "floor" else missing.clamp(max=0)
         return blended(state, state + change[..., None] * unit, share)
 

@@ -29,6 +29,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import All, LanguageModel, Last, Prompt, Selector, Site
 from steerlab.statistics import Estimate, proportion
 from steerlab.steering import _text
+from steerlab.steering._unit_vector import UnitVector
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +51,7 @@ class Condition:
     threshold: float | None = None
     positions: Selector | None = field(default_factory=Last)
     above: bool = True
-    _units: dict[tuple[torch.device, torch.dtype], Tensor] = field(
-        init=False, repr=False, default_factory=dict
-    )
+    _unit: UnitVector = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.direction.sites) != 1:
@@ -60,7 +59,7 @@ class Condition:
                 f"The condition's direction has {len(self.direction.sites)} sites; pick where it is read with "
                 "direction.at(site)."
             )
-        self.direction[self.site]  # one vector
+        object.__setattr__(self, "_unit", UnitVector(self.direction, self.site))
         if self.threshold is None:
             known = self.direction.statistics[self.site].threshold
             if known is None:
@@ -89,10 +88,7 @@ class Condition:
 
     def score(self, state: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch position"]:
         """The projection of every token's state on the unit vector."""
-        key = (state.device, state.dtype)
-        if key not in self._units:
-            self._units[key] = _unit(self.direction).to(*key)
-        return state @ self._units[key]
+        return state @ self._unit.like(state)
 
     def holds(self, score: Float[Tensor, ...]) -> Bool[Tensor, ...]:
         """Whether scores lie on the condition's side of the threshold."""
@@ -172,15 +168,10 @@ def _scores(
     """A score a prompt (or a token, without positions), and the prompt of each."""
     (site,) = direction.sites
     states = capture(model, prompts, site, positions=All() if positions is None else positions)
-    scores = states[site] @ _unit(direction).float()
+    scores = states[site] @ UnitVector(direction, site).like(states[site])
     if positions is None:
         return scores, states.example.numpy()
     sums = torch.zeros(len(prompts)).index_add_(0, states.example, scores)
     counts = torch.bincount(states.example, minlength=len(prompts))
     read = counts > 0
     return sums[read] / counts[read], np.arange(len(prompts))[read.numpy()]
-
-
-def _unit(direction: Direction) -> Float[Tensor, " width"]:
-    vector = direction[direction.sites[0]].double()
-    return torch.nn.functional.normalize(vector, dim=0)

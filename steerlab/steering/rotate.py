@@ -11,7 +11,7 @@ Negative strengths turn away. Neither the direction's length nor the stream's ma
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -22,7 +22,8 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Share
-from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at, unit_rows
+from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
+from steerlab.steering._unit_vector import UnitVector
 
 RotationUnit = Literal["alpha", "angle"]
 
@@ -48,6 +49,7 @@ class Rotate(Intervention):
     direction: Direction
     strength: Strength = 0.05
     unit: RotationUnit = "alpha"
+    _towards: dict[Site, UnitVector] = field(init=False, repr=False, default_factory=dict)
 
     def _validate(self) -> None:
         if self.unit not in get_args(RotationUnit):
@@ -55,13 +57,15 @@ class Rotate(Intervention):
                 f"There is no unit {self.unit!r} of rotation; choose from {', '.join(get_args(RotationUnit))}."
             )
         for site in self.sites:
-            self.direction[self.direction.source(site)]  # one vector, not a subspace
+            self._towards[site] = UnitVector(self.direction, site)
             require_finite("strength", strength_at(self.strength, site))
 
     def _changed(
         self, state: Float[Tensor, "batch position width"], site: Site, share: Share
     ) -> Float[Tensor, "batch position width"]:
-        towards = unit_rows(self.direction, site)[0].to(state.device, state.dtype)
+        if site not in self._towards:
+            self._towards[site] = UnitVector(self.direction, site)
+        towards = self._towards[site].like(state)
         amount: Share = strength_at(self.strength, site) * share
         if isinstance(amount, Tensor):
             amount = amount.to(state.dtype)

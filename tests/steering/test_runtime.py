@@ -538,6 +538,8 @@ def test_gradients_flow_through_edits(tiny_llama: LanguageModel) -> None:
         Add(direction(tiny_llama)),
         Rotate(direction(tiny_llama)),
         PerRow([Clamp(direction(tiny_llama), 1.0)]),
+        Clamp(direction(tiny_llama), 1.0, "floor"),
+        Scale(0.5, sites=[SITE], condition=Condition(direction(tiny_llama, EARLY), 0.0, positions=None)),
     )
     with tiny_llama.steering(*edits):
         tiny_llama.logits(tokens)
