@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,7 +206,9 @@ def _existing(path: str | Path, *, folder: bool = False) -> Path:
 def _tensors(path: Path) -> Any:
     """What `torch.save` wrote, tensors and plain containers only."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about protocols of pickles, which are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its unpickler raises many kinds; each means: not plain tensors
         raise DirectionError(
             f"{path} is not a file of plain tensors, and pickled objects are not opened ({_said(error)}); save the "
