@@ -112,6 +112,7 @@ class Setting:
 
     @property
     def places(self) -> _Places:
+        """Candidates without scores."""
         return _Places(self.model, self.differences, self.reading, False)
 
     def scorer(self) -> Scorer:

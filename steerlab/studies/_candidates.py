@@ -1,0 +1,181 @@
+"""Candidate directions by layer and position: their scores, the published rule, and a selection as tables and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from steerlab import plots
+from steerlab.directions import Direction
+from steerlab.errors import SteerlabError
+from steerlab.statistics import Number
+from steerlab.studies.result import Table
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+KL_BOUND, INDUCE_BOUND, USABLE_DEPTH = 0.1, 0.0, 0.8
+
+
+class Candidate(BaseModel):
+    """A layer and a position (from the prompt's end, -1 is the last token) with what is known of it.
+
+    Scores that the choice did not need are NaN; `kl_at_least` says that the KL was left at a bound it had already
+    passed. separation: distance of the validation classes along r in within-class standard deviations. unanswered:
+    share of positive prompts refused or answered with gibberish under ablation. gap: length of r.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: int
+    position: int
+    bypass: Number = float("nan")
+    induce: Number = float("nan")
+    kl: Number = float("nan")
+    kl_at_least: bool = False
+    separation: Number = float("nan")
+    unanswered: Number = float("nan")
+    gap: Number = float("nan")
+
+    def dropped(self, n_layers: int) -> str:
+        """Why the published rule leaves the candidate out; empty where it does not."""
+        if self.layer >= int(n_layers * USABLE_DEPTH):
+            return f"among the last {1 - USABLE_DEPTH:.0%} of the layers"
+        if self.kl > KL_BOUND:
+            return f"KL above {KL_BOUND}"
+        if self.induce < INDUCE_BOUND:
+            return f"induce below {INDUCE_BOUND:g}"
+        if np.isnan([self.bypass, self.induce, self.kl]).any():
+            return "a score is not a number"
+        return ""
+
+
+def survivors(candidates: Sequence[Candidate], n_layers: int) -> list[Candidate]:
+    """The candidates the published rule keeps, best first: smallest bypass, then first position, then first layer.
+
+    The rule works on recorded scores as well: nothing but the numbers is needed.
+    """
+    kept = [one for one in candidates if not one.dropped(n_layers)]
+    return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
+
+
+class Selection(BaseModel):
+    """Every candidate, the chosen one, and the rule that chose it.
+
+    model: its name. site: where candidates are read and added. tokens: texts of the target tokens,
+    token_ids: their numbers. token: text at the
+    chosen position. kept: prompts of each kind that made the vectors and the scores, (train, train, val, val).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    n_layers: int
+    site: str
+    template: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    token: str
+    rule: str
+    kept: tuple[int, int, int, int]
+    _direction: Direction | None = PrivateAttr(default=None)
+
+    def of(self, direction: Direction) -> Selection:
+        """The same selection with its vectors."""
+        copy = self.model_copy()
+        copy._direction = direction
+        return copy
+
+    @property
+    def direction(self) -> Direction:
+        """The chosen direction at its layer, as long as the class gap; not part of the JSON form.
+
+        Raises:
+            SteerlabError: the selection was read from JSON.
+        """
+        if self._direction is None:
+            raise SteerlabError(
+                "A selection read from JSON has no vectors; select again or load the direction's file."
+            )
+        return self._direction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Selection.model_validate` reads them."""
+        return self.model_dump(mode="json")
+
+    def plot(self) -> Figure:
+        """Bypass, induce and KL over layers and positions, the chosen place marked."""
+        names = {
+            "bypass (ablated, harmful: low is good)": "bypass",
+            "induce (added, harmless: above 0)": "induce",
+            f"KL (ablated, harmless: below {KL_BOUND})": "kl",
+        }
+        maps = {title: self.grid(field) for title, field in names.items()}
+        return plots.heatmaps(
+            {title: values for title, values in maps.items() if np.isfinite(values).any()},
+            x=range(self.n_layers),
+            y=self.positions,
+            marked=(self.positions.index(self.chosen.position), self.chosen.layer),
+            title=f"Where {self.model} has its direction: scores of the candidates",
+            x_title="Layer",
+            y_title="Position from the end",
+        )
+
+    @property
+    def scored(self) -> bool:
+        """Whether any candidate has a bypass, an induce or a KL (the target tokens are known)."""
+        return any(np.isfinite([one.bypass, one.induce, one.kl]).any() for one in self.candidates)
+
+    def table(self, key: str = "selection") -> Table:
+        """Every candidate with its scores and why it was dropped."""
+        columns = [
+            "layer",
+            "position",
+            "gap",
+            "separation",
+            "bypass",
+            "induce",
+            "KL",
+            "unanswered",
+            "dropped",
+        ]
+        return Table(
+            key=key,
+            title=f"Candidate directions of {self.model}, scored on validation prompts",
+            columns=columns,
+            rows=[
+                [
+                    one.layer,
+                    one.position,
+                    one.gap,
+                    one.separation,
+                    one.bypass,
+                    one.induce,
+                    one.kl,
+                    one.unanswered,
+                    "chosen" if one == self.chosen else one.dropped(self.n_layers),
+                ]
+                for one in self.candidates
+            ],
+            note=f"Read and added at {self.site}; position -1 is the prompt's last token. Chosen: {self.rule}. These "
+            "scores have no interval: they are not results. Empty cells were not needed for the choice.",
+        )
+
+    def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
+        """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed."""
+        positions, layers = self.positions, range(self.n_layers)
+        found = np.full((len(positions), len(layers)), np.nan)
+        for one in self.candidates:
+            found[positions.index(one.position), one.layer] = getattr(one, field)
+        return found
+
+    @property
+    def positions(self) -> list[int]:
+        """Positions of the candidates, ascending."""
+        return sorted({one.position for one in self.candidates})
