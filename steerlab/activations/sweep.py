@@ -7,58 +7,37 @@ before l do nothing, the kept stream enters block l, and the variants of all pro
     recording = record(model, prompts, layers=range(model.n_layers))
     scores = sweep(recording, PerVariant(...), variants=40, measure=lambda logits, prompts: ...)
 
-What a variant does is a `Change`: it sees the states as [variant, prompt, position, width]. The unembedding runs at
-each prompt's last token only. Whether restarting is exact for a family is not assumed: `record` restarts once without
-a change and compares the logits; a family that fails runs whole and `Recording.restarts` says so.
+What a variant does is a `Change`: it sees the states as [variant, prompt, position, width] and the numbers of both.
+The unembedding runs at each prompt's last token only. Whether restarting is exact for a family is not assumed:
+`record` restarts once at every kept block without a change and compares the logits; blocks where they differ are not
+restarted from, and `Recording.restarts` and a warning in the log say so.
 
 Executed token-layers: sum over sweeps of variants x tokens x (n_layers - start), against variants x tokens x n_layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from einops import rearrange, repeat
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerlab.activations._memory import is_out_of_memory, release_cached_memory
+from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
 from steerlab.errors import PromptError, SteeringError, SteerlabError
-from steerlab.models import All, LanguageModel, Prompt, Site, Tokens
-from steerlab.models.hooks import attach
+from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
+_LIKE_LENGTH = 1.25  # longest over shortest prompt of a batch
 _EXACT = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the logits' spread; half precision rounds by shape
+_log = logging.getLogger(__name__)
 
-Forms = tuple[int, ...]
 Measure = Callable[[Float[Tensor, "variant prompt vocab"], Int[Tensor, " prompt"]], Tensor]
-
-
-class Change(Protocol):
-    """What distinguishes the variants of a sweep."""
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        """Where the variants differ from the recorded run."""
-
-    def apply(
-        self, state: Float[Tensor, "variant prompt position width"], site: Site, variants: slice
-    ) -> Tensor:
-        """The changed states, float32 or wider, of the variants `variants` as a new tensor."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """Some prompts of like length: their numbers, their tokens, and the stream entering each recorded block."""
-
-    prompts: Int[Tensor, " prompt"]
-    tokens: Tokens
-    streams: dict[int, Float[Tensor, "prompt position d_model"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +48,18 @@ class Recording:
         model: whose run it was.
         batches: the prompts in batches, with their streams.
         logits: after each prompt's last token [prompt, vocab], float32 on the model's device.
-        layers: blocks whose input was kept, ascending.
+        layers: blocks to restart from, ascending: those whose input was kept and from which restarting is exact.
         forms: how many things each block returns (0: a bare tensor), which a skipped block must return as well.
-        restarts: whether restarting gave the run's own logits; otherwise every sweep runs the whole stack.
+        restarts: whether restarting gave the run's own logits at every kept block.
     """
 
     model: LanguageModel
-    batches: tuple[_Batch, ...]
+    batches: tuple[Batch, ...]
     logits: Float[Tensor, "prompt vocab"]
     layers: tuple[int, ...]
     forms: Forms
     restarts: bool
+    _steered: Mapping[int, frozenset[int]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Prompts of the recording."""
@@ -91,10 +71,9 @@ class Recording:
         return sum(batch.tokens.input_ids.numel() for batch in self.batches)
 
     def start(self, sites: Sequence[Site]) -> int:
-        """The deepest recorded block from which a change at `sites` can be run."""
+        """The deepest block from which a change at `sites` can be run; 0 runs the whole stack."""
         needed = min(first_block(site, self.model.n_layers) for site in sites)
-        usable = [layer for layer in self.layers if layer <= needed]
-        return max(usable, default=0) if self.restarts else 0
+        return max((layer for layer in self.layers if layer <= needed), default=0)
 
 
 def record(
@@ -104,34 +83,48 @@ def record(
     *,
     token_budget: int = TOKEN_BUDGET,
 ) -> Recording:
-    """Run the prompts once, unsteered, and keep the stream that enters the blocks `layers`.
+    """Run the prompts once and keep the stream that enters the blocks `layers`.
+
+    Inside `model.steering(...)` the steered run is kept; sweep it inside the same context.
 
     Memory: prompts x positions x d_model for each layer, in the model's dtype and on its device.
+
+    Args:
+        token_budget: padded tokens of one batch (at least one prompt); halved when memory runs out.
 
     Raises:
         PromptError: no prompt.
         SiteError: a layer the model has not.
+        SteerlabError: one prompt does not fit in memory.
     """
     if isinstance(prompts, str | Prompt) or not prompts:
         raise PromptError("Prompts come as a list with at least one prompt; put a single one in brackets.")
     kept = tuple(sorted(set(layers)))
-    sites = {layer: Site("resid_pre", layer) for layer in kept}
-    for site in sites.values():
-        model.require(site)
-    batches: list[_Batch] = []
+    for layer in kept:
+        model.require(Site("resid_pre", layer))
     logits = torch.empty(len(prompts), model.vocab_size, device=model.device)
     forms: dict[int, int] = {}
-    with _noted(model, forms):
-        for numbers, tokens in _batches(model, prompts, token_budget):
-            streams: dict[int, Tensor] = {}
-            reads = {site: _keep(streams, layer) for layer, site in sites.items()}
-            found = model.run(tokens, read=reads, logits="last")
-            assert found is not None
-            logits[numbers] = found
-            batches.append(_Batch(numbers, tokens, streams))
-    whole = tuple(forms[layer] for layer in range(model.n_layers))
-    recording = Recording(model, tuple(batches), logits, kept, whole, restarts=True)
-    return replace(recording, restarts=not kept or _is_exact(recording))
+    with forms_noted(model, forms):
+        batches = tuple(_recorded(model, prompts, kept, token_budget, logits))
+    found = Recording(
+        model,
+        batches,
+        logits,
+        kept,
+        tuple(forms[layer] for layer in range(model.n_layers)),
+        restarts=True,
+        _steered={layer: steered_before(model, layer) for layer in kept},
+    )
+    exact = tuple(layer for layer in kept if not layer or _is_exact(found, layer))
+    if exact != kept:
+        _log.warning(
+            "%s hands more than the residual stream from block to block, so %d of %d kept blocks cannot be restarted "
+            "from; changes there run from an earlier block.",
+            model.architecture,
+            len(kept) - len(exact),
+            len(kept),
+        )
+    return replace(found, layers=exact, restarts=exact == kept)
 
 
 def sweep(
@@ -151,32 +144,28 @@ def sweep(
         variants: how many there are.
         measure: `(logits [variant, prompt, vocab], numbers of the prompts) -> [variant, prompt, ...]`.
         start: block to restart from; by default the deepest recorded one before the change.
-        token_budget: padded tokens of one batch (at least one variant); halved when memory runs out.
+        token_budget: padded tokens of one batch (at least one row); halved when memory runs out.
         progress: name of a progress bar.
 
     Raises:
-        SteeringError: the change begins before `start`.
-        SteerlabError: one variant does not fit in memory.
+        SteeringError: the change begins before `start`, `start` was not recorded, or the blocks left out are steered
+            otherwise than when they were recorded.
+        SteerlabError: no variant, or one variant of one prompt does not fit in memory.
     """
     model = recording.model
+    if variants < 1:
+        raise SteerlabError(f"A sweep of {variants} variants has nothing to run; give at least one.")
     for site in change.sites:
         model.require(site)
-    latest = recording.start(change.sites)
-    begin = latest if start is None else start
-    if begin > latest:
-        first = min(change.sites, key=lambda site: first_block(site, model.n_layers))
-        raise SteeringError(
-            f"The change at {first} lies before block {begin}, where the sweep is to restart; restart at {latest} or "
-            "earlier."
-        )
+    begin = _begin(recording, change, start)
     steps = list(_steps(recording, variants, token_budget))
     found: Tensor | None = None
     with torch.inference_mode():
         for batch, some in track(steps, progress, len(steps)) if progress else steps:
-            for part, values in _halving(recording, batch, some, change, begin, measure):
+            for part, prompts, values in _halving(recording, batch, some, change, begin, measure):
                 if found is None:
                     found = torch.empty((variants, len(recording), *values.shape[2:]), dtype=values.dtype)
-                found[part, batch.prompts] = values.cpu()
+                found[part, prompts] = values.cpu()
     assert found is not None
     return found
 
@@ -192,30 +181,60 @@ def first_block(site: Site, n_layers: int) -> int:
 # -- private, in the order they are called --
 
 
-def _batches(
-    model: LanguageModel, prompts: Sequence[str | Prompt], token_budget: int
-) -> Iterator[tuple[Tensor, Tokens]]:
-    """Right-padded batches of like length; nothing is masked: in a causal model no token sees the padding."""
-    lengths = model.tokenize(prompts).lengths
-    order = sorted(range(len(lengths)), key=lambda number: lengths[number])
+def _recorded(
+    model: LanguageModel,
+    prompts: Sequence[str | Prompt],
+    layers: Sequence[int],
+    token_budget: int,
+    logits: Tensor,
+) -> Iterator[Batch]:
+    """The batches with their streams; their logits go into the rows of `logits`."""
+    waiting = deque(_groups(model.tokenize(prompts).lengths, token_budget))
+    while waiting:
+        group = waiting.popleft()
+        tokens = _tokens(model, [prompts[number] for number in group])
+        streams: dict[int, Tensor] = {}
+        reads = {Site("resid_pre", layer): _keep(streams, layer) for layer in layers}
+        try:
+            found = model.run(tokens, read=reads, logits="last")
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found = None
+        if found is not None:
+            numbers = torch.tensor(group)
+            logits[numbers.to(logits.device)] = found
+            yield Batch(numbers, tokens, streams)
+            continue
+        # Outside the handler: the error's traceback keeps the failed batch's tensors alive.
+        streams.clear()
+        release_cached_memory()
+        if len(group) == 1:
+            raise SteerlabError(
+                f"Prompt {group[0]} with {tokens.width} tokens does not fit in the memory of {model.device} even "
+                "alone; shorten it or load the model in a smaller dtype."
+            )
+        waiting.extendleft((group[len(group) // 2 :], group[: len(group) // 2]))
+
+
+def _groups(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Numbers of prompts in batches of like length within the budget, so that little is padded."""
     groups: list[list[int]] = []
-    for number in order:
+    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
         fits = groups and (len(groups[-1]) + 1) * lengths[number] <= token_budget
-        if fits and lengths[number] <= 1.25 * lengths[groups[-1][0]]:
+        if fits and lengths[number] <= _LIKE_LENGTH * lengths[groups[-1][0]]:
             groups[-1].append(number)
         else:
             groups.append([number])
-    for group in groups:
-        tokens = model.tokenize([prompts[number] for number in group], padding_side="right")
-        ids = tokens.input_ids
-        yield (
-            torch.tensor(group),
-            replace(
-                tokens,
-                attention_mask=torch.ones_like(ids),
-                position_ids=torch.arange(ids.shape[1]).expand_as(ids),
-            ),
-        )
+    return groups
+
+
+def _tokens(model: LanguageModel, prompts: Sequence[str | Prompt]) -> Tokens:
+    """A right-padded batch; nothing is masked: in a causal model no token sees the padding behind it."""
+    tokens = model.tokenize(prompts, padding_side="right")
+    ids = tokens.input_ids
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    return replace(tokens, attention_mask=torch.ones_like(ids), position_ids=positions)
 
 
 def _keep(streams: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
@@ -225,19 +244,44 @@ def _keep(streams: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
     return keep
 
 
-def _is_exact(recording: Recording) -> bool:
-    """Whether the run restarted at its deepest recorded block gives its own logits (first batch)."""
-    batch, model = recording.batches[0], recording.model
-    tolerance = _EXACT.get(model.dtype, 0.05)
+def _is_exact(recording: Recording, layer: int) -> bool:
+    """Whether the run of the longest prompt, restarted at a block, gives its own logits."""
+    batch, model = recording.batches[-1].part(slice(-1, None)), recording.model
     try:
-        again = _run(model, batch, slice(0, 1), None, recording.layers[-1], recording.forms)[0]
-    except (TypeError, RuntimeError, IndexError, AttributeError):
+        again = restarted(model, batch, slice(0, 1), None, layer, recording.forms)[0]
+    except (TypeError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         return False  # a stack that hands more than the stream from block to block
-    plain = recording.logits[batch.prompts]
-    return bool((again - plain).abs().max() <= tolerance * plain.std().clamp(min=1e-6) + 1e-6)
+    plain = recording.logits[batch.prompts.to(recording.logits.device)]
+    error_size = (again - plain).square().mean().sqrt()
+    return bool(error_size <= _EXACT.get(model.dtype, 0.05) * plain.std().clamp(min=1e-6))
 
 
-def _steps(recording: Recording, variants: int, token_budget: int) -> Iterator[tuple[_Batch, slice]]:
+def _begin(recording: Recording, change: Change, start: int | None) -> int:
+    """The block to restart from, proved to lie before the change and behind nothing that is steered anew."""
+    model = recording.model
+    latest = recording.start(change.sites)
+    begin = latest if start is None else start
+    if begin > latest:
+        first = min(change.sites, key=lambda site: first_block(site, model.n_layers))
+        raise SteeringError(
+            f"The change at {first} lies before block {begin}, where the sweep is to restart; restart at {latest} or "
+            "earlier."
+        )
+    if begin and begin not in recording.layers:
+        raise SteeringError(
+            f"The stream entering block {begin} was not kept; record(..., layers=[{begin}]), or restart at 0."
+        )
+    if begin and steered_before(model, begin) != recording._steered[begin]:
+        raise SteeringError(
+            f"Blocks before {begin} are steered otherwise than when they were recorded, and a sweep leaves them out; "
+            "record inside the same model.steering(...) context."
+        )
+    return begin
+
+
+def _steps(recording: Recording, variants: int, token_budget: int) -> Iterator[tuple[Batch, slice]]:
     for batch in recording.batches:
         each = max(1, token_budget // batch.tokens.input_ids.numel())
         for first in range(0, variants, each):
@@ -245,126 +289,31 @@ def _steps(recording: Recording, variants: int, token_budget: int) -> Iterator[t
 
 
 def _halving(
-    recording: Recording, batch: _Batch, variants: slice, change: Change, start: int, measure: Measure
-) -> Iterator[tuple[slice, Tensor]]:
-    """The values of some variants, in halves where memory runs out."""
-    model, forms = recording.model, recording.forms
+    recording: Recording, batch: Batch, variants: slice, change: Change, start: int, measure: Measure
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(variants, prompts, values), in halves where memory runs out: of the variants, then of the prompts."""
     try:
-        logits = _run(model, batch, variants, change, start, forms)
+        logits = restarted(recording.model, batch, variants, change, start, recording.forms)
         values: Tensor | None = measure(logits, batch.prompts)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         values = None
     if values is not None:
-        yield variants, values
+        yield variants, batch.prompts, values
         return
     release_cached_memory()
-    if variants.stop - variants.start == 1:
+    n, rows = variants.stop - variants.start, len(batch.prompts)
+    if n == rows == 1:
         raise SteerlabError(
-            f"{len(batch.prompts)} prompts of {batch.tokens.width} tokens do not fit in the memory of {model.device}; "
-            "record them with a smaller token_budget."
+            f"Prompt {int(batch.prompts[0])} with {batch.tokens.width} tokens does not fit in the memory of "
+            f"{recording.model.device} even alone; shorten it or load the model in a smaller dtype."
         )
-    middle = (variants.start + variants.stop) // 2
-    for half in (slice(variants.start, middle), slice(middle, variants.stop)):
-        yield from _halving(recording, batch, half, change, start, measure)
-
-
-def _run(
-    model: LanguageModel, batch: _Batch, variants: slice, change: Change | None, start: int, forms: Forms
-) -> Float[Tensor, "variant prompt vocab"]:
-    """Logits of a batch's last tokens under some variants, blocks before `start` left out."""
-    n = variants.stop - variants.start
-    with ExitStack() as stack:
-        if start:
-            stack.enter_context(_skipped(model, forms[:start]))
-            entry = repeat(batch.streams[start], "prompt ... -> (variant prompt) ...", variant=n)
-            tap = model.anatomy.tap(Site("resid_pre", start))
-            stack.callback(attach(tap, model.frames, lambda _: entry).remove)
-        if change is not None:
-            stack.enter_context(model.steering(_AsEdit(change, variants, start)))
-        logits = model.run(_repeated(batch.tokens, n), logits="last")
-    assert logits is not None
-    return rearrange(logits, "(variant prompt) vocab -> variant prompt vocab", variant=n)
-
-
-class _AsEdit:
-    """A change as an edit of the batch whose rows are variant by variant the prompts."""
-
-    positions = All()
-
-    def __init__(self, change: Change, variants: slice, start: int) -> None:
-        self._change, self._variants = change, variants
-        # What left the last skipped block is changed where it enters the first one that runs.
-        moved = {Site("resid_pre", start): Site("resid_post", start - 1)} if start else {}
-        self._named = {
-            new: old for old in change.sites for new in [next((a for a, b in moved.items() if b == old), old)]
-        }
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        return tuple(self._named)
-
-    def apply(self, state: Tensor, site: Site) -> Tensor:
-        n = self._variants.stop - self._variants.start
-        wide = rearrange(state, "(variant prompt) ... -> variant prompt ...", variant=n)
-        new = self._change.apply(wide, self._named[site], self._variants)
-        return rearrange(new, "variant prompt ... -> (variant prompt) ...")
-
-    def check(self, model: LanguageModel) -> None:
-        for site in self.sites:
-            model.require(site)
-
-
-def _repeated(tokens: Tokens, n: int) -> Tokens:
-    return replace(
-        tokens,
-        input_ids=tokens.input_ids.repeat(n, 1),
-        attention_mask=tokens.attention_mask.repeat(n, 1),
-        position_ids=tokens.position_ids.repeat(n, 1),
-        offsets=None,
-        prompts=tokens.prompts * n,
-        lengths=tokens.lengths * n,
+    middle = variants.start + n // 2
+    halves = (
+        [(batch, slice(variants.start, middle)), (batch, slice(middle, variants.stop))]
+        if n > 1
+        else [(batch.part(slice(0, rows // 2)), variants), (batch.part(slice(rows // 2, rows)), variants)]
     )
-
-
-@contextmanager
-def _noted(model: LanguageModel, forms: dict[int, int]) -> Iterator[None]:
-    """Note how many things each block returns: 0 for a bare tensor."""
-
-    def note(layer: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            forms[layer] = 0 if isinstance(output, Tensor) else len(output)
-
-        return hook
-
-    handles = [block.register_forward_hook(note(i)) for i, block in enumerate(model.anatomy.blocks)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _skipped(model: LanguageModel, forms: Forms) -> Iterator[None]:
-    """The first blocks hand on their input. They stay in the stack, which asks them for their attention types."""
-    blocks: list[nn.Module] = model.anatomy.blocks[: len(forms)]
-    # An offloading engine puts a forward of its own on the instance; it is put back.
-    own = [block.__dict__.get("forward") for block in blocks]
-    for block, form in zip(blocks, forms, strict=True):
-        block.__dict__["forward"] = _identity(form)
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.__dict__["forward"]
-            if forward is not None:
-                block.__dict__["forward"] = forward
-
-
-def _identity(form: int) -> Callable[..., Any]:
-    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (hidden_states, *[None] * (form - 1)) if form else hidden_states
-
-    return forward
+    for part, some in halves:
+        yield from _halving(recording, part, some, change, start, measure)

@@ -150,7 +150,7 @@ class _Added:
     def sites(self) -> tuple[Site, ...]:
         return (self.site,)
 
-    def apply(self, state: Tensor, site: Site, variants: slice) -> Tensor:
+    def apply(self, state: Tensor, site: Site, variants: slice, prompts: Tensor) -> Tensor:
         return state + self.vectors[variants, None, None].to(state)
 
 
@@ -161,7 +161,7 @@ class _Ablated:
     sites: tuple[Site, ...]
     units: Float[Tensor, "variant width"]
 
-    def apply(self, state: Tensor, site: Site, variants: slice) -> Tensor:
+    def apply(self, state: Tensor, site: Site, variants: slice, prompts: Tensor) -> Tensor:
         unit = self.units[variants].to(state)
         along = torch.einsum("vptd,vd->vpt", state, unit)
         return state - along[..., None] * unit[:, None, None]

@@ -25,7 +25,7 @@ class Push:
         self.sites: Sequence[Site] = (site,)
         self.vectors = torch.randn(VARIANTS, model.width(site), generator=generator).to(model.dtype)
 
-    def apply(self, state: Tensor, site: Site, variants: slice) -> Tensor:
+    def apply(self, state: Tensor, site: Site, variants: slice, prompts: Tensor) -> Tensor:
         return state + self.vectors[variants, None, None]
 
 
@@ -108,26 +108,91 @@ def test_changes_of_early_sites_run_the_whole_stack() -> None:
         sweep(recording, Push(model, Site("resid_pre", 1)), VARIANTS, same, start=2)
 
 
-def test_a_block_that_hands_on_more_than_the_stream_is_not_restarted() -> None:
-    """A counter that every block advances and the last one adds: skipping blocks changes the result."""
-    module = build("llama")
-    ran = {"blocks": 0}
+def test_blocks_that_read_what_skipped_blocks_wrote_are_not_restarted_from() -> None:
+    """Block 1 adds what block 0's MLP put out: exact from block 2 on, but not from block 1."""
+    model = tiny("llama")
+    seen: list[Tensor] = []
+    first, second = (model.anatomy.blocks[layer].mlp for layer in (0, 1))
+    handles = [
+        first.register_forward_hook(lambda module, args, output: seen.append(output)),
+        second.register_forward_hook(lambda module, args, output: output + (seen.pop() if seen else 0)),
+    ]
+    try:
+        recording = record(model, TEXTS, layers=[1, 2], token_budget=10_000)
+        assert not recording.restarts
+        assert recording.layers == (2,)
+        assert recording.start([Site("resid_post", 0)]) == 0
+        assert recording.start([Site("resid_post", 1)]) == 2
+        push = Push(model, Site("resid_pre", 1))
+        found = sweep(recording, push, VARIANTS, same)
+        for variant in range(VARIANTS):
+            with model.steering(Plain(push.vectors[variant], Site("resid_pre", 1))):
+                expected = model.logits(TEXTS)
+            torch.testing.assert_close(found[variant].float(), expected, atol=2e-5, rtol=1e-4)
+    finally:
+        for handle in handles:
+            handle.remove()
 
-    class Counting(torch.nn.Module):
-        def __init__(self, inner: torch.nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
 
-        def forward(self, *args: object, **kwargs: object) -> Tensor:
-            ran["blocks"] += 1
-            return self.inner(*args, **kwargs) * (1 + ran["blocks"] % module.config.num_hidden_layers)
+def test_a_change_sees_which_prompt_it_changes() -> None:
+    """Patching every prompt with its own recorded states changes nothing, with those of others it does."""
+    model = tiny("gemma2")
+    site = Site("resid_post", 1)
+    states: dict[int, Tensor] = {}
+    for number, text in enumerate(TEXTS):
+        tokens = model.tokenize([text])
+        model.run(tokens, read={site: lambda state, number=number: states.update({number: state[0].clone()})})
 
-    model = load(module, tokenizer=tiny_tokenizer())
-    for block in model.anatomy.blocks:
-        block.mlp = Counting(block.mlp)
-    recording = record(model, TEXTS, layers=[1, 2], token_budget=10_000)
-    assert not recording.restarts
-    assert recording.start([Site("resid_post", 1)]) == 0
+    class Patch:
+        """Variant i puts the last token's state of the prompt `shift[i]` further on."""
+
+        sites = (site,)
+        shift = (0, 1)
+
+        def apply(self, state: Tensor, site: Site, variants: slice, prompts: Tensor) -> Tensor:
+            new = state.clone()
+            for variant, shift in enumerate(self.shift[variants]):
+                for row, number in enumerate(prompts.tolist()):
+                    source = states[(number + shift) % len(TEXTS)]
+                    new[variant, row, len(states[number]) - 1] = source[-1]
+            return new
+
+    recording = record(model, TEXTS, layers=range(model.n_layers))
+    found = sweep(recording, Patch(), 2, same)
+    torch.testing.assert_close(found[0].float(), recording.logits, atol=1e-5, rtol=1e-5)
+    assert (found[1].float() - recording.logits).abs().max() > 0.1
+
+
+def test_two_sites_of_one_place_both_act() -> None:
+    model = tiny("llama")
+
+    class Twice(Push):
+        def __init__(self) -> None:
+            super().__init__(model, Site("resid_pre", 2))
+            self.sites = (Site("resid_pre", 2), Site("resid_post", 1))
+
+    change = Twice()
+    found = sweep(record(model, TEXTS, layers=[2]), change, VARIANTS, same)
+    with model.steering(Plain(2 * change.vectors[0], Site("resid_pre", 2))):
+        torch.testing.assert_close(found[0].float(), model.logits(TEXTS), atol=2e-5, rtol=1e-4)
+
+
+def test_steering_around_a_sweep_must_be_that_of_the_recording() -> None:
+    model = tiny("llama")
+    outer = Plain(torch.full((model.d_model,), 0.5), Site("attn_out", 0))
+    at_entry = Plain(torch.full((model.d_model,), 0.25), Site("resid_pre", 2))
+    push = Push(model, Site("resid_pre", 2))
+    plain = record(model, TEXTS, layers=[2])
+    with model.steering(outer, at_entry):
+        recording = record(model, TEXTS, layers=[2])
+        found = sweep(recording, push, VARIANTS, same)
+        with model.steering(Plain(push.vectors[0], Site("resid_pre", 2))):
+            torch.testing.assert_close(found[0].float(), model.logits(TEXTS), atol=2e-5, rtol=1e-4)
+        with pytest.raises(SteeringError, match="steered otherwise"):
+            sweep(plain, push, VARIANTS, same)
+        sweep(plain, push, VARIANTS, same, start=0)
+    with pytest.raises(SteeringError, match="steered otherwise"):
+        sweep(recording, push, VARIANTS, same)
 
 
 def test_measure_sees_the_numbers_of_the_prompts() -> None:
@@ -146,27 +211,28 @@ def test_measure_sees_the_numbers_of_the_prompts() -> None:
 
 def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama")
-    recording = record(model, TEXTS[:1], layers=[1])
+    texts = ["Rome", "Rome is", "a cat"]
+    recording = record(model, texts, layers=[1])
     change = Push(model, Site("resid_post", 0))
     whole = sweep(recording, change, VARIANTS, same)
-    run, sizes = model.run, []
+    run, sizes, limit = model.run, [], 2
 
     def small(tokens, **options):
         sizes.append(len(tokens))
-        if len(tokens) > 1:
+        if len(tokens) > limit:
             raise torch.OutOfMemoryError("out of memory")
         return run(tokens, **options)
 
     monkeypatch.setattr(model, "run", small)
     torch.testing.assert_close(sweep(recording, change, VARIANTS, same), whole, atol=1e-5, rtol=1e-4)
-    assert sizes == [3, 1, 2, 1, 1]
-
-    def none(tokens, **options):
-        raise torch.OutOfMemoryError("out of memory")
-
-    monkeypatch.setattr(model, "run", none)
-    with pytest.raises(SteerlabError, match="smaller token_budget"):
+    assert max(sizes) == VARIANTS * max(len(batch.prompts) for batch in recording.batches)
+    again = record(model, texts, layers=[1])
+    torch.testing.assert_close(again.logits, recording.logits, atol=1e-5, rtol=1e-4)
+    limit = 0
+    with pytest.raises(SteerlabError, match="even alone"):
         sweep(recording, change, VARIANTS, same)
+    with pytest.raises(SteerlabError, match="even alone"):
+        record(model, texts)
 
 
 def test_bad_input_is_refused() -> None:
@@ -178,6 +244,10 @@ def test_bad_input_is_refused() -> None:
     recording = record(model, TEXTS)
     with pytest.raises(SiteError):
         sweep(recording, Push(model, Site("resid_post", 9)), 1, same)
+    with pytest.raises(SteerlabError, match="at least one"):
+        sweep(recording, Push(model, Site("resid_post", 1)), 0, same)
+    with pytest.raises(SteeringError, match="before block 2"):
+        sweep(recording, Push(model, Site("resid_pre", 2)), 1, same, start=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
