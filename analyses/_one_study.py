@@ -1,8 +1,8 @@
 """One study on a pair of models as a TOML file says: what `truthfulness.py` and `refusal.py` share.
 
-The file names `name`, `base` and `post`; `dtype` and `device` are for loading, `statements` and `prompts` name files in
-place of the packaged data, and every other key (`size`, `seed`, `preset`, ...) goes to the study. Figures, tables and
-directions go to `figures/<name>/` and `runs/<name>_<study>/`, with the result as JSON beside the directions.
+The file names `name`, `base` and `post`; `dtype` and `device` are for loading, `statements` and `requests` name files
+in place of the packaged data, and every other key (`size`, `seed`, `preset`, ...) goes to the study. Figures and tables
+go to `figures/<name>/`, directions and the result as JSON to `runs/<name>_<study>/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.studies import StudyResult
 
-_LOADING, _FILES = ("dtype", "device", "revision"), ("statements", "prompts")
+_LOADING, _FILES = ("dtype", "device", "revision"), ("statements", "requests")
 Study = Callable[[LanguageModel, LanguageModel, Data, dict[str, Any]], StudyResult]
 
 
@@ -36,7 +36,7 @@ def main(description: str, study: Study) -> None:
     configuration = read_configuration(arguments.configuration)
     try:
         result = run(configuration, study)
-    except (SteerlabError, TypeError) as error:
+    except SteerlabError as error:
         raise SystemExit(f"{arguments.configuration}: {error}") from error
     print("\n".join(result.summary))
     write_result(result, arguments.figures / configuration["name"])
@@ -47,10 +47,10 @@ def run(configuration: dict[str, Any], study: Study) -> StudyResult:
     """Load the pair and the data, and do the study."""
     options = {key: value for key, value in configuration.items() if key not in {"name", "base", "post"}}
     loading = {key: options.pop(key) for key in _LOADING if key in options}
-    statements, prompts = (options.pop(key, None) for key in _FILES)
+    statements, requests = (options.pop(key, None) for key in _FILES)
     base, post = (load_named(configuration[role], **loading) for role in ("base", "post"))
     bundled = base.name.startswith("zoo:") and post.name.startswith("zoo:")
-    return study(base, post, read_data(statements, prompts, bundled=bundled), options)
+    return study(base, post, read_data(statements, requests, bundled=bundled), options)
 
 
 def keep(result: StudyResult, folder: Path) -> None:

@@ -50,7 +50,7 @@ class Candidate(BaseModel):
         if self.induce < INDUCE_BOUND:
             return f"induce below {INDUCE_BOUND:g}"
         if np.isnan([self.bypass, self.induce, self.kl]).any():
-            return "a score is not a number"
+            return "a score is not a number, or was not needed"
         return ""
 
 
@@ -157,7 +157,7 @@ class Selection(BaseModel):
                     one.separation,
                     one.bypass,
                     one.induce,
-                    one.kl,
+                    f"at least {one.kl:.2f}" if one.kl_at_least else one.kl,
                     one.unanswered,
                     "chosen" if one == self.chosen else one.dropped(self.n_layers),
                 ]
@@ -168,11 +168,12 @@ class Selection(BaseModel):
         )
 
     def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
-        """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed."""
+        """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed to the end."""
         positions, layers = self.positions, range(self.n_layers)
         found = np.full((len(positions), len(layers)), np.nan)
         for one in self.candidates:
-            found[positions.index(one.position), one.layer] = getattr(one, field)
+            bound = field == "kl" and one.kl_at_least
+            found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
         return found
 
     @property

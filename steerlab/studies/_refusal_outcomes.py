@@ -11,8 +11,8 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from steerlab.statistics import Estimate, bootstrap_mean, proportion
-from steerlab.studies._refusal_result import Intervention, Outcome, difference
-from steerlab.studies._refusals import Verdicts
+from steerlab.studies._refusal_result import Intervention, Outcome
+from steerlab.studies._refusals import Verdicts, difference
 
 
 def outcome(
@@ -26,7 +26,7 @@ def outcome(
     *,
     seed: int,
 ) -> Outcome:
-    """The shares of `after`, and their change from `before`."""
+    """The shares of `after` and their change from `before`; of random directions, one a cluster, also one by one."""
 
     def share(rows: Bool[np.ndarray, " row"]) -> Estimate:
         return proportion(rows, clusters=clusters)
@@ -35,7 +35,12 @@ def outcome(
     if before is not None and intervention == "ablation":
         effect = difference(share(after.not_answered), share(before.not_answered))
     elif before is not None:
-        effect = difference(share(after.refused), share(before.refused))
+        effect = difference(share(after.coherent_refusal), share(before.coherent_refusal))
+    draws: tuple[float, ...] = ()
+    if direction.startswith("random") and before is not None and clusters is not None:
+        field = "not_answered" if intervention == "ablation" else "coherent_refusal"
+        change = getattr(after, field).astype(float) - getattr(before, field).astype(float)
+        draws = tuple(float(change[clusters == draw].mean()) for draw in np.unique(clusters))
     known = not np.isnan(after.odds).any()
     return Outcome(
         model=model,
@@ -48,6 +53,7 @@ def outcome(
         log_odds=bootstrap_mean(after.odds, clusters, seed=seed) if known else Estimate(value=math.nan),
         gibberish=share(after.gibberish),
         effect=effect,
+        draws=draws,
     )
 
 

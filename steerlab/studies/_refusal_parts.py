@@ -17,14 +17,13 @@ from steerlab.datasets import StatementSet
 from steerlab.directions import DifferenceInMeans, Direction, fit_direction
 from steerlab.models import Edit, Index, LanguageModel, Prompt, Site
 from steerlab.progress import track
-from steerlab.statistics import proportion
 from steerlab.steering import Add
 from steerlab.studies._contrast import Agreement, Stack, agreement_by_layer, random_units
 from steerlab.studies._refusal_outcomes import joined, outcome, picked
 from steerlab.studies._refusal_place import Cell, Projection, grid, projections
 from steerlab.studies._refusal_price import Price, prices
-from steerlab.studies._refusal_result import Intervention, Outcome, difference
-from steerlab.studies._refusals import NEW_TOKENS, Judge, Phrases, Verdicts
+from steerlab.studies._refusal_result import Intervention, Outcome
+from steerlab.studies._refusals import NEW_TOKENS, Judge, Phrases, Verdicts, tells_apart
 from steerlab.studies._requests import Reading, Split, direction_at, read, removal
 from steerlab.studies.selection import Candidate, Rule, Selection, choose
 
@@ -94,7 +93,8 @@ class Found:
     @property
     def unit(self) -> Float[np.ndarray, " width"]:
         """The chosen direction, length one."""
-        vector = self.differences[self.choice.layer, self.choice.position]
+        direction = self.selection.direction
+        vector = direction[direction.sites[0]].double().numpy()
         unit: Float[np.ndarray, " width"] = vector / np.linalg.norm(vector)
         return unit
 
@@ -103,23 +103,13 @@ class Found:
         return float(np.linalg.norm(self.differences[layer, self.choice.position]))
 
 
-def tells_apart(verdicts: Mapping[str, Verdicts]) -> bool:
-    """Whether harmful prompts are refused more often than harmless ones, beyond chance."""
-    shares = [proportion(verdicts[kind].refused) for kind in ("harmful", "harmless")]
-    return difference(*shares).low > 0
-
-
 def find(subject: Subject, scores: Literal["needed", "all"]) -> Found:
     """Read the training requests and choose the direction on the validation ones."""
     method = subject.method
     bar = f"reading requests in {subject.name}"
     reading = read(subject.model, subject.train, progress=bar, site=method.site)
-    refuses = tells_apart(
-        {
-            "harmful": subject.judge.verdicts(subject.val.harmful),
-            "harmless": subject.judge.verdicts(subject.val.harmless),
-        }
-    )
+    val = subject.val
+    refuses = tells_apart(subject.judge.verdicts(val.harmful), subject.judge.verdicts(val.harmless))
     chosen = choose(
         subject.judge,
         subject.train,
@@ -153,7 +143,6 @@ def effects(
     def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
         return added(target, unit * own.gap(layer), layer, strength)
 
-    units = random_units(own.unit.shape[0], amount.randoms, seed)
     made: list[Outcome] = []
     kinds: tuple[tuple[Intervention, Callable[..., Edit], str], ...] = (
         ("ablation", ablation, "harmful"),
@@ -165,27 +154,49 @@ def effects(
             chosen = found[source]
             after = target.judge.verdicts(prompts, [edit(chosen.unit, chosen.choice.layer)])
             made.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
-        each = max(2, round(amount.random_share * len(prompts)))
-        rows = [(np.arange(each) + draw * each) % len(prompts) for draw in range(len(units))]
-        parts = [
-            target.judge.verdicts([prompts[row] for row in some], [edit(unit, own.choice.layer)])
-            for some, unit in track(
-                list(zip(rows, units, strict=True)), f"random {name} in {target.name}", len(units)
-            )
-        ]
-        made.append(
-            outcome(
-                target.name,
-                kind,
-                name,
-                "random",
-                joined(parts),
-                picked(plain[kind], np.concatenate(rows)),
-                clusters=np.repeat(np.arange(len(units)), each),
-                seed=seed,
-            )
-        )
+        # An added direction is as long as the gap at its layer, so its control is added at that layer as well.
+        at = {random_name(name, found, target.name, source): found[source].choice.layer for source in sources}
+        for control, layer in at.items():
+            made.append(_random(target, name, edit, kind, control, layer, plain[kind], amount, seed))
     return made
+
+
+def _random(
+    target: Subject,
+    name: Intervention,
+    edit: Callable[..., Edit],
+    kind: str,
+    control: str,
+    layer: int,
+    plain: Verdicts,
+    amount: Amount,
+    seed: int,
+) -> Outcome:
+    """Random directions, each on some of the prompts in turn."""
+    prompts = target.test.harmful if kind == "harmful" else target.test.harmless
+    units = random_units(target.model.d_model, amount.randoms, seed)
+    each = max(2, round(amount.random_share * len(prompts)))
+    rows = [(np.arange(each) + draw * each) % len(prompts) for draw in range(len(units))]
+    steps = track(list(zip(rows, units, strict=True)), f"{control} {name} in {target.name}", len(units))
+    parts = [
+        target.judge.verdicts([prompts[row] for row in some], [edit(unit, layer)]) for some, unit in steps
+    ]
+    return outcome(
+        target.name,
+        kind,
+        name,
+        control,
+        joined(parts),
+        picked(plain, np.concatenate(rows)),
+        clusters=np.repeat(np.arange(len(units)), each),
+        seed=seed,
+    )
+
+
+def random_name(name: str, found: Mapping[str, Found], target: str, source: str) -> str:
+    """Name of the random control of a source's direction in a target: it is added at the source's layer."""
+    layers = found[source].choice.layer, found[target].choice.layer
+    return "random" if name == "ablation" or layers[0] == layers[1] else f"random at layer {layers[0]}"
 
 
 def added(subject: Subject, vector: Float[np.ndarray, " width"], layer: int, strength: float) -> Edit:
@@ -219,7 +230,9 @@ def agreements(
 
     at = {name: reading.states[:, :, found[name].choice.position] for name, reading in own.items()}
     last = {name: reading.states[:, :, -1] for name, reading in plain.items()}
-    cells = (*grid("own", own, seed=seed), *grid("plain", plain, seed=seed))
+    cells = grid("plain", plain, seed=seed)
+    if any(each.train.harmful[0].template != "plain" for each in subjects):
+        cells = (*grid("own", own, seed=seed), *cells)
     return by_layer(at["base"], at["post"]), by_layer(last["base"], last["post"]), cells
 
 

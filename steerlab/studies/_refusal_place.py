@@ -7,7 +7,7 @@ each model in its own template, and both in one plain template, where the tokens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 TEMPLATES = {"own": "each model in its own template", "plain": "both models in the plain template"}
-_MOST_CELLS = 160  # with all their resamples; beyond that every n-th layer is read
 
 
 class Cell(BaseModel):
@@ -53,14 +52,12 @@ def grid(
     """Cells at every layer and every position that both models have, counted from the end."""
     base, post = readings["base"], readings["post"]
     shared = min(base.n_positions, post.n_positions)
-    n_layers, rows = len(base.states), base.states.shape[1]
-    step = max(1, -(-n_layers * shared // _MOST_CELLS))
-    layers = range(n_layers - 1, -1, -step)[::-1]
+    layers, rows = range(len(base.states)), base.states.shape[1]
     cells: list[Cell] = []
     for position in range(-shared, 0):
         found = agreement_by_layer(
-            base.states[layers, :, position],
-            post.states[layers, :, position],
+            base.states[:, :, position],
+            post.states[:, :, position],
             base.labels,
             clusters=np.arange(rows),
             strata=np.zeros(rows, dtype=np.int64),
@@ -101,8 +98,13 @@ def grid_table(template: str, cells: Sequence[Cell]) -> Table:
     )
 
 
-def projection_table(points: Sequence[Projection], kinds: tuple[str, str], seed: int) -> Table:
-    """Mean place of each kind along each model's direction."""
+def projection_table(
+    points: Sequence[Projection],
+    kinds: tuple[str, str],
+    apart: Callable[[str], Estimate | None],
+    seed: int,
+) -> Table:
+    """Mean place of each kind along each model's direction, and how well it tells them apart."""
     models = list(points[0].places) if points else []
 
     def mean(model: str, harmful: bool) -> Estimate:
@@ -111,8 +113,8 @@ def projection_table(points: Sequence[Projection], kinds: tuple[str, str], seed:
     return Table(
         key="projections",
         title="Test prompts along each model's own direction",
-        columns=["model", *kinds],
-        rows=[[model, mean(model, True), mean(model, False)] for model in models],
+        columns=["model", *kinds, "AUROC"],
+        rows=[[model, mean(model, True), mean(model, False), apart(model)] for model in models],
         note="Mean place in class gaps from the middle of the training means: 0.5 and -0.5 are the training means.",
     )
 

@@ -23,7 +23,7 @@ _ENDINGS = ".?!"
 
 
 class Surface(BaseModel):
-    """accuracy: of the classifier of form, held out. chance: always naming the more frequent kind.
+    """accuracy: of the classifier of form, held out, on as many prompts of either kind. chance: one half.
 
     words: mean number of words of each kind. ends_in_punctuation: share of each kind that ends in one of ". ? !".
     """
@@ -42,18 +42,26 @@ class Surface(BaseModel):
 
 
 def surface(positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Surface | None:
-    """Measure it; None with fewer than ten prompts of a kind."""
-    if min(len(positive), len(negative)) < 2 * _FOLDS:
+    """Measure it; None with fewer than ten prompts of a kind.
+
+    The longer list is drawn down to the shorter one: on unequal lists a classifier that names the more frequent kind
+    hides what form tells.
+    """
+    n = min(len(positive), len(negative))
+    if n < 2 * _FOLDS:
         return None
+    rng = np.random.default_rng(seed)
+    positive, negative = (
+        [texts[i] for i in np.sort(rng.permutation(len(texts))[:n])] for texts in (positive, negative)
+    )
     features = np.array([_form(text) for text in (*positive, *negative)])
-    labels = np.array([1] * len(positive) + [0] * len(negative))
+    labels = np.array([1] * n + [0] * n)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
     classifier = make_pipeline(StandardScaler(), LogisticRegression())
     right = cross_val_predict(classifier, features, labels, cv=folds) == labels
-    share = float(labels.mean())
     return Surface(
         accuracy=proportion(right),
-        chance=max(share, 1 - share),
+        chance=0.5,
         words=(_words(positive), _words(negative)),
         ends_in_punctuation=(_punctuated(positive), _punctuated(negative)),
     )

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from steerlab.datasets import ContrastSet, StatementSet
-from steerlab.errors import DatasetError
+from steerlab.errors import DatasetError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.progress import track
 from steerlab.studies._refusal_outcomes import outcome
@@ -33,10 +33,10 @@ from steerlab.studies._refusal_parts import (
     find,
     points_of,
     prices_of,
-    tells_apart,
 )
-from steerlab.studies._refusal_result import RefusalResult, Setting, headline, sentences
-from steerlab.studies._refusals import Judge, Verdicts, refusal_tokens
+from steerlab.studies._refusal_result import RefusalResult, Setting
+from steerlab.studies._refusal_sentences import headline, sentences
+from steerlab.studies._refusals import Judge, Verdicts, refusal_tokens, tells_apart
 from steerlab.studies._requests import Split
 from steerlab.studies._surface import surface
 
@@ -52,7 +52,7 @@ _AMOUNTS: dict[Size, Amount] = {
         24,
         (0.5, 1.0, 2.0, 4.0),
         randoms=20,
-        random_share=1 / 6,
+        random_share=1 / 3,
         texts=24,
         task=48,
         priced_randoms=4,
@@ -101,7 +101,11 @@ def refusal(
 
     Raises:
         DatasetError: the requests have no splits, or fewer than eight of a kind in one.
+        SteerlabError: an unknown size or preset.
     """
+    for what, given, known in (("size", size, _AMOUNTS), ("preset", preset, METHODS)):
+        if given not in known:
+            raise SteerlabError(f"The refusal study has no {what} {given!r}; choose from {', '.join(known)}.")
     amount, method = _AMOUNTS[size], METHODS[preset]
     splits = _splits(requests, amount, seed)
     missing: dict[str, str] = {}
@@ -115,7 +119,9 @@ def refusal(
         for each in subjects
         for kind in ("harmful", "harmless")
     ]
-    separates = {name: tells_apart(verdicts) for name, verdicts in plain.items()}
+    separates = {
+        name: tells_apart(verdicts["harmful"], verdicts["harmless"]) for name, verdicts in plain.items()
+    }
     result = RefusalResult(
         status="not identified",
         summary=[],

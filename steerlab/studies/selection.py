@@ -42,7 +42,7 @@ from steerlab.studies._candidates import (
     Selection,
     survivors,
 )
-from steerlab.studies._refusals import Judge, refusal_tokens
+from steerlab.studies._refusals import Judge, refusal_tokens, tells_apart
 from steerlab.studies._requests import Reading, Split, differences, direction_at, read, removal
 from steerlab.studies._selection_scores import Odds, Scorer, plain_odds
 
@@ -92,8 +92,7 @@ def select_direction(
     else:
         known = {model.token_id(word): word for word in tokens}
     judge = Judge.of(model, rendered[1].prompts, list(known), seed)
-    refused = [judge.verdicts(prompts).refused for prompts in (rendered[1].harmful, rendered[1].harmless)]
-    refuses = bool(refused[0].mean() > refused[1].mean())
+    refuses = tells_apart(judge.verdicts(rendered[1].harmful), judge.verdicts(rendered[1].harmless))
     return choose(judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores)
 
 
@@ -231,9 +230,9 @@ class _Race:
         missing = [number for number in some if np.isnan(self.candidates[number].kl)]
         if missing:
             ceiling = np.inf if self.complete else KL_BOUND
-            values = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
+            values, bounds = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
             self._put("kl", missing, values)
-            self._put("kl_at_least", missing, values > ceiling)
+            self._put("kl_at_least", missing, bounds)
 
     def bypass(self, some: Sequence[int]) -> None:
         """Fill in bypass."""

@@ -14,14 +14,17 @@ from studies import planted_models as planted
 from steerlab import datasets
 from steerlab.datasets import ContrastSet
 from steerlab.directions import Direction
-from steerlab.errors import DatasetError, ModelError
+from steerlab.errors import DatasetError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, load
 from steerlab.statistics import Estimate
 from steerlab.studies import refusal, result_from_dict
-from steerlab.studies._refusal_result import RefusalResult, difference
+from steerlab.studies._contrast import Agreement
+from steerlab.studies._refusal_place import grid
+from steerlab.studies._refusal_result import RefusalResult
 from steerlab.studies._refusals import (
     Judge,
     contains_refusal,
+    difference,
     median_losses,
     odds_of,
     refusal_tokens,
@@ -29,7 +32,7 @@ from steerlab.studies._refusals import (
     repeats,
     starts_refusing,
 )
-from steerlab.studies._requests import Split, read
+from steerlab.studies._requests import Reading, Split, read
 
 
 @pytest.fixture(scope="module")
@@ -110,21 +113,55 @@ def test_models_of_different_depth_are_studied_alone() -> None:
     assert result.outcome("post", "ablation", "base") is None
 
 
-def test_the_grid_tells_place_from_direction(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    """The pair shares no refusal axis: cosines are low at every place, in both templates, where the ceiling is high."""
-    base, post = pair
-    result = refusal(base, post, planted.requests())
-    for template in ("own", "plain"):
-        cells = [one for one in result.grid if one.template == template]
-        assert {one.agreement.layer for one in cells} == set(range(planted.LAYERS))
-        assert min(one.position for one in cells) <= -2
-        last = max(cells, key=lambda one: (one.position, one.agreement.layer)).agreement
-        assert last.ceiling.value > last.cosine.value
-    # one model against itself agrees everywhere that it has a direction
-    same = refusal(post, post, planted.requests())
-    for one in same.grid:
-        assert one.agreement.cosine.value == pytest.approx(1.0, abs=1e-9)
-    assert {"grid_own", "grid_plain", "projections", "selection_post"} <= same.figures().keys()
+def test_the_grid_tells_place_from_direction() -> None:
+    """Two models share a direction, but one writes it a token earlier; a third has another direction everywhere."""
+    rng = np.random.default_rng(0)
+    axis, other = np.eye(64)[0], np.eye(64)[1]
+    labels = np.arange(60) < 30
+
+    def reading(vector: np.ndarray, place: int) -> Reading:
+        states = rng.standard_normal((2, 60, 2, 64)).astype(np.float32)
+        states[:, labels, place] += 12 * vector
+        return Reading(states, labels)
+
+    def cosines(base: Reading, post: Reading) -> dict[tuple[int, int], Agreement]:
+        cells = grid("plain", {"base": base, "post": post}, seed=0)
+        return {(one.agreement.layer, one.position): one.agreement for one in cells}
+
+    same = cosines(reading(axis, 1), reading(axis, 1))
+    assert same.keys() == {(0, -2), (0, -1), (1, -2), (1, -1)}
+    assert same[1, -1].cosine.value > 0.9
+    moved = cosines(reading(axis, 1), reading(axis, 0))
+    assert max(abs(one.cosine.value) for one in moved.values()) < 0.5
+    turned = cosines(reading(axis, 1), reading(other, 1))
+    assert abs(turned[1, -1].cosine.value) < 0.3
+    assert turned[1, -1].ceiling.value > 0.9  # each is found again, so the low cosine is one of direction
+
+
+def test_a_pair_that_shares_its_axis_agrees_in_both_templates(found: RefusalResult) -> None:
+    """The planted pair writes harm along one axis; only the post-trained model acts on it."""
+    assert {one.template for one in found.grid} == {"own", "plain"}
+    assert {one.agreement.layer for one in found.grid} == set(range(planted.LAYERS))
+    assert all(one.agreement.cosine.value > 0.9 for one in found.grid)
+    assert {"grid_own", "grid_plain", "projections", "selection_post"} <= found.figures().keys()
+    assert any(line.startswith("Over all") for line in found.summary)
+
+
+def test_an_effect_must_beat_every_random_direction(found: RefusalResult) -> None:
+    null = found.outcome("post", "addition", "random")
+    assert null is not None
+    assert len(null.draws) == 20
+    lucky = null.model_copy(update={"draws": (*null.draws[:-1], 1.0)})
+    outcomes = tuple(lucky if one is null else one for one in found.outcomes)
+    assert found.above_control("post", "addition", "post")
+    assert not found.model_copy(update={"outcomes": outcomes}).above_control("post", "addition", "post")
+
+
+def test_unknown_options_are_sentences(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    with pytest.raises(SteerlabError, match="no preset 'publised'"):
+        refusal(*pair, planted.requests(), preset="publised")  # type: ignore[arg-type]
+    with pytest.raises(SteerlabError, match="no size 'medium'"):
+        refusal(*pair, planted.requests(), size="medium")  # type: ignore[arg-type]
 
 
 def test_projections_are_the_test_prompts_along_the_chosen_direction(

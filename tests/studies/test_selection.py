@@ -127,9 +127,10 @@ def test_scores_equal_one_forward_pass_a_candidate() -> None:
             kl.append(float((p * (p.log() - q.log())).sum(1).mean()))
         np.testing.assert_allclose(scorer.induce(vectors, 1), induce, atol=1e-4)
         np.testing.assert_allclose(scorer.bypass(vectors), bypass, atol=1e-4)
-        np.testing.assert_allclose(scorer.kl(vectors), kl, atol=1e-4)
+        np.testing.assert_allclose(scorer.kl(vectors)[0], kl, atol=1e-4)
         ceiling = float(np.median(kl))
-        bounded = scorer.kl(vectors, ceiling)
+        bounded, stopped = scorer.kl(vectors, ceiling)
+        assert (bounded[stopped] > ceiling).all()
         np.testing.assert_array_equal(bounded <= ceiling, np.array(kl) <= ceiling)
         np.testing.assert_allclose(bounded[bounded <= ceiling], np.array(kl)[bounded <= ceiling], atol=1e-4)
         assert (bounded <= np.array(kl) + 1e-4).all()
@@ -216,8 +217,15 @@ def test_conditions_fall_one_after_the_other(
     n = refusing.n_layers
 
     def chosen(induce: float, kl: float) -> Selection:
-        monkeypatch.setattr(Scorer, "induce", lambda self, v, layer, progress=None: np.full(len(v), induce))
-        monkeypatch.setattr(Scorer, "kl", lambda self, v, ceiling=np.inf, progress=None: np.full(len(v), kl))
+        monkeypatch.setattr(Scorer, "induce", lambda self, v, layer: np.full(len(v), induce))
+        monkeypatch.setattr(
+            Scorer,
+            "kl",
+            lambda self, v, ceiling=np.inf, progress=None: (
+                np.full(len(v), kl),
+                np.zeros(len(v), dtype=bool),
+            ),
+        )
         return choose(judge, train, val, refuses=True)
 
     assert "with KL <= 0.1 and induce >= 0" in chosen(1.0, 0.01).rule

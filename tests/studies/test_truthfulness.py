@@ -135,7 +135,7 @@ def test_every_number_has_an_interval_and_every_effect_its_control(same: Truthfu
 
 def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
-    result = truthfulness(base, post, datasets.statements())
+    result = truthfulness(base, post, zoo.statements())
     assert result.status == "not identified"
     assert {one.scored for one in result.labels} == {"sequences"}
     assert not result.steering
