@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from steerlab.steering import Ablate, Add, Clamp, Condition, Decay, PerRow, Rota
 HERE = Path(__file__).parent
 TOKENS, NEW = 64, 64
 ONE_GOAL, ALL_GOAL, ROWS_GOAL, CONDITION_GOAL = 1.02, 1.05, 1.08, 1.05
+RESULTS = HERE / "results" / "steering.json"
 _START, _END = "<!-- steering: written by steering.py -->", "<!-- end of steering -->"
 
 
@@ -46,6 +48,12 @@ def main() -> None:
     )
     options.add_argument("--quick", action="store_true", help="three turns; writes nothing")
     options.add_argument("--turns", type=int, default=None, help="turns of every comparison (default 9)")
+    options.add_argument(
+        "--group",
+        choices=GROUPS,
+        action="append",
+        help="measure only these and keep the other rows of the results",
+    )
     chosen = options.parse_args()
     torch.set_num_threads(2)
     turns = chosen.turns or (3 if chosen.quick else 9)
@@ -54,7 +62,13 @@ def main() -> None:
         model = sl.load(str(checkpoint), device="cpu", dtype=torch.float32)
     # Nothing ends early: every prompt gets all its tokens.
     model.model.config.eos_token_id = model.model.generation_config.eos_token_id = None
-    rows = [*whole_batch(model, 1, turns), *whole_batch(model, 8, turns), *by_row(model, turns)]
+    known = json.loads(RESULTS.read_text())["rows"] if chosen.group and RESULTS.exists() else []
+    rows = []
+    for name, measure in GROUPS.items():
+        if chosen.group and name not in chosen.group:
+            rows += [one for one in known if one["group"] == name]
+        else:
+            rows += [{**one, "group": name, "turns": turns} for one in measure(model, turns)]
     results = {
         "configuration": {
             "shape": f"Llama, {LAYERS} layers, width {WIDTH}, {HEADS} heads, {NEURONS} neurons, {WORDS:,} words",
@@ -73,8 +87,8 @@ def main() -> None:
         table.add_row(*cells)
     Console().print(table)
     if not chosen.quick:
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "steering.json").write_text(json.dumps(results, indent=1) + "\n")
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         write_readme(HERE / "README.md", results)
 
 
@@ -181,6 +195,13 @@ def write_readme(path: Path, results: dict[str, Any]) -> None:
     before, _, rest = path.read_text().partition(_START)
     _, _, after = rest.partition(_END)
     path.write_text(f"{before}{_START}\n\n" + "\n".join(lines) + f"\n{_END}{after}")
+
+
+GROUPS: dict[str, Callable[[sl.LanguageModel, int], list[dict[str, Any]]]] = {
+    "batch-1": lambda model, turns: whole_batch(model, 1, turns),
+    "batch-8": lambda model, turns: whole_batch(model, 8, turns),
+    "rows": by_row,
+}
 
 
 if __name__ == "__main__":
