@@ -221,7 +221,8 @@ def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None
     assert "published" in result.choices["post"].rule
     assert "does not refuse" in result.choices["base"].rule
     assert all(one.refused == one.start and one.gibberish.value == 0 for one in result.outcomes)
-    assert result.above_control("post", "ablation", "post")
+    # in 64 dimensions a random direction may bypass refusal too, but none causes it
+    assert result.above_control("post", "addition", "post")
 
 
 def test_requests_need_splits() -> None:

@@ -34,7 +34,7 @@ def test_published_requests_can(shared: Path) -> None:
     assert found is not None
     assert found.above_chance
     assert found.accuracy.value > 0.8
-    assert found.ends_in_punctuation[0] < 0.2 < found.ends_in_punctuation[1]
+    assert found.ends_in_punctuation[0] < 0.4 < 0.6 < found.ends_in_punctuation[1]
 
 
 def test_too_few_prompts_say_nothing() -> None:
