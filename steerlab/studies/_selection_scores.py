@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steerlab.activations import Recording, record, sweep
+from steerlab.activations.sweep import Measure
 from steerlab.models import LanguageModel, Prompt, Site
 from steerlab.steering import stream_writes
 
@@ -35,9 +37,9 @@ class Odds:
         """log P(R) - log P(not R), float64; NaN without tokens."""
         if not self.tokens:
             return torch.full(logits.shape[:-1], torch.nan, dtype=torch.float64)
-        inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        exact = _exact(logits)
+        inside = torch.zeros(exact.shape[-1], dtype=torch.bool, device=exact.device)
         inside[list(self.tokens)] = True
-        exact = logits.double()
         if self.floor:
             share = exact.softmax(dim=-1)[..., inside].sum(dim=-1)
             return (share + self.floor).log() - (1 - share + self.floor).log()
@@ -49,9 +51,9 @@ def divergence(
 ) -> Float[Tensor, " *batch"]:
     """KL of the steered from the plain law in float64; with a `floor` inside both logarithms as published."""
     if floor:
-        p, q = plain.double().softmax(dim=-1), steered.double().softmax(dim=-1)
+        p, q = _exact(plain).softmax(dim=-1), _exact(steered).softmax(dim=-1)
         return (p * ((p + floor).log() - (q + floor).log())).sum(dim=-1)
-    log_p, log_q = plain.double().log_softmax(dim=-1), steered.double().log_softmax(dim=-1)
+    log_p, log_q = _exact(plain).log_softmax(dim=-1), _exact(steered).log_softmax(dim=-1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 
@@ -93,21 +95,29 @@ class Scorer:
         ]
         return _mean(parts)
 
-    def kl(self, vectors: Vectors, ceiling: float = np.inf, progress: str | None = None) -> Scores:
-        """Mean KL on harmless prompts under ablation of each vector; above the ceiling at least the ceiling."""
+    def kl(
+        self, vectors: Vectors, ceiling: float = np.inf, progress: str | None = None
+    ) -> tuple[Scores, NDArray[np.bool_]]:
+        """Mean KL on harmless prompts under ablation of each vector, and whether all prompts were run.
+
+        Where they were not, the number is a lower bound above the ceiling.
+        """
         if self.kl_floor:
             ceiling = np.inf  # with a floor in the logarithms a prompt's KL may be negative
         change = self._ablated(vectors)
         total = sum(len(part) for part in self._harmless)
         sums, left = np.zeros(len(vectors)), np.arange(len(vectors))
+        run = np.zeros(len(vectors), dtype=int)
         for part in self._harmless:
             some = change.only(left)
+            run[left] += len(part)
             values = sweep(part, some, len(left), self._divergence(part), progress=progress)
             sums[left] += values.sum(dim=1).numpy()
             left = left[sums[left] <= ceiling * total]
             if not len(left):
                 break
-        return sums / total
+        whole = run == total
+        return np.where(whole, sums / total, np.maximum(sums / total, np.nextafter(ceiling, np.inf))), whole
 
     def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
         """Mean log-odds of refusing harmful prompts under ablation of each vector."""
@@ -126,9 +136,9 @@ class Scorer:
             self.model.device, torch.promote_types(self.model.dtype, torch.float32)
         )
 
-    def _divergence(self, part: Recording):  # type: ignore[no-untyped-def]
+    def _divergence(self, part: Recording) -> Measure:
         def measure(logits: Tensor, prompts: Tensor) -> Tensor:
-            return divergence(part.logits[prompts], logits, self.kl_floor)
+            return divergence(part.logits[prompts.to(part.logits.device)], logits, self.kl_floor)
 
         return measure
 
@@ -168,6 +178,11 @@ class _Ablated:
 
     def only(self, variants: np.ndarray) -> _Ablated:
         return _Ablated(self.sites, self.units[torch.from_numpy(variants)])
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Float64; MPS has none, so its logits move to the CPU."""
+    return (logits.cpu() if logits.device.type == "mps" else logits).double()
 
 
 def _mean(parts: Sequence[Tensor]) -> Scores:
