@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 KL_BOUND, INDUCE_BOUND, USABLE_DEPTH = 0.1, 0.0, 0.8
-_NO_NUMBER = "a score is not a number"
 _RECORDED = {
     "layer": "layer",
     "position": "position",
@@ -62,7 +61,7 @@ class Candidate(BaseModel):
         if self.induce < INDUCE_BOUND:
             return f"induce below {INDUCE_BOUND:g}"
         if np.isnan([self.bypass, self.induce, self.kl]).any():
-            return _NO_NUMBER
+            return "a score is not a number, or was not needed"
         return ""
 
 
@@ -192,7 +191,7 @@ class Selection(BaseModel):
                     one.separation,
                     one.bypass,
                     one.induce,
-                    f"≥ {one.kl:.3g}" if one.kl_at_least else one.kl,
+                    f"at least {one.kl:.2f}" if one.kl_at_least else one.kl,
                     one.unanswered,
                     self._verdict(one),
                 ]
@@ -207,15 +206,14 @@ class Selection(BaseModel):
         positions, layers = self.positions, range(self.n_layers)
         found = np.full((len(positions), len(layers)), np.nan)
         for one in self.candidates:
-            if field != "kl" or not one.kl_at_least:
-                found[positions.index(one.position), one.layer] = getattr(one, field)
+            bound = field == "kl" and one.kl_at_least
+            found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
         return found
 
     def _verdict(self, one: Candidate) -> str:
         if (one.layer, one.position) == (self.chosen.layer, self.chosen.position):
             return "chosen"
-        why = one.dropped(self.n_layers)
-        return "a score is not needed, or not a number" if why == _NO_NUMBER else why
+        return one.dropped(self.n_layers)
 
     @property
     def positions(self) -> list[int]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlab.activations import Recording, record, sweep
@@ -87,7 +86,7 @@ class Scorer:
         ]
         self._harmful = record(model, harmful)
 
-    def induce(self, vectors: Vectors, layer: int, progress: str | None = None) -> Scores:
+    def induce(self, vectors: Vectors, layer: int) -> Scores:
         """Mean log-odds of refusing harmless prompts with each vector added at a layer, at every token."""
         change = _Added(Site(self.site, layer), self._tensor(vectors))
         parts = [
@@ -97,27 +96,25 @@ class Scorer:
 
     def kl(
         self, vectors: Vectors, ceiling: float = np.inf, progress: str | None = None
-    ) -> tuple[Scores, NDArray[np.bool_]]:
-        """Mean KL on harmless prompts under ablation of each vector, and whether all prompts were run.
-
-        Where they were not, the number is a lower bound above the ceiling.
-        """
+    ) -> tuple[Scores, Bool[np.ndarray, " candidate"]]:
+        """Mean KL on harmless prompts under ablation of each vector, and where it was left as a lower bound."""
         if self.kl_floor:
             ceiling = np.inf  # with a floor in the logarithms a prompt's KL may be negative
         change = self._ablated(vectors)
         total = sum(len(part) for part in self._harmless)
         sums, left = np.zeros(len(vectors)), np.arange(len(vectors))
-        run = np.zeros(len(vectors), dtype=int)
+        read = np.zeros(len(vectors), dtype=int)
         for part in self._harmless:
             some = change.only(left)
-            run[left] += len(part)
             values = sweep(part, some, len(left), self._divergence(part), progress=progress)
             sums[left] += values.sum(dim=1).numpy()
+            read[left] += len(part)
             left = left[sums[left] <= ceiling * total]
             if not len(left):
                 break
-        whole = run == total
-        return np.where(whole, sums / total, np.maximum(sums / total, np.nextafter(ceiling, np.inf))), whole
+        bounds = read < total
+        # rounding must not put a sum above the ceiling back onto it
+        return np.where(bounds, np.maximum(sums / total, np.nextafter(ceiling, np.inf)), sums / total), bounds
 
     def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
         """Mean log-odds of refusing harmful prompts under ablation of each vector."""

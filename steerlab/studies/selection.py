@@ -35,6 +35,7 @@ from steerlab.errors import DatasetError, SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt
 from steerlab.models.prompts import Template
 from steerlab.progress import track
+from steerlab.statistics import proportion
 from steerlab.studies._candidates import (
     INDUCE_BOUND,
     KL_BOUND,
@@ -44,7 +45,7 @@ from steerlab.studies._candidates import (
     read_scores,
     survivors,
 )
-from steerlab.studies._refusals import Judge, refusal_tokens
+from steerlab.studies._refusals import Judge, difference, refusal_tokens
 from steerlab.studies._requests import Reading, Split, differences, direction_at, read, removal
 from steerlab.studies._selection_scores import Odds, Scorer, plain_odds
 
@@ -102,8 +103,8 @@ def select_direction(
         judge = Judge(model, tuple(known), float("inf"))
     else:
         judge = Judge.of(model, rendered[1].prompts, list(known), seed)
-        expected = [_expected(judge, prompts, by_tokens).mean() for prompts in rendered[1].kinds]
-        refuses = bool(expected[0] > expected[1])
+        positive, negative = (proportion(_expected(judge, part, by_tokens)) for part in rendered[1].kinds)
+        refuses = difference(positive, negative).low > 0
     found = choose(
         judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
         by_tokens=by_tokens,
@@ -294,9 +295,9 @@ class _Race:
         missing = [number for number in some if np.isnan(self.candidates[number].kl)]
         if missing:
             ceiling = np.inf if self.complete else KL_BOUND
-            values, whole = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
+            values, bounds = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
             self._put("kl", missing, values)
-            self._put("kl_at_least", missing, ~whole)
+            self._put("kl_at_least", missing, bounds)
 
     def bypass(self, some: Sequence[int]) -> None:
         """Fill in bypass."""

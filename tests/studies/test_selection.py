@@ -149,13 +149,13 @@ def test_scores_equal_one_forward_pass_a_candidate() -> None:
             kl.append(float((p * (p.log() - q.log())).sum(1).mean()))
         np.testing.assert_allclose(scorer.induce(vectors, 1), induce, atol=1e-4)
         np.testing.assert_allclose(scorer.bypass(vectors), bypass, atol=1e-4)
-        every, whole = scorer.kl(vectors)
+        every, bounds = scorer.kl(vectors)
         np.testing.assert_allclose(every, kl, atol=1e-4)
-        assert whole.all()
+        assert not bounds.any()
         ceiling = float(np.median(kl))
         bounded, _ = scorer.kl(vectors, ceiling)
-        early, whole = scorer.kl(vectors, 1e-9)
-        assert not whole.any()
+        early, bounds = scorer.kl(vectors, 1e-9)
+        assert bounds.all()
         assert (early > 1e-9).all()
         np.testing.assert_array_equal(bounded <= ceiling, np.array(kl) <= ceiling)
         np.testing.assert_allclose(bounded[bounded <= ceiling], np.array(kl)[bounded <= ceiling], atol=1e-4)
@@ -245,11 +245,14 @@ def test_conditions_fall_one_after_the_other(
     n = refusing.n_layers
 
     def chosen(induce: float, kl: float) -> Selection:
-        monkeypatch.setattr(Scorer, "induce", lambda self, v, layer, progress=None: np.full(len(v), induce))
+        monkeypatch.setattr(Scorer, "induce", lambda self, v, layer: np.full(len(v), induce))
         monkeypatch.setattr(
             Scorer,
             "kl",
-            lambda self, v, ceiling=np.inf, progress=None: (np.full(len(v), kl), np.full(len(v), True)),
+            lambda self, v, ceiling=np.inf, progress=None: (
+                np.full(len(v), kl),
+                np.zeros(len(v), dtype=bool),
+            ),
         )
         return choose(judge, train, val, refuses=True)
 
