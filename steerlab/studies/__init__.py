@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steerlab.studies.confidence import confidence
     from steerlab.studies.refusal import refusal
     from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table, result_from_dict
-    from steerlab.studies.selection import Selection, select_direction, survivors
+    from steerlab.studies.selection import Selection, read_scores, select_direction, survivors
     from steerlab.studies.side_effects import SideEffects, side_effects
     from steerlab.studies.truthfulness import truthfulness
 
@@ -31,6 +31,7 @@ _NAMES = {
     "Table": "result",
     "result_from_dict": "result",
     "Selection": "selection",
+    "read_scores": "selection",
     "select_direction": "selection",
     "survivors": "selection",
     "SideEffects": "side_effects",
@@ -46,6 +47,7 @@ __all__ = [
     "Table",
     "branching",
     "confidence",
+    "read_scores",
     "refusal",
     "result_from_dict",
     "select_direction",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from steerlab import plots
 from steerlab.directions import Direction
-from steerlab.errors import SteerlabError
+from steerlab.errors import DatasetError, SteerlabError
 from steerlab.statistics import Number
 from steerlab.studies.result import Table
 
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 KL_BOUND, INDUCE_BOUND, USABLE_DEPTH = 0.1, 0.0, 0.8
+_RECORDED = {
+    "layer": "layer",
+    "position": "position",
+    "refusal_score": "bypass",
+    "steering_score": "induce",
+    "kl_div_score": "kl",
+}
 
 
 class Candidate(BaseModel):
@@ -43,6 +52,8 @@ class Candidate(BaseModel):
 
     def dropped(self, n_layers: int) -> str:
         """Why the published rule leaves the candidate out; empty where it does not."""
+        if self.gap == 0:
+            return "the two kinds have equal means here"
         if self.layer >= int(n_layers * USABLE_DEPTH):
             return f"among the last {1 - USABLE_DEPTH:.0%} of the layers"
         if self.kl > KL_BOUND:
@@ -54,21 +65,42 @@ class Candidate(BaseModel):
         return ""
 
 
-def survivors(candidates: Sequence[Candidate], n_layers: int) -> list[Candidate]:
+def survivors(candidates: Sequence[Candidate], n_layers: int | None = None) -> list[Candidate]:
     """The candidates the published rule keeps, best first: smallest bypass, then first position, then first layer.
 
-    The rule works on recorded scores as well: nothing but the numbers is needed.
+    Nothing but the numbers is needed, so recorded scores do as well (`read_scores`).
+
+    Args:
+        n_layers: blocks of the model; by default one more than the deepest candidate's layer.
     """
-    kept = [one for one in candidates if not one.dropped(n_layers)]
+    depth = n_layers or 1 + max((one.layer for one in candidates), default=0)
+    kept = [one for one in candidates if not one.dropped(depth)]
     return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
+
+
+def read_scores(path: str | Path) -> list[Candidate]:
+    """The candidates of a `direction_evaluations.json` of the refusal paper's code, in the file's order.
+
+    Raises:
+        DatasetError: the file is missing or no such list; the message names the row and the column.
+    """
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as JSON ({error}); name a file of recorded scores."
+        ) from error
+    if not isinstance(rows, list) or not rows:
+        raise DatasetError(f"{path} holds no list of candidates; name a file of recorded scores.")
+    return [_recorded(row, number, path) for number, row in enumerate(rows)]
 
 
 class Selection(BaseModel):
     """Every candidate, the chosen one, and the rule that chose it.
 
-    model: its name. site: where candidates are read and added. tokens: texts of the target tokens,
-    token_ids: their numbers. token: text at the
-    chosen position. kept: prompts of each kind that made the vectors and the scores, (train, train, val, val).
+    model: its name. site: where candidates are read and added. tokens: texts of the target tokens, token_ids: their
+    numbers. token: text at the chosen position. kinds: names of positive and negative prompts. kept: prompts of each
+    kind that made the vectors and the scores, (train, train, val, val).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +115,7 @@ class Selection(BaseModel):
     chosen: Candidate
     token: str
     rule: str
+    kinds: tuple[str, str] = ("harmful", "harmless")
     kept: tuple[int, int, int, int]
     _direction: Direction | None = PrivateAttr(default=None)
 
@@ -111,10 +144,11 @@ class Selection(BaseModel):
 
     def plot(self) -> Figure:
         """Bypass, induce and KL over layers and positions, the chosen place marked."""
+        positive, negative = self.kinds
         names = {
-            "bypass (ablated, harmful: low is good)": "bypass",
-            "induce (added, harmless: above 0)": "induce",
-            f"KL (ablated, harmless: below {KL_BOUND})": "kl",
+            f"bypass (ablated, {positive}: low is good)": "bypass",
+            f"induce (added, {negative}: above 0)": "induce",
+            f"KL (ablated, {negative}: below {KL_BOUND})": "kl",
         }
         maps = {title: self.grid(field) for title, field in names.items()}
         return plots.heatmaps(
@@ -159,7 +193,7 @@ class Selection(BaseModel):
                     one.induce,
                     f"at least {one.kl:.2f}" if one.kl_at_least else one.kl,
                     one.unanswered,
-                    "chosen" if one == self.chosen else one.dropped(self.n_layers),
+                    self._verdict(one),
                 ]
                 for one in self.candidates
             ],
@@ -176,7 +210,25 @@ class Selection(BaseModel):
             found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
         return found
 
+    def _verdict(self, one: Candidate) -> str:
+        if (one.layer, one.position) == (self.chosen.layer, self.chosen.position):
+            return "chosen"
+        return one.dropped(self.n_layers)
+
     @property
     def positions(self) -> list[int]:
         """Positions of the candidates, ascending."""
         return sorted({one.position for one in self.candidates})
+
+
+# -- private --
+
+
+def _recorded(row: Any, number: int, path: str | Path) -> Candidate:
+    missing = [name for name in _RECORDED if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise DatasetError(f"{path}, row {number}: no {missing[0]!r}; a row needs {', '.join(_RECORDED)}.")
+    for name in _RECORDED:
+        if not isinstance(row[name], int if name in ("layer", "position") else int | float | None):
+            raise DatasetError(f"{path}, row {number}, {name!r}: {row[name]!r} is not a number; correct it.")
+    return Candidate(**{field: row[name] for name, field in _RECORDED.items()})

@@ -17,8 +17,6 @@ from steerlab.errors import PromptError
 from steerlab.models import AfterInstruction, Edit, LanguageModel, Last, Prompt, Selector, Site
 from steerlab.steering import Ablate
 
-_MOST_POSITIONS = 8
-
 
 @dataclass(frozen=True)
 class Split:
@@ -31,6 +29,11 @@ class Split:
     def prompts(self) -> list[Prompt]:
         """Harmful ones first."""
         return self.harmful + self.harmless
+
+    @property
+    def kinds(self) -> tuple[list[Prompt], list[Prompt]]:
+        """Harmful and harmless ones."""
+        return self.harmful, self.harmless
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -115,10 +118,7 @@ def differences(
     ]
     found: Float[np.ndarray, "layer position width"] = np.stack(
         [
-            [
-                (moments.mean(at, (True, place)) - moments.mean(at, (False, place))).numpy()
-                for place in places[-_MOST_POSITIONS:]
-            ]
+            [(moments.mean(at, (True, place)) - moments.mean(at, (False, place))).numpy() for place in places]
             for at in sites
         ]
     )
@@ -150,7 +150,7 @@ def _from_the_end(
     """The last positions of every prompt, as many as the prompt with fewest has."""
     example = acts.example.numpy()
     counts = np.bincount(example, minlength=acts.n_prompts)
-    kept = min(int(counts.min()), _MOST_POSITIONS)
+    kept = int(counts.min())
     ends = np.cumsum(counts)
     rows = ends[:, None] - kept + np.arange(kept)
     return np.stack([acts[site].numpy()[rows] for site in sites])

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlab.activations import Recording, record, sweep
+from steerlab.activations.sweep import Measure
 from steerlab.models import LanguageModel, Prompt, Site
 from steerlab.steering import stream_writes
 
@@ -35,9 +36,9 @@ class Odds:
         """log P(R) - log P(not R), float64; NaN without tokens."""
         if not self.tokens:
             return torch.full(logits.shape[:-1], torch.nan, dtype=torch.float64)
-        inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        exact = _exact(logits)
+        inside = torch.zeros(exact.shape[-1], dtype=torch.bool, device=exact.device)
         inside[list(self.tokens)] = True
-        exact = logits.double()
         if self.floor:
             share = exact.softmax(dim=-1)[..., inside].sum(dim=-1)
             return (share + self.floor).log() - (1 - share + self.floor).log()
@@ -49,9 +50,9 @@ def divergence(
 ) -> Float[Tensor, " *batch"]:
     """KL of the steered from the plain law in float64; with a `floor` inside both logarithms as published."""
     if floor:
-        p, q = plain.double().softmax(dim=-1), steered.double().softmax(dim=-1)
+        p, q = _exact(plain).softmax(dim=-1), _exact(steered).softmax(dim=-1)
         return (p * ((p + floor).log() - (q + floor).log())).sum(dim=-1)
-    log_p, log_q = plain.double().log_softmax(dim=-1), steered.double().log_softmax(dim=-1)
+    log_p, log_q = _exact(plain).log_softmax(dim=-1), _exact(steered).log_softmax(dim=-1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 
@@ -111,7 +112,9 @@ class Scorer:
             left = left[sums[left] <= ceiling * total]
             if not len(left):
                 break
-        return sums / total, read < total
+        bounds = read < total
+        # rounding must not put a sum above the ceiling back onto it
+        return np.where(bounds, np.maximum(sums / total, np.nextafter(ceiling, np.inf)), sums / total), bounds
 
     def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
         """Mean log-odds of refusing harmful prompts under ablation of each vector."""
@@ -130,9 +133,9 @@ class Scorer:
             self.model.device, torch.promote_types(self.model.dtype, torch.float32)
         )
 
-    def _divergence(self, part: Recording):  # type: ignore[no-untyped-def]
+    def _divergence(self, part: Recording) -> Measure:
         def measure(logits: Tensor, prompts: Tensor) -> Tensor:
-            return divergence(part.logits[prompts], logits, self.kl_floor)
+            return divergence(part.logits[prompts.to(part.logits.device)], logits, self.kl_floor)
 
         return measure
 
@@ -172,6 +175,11 @@ class _Ablated:
 
     def only(self, variants: np.ndarray) -> _Ablated:
         return _Ablated(self.sites, self.units[torch.from_numpy(variants)])
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Float64; MPS has none, so its logits move to the CPU."""
+    return (logits.cpu() if logits.device.type == "mps" else logits).double()
 
 
 def _mean(parts: Sequence[Tensor]) -> Scores:

@@ -24,31 +24,34 @@ the scores; test prompts are not given to this module.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from steerlab.datasets import ContrastSet
 from steerlab.errors import DatasetError, SteerlabError
-from steerlab.models import LanguageModel, Prompt
+from steerlab.models import Edit, LanguageModel, Prompt
 from steerlab.models.prompts import Template
 from steerlab.progress import track
+from steerlab.statistics import proportion
 from steerlab.studies._candidates import (
     INDUCE_BOUND,
     KL_BOUND,
     USABLE_DEPTH,
     Candidate,
     Selection,
+    read_scores,
     survivors,
 )
-from steerlab.studies._refusals import Judge, refusal_tokens, tells_apart
+from steerlab.studies._refusals import Judge, difference, refusal_tokens
 from steerlab.studies._requests import Reading, Split, differences, direction_at, read, removal
 from steerlab.studies._selection_scores import Odds, Scorer, plain_odds
 
 Rule = Literal["corrected", "published"]
 
-__all__ = ["Candidate", "Selection", "choose", "select_direction", "survivors"]
+__all__ = ["Candidate", "Selection", "choose", "read_scores", "select_direction", "survivors"]
 
 Differences: TypeAlias = Float[np.ndarray, "layer position width"]
 _FINALISTS = 6
@@ -58,7 +61,7 @@ _PUBLISHED_FLOORS = (1e-8, 1e-6)  # inside the logarithms of the log-odds and of
 def select_direction(
     model: LanguageModel,
     train: ContrastSet,
-    val: ContrastSet,
+    val: ContrastSet | None = None,
     *,
     tokens: Sequence[str] | None = None,
     rule: Rule = "corrected",
@@ -69,31 +72,44 @@ def select_direction(
     """Choose the direction of a contrast between two kinds of prompts; see the module for candidates and rules.
 
     Args:
-        train: makes the vectors. positive prompts (harmful ones) are those that the tokens answer.
-        val: scores them; none of its prompts may be in `train`.
-        tokens: first words of the answer that positive prompts get, each one token; by default a refusal's.
+        train: makes the vectors. Positive prompts (harmful ones) are those that the tokens answer.
+        val: scores them; none of its prompts may be in `train`. Without it `train` has splits, and its parts "train"
+            and "val" are used.
+        tokens: first words of the answer that positive prompts get, each one token; by default a refusal's. With
+            words of your own an answer counts as expected when they are likelier than not to begin it, and no
+            phrases are looked for.
         rule: "corrected" or "published"; the latter also reads `resid_pre`, drops prompts whose log-odds are on the
             wrong side, and keeps its small numbers inside the logarithms.
         scores: "needed" computes what the choice needs, with the same choice; "all" fills the maps.
         template: how prompts are rendered.
+        seed: of the answers sampled to learn what the model's own language looks like.
 
     Raises:
-        DatasetError: train and val share a prompt, or a kind has none left.
-        SteerlabError: no candidate meets the published rule.
+        DatasetError: train and val share a prompt, are not one split each, or lack a kind.
+        PromptError: one of `tokens` is not one token.
+        SteerlabError: no candidate meets the published rule, or it has no tokens to go by.
     """
-    if shared := {*train.positive, *train.negative} & {*val.positive, *val.negative}:
-        raise DatasetError(f"Training and validation share {len(shared)} prompts; give disjoint splits.")
+    parts = _parts(train, val)
     rendered = [
         Split(*([model.instruction_prompt(text, template=template) for text in texts] for texts in kinds))
-        for kinds in ((train.positive, train.negative), (val.positive, val.negative))
+        for kinds in ((part.positive, part.negative) for part in parts)
     ]
     if tokens is None:
         known = refusal_tokens(model, rendered[1].harmful[0])
     else:
         known = {model.token_id(word): word for word in tokens}
-    judge = Judge.of(model, rendered[1].prompts, list(known), seed)
-    refuses = tells_apart(judge.verdicts(rendered[1].harmful), judge.verdicts(rendered[1].harmless))
-    return choose(judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores)
+    by_tokens, refuses = tokens is not None, True
+    if rule == "published":  # which looks at no answer
+        judge = Judge(model, tuple(known), float("inf"))
+    else:
+        judge = Judge.of(model, rendered[1].prompts, list(known), seed)
+        positive, negative = (proportion(_expected(judge, part, by_tokens)) for part in rendered[1].kinds)
+        refuses = difference(positive, negative).low > 0
+    found = choose(
+        judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
+        by_tokens=by_tokens,
+    )  # fmt: skip
+    return found.model_copy(update={"kinds": (parts[0].positive_name, parts[0].negative_name)})
 
 
 def choose(
@@ -107,6 +123,7 @@ def choose(
     scores: Literal["needed", "all"] = "needed",
     site: str | None = None,
     reading: Reading | None = None,
+    by_tokens: bool = False,
 ) -> Selection:
     """`select_direction` on rendered prompts, with a judge of the model's answers.
 
@@ -114,8 +131,16 @@ def choose(
         refuses: whether the model answers positive prompts with the tokens more than negative ones.
         site: "resid_post", or "resid_pre" as published; by default the rule's own.
         reading: states of the training prompts at `site` where they were read already.
+        by_tokens: whether the tokens alone, and no phrases, say that an answer is the expected one.
     """
+    if rule not in get_args(Rule):
+        raise SteerlabError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
     model, published = judge.model, rule == "published"
+    if published and not judge.tokens:
+        raise SteerlabError(
+            f"No token of {model.name} begins a refusal as a whole word, and the published rule goes by nothing else; "
+            "name tokens, or use rule='corrected'."
+        )
     site = site or ("resid_pre" if published else "resid_post")
     odds = Odds(judge.tokens, _PUBLISHED_FLOORS[0] if published else 0.0)
     if published:
@@ -133,7 +158,7 @@ def choose(
     if published:
         chosen, why = _published(race, model.n_layers)
     else:
-        chosen, why = _corrected(race, judge, val, refuses)
+        chosen, why = _corrected(race, judge, val, refuses, by_tokens)
     last = model.tokenize([val.prompts[0]])
     place = race.candidates[chosen]
     selection = Selection(
@@ -153,6 +178,46 @@ def choose(
 
 
 # -- private, in the order they are called --
+
+
+def _parts(train: ContrastSet, val: ContrastSet | None) -> tuple[ContrastSet, ContrastSet]:
+    """Training and validation prompts, one split each and disjoint; a test split is never among them."""
+    if val is None:
+        if not any(train.splits):
+            raise DatasetError(
+                "The prompts have no splits; give validation prompts of their own, or make splits with "
+                "ContrastSet.from_texts."
+            )
+        train, val = train.split("train"), train.split("val")
+    for name, part in (("training", train), ("validation", val)):
+        if any(part.splits):
+            raise DatasetError(
+                f"The {name} prompts hold several splits, the test prompts among them; give one, such as "
+                "requests.split('train')."
+            )
+        if not part.positive or not part.negative:
+            raise DatasetError(
+                f"The {name} prompts are {len(part.positive)} {part.positive_name} and {len(part.negative)} "
+                f"{part.negative_name} ones; give some of each."
+            )
+    texts = [{" ".join(text.split()) for text in (*part.positive, *part.negative)} for part in (train, val)]
+    if shared := texts[0] & texts[1]:
+        raise DatasetError(f"Training and validation share {len(shared)} prompts; give disjoint splits.")
+    return train, val
+
+
+def _expected(
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    by_tokens: bool,
+    edits: Sequence[Edit] = (),
+    *,
+    broken: bool = False,
+) -> NDArray[np.bool_]:
+    """Which prompts get the expected kind of answer (a refusal), or with `broken` that or gibberish."""
+    verdicts = judge.verdicts(prompts, edits)
+    expected = verdicts.odds > 0 if by_tokens else verdicts.refused
+    return expected | (verdicts.gibberish & broken)
 
 
 def _on_their_side(model: LanguageModel, split: Split, odds: Odds) -> Split:
@@ -241,11 +306,14 @@ class _Race:
             values = self.scorer.bypass(self.places.vectors[missing], progress=self._bar("bypass"))
             self._put("bypass", missing, values)
 
-    def unanswered(self, some: Sequence[int], judge: Judge, prompts: Sequence[Prompt]) -> None:
+    def unanswered(
+        self, some: Sequence[int], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
+    ) -> None:
         """Fill in the share of prompts refused or answered with gibberish under ablation."""
         for number in track(some, f"answers under ablation in {judge.model.name}", len(some)):
-            verdicts = judge.verdicts(prompts, [removal(judge.model, self.places.vectors[number])])
-            self._put("unanswered", [number], np.array([verdicts.not_answered.mean()]))
+            edit = removal(judge.model, self.places.vectors[number])
+            left = _expected(judge, prompts, by_tokens, [edit], broken=True)
+            self._put("unanswered", [number], np.array([left.mean()]))
 
     def _put(self, field: str, numbers: Sequence[int], values: np.ndarray) -> None:
         for number, value in zip(numbers, values.tolist(), strict=True):
@@ -270,7 +338,7 @@ def _published(race: _Race, n_layers: int) -> tuple[int, str]:
     ), f"smallest bypass with KL <= {KL_BOUND} and induce >= 0 (published)"
 
 
-def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool) -> tuple[int, str]:
+def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool, by_tokens: bool) -> tuple[int, str]:
     by_separation = sorted(race.usable, key=lambda n: -np.nan_to_num(race.candidates[n].separation))
     if not by_separation:
         raise SteerlabError(
@@ -279,13 +347,15 @@ def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool) -> tuple[in
     if not judge.tokens:
         return by_separation[0], "best separation of the validation prompts (no token begins the answer)"
     if not refuses:
-        return _most_induced(race, by_separation[:_FINALISTS])
+        why = "the tokens do not tell the two kinds apart" if by_tokens else "the model does not refuse"
+        return _most_induced(race, by_separation[:_FINALISTS], why)
     kept, rule = _meeting(race)
     race.bypass(kept)
     kept = sorted(kept, key=lambda n: np.nan_to_num(race.candidates[n].bypass, nan=np.inf))[:_FINALISTS]
-    race.unanswered(kept, judge, val.harmful)
+    race.unanswered(kept, judge, val.harmful, by_tokens)
     best = min(kept, key=lambda n: (race.candidates[n].unanswered, race.candidates[n].bypass))
-    return best, f"fewest refused or gibberish, then smallest bypass, with {rule}"
+    fewest = "begun with the tokens" if by_tokens else "refused"
+    return best, f"fewest {fewest} or gibberish, then smallest bypass, with {rule}"
 
 
 def _meeting(race: _Race) -> tuple[list[int], str]:
@@ -302,13 +372,13 @@ def _meeting(race: _Race) -> tuple[list[int], str]:
     return race.usable, f"whatever KL (no candidate has KL <= {KL_BOUND})"
 
 
-def _most_induced(race: _Race, some: Sequence[int]) -> tuple[int, str]:
+def _most_induced(race: _Race, some: Sequence[int], why: str) -> tuple[int, str]:
     race.induce(some)
     race.kl(some)
     mild = [n for n in some if race.candidates[n].kl <= KL_BOUND]
     how = f"KL <= {KL_BOUND}" if mild else "whatever KL"
     best = max(mild or some, key=lambda n: race.candidates[n].induce)
-    return best, f"largest induce with {how} (the model does not refuse)"
+    return best, f"largest induce with {how} ({why})"
 
 
 def _meets(one: Candidate) -> bool:

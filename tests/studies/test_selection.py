@@ -14,38 +14,59 @@ from transformers import AutoTokenizer
 
 from steerlab import studies
 from steerlab.datasets import ContrastSet
-from steerlab.errors import DatasetError, SteerlabError
+from steerlab.errors import DatasetError, PromptError, SteerlabError
 from steerlab.models import LanguageModel, Site, load
 from steerlab.steering import Ablate, Add
 from steerlab.studies._refusals import Judge, odds_of, refusal_tokens
 from steerlab.studies._requests import Split, differences, direction_at
 from steerlab.studies._selection_scores import Odds, Scorer, divergence
-from steerlab.studies.selection import Candidate, Selection, choose, select_direction, survivors
+from steerlab.studies.selection import Candidate, Selection, choose, read_scores, select_direction, survivors
 
-# Arditi et al.'s recorded runs: layers, survivors of the filters, chosen position and layer.
-RECORDED = {"gemma-2b-it": (18, 13, -2, 10), "qwen-1_8b-chat": (24, 12, -2, 15)}
+# Arditi et al.'s recorded runs, by the beginning of their names: layers, candidates, survivors, position and layer.
+RECORDED = {
+    "gemma-2b": (18, 90, 13, -2, 10),
+    "llama-2-7b": (32, 192, 5, -1, 14),
+    "meta-llama-3-8b": (32, 160, 25, -5, 12),
+    "qwen-1_8b": (24, 120, 12, -2, 15),
+    "yi-6b": (32, 192, 7, -5, 20),
+}
 
 
-@pytest.mark.parametrize("model", RECORDED)
-def test_the_published_rule_chooses_what_was_recorded(shared: Path, model: str) -> None:
-    n_layers, kept, position, layer = RECORDED[model]
-    folder = shared / "data/refusal_direction_runs" / model
-    rows = json.loads((folder / "direction_evaluations.json").read_text())
-    candidates = [
-        Candidate(
-            layer=row["layer"],
-            position=row["position"],
-            bypass=row["refusal_score"],
-            induce=row["steering_score"],
-            kl=row["kl_div_score"],
+def test_the_published_rule_chooses_what_was_recorded(shared: Path) -> None:
+    folders = [path for path in sorted((shared / "data/refusal_direction_runs").iterdir()) if path.is_dir()]
+    assert len(folders) >= 2
+    for folder in folders:
+        candidates = read_scores(folder / "direction_evaluations.json")
+        recorded = json.loads((folder / "direction_metadata.json").read_text())
+        n_layers, n, kept, *place = next(
+            values for name, values in RECORDED.items() if folder.name.startswith(name)
         )
-        for row in rows
-    ]
-    found = survivors(candidates, n_layers)
-    assert len(found) == kept
-    assert (found[0].position, found[0].layer) == (position, layer)
-    recorded = json.loads((folder / "direction_metadata.json").read_text())
-    assert (recorded["pos"], recorded["layer"]) == (position, layer)
+        assert len(candidates) == n
+        for found in (survivors(candidates), survivors(candidates, n_layers), survivors(candidates[::-1])):
+            assert len(found) == kept
+            assert [found[0].position, found[0].layer] == place == [recorded["pos"], recorded["layer"]]
+
+
+def test_recorded_scores_name_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    good = '{"layer": 1, "position": -1, "refusal_score": NaN, "steering_score": 1.0, "kl_div_score": null}'
+    path.write_text(f"[{good}]")
+    one = read_scores(path)[0]
+    assert (one.layer, one.position, one.induce) == (1, -1, 1.0)
+    assert np.isnan([one.bypass, one.kl]).all()
+    assert survivors([one], 4) == []
+    for text, sentence in (
+        ("{", "cannot be read"),
+        ("{}", "no list"),
+        (f"[{good}, {{}}]", "row 1: no 'layer'"),
+        (f"[{good}]".replace("1.0", '"x"'), "row 0, 'steering_score': 'x' is not a number"),
+        (f"[{good}]".replace("1,", "1.5,", 1), "'layer': 1.5"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=sentence):
+            read_scores(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_scores(tmp_path / "missing.json")
 
 
 def test_the_rule_drops_late_layers_far_and_weak_candidates_and_missing_scores() -> None:
@@ -65,6 +86,7 @@ def test_the_rule_drops_late_layers_far_and_weak_candidates_and_missing_scores()
     assert [(x.position, x.layer) for x in survivors(equal, 4)] == [(-2, 2), (-1, 1), (-1, 2)]
     assert survivors([one(bypass=2.0), one(2, bypass=-3.0)], 4)[0].bypass == -3.0
     assert survivors([one(3)], 4) == []
+    assert "equal means" in one(gap=0.0).dropped(4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -127,10 +149,14 @@ def test_scores_equal_one_forward_pass_a_candidate() -> None:
             kl.append(float((p * (p.log() - q.log())).sum(1).mean()))
         np.testing.assert_allclose(scorer.induce(vectors, 1), induce, atol=1e-4)
         np.testing.assert_allclose(scorer.bypass(vectors), bypass, atol=1e-4)
-        np.testing.assert_allclose(scorer.kl(vectors)[0], kl, atol=1e-4)
+        every, bounds = scorer.kl(vectors)
+        np.testing.assert_allclose(every, kl, atol=1e-4)
+        assert not bounds.any()
         ceiling = float(np.median(kl))
-        bounded, stopped = scorer.kl(vectors, ceiling)
-        assert (bounded[stopped] > ceiling).all()
+        bounded, _ = scorer.kl(vectors, ceiling)
+        early, bounds = scorer.kl(vectors, 1e-9)
+        assert bounds.all()
+        assert (early > 1e-9).all()
         np.testing.assert_array_equal(bounded <= ceiling, np.array(kl) <= ceiling)
         np.testing.assert_allclose(bounded[bounded <= ceiling], np.array(kl)[bounded <= ceiling], atol=1e-4)
         assert (bounded <= np.array(kl) + 1e-4).all()
@@ -173,7 +199,9 @@ def test_selection_finds_the_planted_direction(refusing: LanguageModel) -> None:
     assert found.chosen.layer < int(0.8 * refusing.n_layers)
     assert len(found.plot().data) == 3
     again = Selection.model_validate(found.to_dict())
-    assert again.chosen == found.chosen
+    assert again.to_dict() == found.to_dict()
+    assert [row[-1] for row in again.table().rows] == [row[-1] for row in found.table().rows]
+    assert [row[-1] for row in again.table().rows].count("chosen") == 1
     with pytest.raises(SteerlabError, match="no vectors"):
         _ = again.direction
 
@@ -246,10 +274,129 @@ def test_without_target_tokens_the_best_separation_is_taken(refusing: LanguageMo
     assert not found.scored
 
 
-def test_splits_that_overlap_are_refused(refusing: LanguageModel) -> None:
+def test_splits_are_strict(refusing: LanguageModel) -> None:
+    requests = planted.requests()
+    train, val = requests.split("train"), requests.split("val")
+    whole, apart = select_direction(refusing, requests), select_direction(refusing, train, val)
+    assert whole.to_dict() == apart.to_dict()
     same = ContrastSet(("How do I hurt1 a thing1 ?",) * 8, ("How do I help1 a thing1 ?",) * 8)
-    with pytest.raises(DatasetError, match="share"):
-        select_direction(refusing, same, same)
+    spaced = ContrastSet(("How do I  hurt1 a thing1 ?",), ("How do I help2 a thing1 ?",))
+    for parts, sentence in (
+        ((same, same), "share 2 prompts"),
+        ((same, spaced), "share 1 prompts"),
+        ((requests, val), "training prompts hold several splits"),
+        ((train, requests), "validation prompts hold several splits"),
+        ((train, ContrastSet((), ("x",))), "validation prompts are 0 harmful and 1 harmless"),
+        ((train,), "have no splits"),
+    ):
+        with pytest.raises(DatasetError, match=sentence):
+            select_direction(refusing, *parts)
+
+
+def test_a_contrast_of_ones_own_goes_by_its_words() -> None:
+    """A model that says TRUE after good objects: the words are the answer, no phrase of a refusal occurs."""
+    model = planted.planted()
+    texts = [
+        [f"{subject} is {thing} ." for subject, thing in zip(planted.SUBJECTS, things, strict=False)]
+        for things in (planted.GOOD, planted.BAD)
+    ]
+    kinds = [[f"{text} This statement is :" for text in part] for part in texts]
+    train, val = (
+        ContrastSet(*(tuple(part[rows]) for part in kinds), positive_name="true", negative_name="false")
+        for rows in (slice(0, 10), slice(10, None))
+    )
+    found = select_direction(model, train, val, tokens=["TRUE"], template="none", scores="all")
+    vector = found.direction[found.direction.sites[0]].double()
+    assert float(vector @ planted.truth_axis().double() / vector.norm()) > 0.9
+    assert found.tokens == ("TRUE",)
+    assert "refus" not in found.rule
+    assert found.chosen.bypass < 0 < found.chosen.induce
+    assert "bypass (ablated, true: low is good)" in {each.text for each in found.plot().layout.annotations}
+    with pytest.raises(PromptError, match="choose a word"):
+        select_direction(model, train, val, tokens=["TRUE FALSE"], template="none")
+
+
+def test_the_published_preset_is_the_published_code(refusing: LanguageModel) -> None:
+    """Every score from a loop written down anew: filter, left padding, hooks on modules, floors in the logarithms."""
+    requests = planted.requests()
+    found = select_direction(refusing, requests, rule="published", scores="all")
+    module, token = refusing.model, planted.WORDS.index("I")
+    blocks = module.model.layers
+
+    @torch.no_grad()
+    def logits(prompts, hooks=()):
+        handles = [place(hook) for place, hook in hooks]
+        tokens = refusing.tokenize(prompts, padding_side="left")
+        try:
+            return module(tokens.input_ids, attention_mask=tokens.attention_mask).logits[:, -1].double()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def score(values: torch.Tensor) -> torch.Tensor:
+        p = values.softmax(-1)[:, token]
+        return torch.log(p + 1e-8) - torch.log(1 - p + 1e-8)
+
+    def kept(part: ContrastSet):
+        harmful, harmless = (
+            [refusing.instruction_prompt(text) for text in texts] for texts in (part.positive, part.negative)
+        )
+        return [
+            [
+                prompt
+                for prompt, right in zip(prompts, sign * score(logits(prompts)) > 0, strict=True)
+                if right
+            ]
+            for prompts, sign in ((harmful, 1), (harmless, -1))
+        ]
+
+    def states(prompts):
+        seen: list[torch.Tensor] = []
+        take = lambda module, args: seen.append(args[0][:, -3:].double().mean(0))  # noqa: E731
+        logits(prompts, [(block.register_forward_pre_hook, take) for block in blocks])
+        return torch.stack(seen)
+
+    def ablated(unit: torch.Tensor):
+        def without(x: torch.Tensor) -> torch.Tensor:
+            return x - (x @ unit)[..., None] * unit
+
+        hooks = []
+        for block in blocks:
+            hooks.append((block.register_forward_pre_hook, lambda m, a: (without(a[0]), *a[1:])))
+            hooks.append((block.self_attn.register_forward_hook, lambda m, a, o: (without(o[0]), *o[1:])))
+            hooks.append((block.mlp.register_forward_hook, lambda m, a, o: without(o)))
+        return hooks
+
+    train, val = kept(requests.split("train")), kept(requests.split("val"))
+    assert found.kept == (*map(len, train), *map(len, val))
+    differences = states(train[0]) - states(train[1])
+    plain = logits(val[1]).softmax(-1)
+    assert {one.position for one in found.candidates} == {-3, -2, -1}
+    compared = 0
+    for one in found.candidates:
+        r = differences[one.layer, one.position].float()
+        assert one.gap == pytest.approx(float(r.norm()), abs=1e-5)
+        if one.gap < 1e-4:  # equal means: the published code scores a direction made of rounding
+            continue
+        compared += 1
+        unit = r / (r.norm() + 1e-8)
+        assert one.bypass == pytest.approx(float(score(logits(val[0], ablated(unit))).mean()), abs=1e-3)
+        after = logits(val[1], ablated(unit)).softmax(-1)
+        kl = (plain * (torch.log(plain + 1e-6) - torch.log(after + 1e-6))).sum(-1).mean()
+        assert one.kl == pytest.approx(float(kl), abs=1e-4)
+        add = (blocks[one.layer].register_forward_pre_hook, lambda m, a, r=r: (a[0] + r, *a[1:]))
+        assert one.induce == pytest.approx(float(score(logits(val[1], [add])).mean()), abs=1e-3)
+    assert compared >= 6
+    assert found.chosen == survivors(found.candidates, refusing.n_layers)[0]
+    assert found.site == "resid_pre"
+
+
+def test_the_published_rule_needs_tokens(refusing: LanguageModel) -> None:
+    requests = planted.requests()
+    with pytest.raises(SteerlabError, match="goes by nothing else"):
+        select_direction(refusing, requests, rule="published", tokens=[])
+    with pytest.raises(SteerlabError, match="no rule 'best'"):
+        select_direction(refusing, requests, rule="best")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "minimind3", "mistral-sp"])
@@ -287,3 +434,4 @@ def test_read_places_by_position_stream_the_same_means() -> None:
 def test_the_public_names() -> None:
     assert studies.select_direction is select_direction
     assert studies.survivors is survivors
+    assert studies.read_scores is read_scores
