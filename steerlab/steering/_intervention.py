@@ -88,7 +88,9 @@ class Intervention(ABC):
         self, state: Float[Tensor, "batch position width"], site: Site, share: Share
     ) -> Float[Tensor, "batch position width"]:
         """The changed state of an intervention without a normal form."""
-        raise NotImplementedError
+        raise SteeringError(
+            f"A {type(self).__name__} has neither a normal form nor a change of its own; define one of them."
+        )
 
     # ------------------------------------------------------------------------------------------ what the runtime asks
 
