@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies import planted_models as planted
 
-from steerlab import datasets
+from steerlab import datasets, zoo
 from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import DifferenceInMeans, Direction
 from steerlab.errors import DatasetError, ModelError
@@ -142,8 +142,6 @@ def test_a_pair_that_never_learned_truth(shared: Path) -> None:
 
 
 def test_the_bundled_pair_knows_truth() -> None:
-    from steerlab import zoo
-
     try:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
     except ModelError as error:

@@ -1,0 +1,65 @@
+"""Options that several commands share, and what they are turned into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from steerlab.cli._app import err
+from steerlab.errors import DirectionError
+
+if TYPE_CHECKING:
+    from steerlab.models import Edit, LanguageModel
+
+Size = Literal["quick", "full"]
+Template = Literal["auto", "chat", "plain", "none"]
+
+ModelName = Annotated[str, typer.Argument(help="Hub name, local folder, or zoo:NAME for a bundled model.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
+]
+
+Steer = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
+    ),
+]
+AblateOption = Annotated[
+    list[str] | None,
+    typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
+]
+SizeOption = Annotated[Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")]
+RunOut = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+
+
+def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+    from steerlab.comparison import load_named
+
+    with err.status("Loading the libraries"):
+        import steerlab.models  # noqa: F401  (seconds, once)
+    return load_named(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:
+    from steerlab.extraction import parse_steer, read_direction
+    from steerlab.steering import Ablate, Add
+
+    found: list[Edit] = []
+    for text in steer:
+        file, strength, layers = parse_steer(text)
+        direction = read_direction(file, layers, model)
+        found.append(Add(direction, strength=1.0 if strength is None else strength, unit="class_gap"))
+    for text in ablate:
+        file, strength, layers = parse_steer(text)
+        if strength is not None:
+            raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
+        found.append(Ablate(read_direction(file, layers, model)))
+    return found

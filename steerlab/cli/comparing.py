@@ -1,0 +1,91 @@
+"""`steerlab compare` and `steerlab report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steerlab.cli._app import app, err, out
+from steerlab.cli._options import (
+    Device,
+    Dtype,
+    ModelName,
+    Overwrite,
+    Resume,
+    RunOut,
+    Seed,
+    SizeOption,
+    TrustRemoteCode,
+)
+
+if TYPE_CHECKING:
+    from steerlab.comparison import Run
+
+
+@app.command()
+def compare(
+    base: ModelName,
+    post: ModelName,
+    output: RunOut,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File or folder of requests in place of the packaged ones.")
+    ] = None,
+    statements: Annotated[
+        Path | None, typer.Option(help="File or folder of true and false statements, likewise.")
+    ] = None,
+    studies: Annotated[
+        str, typer.Option(help="Comma-separated.")
+    ] = "truthfulness,refusal,confidence,branching",
+    size: SizeOption = "quick",
+    seed: Seed = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Compare a base model with the model post-trained from it; write a report."""
+    from steerlab.comparison import compare as run_comparison
+
+    names = [name.strip() for name in studies.split(",") if name.strip()]
+    with err.status("Loading the libraries"):
+        import steerlab.models  # noqa: F401  (seconds, once)
+    try:
+        run = run_comparison(
+            base,
+            post,
+            out=output,
+            studies=names,
+            size=size,
+            statements=statements,
+            requests=prompts,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            announce=lambda line: err.print(line, style="bold", markup=False, highlight=False),
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+    except KeyboardInterrupt:
+        err.print("Finished studies are kept; the same command with --resume goes on.")
+        raise
+    print_run(run)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write the report of a stored run again, and show its table."""
+    from steerlab.comparison import rewrite_report
+
+    print_run(rewrite_report(run))
+
+
+def print_run(run: Run) -> None:
+    """The summary table of a run and where its report lies."""
+    from steerlab.report import terminal_table
+
+    out.print(terminal_table(list(run.results.values())))
+    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
