@@ -45,7 +45,7 @@ from steerlab.studies.selection import (
 )
 
 HERE = Path(__file__).parent
-PROMPTS, TOKENS, POSITIONS, PASS = 4, 24, 1, 0.2
+PROMPTS, TOKENS, POSITIONS, PASS = 8, 24, 5, 0.2
 GOAL = 0.25
 
 
