@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import steerlab as sl
 from steerlab.comparison import STUDIES, Run
+from steerlab.errors import SteerlabError
 from steerlab.plots import save
 from steerlab.report import csv_text
 from steerlab.studies import StudyResult
@@ -23,17 +26,28 @@ from steerlab.studies import StudyResult
 
 def read_configuration(path: Path) -> dict[str, Any]:
     """The keys of the TOML file: name, base, post and, if given, whatever else `sl.compare` takes."""
-    with path.open("rb") as file:
-        configuration = tomllib.load(file)
+    try:
+        configuration = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} cannot be read: {error}.") from error
     missing = {"name", "base", "post"} - configuration.keys()
     if missing:
         raise SystemExit(f"{path} does not say {', '.join(sorted(missing))}.")
     return configuration
 
 
+def require_known(options: dict[str, Any], takes: Callable[..., Any], *also: str) -> None:
+    """Stop with a sentence at a key that nothing takes (a misspelt one would go unnoticed or end in a trace)."""
+    parameters = signature(takes).parameters.values()
+    known = {*also, *(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)}
+    if strange := sorted(options.keys() - known):
+        raise SystemExit(f"Unknown key {', '.join(strange)}; a file may say {', '.join(sorted(known))}.")
+
+
 def run(configuration: dict[str, Any], runs: Path, *, overwrite: bool) -> Run:
     """The comparison, resumed where an earlier one of the same name stopped."""
     options = {key: value for key, value in configuration.items() if key not in {"name", "base", "post"}}
+    require_known(options, sl.compare, "dtype", "device", "revision")
     return sl.compare(
         configuration["base"],
         configuration["post"],
@@ -75,7 +89,10 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="run again from the beginning")
     arguments = parser.parse_args()
     configuration = read_configuration(arguments.configuration)
-    finished = run(configuration, arguments.runs, overwrite=arguments.overwrite)
+    try:
+        finished = run(configuration, arguments.runs, overwrite=arguments.overwrite)
+    except SteerlabError as error:
+        raise SystemExit(f"{arguments.configuration}: {error}") from error
     write_figures(finished, arguments.figures / configuration["name"])
     print(f"Report: {finished.report}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from _one_study import main
+from base_vs_post import require_known
 
 from steerlab import directions, studies
 from steerlab.comparison import Data
@@ -21,6 +22,7 @@ from steerlab.studies import StudyResult
 
 def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
     """The truthfulness study with the price of steering on plain text."""
+    require_known(options, studies.truthfulness)
     for key in ("answers", "layers"):
         if key in options:
             options[key] = tuple(options[key])

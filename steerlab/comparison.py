@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from steerlab.environment import hardware, library_versions
 from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
@@ -84,7 +84,7 @@ def compare(
     `loading` goes to `steerlab.load`. Raises a `SteerlabError` for wrong input, before anything is written.
     `KeyboardInterrupt` passes through with the finished studies stored.
     """
-    _require_known(studies)
+    _require_known(studies, size)
     data = read_data(statements, requests, bundled=all(map(_is_bundled, (base, post))))
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     models = {"base": _loaded(base, loading, announce), "post": _loaded(post, loading, announce)}
@@ -199,7 +199,9 @@ def _is_bundled(model: str | Path | LanguageModel) -> bool:
     return str(model if isinstance(model, str | Path) else model.name).startswith("zoo:")
 
 
-def _require_known(studies: Sequence[str]) -> None:
+def _require_known(studies: Sequence[str], size: str) -> None:
+    if size not in get_args(Size):
+        raise RunError(f"There is no size {size!r}; choose from {', '.join(get_args(Size))}.")
     unknown = [name for name in studies if name not in STUDIES]
     if unknown or not studies:
         raise RunError(

@@ -26,6 +26,9 @@ Stack = Float[np.ndarray, "layer row width"]
 Counts = Float[np.ndarray, "draw row"]
 Fit = Callable[[States, NDArray[np.bool_], Counts], Float[np.ndarray, "draw width"]]
 
+#: A difference of means below this share of the states' norm is rounding, not a direction.
+_DUST = 1e-9
+
 
 class Agreement(BaseModel):
     """The cosine of two models' directions at one layer, beside its ceiling and its nulls.
@@ -67,8 +70,7 @@ def difference_in_means(
     states: States, labels: NDArray[np.bool_], counts: Counts
 ) -> Float[np.ndarray, "draw width"]:
     """Differences of class means, one for each draw of `labels` ([row] or [draw, row]) and `counts`."""
-    found: Float[np.ndarray, "draw width"] = contrast_weights(labels, counts) @ states
-    return found
+    return without_dust(contrast_weights(labels, counts) @ states, states)
 
 
 def centre(states: States, groups: ArrayLike) -> States:
@@ -142,6 +144,17 @@ def cosines(
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     found: Float[np.ndarray, " draw"] = np.divide(
         (first * second).sum(axis=1), norms, out=np.full(len(first), np.nan), where=norms > 0
+    )
+    return found
+
+
+def without_dust(
+    directions: Float[np.ndarray, "draw width"], states: States
+) -> Float[np.ndarray, "draw width"]:
+    """Directions that are rounding errors made zero: where all rows hold the same state, class means differ by dust."""
+    typical = np.linalg.norm(states, axis=1).mean()
+    found: Float[np.ndarray, "draw width"] = np.where(
+        np.linalg.norm(directions, axis=1, keepdims=True) <= _DUST * typical, 0.0, directions
     )
     return found
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from steerlab.activations import capture
 from steerlab.datasets import StatementSet
 from steerlab.directions import DifferenceInMeans, Direction, fit_direction
+from steerlab.errors import SteerlabError
 from steerlab.models import Edit, Index, LanguageModel, Prompt, Site
 from steerlab.progress import track
 from steerlab.steering import Add
@@ -103,26 +104,42 @@ class Found:
         return float(np.linalg.norm(self.differences[layer, self.choice.position]))
 
 
-def find(subject: Subject, scores: Literal["needed", "all"]) -> Found:
-    """Read the training requests and choose the direction on the validation ones."""
+def find(subject: Subject, scores: Literal["needed", "all"], missing: dict[str, str]) -> Found:
+    """Read the training requests and choose the direction on the validation ones.
+
+    Where the published rule has nothing to go by, the corrected one chooses and `missing` says why.
+    """
     method = subject.method
     bar = f"reading requests in {subject.name}"
     reading = read(subject.model, subject.train, progress=bar, site=method.site)
     val = subject.val
     refuses = tells_apart(subject.judge.verdicts(val.harmful), subject.judge.verdicts(val.harmless))
-    chosen = choose(
-        subject.judge,
-        subject.train,
-        subject.val,
-        refuses=refuses,
-        words=subject.words,
+
+    def chosen(rule: Rule) -> Selection:
+        return choose(
+            subject.judge,
+            subject.train,
+            subject.val,
+            refuses=refuses,
+            words=subject.words,
+            rule=rule,
+            site=method.site,
+            scores=scores,
+            reading=reading,
+        )
+
+    if method.rule == "published":
         # a model that does not refuse has no prompt on the side that the published filter keeps
-        rule=method.rule if refuses else "corrected",
-        site=method.site,
-        scores=scores,
-        reading=reading,
-    )
-    return Found(reading, reading.differences(), chosen)
+        why = "the model does not refuse" if not refuses else ""
+        try:
+            if refuses:
+                return Found(reading, reading.differences(), chosen("published"))
+        except SteerlabError as error:
+            why = str(error)
+        missing[f"rule {subject.name}"] = (
+            f"The published rule chooses nothing in the {subject.name} model, so the corrected one chose: {why}"
+        ).rstrip(".") + "."
+    return Found(reading, reading.differences(), chosen("corrected"))
 
 
 def effects(

@@ -236,8 +236,8 @@ def _with_directions(
     statements: StatementSet | None,
 ) -> RefusalResult:
     """The result with directions, their effects and cosines."""
-    found = {each.name: find(each, amount.scores) for each in subjects}
     missing = dict(result.missing)
+    found = {each.name: find(each, amount.scores, missing) for each in subjects}
     base, post = (each.model for each in subjects)
     crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
     if not crossed:

@@ -11,30 +11,25 @@ reshapes LLMs".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from sklearn.base import clone
 
 from steerlab.activations import Activations, capture
 from steerlab.datasets import StatementSet
 from steerlab.datasets import plain_text as packaged_text
-from steerlab.directions import DifferenceInMeans, Direction, LinearDirection, fit_direction
-from steerlab.errors import SiteError, SteerlabError
+from steerlab.directions import Ccs, DifferenceInMeans, LinearDirection, PcaReader
+from steerlab.errors import DirectionError, SiteError, SteerlabError
 from steerlab.models import LanguageModel, Last, Selector, Span
 from steerlab.progress import track
 from steerlab.studies._answers import Examinee, Labels, choose_shots, label_accuracy, words_for
-from steerlab.studies._contrast import Agreement, Fit, Stack, agreement_by_layer, centre
-from steerlab.studies._contrast import difference_in_means as by_weights
+from steerlab.studies._contrast import Stack
 from steerlab.studies._probes import (
     OWN,
     accuracy_by_layer,
     choose_layers,
     fitter,
-    held_out_projections,
     transfer,
 )
 from steerlab.studies._prompts import (
@@ -47,7 +42,8 @@ from steerlab.studies._prompts import (
     some_folds,
 )
 from steerlab.studies._steering import Price, Rule, Steering, Window, prices, steer_all, windows
-from steerlab.studies._truthfulness_result import Point, Setting, TruthfulnessResult, headline, sentences
+from steerlab.studies._truthfulness_geometry import agreements, direction, points
+from steerlab.studies._truthfulness_result import Setting, TruthfulnessResult, headline, sentences
 
 Size = Literal["quick", "full"]
 Preset = Literal["corrected", "published"]
@@ -118,7 +114,19 @@ def truthfulness(
     Raises:
         DatasetError: too few statements to hold any out.
         SiteError: `layers` that a model has not.
+        SteerlabError: an unknown size or preset.
+        DirectionError: an estimator that reads pairs, which resampled and shuffled statements are not.
     """
+    if isinstance(estimator, Ccs | PcaReader):
+        raise DirectionError(
+            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
+            "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
+        )
+    for what, given, known in (("size", size, _AMOUNTS), ("preset", preset, get_args(Preset))):
+        if given not in known:
+            raise SteerlabError(
+                f"The truthfulness study has no {what} {given!r}; choose from {', '.join(known)}."
+            )
     models = {"base": base, "post": post}
     amount = _AMOUNTS[size]
     used = plan(statements, per_topic=amount.per_topic, seed=seed)
@@ -166,17 +174,17 @@ def truthfulness(
         chosen={name: tuple(layers) for name, layers in at.items()},
         by_layer=tuple(by_layer),
         transfer=tuple(cell for cell in cells if cell.probe == cell.states or found[cell.probe]),
-        agreement=_agreement(stacks, used, seed, estimator) if comparable and all(found.values()) else (),
+        agreement=agreements(stacks, used, seed, estimator) if comparable and all(found.values()) else (),
         labels=labels,
         steering=steering,
         prices=priced,
-        points=_points({name: stack for name, stack in stacks.items() if found[name]}, used, at, estimator),
+        points=points({name: stack for name, stack in stacks.items() if found[name]}, used, at, estimator),
         missing=missing,
     )
     result = result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
     return result.with_artefacts(
         {
-            f"truthfulness_{name}": _direction(read[name], models[name], used, estimator)
+            f"truthfulness_{name}": direction(read[name], models[name], used, estimator)
             for name in models
             if found[name]
         }
@@ -332,96 +340,4 @@ def _examinee(
         model,
         words_for(model, words, questions),
         tuple(fitter(x, used, None, estimator) for x in stack),
-    )
-
-
-def _agreement(
-    stacks: Mapping[str, Stack], used: Plan, seed: int, estimator: LinearDirection | None
-) -> tuple[Agreement, ...]:
-    rows = np.flatnonzero(used.simple)
-    groups = used.groups[rows]
-    centred = {
-        name: np.stack([centre(states[rows], groups) for states in stack]) for name, stack in stacks.items()
-    }
-    fast = estimator is None or type(estimator) is DifferenceInMeans
-    return tuple(
-        agreement_by_layer(
-            centred["base"],
-            centred["post"],
-            used.labels[rows],
-            clusters=used.clusters[rows],
-            strata=groups,
-            layers=range(len(centred["base"])),
-            seed=seed,
-            draws=200 if fast else 20,
-            splits=30 if fast else 10,
-            fit=by_weights if estimator is None or fast else _refitted(estimator),
-        )
-    )
-
-
-def _refitted(estimator: LinearDirection) -> Fit:
-    """The estimator on the rows of each draw, as often as they were drawn."""
-
-    def fit(
-        states: NDArray[np.float64], labels: NDArray[np.bool_], counts: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        truth = np.broadcast_to(labels, counts.shape)
-        drawn = [np.repeat(np.arange(len(states)), one.astype(int)) for one in counts]
-        return np.stack(
-            [
-                clone(estimator).fit(states[rows], truth[number][rows]).direction_
-                for number, rows in enumerate(drawn)
-            ]
-        )
-
-    return fit
-
-
-def _points(
-    stacks: Mapping[str, Stack],
-    used: Plan,
-    at: Mapping[str, Sequence[int]],
-    estimator: LinearDirection | None,
-) -> tuple[Point, ...]:
-    """Held-out statements along the directions of the models that have one."""
-    lying = {name: held_out_projections(stack, used, at[name], estimator) for name, stack in stacks.items()}
-    if not lying:
-        return ()
-    return tuple(
-        Point(
-            topic=str(used.groups[row]),
-            true=bool(used.labels[row]),
-            negated=used.statements[row].polarity < 0,
-            cluster=int(used.clusters[row]),
-            places={name: round(float(along[row]), 4) for name, along in lying.items()},
-        )
-        for row in np.flatnonzero(used.simple).tolist()
-    )
-
-
-def _direction(
-    read: Activations, model: LanguageModel, used: Plan, estimator: LinearDirection | None
-) -> Direction:
-    """The direction of all simple statements at every layer, topics moved onto their common mean."""
-    rows = np.flatnonzero(used.simple)
-    groups = used.groups[rows]
-    states = {}
-    for site, all_rows in read.states.items():
-        raw = all_rows.numpy()[rows]
-        states[site] = torch.from_numpy(centre(raw, groups) + raw.mean(axis=0, dtype=np.float64)).float()
-    some = replace(
-        read,
-        states=states,
-        example=torch.arange(len(rows)),
-        position=read.position[torch.from_numpy(rows)],
-        n_prompts=len(rows),
-    )
-    return fit_direction(
-        estimator or DifferenceInMeans(),
-        some,
-        used.labels[rows].tolist(),
-        model=model,
-        dataset_hash=StatementSet(used.statements[row] for row in rows.tolist()).hash,
-        position=Last(),
     )

@@ -18,7 +18,7 @@ from steerlab.errors import DatasetError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, load
 from steerlab.statistics import Estimate
 from steerlab.studies import refusal, result_from_dict
-from steerlab.studies._contrast import Agreement
+from steerlab.studies._contrast import Agreement, agreement_by_layer
 from steerlab.studies._refusal_place import grid
 from steerlab.studies._refusal_result import RefusalResult
 from steerlab.studies._refusals import (
@@ -223,6 +223,36 @@ def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None
     assert all(one.refused == one.start and one.gibberish.value == 0 for one in result.outcomes)
     # in 64 dimensions a random direction may bypass refusal too, but none causes it
     assert result.above_control("post", "addition", "post")
+
+
+def test_where_the_published_rule_has_nothing_to_go_by_the_corrected_one_chooses_and_says_so(
+    pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerlab.studies.selection.KL_BOUND", -1.0)  # no candidate can meet it
+    result = refusal(*pair, planted.requests(), preset="published")
+    assert "does not refuse" in result.missing["rule base"]
+    assert "No candidate direction has KL" in result.missing["rule post"]
+    assert "post" in result.choices
+
+
+def test_equal_states_have_no_cosine() -> None:
+    """Template tokens at the first block's input are the same in every prompt: class means differ by rounding only."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) < 20
+    equal = np.repeat(rng.standard_normal((1, 16)), 40, axis=0).astype(np.float32)
+    differing = rng.standard_normal((40, 16)).astype(np.float32)
+    equal_at, differing_at = agreement_by_layer(
+        np.stack([equal, differing]),
+        np.stack([equal * 3, differing]),
+        labels,
+        clusters=np.arange(40),
+        strata=np.zeros(40, dtype=int),
+        layers=[0, 1],
+        seed=0,
+    )
+    assert np.isnan(equal_at.cosine.value)
+    assert np.isnan(equal_at.ceiling.value)
+    assert differing_at.cosine.value == pytest.approx(1)
 
 
 def test_requests_need_splits() -> None:

@@ -15,8 +15,8 @@ from studies import planted_models as planted
 
 from steerlab import datasets
 from steerlab.datasets import Statement, StatementSet
-from steerlab.directions import DifferenceInMeans, LogisticProbe, MassMean
-from steerlab.errors import PromptError, SiteError
+from steerlab.directions import Ccs, DifferenceInMeans, LogisticProbe, MassMean, PcaReader, Ttpd
+from steerlab.errors import DirectionError, PromptError, SiteError
 from steerlab.models import LanguageModel, Last, Prompt, load
 from steerlab.studies import truthfulness
 from steerlab.studies._answers import Examinee, Words, choose_shots, label_accuracy, words_for
@@ -24,6 +24,7 @@ from steerlab.studies._contrast import agreement_by_layer, centre
 from steerlab.studies._probes import AS_TRAINED, OWN, choose_layers, fitter, transfer
 from steerlab.studies._prompts import QUESTION, not_shown, plan, question
 from steerlab.studies._steering import _inside, _vectors, normalised
+from steerlab.studies._truthfulness_geometry import refitted
 
 study = importlib.import_module("steerlab.studies.truthfulness")
 
@@ -83,7 +84,7 @@ def test_agreement_is_the_same_by_weights_and_by_refitting() -> None:
     given = dict(clusters=np.arange(60), strata=np.zeros(60), layers=[0], seed=0, draws=10, splits=5)
     plain = agreement_by_layer(stack, stack[:, ::-1], labels, **given)
     again = agreement_by_layer(
-        stack, stack[:, ::-1], labels, **given, fit=study._refitted(DifferenceInMeans())
+        stack, stack[:, ::-1], labels, **given, fit=refitted(DifferenceInMeans(), np.ones(60, dtype=int))
     )
     for name in ("cosine", "crossed", "ceiling", "shuffled"):
         assert getattr(plain[0], name).value == pytest.approx(getattr(again[0], name).value, abs=1e-6)
@@ -114,6 +115,16 @@ def test_a_logistic_probe_carries_the_whole_study() -> None:
     assert all(row.cosine.value > 0.8 for row in result.agreement)
     artefact = result.artefacts()["truthfulness_base"]
     assert artefact.estimator == "LogisticProbe"  # type: ignore[attr-defined]
+
+
+def test_truth_and_polarity_carry_the_study_and_paired_estimators_are_refused() -> None:
+    pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
+    result = truthfulness(*pair, planted.statements(), estimator=Ttpd(), plain_text=[])
+    assert result.cell("base", "post").accuracy.low > 0.9
+    assert result.artefacts()["truthfulness_post"].estimator == "Ttpd"  # type: ignore[attr-defined]
+    for estimator in (Ccs(), PcaReader()):
+        with pytest.raises(DirectionError, match="reads pairs"):
+            truthfulness(*pair, planted.statements(), estimator=estimator)
 
 
 def test_joined_statements_are_tested_on_and_never_trained_on() -> None:
