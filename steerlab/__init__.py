@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from steerlab import datasets, directions, plots, report, statistics, steering, studies, zoo
+    from steerlab import alignment, datasets, directions, plots, report, statistics, steering, studies, zoo
     from steerlab.activations import Activations, Moments, capture
     from steerlab.comparison import compare
     from steerlab.directions import Direction
@@ -31,7 +31,17 @@ if TYPE_CHECKING:
         load,
     )
 
-_ROOMS = ("datasets", "directions", "plots", "report", "statistics", "steering", "studies", "zoo")
+_ROOMS = (
+    "alignment",
+    "datasets",
+    "directions",
+    "plots",
+    "report",
+    "statistics",
+    "steering",
+    "studies",
+    "zoo",
+)
 _NAMES = {
     "load": "models",
     "LanguageModel": "models",
@@ -69,6 +79,7 @@ __all__ = [
     "Span",
     "WholePrompt",
     "Window",
+    "alignment",
     "capture",
     "compare",
     "datasets",

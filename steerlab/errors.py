@@ -36,6 +36,10 @@ class DirectionError(SteerlabError):
     """A direction does not fit the model or the file is damaged."""
 
 
+class AlignmentError(SteerlabError):
+    """Rows, layers or a map between two models do not fit together."""
+
+
 class DatasetError(SteerlabError):
     """A data file is not usable; the message names file, row and column."""
 

@@ -1,0 +1,111 @@
+"""Reading and writing aligners and alignments: safetensors with one JSON header, never a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from steerlab.alignment._aligner import Aligner
+from steerlab.errors import AlignmentError
+
+ALIGNER, ALIGNMENT, VERSION = "steerlab.aligner", "steerlab.alignment", 1
+_PARTS = ("mean_x_", "mean_y_", "left_", "core_", "right_")
+
+
+def save_aligner(aligner: Aligner, path: Path) -> None:
+    """One aligner, in float64."""
+    write(path, ALIGNER, {"aligner": described(aligner)}, tensors(aligner, torch.float64))
+
+
+def load_aligner(path: Path) -> Aligner:
+    """The aligner of a file."""
+    header, stored = read(path, ALIGNER)
+    return rebuilt(path, header["aligner"], stored)
+
+
+def described(aligner: Aligner) -> dict[str, Any]:
+    """Class, options and rows of an aligner, as JSON."""
+    options = {name: described_option(value) for name, value in aligner.get_params(deep=False).items()}
+    return {"kind": type(aligner).__name__, "options": options, "rows": aligner.n_rows_}
+
+
+def described_option(value: Any) -> Any:
+    """An option as JSON; an aligner among the options by its class and options."""
+    if isinstance(value, Aligner):
+        options = {name: described_option(one) for name, one in value.get_params(deep=False).items()}
+        return {"kind": type(value).__name__, "options": options}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def tensors(aligner: Aligner, dtype: torch.dtype, prefix: str = "") -> dict[str, torch.Tensor]:
+    """Means and factors by name."""
+    return {
+        f"{prefix}{name.rstrip('_')}": torch.from_numpy(np.ascontiguousarray(getattr(aligner, name))).to(
+            dtype
+        )
+        for name in _PARTS
+    }
+
+
+def rebuilt(path: Path, header: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> Aligner:
+    """The aligner that a header and its tensors describe."""
+    try:
+        aligner = _made(header)
+        parts = {name: stored[name.rstrip("_")].double().numpy() for name in _PARTS}
+        fits = parts["left_"].shape == (len(parts["mean_x_"]), parts["core_"].shape[0]) and parts[
+            "right_"
+        ].shape == (len(parts["mean_y_"]), parts["core_"].shape[1])
+        if not fits:
+            raise KeyError("shapes")
+    except (KeyError, TypeError) as error:
+        raise AlignmentError(
+            f"{path} is damaged: its header and its factors do not describe an aligner; fit it again."
+        ) from error
+    for name, value in parts.items():
+        setattr(aligner, name, value)
+    aligner.n_rows_, aligner.n_features_in_ = int(header["rows"]), len(parts["mean_x_"])
+    return aligner
+
+
+def write(path: Path, form: str, header: dict[str, Any], stored: dict[str, torch.Tensor]) -> None:
+    """Write beside the place and move there when complete."""
+    partial = path.with_name(f".{path.name}.part")
+    metadata = {"format": form, "version": str(VERSION), "header": json.dumps(header)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(stored, str(partial), metadata=metadata)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise AlignmentError(f"{path} cannot be written: {error}; choose another place.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Header and tensors of a file of this form."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if (metadata.get("format"), metadata.get("version")) != (form, str(VERSION)):
+            raise AlignmentError(
+                f"{path} is no file of {form}, version {VERSION}; name one that `save` wrote."
+            )
+        return json.loads(metadata["header"]), stored
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise AlignmentError(f"{path} cannot be read as {form}: {error}.") from error
+
+
+def _made(header: Mapping[str, Any]) -> Aligner:
+    options = {
+        name: _made(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        for name, value in header["options"].items()
+    }
+    return Aligner.known[header["kind"]](**options)
