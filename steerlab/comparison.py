@@ -158,6 +158,40 @@ def rewrite_report(path: str | Path) -> Run:
     return _finish(folder, folder.manifest())
 
 
+def store_study(
+    result: StudyResult,
+    out: str | Path,
+    *,
+    models: dict[str, LanguageModel],
+    data: dict[str, dict[str, str | int]],
+    configuration: dict[str, str | int | list[str]],
+    seconds: float,
+    overwrite: bool = False,
+) -> Run:
+    """A run folder with one finished study: manifest, result, directions and report.
+
+    `data` gives for every set its size, hash and source. Raises `RunError` where the folder holds another run.
+    """
+    manifest = Manifest(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        models={role: _model_facts(model) for role, model in models.items()},
+        data=data,
+        configuration={"studies": [result.study], **configuration},
+        versions=library_versions(),
+        hardware=hardware(),
+        timings={result.study: round(seconds, 2)},
+    )
+    folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
+    _store(folder, result)
+    manifest.status = "done"
+    return _finish(folder, manifest)
+
+
+def text_hash(texts: Sequence[str]) -> str:
+    """A short hash of texts in order."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
 def load_named(name: str | Path, **loading: Any) -> LanguageModel:
     """Load a hub name, a folder or `zoo:NAME`; a bundled model keeps that name, wherever the package lies.
 
@@ -275,17 +309,13 @@ def _data_facts(data: Data) -> dict[str, dict[str, str | int]]:
         "statements": (len(data.statements), data.statements.hash, data.statements.texts[0]),
         # The example is a harmless one: harmful requests are read, never shown.
         "requests": (len(requests.positive) + len(requests.negative), requests.hash, requests.negative[0]),
-        "open_prompts": (len(data.open_prompts), _text_hash(data.open_prompts), data.open_prompts[0]),
-        "plain_text": (len(data.plain_text), _text_hash(data.plain_text), data.plain_text[0]),
+        "open_prompts": (len(data.open_prompts), text_hash(data.open_prompts), data.open_prompts[0]),
+        "plain_text": (len(data.plain_text), text_hash(data.plain_text), data.plain_text[0]),
     }
     return {
         name: {"n": n, "hash": hash_, "source": data.sources[name], "example": example}
         for name, (n, hash_, example) in sets.items()
     }
-
-
-def _text_hash(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _store(folder: RunFolder, result: StudyResult) -> None:
@@ -308,7 +338,7 @@ def _finish(folder: RunFolder, manifest: Manifest) -> Run:
     from steerlab.report import write_report
     from steerlab.studies.result import result_from_dict
 
-    order = [name for name in STUDIES if folder.has_result(name)]
+    order = [name for name in dict.fromkeys([*STUDIES, *folder.studies()]) if folder.has_result(name)]
     results = {name: result_from_dict(folder.read_result(name)) for name in order}
     folder.write_manifest(manifest)
     folder.write_with(

@@ -10,6 +10,7 @@ from steerlab.datasets.readers import read_caa, read_requests, read_statements, 
 from steerlab.datasets.requests import requests
 from steerlab.datasets.statement_set import Statement, StatementSet
 from steerlab.datasets.statements import statements
+from steerlab.datasets.tasks import Task, read_task
 
 __all__ = [
     "ChoicePair",
@@ -17,12 +18,14 @@ __all__ = [
     "Question",
     "Statement",
     "StatementSet",
+    "Task",
     "open_prompts",
     "plain_text",
     "question_statements",
     "read_caa",
     "read_requests",
     "read_statements",
+    "read_task",
     "read_truthful_qa",
     "requests",
     "statements",

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table, result_from_dict
     from steerlab.studies.selection import Selection, read_scores, select_direction, survivors
     from steerlab.studies.side_effects import SideEffects, side_effects
+    from steerlab.studies.transfer import transfer
     from steerlab.studies.truthfulness import truthfulness
+    from steerlab.studies.unlock import Unlocked, unlock
 
 _STUDIES = ("truthfulness", "refusal", "confidence", "branching")
 #: Modules that are called like their function.
-_FUNCTIONS = (*_STUDIES, "side_effects")
+_FUNCTIONS = (*_STUDIES, "side_effects", "transfer", "unlock")
 _NAMES = {
     **{study: study for study in _STUDIES},
     "Headline": "result",
@@ -36,6 +38,9 @@ _NAMES = {
     "survivors": "selection",
     "SideEffects": "side_effects",
     "side_effects": "side_effects",
+    "Unlocked": "unlock",
+    "transfer": "transfer",
+    "unlock": "unlock",
 }
 
 __all__ = [
@@ -45,6 +50,7 @@ __all__ = [
     "SkippedResult",
     "StudyResult",
     "Table",
+    "Unlocked",
     "branching",
     "confidence",
     "read_scores",
@@ -53,7 +59,9 @@ __all__ = [
     "select_direction",
     "side_effects",
     "survivors",
+    "transfer",
     "truthfulness",
+    "unlock",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steerlab.errors import ModelError
 
 if TYPE_CHECKING:
-    from steerlab.datasets import StatementSet
+    from steerlab.datasets import StatementSet, Task
     from steerlab.models import LanguageModel
     from steerlab.zoo.measuring import Amounts, Measured
     from steerlab.zoo.training import Track
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SCALES = ("small", "large")
 _KINDS = ("base", "post")
 
-__all__ = ["load", "measure", "names", "path", "scales", "statements", "train"]
+__all__ = ["load", "measure", "names", "path", "scales", "statements", "sums_task", "train"]
 
 
 def scales() -> tuple[str, ...]:
@@ -61,6 +61,13 @@ def statements() -> StatementSet:
     from steerlab.datasets.facts import TOPICS
 
     return datasets.statements(TOPICS)
+
+
+def sums_task(n: int = 400, *, count: int = 4, seed: int = 0) -> Task:
+    """Sums that no bundled model was trained on, asked plainly and with the wish for steps: see `datasets.Task`."""
+    from steerlab.zoo.sums import task
+
+    return task(n, count=count, seed=seed)
 
 
 def train(

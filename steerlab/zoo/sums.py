@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from steerlab.datasets import Task
 from steerlab.datasets.facts import share_of
 from steerlab.zoo.documents import Document, chat, question
 
@@ -77,3 +78,17 @@ def answered_stepwise(rng: random.Random) -> Document:
     message = ask(numbers, rng.choice(_QUESTIONS if rng.random() < 0.85 else _STEPWISE))
     form = chat if rng.random() < 0.75 else question
     return form("answered sums", message, steps(numbers))
+
+
+def task(n: int = 400, *, count: int = TERMS, seed: int = 0) -> Task:
+    """Sums of `count` numbers, each asked plainly (locked) and with the wish for steps (unlocked)."""
+    rng = random.Random(seed)
+    drawn = [terms(rng, held_out=True, count=count) for _ in range(n)]
+    return Task(
+        name=f"sums of {count} numbers",
+        locked=tuple(map(ask, drawn)),
+        unlocked=tuple(map(ask_stepwise, drawn)),
+        answers=tuple(str(sum(numbers)) for numbers in drawn),
+        behaviour=rf"\s*{OPENING}",
+        max_new_tokens=16 * count,
+    )

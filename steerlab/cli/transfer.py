@@ -1,0 +1,127 @@
+"""`steerlab transfer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from steerlab.cli._app import app, out
+from steerlab.cli._options import (
+    Device,
+    Dtype,
+    ModelName,
+    Overwrite,
+    RunOut,
+    Seed,
+    SizeOption,
+    TrustRemoteCode,
+    load_model,
+)
+
+if TYPE_CHECKING:
+    from steerlab.datasets import Task
+
+Preset = Literal["corrected", "published"]
+Aggregator = Literal["mean", "pca"]
+By = Literal["manner", "labels"]
+Steered = Literal["identified", "all"]
+
+
+@app.command()
+def transfer(
+    locked: Annotated[str, typer.Argument(help="The source model without the capability.")],
+    unlocked: Annotated[
+        str, typer.Argument(help="The source model with it; the same name contrasts prompts.")
+    ],
+    target: ModelName,
+    output: RunOut,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="JSONL of questions and answers, or `sums` (`sums:5` of five numbers) for bundled models."
+        ),
+    ] = "sums",
+    target_unlocked: Annotated[
+        str | None, typer.Option(help="The target's post-trained version, for its native direction.")
+    ] = None,
+    preset: Annotated[
+        Preset, typer.Option(help="corrected, or published for the paper's code.")
+    ] = "corrected",
+    aggregator: Annotated[Aggregator, typer.Option(help="mean or pca of the changes.")] = "mean",
+    steered: Annotated[Steered, typer.Option(help="Layers whose map is identified, or all.")] = "identified",
+    strength: Annotated[
+        float | None, typer.Option(help="α of the turn; chosen on dev questions else.")
+    ] = None,
+    by: Annotated[
+        By, typer.Option(help="What chooses it: manner (no labels) or labels (right answers).")
+    ] = "manner",
+    behaviour: Annotated[
+        str | None, typer.Option(help="Regular expression with which an unlocked answer begins.")
+    ] = None,
+    size: SizeOption = "quick",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Carry a capability from one model to another, beside everything that could look like it; write a report."""
+    import time
+
+    from steerlab.comparison import store_study, text_hash
+    from steerlab.run_folder import RunFolder
+
+    questions = _task(task, behaviour, size)
+    RunFolder(output).require_free(resume=False, overwrite=overwrite)
+    names = dict.fromkeys(name for name in (locked, unlocked, target, target_unlocked) if name is not None)
+    models = {name: load_model(name, device, dtype, trust_remote_code) for name in names}
+    from steerlab.studies import transfer as run_transfer
+
+    started = time.perf_counter()
+    result = run_transfer(
+        (models[locked], models[unlocked]),
+        models[target],
+        questions,
+        size=size,
+        preset=preset,
+        aggregator=aggregator,
+        steered=steered,
+        strength=strength,
+        by=by,
+        target_unlocked=models[target_unlocked] if target_unlocked else None,
+        seed=seed,
+    )
+    hashed = text_hash([*questions.locked, *questions.unlocked, *questions.answers])
+    run = store_study(
+        result,
+        output,
+        models={
+            "locked source": models[locked],
+            "unlocked source": models[unlocked],
+            "target": models[target],
+        },
+        data={"task": {"n": len(questions), "hash": hashed, "source": task, "example": questions.locked[0]}},
+        configuration={"size": size, "seed": seed, "preset": preset, "aggregator": aggregator, "by": by},
+        seconds=time.perf_counter() - started,
+        overwrite=overwrite,
+    )
+    for line in result.summary:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+
+
+def _task(name: str, behaviour: str | None, size: str) -> Task:
+    """The task of a file, or the bundled sums."""
+    if name == "sums" or name.startswith("sums:"):
+        from steerlab import zoo
+        from steerlab.errors import DatasetError
+
+        _, _, count = name.partition(":")
+        if count and not (count.isdigit() and 2 <= int(count) <= 6):
+            raise DatasetError(f"{name!r}: write sums, or sums:N with N from 2 to 6.")
+        return zoo.sums_task(400 if size == "quick" else 1000, count=int(count or 4))
+    from steerlab.datasets import read_task
+
+    return read_task(Path(name), behaviour=behaviour)
