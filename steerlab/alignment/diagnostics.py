@@ -86,7 +86,6 @@ class LayerReport(BaseModel):
         if (
             self.rank <= 1
             or not self.r2_diff > max(0.0, self.r2_shuffled)
-            or self.cka_p > _P_VALUE
             or self.specificity > 0.9
             or self.split_half < 0.2
         ):
@@ -189,7 +188,8 @@ def r2_diff(aligner: Aligner, x: Rows, y: Rows) -> float:
 def cos_point(aligner: Aligner, x: Rows, y: Rows) -> float:
     """Mean cosine of predicted and true rows, both about the target's mean of the fit."""
     found = aligner.transform_point(x) - aligner.mean_y_
-    return float(np.nanmean(_cosine(found, np.asarray(y, dtype=np.float64) - aligner.mean_y_)))
+    cosines = _cosine(found, np.asarray(y, dtype=np.float64) - aligner.mean_y_)
+    return float(np.nanmean(cosines)) if np.isfinite(cosines).any() else float("nan")
 
 
 # -- private, in the order they are called --

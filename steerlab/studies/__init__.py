@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table, result_from_dict
     from steerlab.studies.selection import Selection, read_scores, select_direction, survivors
     from steerlab.studies.side_effects import SideEffects, side_effects
-    from steerlab.studies.transfer import transfer
+    from steerlab.studies.transfer import transfer, transfer_amount
     from steerlab.studies.truthfulness import truthfulness
     from steerlab.studies.unlock import Unlocked, unlock
 
@@ -40,6 +40,7 @@ _NAMES = {
     "side_effects": "side_effects",
     "Unlocked": "unlock",
     "transfer": "transfer",
+    "transfer_amount": "transfer",
     "unlock": "unlock",
 }
 
@@ -60,6 +61,7 @@ __all__ = [
     "side_effects",
     "survivors",
     "transfer",
+    "transfer_amount",
     "truthfulness",
     "unlock",
 ]

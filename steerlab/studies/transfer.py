@@ -45,14 +45,14 @@ from steerlab.studies._transfer_result import (
 from steerlab.studies._writing import Answers, asked, judged, write
 from steerlab.studies.unlock import Preset, Steered, Unlocked, _read, refitted, turn, unlock
 
-__all__ = ["TransferResult", "transfer"]
+__all__ = ["Amount", "TransferResult", "transfer", "transfer_amount"]
 
 Size: TypeAlias = Literal["quick", "full"]
 STRENGTHS = (0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
-class _Amount:
+class Amount:
     """Questions to align on, to choose on and to test on; random directions, and the sweep's ranks and rows."""
 
     fit: int
@@ -64,9 +64,9 @@ class _Amount:
     samples: int
 
 
-_AMOUNTS: dict[Size, _Amount] = {
-    "quick": _Amount(200, 24, 48, 10, (1, 4, 16, 64), (16, 64, 150), 8),
-    "full": _Amount(640, 100, 200, 20, (1, 4, 16, 64, 128, 256), (16, 64, 128, 256, 480), 16),
+_AMOUNTS: dict[Size, Amount] = {
+    "quick": Amount(200, 24, 48, 10, (1, 4, 16, 64), (16, 64, 150), 8),
+    "full": Amount(640, 100, 200, 20, (1, 4, 16, 64, 128, 256), (16, 64, 128, 256, 480), 16),
 }
 
 
@@ -164,6 +164,11 @@ def transfer(
     )
 
 
+def transfer_amount(size: Size = "quick") -> Amount:
+    """How many questions, random directions and cells a size takes."""
+    return _AMOUNTS[size]
+
+
 # -- private, in the order they are called --
 
 
@@ -198,7 +203,7 @@ def _conditions(
     run: _Run,
     source: tuple[LanguageModel, LanguageModel],
     result: Unlocked,
-    amount: _Amount,
+    amount: Amount,
     by: str,
     by_weights: bool,
     missing: dict[str, str],
@@ -274,7 +279,7 @@ def _another(result: Unlocked, source: LanguageModel, template: str) -> Directio
     return result.alignment.transfer(wrong).at(*result.direction.sites)
 
 
-def _random(run: _Run, result: Unlocked, amount: _Amount, seed: int) -> Condition:
+def _random(run: _Run, result: Unlocked, amount: Amount, seed: int) -> Condition:
     """Random directions, each on a third of the questions in turn."""
     n = len(run.test)
     each = max(4, n // 3)
@@ -360,7 +365,7 @@ def _first_kl(run: _Run, edits: Sequence[Edit], seed: int) -> Estimate | None:
     return found["edit"].kl
 
 
-def _sweep(run: _Run, result: Unlocked, amount: _Amount) -> list[SweepCell]:
+def _sweep(run: _Run, result: Unlocked, amount: Amount) -> list[SweepCell]:
     """Truncated maps by rank and number of questions, at the strength and layers of the study."""
     fitted = len(result.pairs.splits["fit"])
     cells = [(rank, n) for n in amount.rows for rank in amount.ranks if rank < n <= fitted]
@@ -402,7 +407,7 @@ def _setting(
     source: tuple[LanguageModel, LanguageModel],
     target: LanguageModel,
     task: Task,
-    amount: _Amount,
+    amount: Amount,
     result: Unlocked,
     size: str,
     seed: int,
