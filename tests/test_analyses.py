@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
+
+from steerlab.alignment import LayerMap
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
 PAIR = 'name = "tried"\nbase = "zoo:small-base"\npost = "zoo:small-post"\n'
 
 
-def run(script: str, configuration: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def run(script: str, configuration: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """The script as a user starts it, writing below `tmp_path`."""
-    command = [sys.executable, str(ANALYSES / script), str(configuration)]
+    command = [sys.executable, str(ANALYSES / script), str(configuration), *options]
     folders = ["--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
     return subprocess.run([*command, *folders], capture_output=True, text=True, timeout=500, check=False)
 
@@ -48,6 +51,50 @@ def test_wrong_files_end_in_one_sentence(script: str, text: str, sentence: str, 
     configuration = tmp_path / "wrong.toml"
     configuration.write_text(text)
     done = run(script, configuration, tmp_path)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_path: Path) -> None:
+    """Configuration folders of two sizes stand in for the hub; the third model is unknown."""
+    for name, layers, width in (("Qwen3-4B", 6, 64), ("Qwen3-14B-Base", 9, 96)):
+        config = transformers.Qwen3Config(
+            num_hidden_layers=layers,
+            hidden_size=width,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=500,
+        )
+        config.save_pretrained(tmp_path / name)
+    done = run(
+        "unlock.py", ANALYSES / "unlock_qwen3_14b.toml", tmp_path, "--dry-run", "--models", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "unresolved: the configuration of Qwen/Qwen3-4B-Base" in done.stdout
+    assert "the task" in done.stdout
+    assert "Qwen/Qwen3-14B-Base: 9 layers of width 96" in done.stdout
+    (tmp_path / "Qwen3-4B-Base").mkdir()
+    (tmp_path / "Qwen3-4B" / "config.json").rename(tmp_path / "Qwen3-4B-Base" / "config.json")
+    done = run(
+        "unlock.py", ANALYSES / "unlock_qwen3_14b.toml", tmp_path, "--dry-run", "--models", str(tmp_path)
+    )
+    assert f"layer map (target: source): {dict(LayerMap.proportional(6, 9).layers)}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('name = "a"\n', "does not say source, target, task"),
+        ('name = "a"\nsource = ["x"]\ntarget = "y"\ntask = "sums"\n', "a locked and an unlocked model"),
+        ('name = "a"\nsource = ["x", "x"]\ntarget = "y"\ntask = "sums"\ncolour = 1\n', "Unknown key colour"),
+        ("name = [", "cannot be read"),
+    ],
+)
+def test_wrong_plans_of_unlock_end_in_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    configuration = tmp_path / "wrong.toml"
+    configuration.write_text(text)
+    done = run("unlock.py", configuration, tmp_path)
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
