@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from steerlab.cli._app import err
+from steerlab.cli._app import err, out
 from steerlab.errors import DirectionError
 
 if TYPE_CHECKING:
+    from steerlab.comparison import Run
     from steerlab.models import Edit, LanguageModel
+    from steerlab.studies.result import StudyResult
 
 Size = Literal["quick", "full"]
 Template = Literal["auto", "chat", "plain", "none"]
@@ -63,3 +65,10 @@ def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edi
             raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
         found.append(Ablate(read_direction(file, layers, model)))
     return found
+
+
+def print_study(run: Run, result: StudyResult) -> None:
+    """The sentences of one study and where its report lies."""
+    for line in result.summary:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)

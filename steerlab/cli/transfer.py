@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from steerlab.cli._app import app, out
+from steerlab.cli._app import app
 from steerlab.cli._options import (
     Device,
     Dtype,
@@ -18,6 +18,7 @@ from steerlab.cli._options import (
     SizeOption,
     TrustRemoteCode,
     load_model,
+    print_study,
 )
 
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ def transfer(
         seconds=time.perf_counter() - started,
         overwrite=overwrite,
     )
-    for line in result.summary:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+    print_study(run, result)
 
 
 def _task(name: str, behaviour: str | None, size: str) -> Task:

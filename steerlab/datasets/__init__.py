@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from steerlab.datasets import prompt_sets
 from steerlab.datasets.choices import ChoicePair
 from steerlab.datasets.contrast import ContrastSet
 from steerlab.datasets.passages import open_prompts, plain_text
+from steerlab.datasets.prompt_sets import read_prompts
 from steerlab.datasets.questions import Question, question_statements
 from steerlab.datasets.readers import read_caa, read_requests, read_statements, read_truthful_qa
 from steerlab.datasets.requests import requests
@@ -21,8 +23,10 @@ __all__ = [
     "Task",
     "open_prompts",
     "plain_text",
+    "prompt_sets",
     "question_statements",
     "read_caa",
+    "read_prompts",
     "read_requests",
     "read_statements",
     "read_task",

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from steerlab.studies.branching import branching
+    from steerlab.studies.branching_steered import branching_by_strength
     from steerlab.studies.confidence import confidence
+    from steerlab.studies.nudging import nudge, nudge_words
     from steerlab.studies.refusal import refusal
+    from steerlab.studies.resampling import resample
     from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table, result_from_dict
+    from steerlab.studies.sampling import SamplingLaw
     from steerlab.studies.selection import Selection, read_scores, select_direction, survivors
     from steerlab.studies.side_effects import SideEffects, side_effects
     from steerlab.studies.transfer import transfer, transfer_amount
@@ -39,6 +43,11 @@ _NAMES = {
     "SideEffects": "side_effects",
     "side_effects": "side_effects",
     "Unlocked": "unlock",
+    "SamplingLaw": "sampling",
+    "branching_by_strength": "branching_steered",
+    "nudge": "nudging",
+    "nudge_words": "nudging",
+    "resample": "resampling",
     "transfer": "transfer",
     "transfer_amount": "transfer",
     "unlock": "unlock",
@@ -46,6 +55,7 @@ _NAMES = {
 
 __all__ = [
     "Headline",
+    "SamplingLaw",
     "Selection",
     "SideEffects",
     "SkippedResult",
@@ -53,9 +63,13 @@ __all__ = [
     "Table",
     "Unlocked",
     "branching",
+    "branching_by_strength",
     "confidence",
+    "nudge",
+    "nudge_words",
     "read_scores",
     "refusal",
+    "resample",
     "result_from_dict",
     "select_direction",
     "side_effects",

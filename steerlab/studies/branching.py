@@ -22,6 +22,7 @@ from steerlab.models import LanguageModel
 from steerlab.models.generation import end_token_ids
 from steerlab.plots import Series
 from steerlab.statistics import Estimate
+from steerlab.studies._branching_parts_result import Parts
 from steerlab.studies.branching_measures import (
     Contrast,
     Measured,
@@ -31,6 +32,7 @@ from steerlab.studies.branching_measures import (
     per_byte_ratio,
     ratio,
 )
+from steerlab.studies.branching_parts import parts
 from steerlab.studies.branching_summary import verdict
 from steerlab.studies.confidence_reading import reading_gain, untrained
 from steerlab.studies.result import Headline, StudyResult, Table
@@ -101,10 +103,12 @@ class BranchingResult(StudyResult):
     gains: dict[Role, Estimate]
     same_tokenizer: bool
     steps: int
+    parts: Parts | None = None
 
     def tables(self) -> list[Table]:
-        """Factors by model and rendering, paired ratios with controls, checks, and the curve by position."""
-        return [self._factors(), self._ratios(), self._checks(), self._positions()]
+        """Factors by model and rendering, paired ratios with controls, checks, the curve by position, and the parts."""
+        own = [self._factors(), self._ratios(), self._checks(), self._positions()]
+        return own + (self.parts.tables() if self.parts else [])
 
     def figures(self) -> dict[str, Figure]:
         """Bars with controls, the local factor by position, and how many sequences each position rests on."""
@@ -119,6 +123,7 @@ class BranchingResult(StudyResult):
                 y_title="% of sequences",
                 y_range=(0, 103),
             ),
+            **(self.parts.figures() if self.parts else {}),
         }
 
     def _factors(self) -> Table:
@@ -219,8 +224,13 @@ def branching(
     seed: int = 0,
     top_p: float = 0.9,
     temperature: float = 1.0,
+    law: SamplingLaw | None = None,
+    with_parts: bool = True,
 ) -> BranchingResult:
     """Branching factors of `base` and `post` on open `prompts`, with format controls and intervals over prompts.
+
+    `law` takes the place of `top_p` and `temperature`. `with_parts` adds prompt sets and levels, AEP panels, the
+    published aggregations, nudging, resampling and majority votes.
 
     Raises PromptError when no prompt is given or the models' context leaves no room for an output.
     """
@@ -228,7 +238,7 @@ def branching(
     texts = list(dict.fromkeys(prompts))[: budget.prompts]
     if not texts:
         raise PromptError("The branching factor needs at least one prompt; give it some.")
-    law = SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
+    law = law or SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
     models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
     ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(post)}
     steps = _steps(budget, [(models[role], prompt_ids) for (role, _), prompt_ids in ids.items()])
@@ -263,10 +273,21 @@ def branching(
         for role, model in models.items()
         if untrained(gains[role], own[role].untruncated.value, model.vocab_size)
     ]
+    more = None
+    if with_parts and law.temperature > 0:
+        mine: dict[Role, Key] = {"BASE": ("BASE", "plain"), "POST": _own(records)}
+        more = parts(
+            models,
+            {role: records[cell].trajectories for role, cell in mine.items()},
+            law=law,
+            size=size,
+            seed=seed,
+            templates={role: _TEMPLATES[cell[1]] for role, cell in mine.items()},
+        )
     identified, summary = verdict(measured, contrasts, blind, same_tokenizer, steps)
     return BranchingResult(
         status="done" if identified else "not identified",
-        summary=summary,
+        summary=[*summary, *(more.sentences if more else [])],
         headline=Headline(
             what="branching factor, base over post",
             value=contrasts[0].ratio,
@@ -279,7 +300,13 @@ def branching(
         gains=gains,
         same_tokenizer=same_tokenizer,
         steps=steps,
+        parts=more,
     )
+
+
+def _own(records: dict[Key, Record]) -> Key:
+    """The post-trained model in its own format."""
+    return ("POST", "chat" if ("POST", "chat") in records else "plain")
 
 
 def _at(one: Measured, at: int) -> list[Estimate | float | None]:
@@ -319,7 +346,7 @@ def _contrasts(records: dict[Key, Record], seed: int) -> list[Contrast]:
     if template_is_plain:
         records = {**records, ("POST", "plain"): records["POST", "chat"]}
     logs = {cell: record.by_prompt(record.trajectories.entropy) for cell, record in records.items()}
-    own: Key = ("POST", "chat" if ("POST", "chat") in records else "plain")
+    own = _own(records)
     base, firsts = records["BASE", "plain"], {}
     for cell in (("BASE", "plain"), own):
         firsts[cell] = records[cell].by_prompt(records[cell].first_answers.entropy)

@@ -1,0 +1,94 @@
+"""How many continuations do a base model and its post-trained version see ahead? The branching study on any pair.
+
+    python analyses/branching_factor.py analyses/branching_zoo_small.toml
+    python analyses/branching_factor.py analyses/branching_zoo_small.toml --reference CURVES.csv [MORE.csv ...]
+
+Beside the keys of `_one_study.py` the file may hold `prompts` (a text or JSONL file), `rule`, `value` and
+`temperature` of the sampling law, and `steer` with `strengths`: a direction file that is added to the post-trained
+model, in class gaps, for a sweep of the branching factor by strength. `--reference` draws published cumulative
+curves (columns model, series, x, bf) next to ours on random strings.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _one_study import main
+from base_vs_post import require_known
+
+from steerlab import datasets, studies
+from steerlab.comparison import Data
+from steerlab.directions import Direction
+from steerlab.models import LanguageModel
+from steerlab.models.generation import end_token_ids
+from steerlab.plots import save
+from steerlab.steering import Add
+from steerlab.studies import SamplingLaw, StudyResult
+from steerlab.studies import branching_estimators as estimators
+from steerlab.studies.branching_reference import beside, read_curves
+from steerlab.studies.sampling import sample_tokens
+
+_OWN = ("prompts", "rule", "value", "temperature", "steer", "strengths")
+
+
+def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
+    """The branching study, the sweep where a direction is named, and the published curves where files are."""
+    require_known(options, studies.branching, *_OWN)
+    own = {key: options.pop(key) for key in _OWN if key in options}
+    law = SamplingLaw(own.get("temperature", 1.0), own.get("rule", "top_p"), own.get("value", 0.9))
+    prompts = datasets.read_prompts(own["prompts"]) if "prompts" in own else data.open_prompts
+    result = studies.branching(base, post, prompts, law=law, **options)
+    if "steer" in own:
+        direction = Direction.load(own["steer"])
+        sweep = studies.branching_by_strength(
+            post,
+            list(prompts)[:16],
+            lambda strength: [Add(direction, strength=strength, unit="class_gap")],
+            own.get("strengths", [-2.0, -1.0, 0.0, 1.0, 2.0]),
+            law=law,
+        )
+        print(*(f"strength {one.strength:g}: BF {one.factor}" for one in sweep.rows), sep="\n")
+        print(save(sweep.plot(), Path("figures") / "branching_by_strength.png").path)
+    if REFERENCE:
+        published = {name: curve for path in REFERENCE for name, curve in read_curves(path).items()}
+        figure = beside(
+            {role: cumulative(model) for role, model in (("BASE", base), ("POST", post))}, published
+        )
+        print(save(figure, Path("figures") / "branching_beside_published.png").path)
+    return result
+
+
+def cumulative(model: LanguageModel, n: int = 20, steps: int = 64) -> list[float]:
+    """Our cumulative branching factor on random strings of the model's own vocabulary, as the published curves
+    have it."""
+    texts = datasets.prompt_sets.random_strings([model.tokenizer], n, 1)
+    tokens = model.tokenize(list(texts), padding_side="right")
+    ids = [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+    runs = sample_tokens(
+        model.model,
+        ids,
+        vocab_size=model.vocab_size,
+        stop_ids=end_token_ids(model),
+        samples=8,
+        max_new_tokens=steps,
+    )
+    return np.exp(estimators.cumulative(runs.entropy)).tolist()
+
+
+def _reference_files() -> list[Path]:
+    """The files behind --reference, taken out of the arguments that the common part reads."""
+    if "--reference" not in sys.argv:
+        return []
+    at = sys.argv.index("--reference")
+    behind = sys.argv[at + 1 :]
+    count = next((place for place, one in enumerate(behind) if one.startswith("--")), len(behind))
+    del sys.argv[at : at + 1 + count]
+    return [Path(one) for one in behind[:count]]
+
+
+if __name__ == "__main__":
+    REFERENCE = _reference_files()
+    main(__doc__ or "", study)
