@@ -22,6 +22,8 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/branching.py
+	$(BIN)/python benchmarks/alignment.py
 
 notebooks: $(VENV)/.dev
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb

@@ -28,7 +28,19 @@ def test_help_does_not_wait_for_torch() -> None:
     assert ran.stdout.strip() == "[]"
     helped = subprocess.run([sys.executable, "-m", "steerlab.cli", "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
-    for command in ("compare", "extract", "generate", "chat", "bake", "export", "report", "zoo", "doctor"):
+    for command in (
+        "compare",
+        "extract",
+        "generate",
+        "chat",
+        "bake",
+        "export",
+        "report",
+        "zoo",
+        "doctor",
+        "transfer",
+        "branching",
+    ):
         assert command in helped.stdout
 
 
@@ -246,3 +258,37 @@ def test_a_conversation_can_be_piped_in(
     assert said.count("\nsteered: ") == said.count("\nunsteered: ") == 2
     assert "0.5" in said
     assert "'/nonsense' is not understood" in said.replace("\n", " ")
+
+
+def test_branching_writes_a_run_that_report_writes_again(
+    tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    models, prompts = shared / "models", tmp_path / "prompts.txt"
+    prompts.write_text("Once upon a time\nA dog\n")
+    place = tmp_path / "run"
+    pair = (models / "stories260K", models / "stories260K-chat-local")
+    given = ("branching", *pair, "--out", place, "--prompts", prompts, "--no-parts")
+    assert run(*given, monkeypatch=monkeypatch) == 0
+    assert "ways a token" in capfd.readouterr().out
+    assert (place / "results" / "branching.json").exists()
+    before = (place / "report.html").read_text("utf-8")
+    assert run("report", place, monkeypatch=monkeypatch) == 0
+    assert "Branching factor" in before
+    assert len((place / "report.html").read_text("utf-8")) == len(before)
+    assert run(*given, monkeypatch=monkeypatch) == 2  # the folder is taken
+
+
+def test_wrong_tasks_laws_and_prompts_end_with_two_and_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "run"
+    zoo = ("zoo:small-base", "zoo:small-post")
+    for arguments, sentence in (
+        (("transfer", *zoo, "zoo:small-base", "--task", tmp_path / "none.jsonl"), "cannot be read"),
+        (("transfer", *zoo, "zoo:small-base", "--task", "sums:9"), "with N from 2 to 6"),
+        (("branching", *zoo, "--prompts", tmp_path / "none.txt"), "cannot be read"),
+        (("branching", *zoo, "--value", "2"), "needs a value above 0"),
+    ):
+        assert run(*arguments, "--out", place, monkeypatch=monkeypatch) == 2
+        assert sentence in capfd.readouterr().err
+        assert not place.exists()

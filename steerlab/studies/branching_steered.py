@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
 from steerlab import plots
@@ -16,7 +18,7 @@ from steerlab.models.generation import end_token_ids
 from steerlab.plots import Series
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies import branching_estimators as estimators
-from steerlab.studies.sampling import SamplingLaw, sample_tokens
+from steerlab.studies.sampling import SamplingLaw, Trajectories, sample_tokens
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -82,8 +84,9 @@ def branching_by_strength(
     rendered = [model.instruction_prompt(text, template=template) for text in prompts]  # type: ignore[arg-type]
     tokens = model.tokenize(rendered, padding_side="right")
     ids = [row[:n].tolist() for row, n in zip(tokens.input_ids, tokens.lengths, strict=True)]
-    rule, plain, rows = law or SamplingLaw(), None, []
-    for strength in strengths if 0 in strengths else (0.0, *strengths):
+    rule = law or SamplingLaw()
+
+    def logs_at(strength: float) -> tuple[Float[np.ndarray, " prompt"], Trajectories]:
         with model.steering(*steer(strength)) if strength else nullcontext():
             runs = sample_tokens(
                 model.model,
@@ -96,14 +99,22 @@ def branching_by_strength(
                 seed=seed,
                 description=f"branching at strength {strength:g}",
             )
-        logs = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
-        plain = logs if plain is None or strength == 0 else plain
-        rows.append(
+        return estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt), runs
+
+    wanted = list(dict.fromkeys(strengths if 0 in strengths else (0.0, *strengths)))
+    found = {0.0: logs_at(0.0)}  # first, since every other one is held against it
+    found |= {float(strength): logs_at(strength) for strength in wanted if strength}
+    return BranchingByStrength(
+        name=name,
+        law=str(rule),
+        rows=tuple(
             SteeredFactor(
                 strength=float(strength),
                 factor=bootstrap_mean(logs, seed=seed).transform(math.exp),
-                ratio=paired_difference(logs, plain, seed=seed).transform(math.exp),
+                ratio=paired_difference(logs, found[0.0][0], seed=seed).transform(math.exp),
                 length=bootstrap_mean(runs.lengths, runs.prompt, seed=seed),
             )
-        )
-    return BranchingByStrength(name=name, law=str(rule), rows=tuple(rows))
+            for strength in wanted
+            for logs, runs in [found[float(strength)]]
+        ),
+    )

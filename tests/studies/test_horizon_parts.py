@@ -22,11 +22,16 @@ from families import tiny
 from toy import Chain, fixed
 
 from steerlab.datasets import prompt_sets
+from steerlab.directions import Direction
 from steerlab.errors import DatasetError, PromptError
+from steerlab.steering import Add
+from steerlab.studies import branching, result_from_dict
 from steerlab.studies import branching_estimators as estimators
 from steerlab.studies import branching_legacy as legacy
 from steerlab.studies.branching_aep import panels
 from steerlab.studies.branching_attribution import attribute, pareto_shares
+from steerlab.studies.branching_reference import beside, read_curves
+from steerlab.studies.branching_steered import branching_by_strength
 from steerlab.studies.branching_votes import majority, votes
 from steerlab.studies.nudging import first_word, nudge, nudge_words
 from steerlab.studies.resampling import commitment, resample
@@ -446,3 +451,61 @@ def test_prompt_files_are_read_and_bad_ones_named(tmp_path: Path) -> None:
         prompt_sets.read_prompts(tmp_path / "none.txt")
     with pytest.raises(DatasetError, match="no level 9"):
         prompt_sets.instructions(2, 9)
+
+
+# -- steering, reference curves, the parts of a real pair --
+
+
+def test_a_sweep_holds_every_strength_against_none() -> None:
+    """Scaling the last stream to nothing makes the law uniform; zero strength is bit-equal to no steering."""
+    model = tiny("llama")
+    site = model.sites("resid_post")[-1]
+    found = branching_by_strength(
+        model,
+        ["the cat sat", "a dog"],
+        lambda s: [Add(direction_of(model, site), strength=s, unit="raw")],
+        [5.0, 0.0, -5.0],
+        samples=4,
+        max_new_tokens=6,
+        template="plain",
+        law=SamplingLaw(),
+    )
+    assert [one.strength for one in found.rows] == [5.0, 0.0, -5.0]
+    assert found.rows[1].ratio.value == 1
+    for one in (found.rows[0], found.rows[2]):
+        assert one.ratio.value == pytest.approx(one.factor.value / found.rows[1].factor.value, rel=1e-6)
+        assert one.factor.value != found.rows[1].factor.value
+    assert found.plot().data
+    with pytest.raises(PromptError, match="at least one prompt"):
+        branching_by_strength(model, [], lambda s: [], [1.0])
+
+
+def direction_of(model: Any, site: Any) -> Direction:
+    vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+    return Direction(vectors={site: vector}, model_name=model.name, fingerprint=model.fingerprint)
+
+
+def test_published_curves_load_and_draw_beside_ours(shared: Path, tmp_path: Path) -> None:
+    """Values at positions 0 and 255 of the shipped tables, as the paper's revision has them."""
+    found = read_curves(shared / "data" / "branching_factor" / "Meta-Llama-3-8B.csv")
+    x, y = found["Meta-Llama-3-8B, self conditioned baseline"]
+    assert y[x == 0][0] == pytest.approx(18.45, abs=0.01)
+    assert y[x == 255][0] == pytest.approx(5.3, abs=0.05)
+    assert len(beside({"ours": [3.0, 2.0]}, found).data) >= 1 + len(found)
+    with pytest.raises(DatasetError, match="needs the columns"):
+        read_curves(shared / "data" / "branching_factor" / "agentic_delta_from_control.csv")
+    bad = tmp_path / "bad.csv"
+    bad.write_text("model,series,x,bf\na,b,1,two\n")
+    with pytest.raises(DatasetError, match="row 2: x and bf"):
+        read_curves(bad)
+
+
+def test_parts_of_a_random_pair_are_whole_and_claim_nothing_of_nudging() -> None:
+    pair = {"BASE": tiny("llama"), "POST": tiny("llama", seed=1)}
+    result = branching(pair["BASE"], pair["POST"], ["the cat", "a dog sat"], law=SamplingLaw())
+    assert result.parts is not None
+    assert {one.model for one in result.parts.legacy} == {"BASE", "POST"}
+    assert all(one.outside < 0.5 for one in result.parts.panels)
+    assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
+    assert set(result.figures()) >= {"branching_factor", "aep_gap"}
+    assert branching(pair["BASE"], pair["POST"], ["the cat"], temperature=0).parts is None
