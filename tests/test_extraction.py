@@ -13,6 +13,7 @@ from families import tiny
 
 import steerlab as sl
 from steerlab import cli
+from steerlab.cli import extracting
 from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs
 from steerlab.errors import DatasetError, DirectionError
@@ -72,7 +73,7 @@ def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) ->
 
 
 def test_the_command_line_offers_every_estimator() -> None:
-    assert get_args(cli.Estimator) == tuple(ESTIMATORS) == get_args(Estimator)
+    assert get_args(extracting.Estimator) == tuple(ESTIMATORS) == get_args(Estimator)
 
 
 def test_packaged_statements_come_as_pairs_with_their_negations() -> None:

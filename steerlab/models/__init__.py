@@ -7,6 +7,7 @@ from steerlab.models.gates import EditCondition
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.loading import load
+from steerlab.models.output_weights import OutputWeights, SlicedRows, read_output_weights
 from steerlab.models.positions import (
     AfterInstruction,
     All,
@@ -43,6 +44,7 @@ __all__ = [
     "LanguageModel",
     "Last",
     "ModelError",
+    "OutputWeights",
     "Prompt",
     "PromptError",
     "Selection",
@@ -50,6 +52,7 @@ __all__ = [
     "SelfCheck",
     "Site",
     "SiteError",
+    "SlicedRows",
     "Span",
     "Steering",
     "SteeringError",
@@ -57,4 +60,5 @@ __all__ = [
     "WholePrompt",
     "Window",
     "load",
+    "read_output_weights",
 ]

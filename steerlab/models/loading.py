@@ -20,10 +20,10 @@ from steerlab.models import backends
 from steerlab.models.adapters import architecture_of
 from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
+from steerlab.models.output_weights import TOKENIZER_FILES
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
 _FLOAT32_LIMIT = 4_000_000_000
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
 def load(
@@ -255,7 +255,7 @@ class _Source:
         from transformers import AutoTokenizer
 
         failure = "it holds no tokenizer file"
-        if self.folder is None or any((self.folder / name).exists() for name in _TOKENIZER_FILES):
+        if self.folder is None or any((self.folder / name).exists() for name in TOKENIZER_FILES):
             try:
                 with _quiet():
                     return AutoTokenizer.from_pretrained(self.where, **self.options)

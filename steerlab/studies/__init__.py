@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from steerlab.studies.branching import branching
     from steerlab.studies.branching_steered import branching_by_strength
     from steerlab.studies.confidence import confidence
+    from steerlab.studies.confidence_depth import all_effects, scaled_neurons
+    from steerlab.studies.entropy_neurons import checkpoint_neurons
+    from steerlab.studies.neuron_head import NeuronHead
     from steerlab.studies.nudging import nudge, nudge_words
     from steerlab.studies.refusal import refusal
     from steerlab.studies.resampling import resample
@@ -45,6 +48,10 @@ _NAMES = {
     "Unlocked": "unlock",
     "SamplingLaw": "sampling",
     "branching_by_strength": "branching_steered",
+    "NeuronHead": "neuron_head",
+    "all_effects": "confidence_depth",
+    "checkpoint_neurons": "entropy_neurons",
+    "scaled_neurons": "confidence_depth",
     "nudge": "nudging",
     "nudge_words": "nudging",
     "resample": "resampling",
@@ -55,6 +62,7 @@ _NAMES = {
 
 __all__ = [
     "Headline",
+    "NeuronHead",
     "SamplingLaw",
     "Selection",
     "SideEffects",
@@ -62,8 +70,10 @@ __all__ = [
     "StudyResult",
     "Table",
     "Unlocked",
+    "all_effects",
     "branching",
     "branching_by_strength",
+    "checkpoint_neurons",
     "confidence",
     "nudge",
     "nudge_words",
@@ -71,6 +81,7 @@ __all__ = [
     "refusal",
     "resample",
     "result_from_dict",
+    "scaled_neurons",
     "select_direction",
     "side_effects",
     "survivors",

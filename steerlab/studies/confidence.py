@@ -24,6 +24,7 @@ from steerlab.plots import Series
 from steerlab.statistics import Estimate
 from steerlab.studies._prompts import plan
 from steerlab.studies.confidence_changes import Change, answer_changes, text_changes
+from steerlab.studies.confidence_depth import Depth, depth
 from steerlab.studies.confidence_reading import (
     AnswerConfidence,
     AnswerReading,
@@ -79,6 +80,7 @@ class ConfidenceResult(StudyResult):
     changes: list[Change]
     neurons: PairNeurons
     same_tokenizer: bool
+    depth: Depth | None = None
 
     def tables(self) -> list[Table]:
         """Texts, answers, changes with controls, neuron overlap with controls, ablation effects, candidates."""
@@ -91,7 +93,7 @@ class ConfidenceResult(StudyResult):
             tables.append(self._effects())
         if self.neurons.sets:
             tables.append(self._candidates())
-        return tables
+        return tables + (self.depth.tables() if self.depth else [])
 
     def figures(self) -> dict[str, Figure]:
         """Entropy distributions, reliability diagrams, and the neurons' norm against LogitVar."""
@@ -114,7 +116,7 @@ class ConfidenceResult(StudyResult):
             )
         if self.neurons.sets:
             figures["entropy_neurons"] = self._scatter()
-        return figures
+        return figures | (self.depth.figures() if self.depth else {})
 
     def _texts(self) -> Table:
         columns = {
@@ -289,6 +291,14 @@ def confidence(
     same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
     changes = text_changes(readings, same_tokenizer, seed) + answer_changes(asked, answers, seed)
     neurons = compare_neurons(base, post, fits[: budget.ablation_texts], randoms=budget.randoms, seed=seed)
+    deep = depth(
+        models,
+        fits[: budget.ablation_texts],
+        asked,
+        same_tokenizer=same_tokenizer,
+        randoms=budget.randoms,
+        seed=seed,
+    )
     readable = not any(one.untrained for one in on_texts)
     identified = (readable and any(one.identified for one in changes if one.of == "texts")) or (
         bool(answers) and all(one.above_chance for one in answers)
@@ -299,6 +309,7 @@ def confidence(
             *text_summary(on_texts, changes),
             *answer_summary(answers, changes, form),
             *neuron_summary(neurons),
+            *deep.sentences,
         ],
         headline=Headline(
             what=f"POST minus BASE, {changes[0].what}",
@@ -312,6 +323,7 @@ def confidence(
         changes=changes,
         neurons=neurons,
         same_tokenizer=same_tokenizer,
+        depth=deep,
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,10 +23,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlab.errors import ModelError
-from steerlab.models import LanguageModel, Site
+from steerlab.models import LanguageModel, OutputWeights, Site, SlicedRows
+from steerlab.models.output_weights import takes_mean_off
 from steerlab.progress import track
 from steerlab.studies.sampling import entropy
 
+Rule = Literal["published", "null space", "universal"]
 TOP_SHARE, COUNT = 0.25, 10
 _BLOCKS = 16
 _WIDE = (
@@ -75,6 +78,17 @@ class Neurons:
         """The published rule: among the eligible ones the `count` with the lowest LogitVar, lowest first."""
         return lowest(self.logit_var, self.eligible(share), count)
 
+    def chosen(self, rule: Rule = "published", count: int = COUNT) -> list[int]:
+        """By a named rule: "published" (large norm, lowest LogitVar), "null space" (largest rho; confidence-regulation
+        neurons), or "universal": lowest LogitVar at all among neurons with an output norm above the median (the
+        filters of universal neurons, as far as weights alone give them).
+        """
+        if rule == "published":
+            return self.candidates(count)
+        if rule == "null space":
+            return self.null_space_candidates(count)
+        return lowest(self.logit_var, self.eligible(0.5), count)
+
     def null_space_candidates(self, count: int = COUNT) -> list[int]:
         """The other rule: the `count` neurons with the largest share of their weight in the null space."""
         return lowest(-self.null_share, np.ones(len(self.norm), dtype=bool), count)
@@ -94,16 +108,11 @@ def iou(first: Sequence[int], second: Sequence[int]) -> float:
 
 def norm_centres(model: LanguageModel) -> bool:
     """Whether the final norm takes the mean off (LayerNorm) or not (RMSNorm), found by using it."""
-    final = _final_norm(model)
-    probe = torch.linspace(-1, 1, model.d_model, device=model.device, dtype=model.dtype)[None, None] ** 3 * 4
-    with torch.inference_mode():
-        change = (final(probe + 4) - final(probe)).float().abs().max()
-        size = final(probe).float().abs().max()
-    return bool(change < 0.1 * size)
+    return takes_mean_off(_final_norm(model), model.d_model, model.device, model.dtype)
 
 
 def output_space(
-    unembedding: Float[Tensor, "vocab d_model"],
+    unembedding: Float[Tensor, "vocab d_model"] | SlicedRows,
     gain: Float[Tensor, " d_model"],
     *,
     centred: bool,
@@ -115,28 +124,31 @@ def output_space(
     blocks = min(blocks, vocab) if width <= _WIDE else 1
     kind = torch.float64 if width <= _WIDE else torch.float32
 
-    def rows(numbers: Int[Tensor, " row"]) -> Float[Tensor, "row d_model"]:
-        part = unembedding[numbers.to(unembedding.device)].cpu().to(kind) * gain.cpu().to(kind)
+    def rows(start: int) -> Float[Tensor, "row d_model"]:
+        part = unembedding[start : min(start + chunk, vocab)].cpu().to(kind) * gain.cpu().to(kind)
         return part - part.mean(-1, keepdim=True) if centred else part
 
+    # rows are read in their order, as a file gives them, and belong to random blocks
     order = torch.randperm(vocab, generator=torch.Generator().manual_seed(seed))
+    block_of = torch.empty(vocab, dtype=torch.int64)
+    for block, members in enumerate(torch.tensor_split(order, blocks)):
+        block_of[members] = block
     chunk = max(1, _CELLS // width)
-    mean = (
-        sum((rows(part).sum(0) for part in torch.split(order, chunk)), torch.zeros(width, dtype=kind)) / vocab
-    )
+    starts = range(0, vocab, chunk)
+    mean = sum((rows(start).sum(0) for start in starts), torch.zeros(width, dtype=kind)) / vocab
     gram = torch.zeros(width, width, dtype=kind)
     sums, outer = torch.zeros(blocks, width, dtype=kind), torch.zeros(blocks, width, width, dtype=kind)
-    parts = torch.tensor_split(order, blocks)
-    for block, members in enumerate(parts):
-        for numbers in torch.split(members, chunk):
-            part = rows(numbers) - mean
-            unit = part / part.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-            gram += part.T @ part
-            sums[block] += unit.sum(0)
-            outer[block] += unit.T @ unit
+    for start in starts:
+        part = rows(start) - mean
+        unit = part / part.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        gram += part.T @ part
+        for block in range(blocks):
+            members = unit[block_of[start : start + len(unit)] == block]
+            sums[block] += members.sum(0)
+            outer[block] += members.T @ members
     values, vectors = torch.linalg.eigh(gram)
     first = 1 if centred else 0  # the constant direction: exactly null, and w_out has nothing along it
-    counts = torch.tensor([len(part) for part in parts], dtype=kind)
+    counts = torch.bincount(block_of, minlength=blocks).to(kind)
     return OutputSpace(counts, sums, outer, values[first:].clamp(min=0), vectors[:, first:], centred)
 
 
@@ -167,7 +179,17 @@ def null_share(
 
 def layer_neurons(model: LanguageModel, layer: int, space: OutputSpace) -> Neurons:
     """The neurons of one layer. Raises SiteError (or ModelError) where a layer has no single down projection."""
-    w_out = model.w_out(layer)
+    return neurons_of(model.w_out(layer), layer, space)
+
+
+def checkpoint_neurons(weights: OutputWeights, *, seed: int = 0) -> tuple[Neurons, OutputSpace]:
+    """The last layer's neurons of a checkpoint of which only three tensors are read (`models.read_output_weights`)."""
+    space = output_space(weights.unembedding, weights.gain, centred=weights.centred, seed=seed)
+    return neurons_of(weights.w_out, weights.layer, space), space
+
+
+def neurons_of(w_out: Float[Tensor, "neuron d_model"], layer: int, space: OutputSpace) -> Neurons:
+    """What the weights of some neurons say of them."""
     return Neurons(
         layer=layer,
         norm=np.asarray(_written(w_out, space).norm(dim=-1).double().numpy()),

@@ -461,8 +461,8 @@ def test_first_answer_ends_with_the_next_turn(tiny_llama: LanguageModel) -> None
 def wellformed(result: BranchingResult) -> None:
     written = result.to_dict()
     assert result_from_dict(written).to_dict() == written
-    assert {table.key for table in result.tables()} == {"branching_factor", "ratios", "checks", "by_position"}
-    assert set(result.figures()) == {"branching_factor", "by_position", "alive"}
+    assert {"branching_factor", "ratios", "checks", "by_position"} <= {table.key for table in result.tables()}
+    assert {"branching_factor", "by_position", "alive"} <= set(result.figures())
     assert all(sentence.endswith(".") for sentence in result.summary)
 
 
