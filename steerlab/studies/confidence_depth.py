@@ -69,15 +69,15 @@ def all_effects(head: NeuronHead, neurons: Sequence[int] | None = None) -> AllEf
     before, loss = head.entropy(head.logits), head.loss(head.logits)
     rows = []
     for neuron in track(list(chosen), "ablating neurons", len(chosen)):
-        logits = head.ablated(neuron)
-        change = head.entropy(logits) - before
-        direct = head.entropy(head.ablated(neuron, frozen=True)) - before
+        after, scored = head.confidence_of(neuron)
+        change = after - before
+        direct = head.confidence_of(neuron, frozen=True)[0] - before
         rows.append(
             [
                 float(change.abs().mean()),
                 float(direct.abs().mean()),
                 float(change.mean()),
-                float((head.loss(logits) - loss).mean()),
+                float((scored - loss).mean()),
             ]
         )
     return AllEffects(*np.array(rows).T)

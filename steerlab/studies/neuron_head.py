@@ -14,6 +14,7 @@ soft-cap) or the scale is another one, found by trying, the norm and the unembed
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -93,11 +94,55 @@ class NeuronHead:
         written = self._unembed(self._scaled(directions) + self.bias) - self.constant
         if frozen:
             return self.logits + amount * written / self.scale
-        x, w = (self._centred(rows) for rows in (self.stream, directions))
-        width = x.shape[-1]
-        squared = self.scale**2 + (2 * amount * (x @ w.T) + amount**2 * (w**2).sum()) / width
-        scale = squared.clamp(min=1e-30).sqrt()
+        scale = self._rescaled(amount, directions[0])
         return (self.scale * (self.logits - self.constant) + amount * written) / scale + self.constant
+
+    def confidence_of(
+        self, neuron: int, *, value: float | None = None, frozen: bool = False
+    ) -> tuple[Float[Tensor, " token"], Float[Tensor, " scored"]]:
+        """Entropy of every token and loss of those with a next one, ablated as in `ablated`, in five passes over
+        the logits.
+
+        With z' = α z + β g the logits (up to a constant a token), Z = Σ exp z' and S = Σ z' exp z': H = ln Z − S / Z.
+        """
+        if not self.linear:
+            logits = self.ablated(neuron, value=value, frozen=frozen)
+            return self.entropy(logits), self.loss(logits)
+        amount = ((self.mean[neuron] if value is None else value) - self.acts[:, neuron])[:, None]
+        written = self.written_logits(neuron)
+        scale = self.scale if frozen else self._rescaled(amount, self.w_out[neuron])
+        alpha, beta = self.scale / scale, amount / scale
+        # logits less their bias scale; the bias is the same for every token and comes back whole
+        moved = torch.addcmul(self._free_logits * alpha, beta, written[None])
+        if self._biased:
+            moved += self.constant
+        moved -= self._reach(moved)
+        weights = moved.exp()
+        total = weights.sum(-1)
+        inner = torch.bmm(weights[:, None], moved[..., None])[:, 0, 0]
+        logs = total.log()
+        kept = self.target >= 0
+        loss = logs[kept] - moved[kept].gather(-1, self.target[kept][:, None])[:, 0]
+        return logs - inner / total, loss
+
+    @cached_property
+    def _free_logits(self) -> Float[Tensor, "token vocab"]:
+        return self.logits - self.constant
+
+    @cached_property
+    def _biased(self) -> bool:
+        return bool(self.constant.abs().max() > 0)
+
+    @staticmethod
+    def _reach(moved: Float[Tensor, "token vocab"]) -> Float[Tensor, "token 1"]:
+        return moved.amax(-1, keepdim=True)
+
+    def _rescaled(
+        self, amount: Float[Tensor, "token 1"], direction: Float[Tensor, " d_model"]
+    ) -> Float[Tensor, "token 1"]:
+        x, w = self._centred(self.stream), self._centred(direction[None])
+        squared = self.scale**2 + (2 * amount * (x @ w.T) + amount**2 * (w**2).sum()) / x.shape[-1]
+        return squared.clamp(min=1e-30).sqrt()
 
     def entropy(self, logits: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:
         """Nats of every token's law."""

@@ -33,6 +33,7 @@ from steerlab.studies.neuron_frequency import (
     read_counts,
 )
 from steerlab.studies.neuron_gap import entropy_gap
+from steerlab.studies.neuron_layers import layer_effects
 from steerlab.studies.neuron_tables import read_neuron_table
 
 FAMILIES = ["llama", "gemma", "gpt2", "gpt_neox", "phi", "opt", "cohere", "olmo", "qwen2"]
@@ -336,3 +337,29 @@ def test_neurons_are_listed_from_the_shell(
         if line.startswith("│ 3.")
     )
     assert run("neurons", tmp_path, "--weights-only") == 2
+
+
+# -- earlier layers --
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi", "mistral"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_neurons_of_any_layer_equal_scaling_them(family: str, layer: int) -> None:
+    """Against whole forward passes with the neuron scaled to nothing; float32."""
+    model = tiny(family)
+    found = layer_effects(model, layer, TEXTS, [0, 3, 11], to="zero")
+    before = model.logits(TEXTS).log_softmax(-1)
+    for column, neuron in enumerate((0, 3, 11)):
+        with model.steering(scaled_neurons(model, [neuron], 0.0, layer=layer)):
+            after = model.logits(TEXTS).log_softmax(-1)
+        kl = (before.exp() * (before - after)).sum(-1)
+        entropies = [-(one.exp() * one).sum(-1) for one in (before, after)]
+        np.testing.assert_allclose(found.kl[:, column], kl.numpy(), atol=2e-6, rtol=1e-3)
+        np.testing.assert_allclose(
+            found.entropy[:, column], (entropies[1] - entropies[0]).numpy(), atol=5e-6, rtol=1e-3
+        )
+
+
+def test_a_norm_behind_an_mlp_is_refused_at_any_layer() -> None:
+    with pytest.raises(ModelError, match="norm behind the MLP of layer 0"):
+        layer_effects(tiny("gemma2"), 0, TEXTS)
