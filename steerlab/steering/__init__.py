@@ -16,6 +16,7 @@ from steerlab.steering.bake import bake
 from steerlab.steering.calibrate import Calibration, calibrate, token_log_odds
 from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
+from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
 from steerlab.steering.export import export_transformers
 from steerlab.steering.patch import Patch, mean_state
@@ -25,6 +26,7 @@ from steerlab.steering.project import Project
 from steerlab.steering.rotate import Rotate
 from steerlab.steering.scale import Scale
 from steerlab.steering.schedules import Constant, Decay, Linear, PerStep
+from steerlab.steering.slots import Slots, is_compiled
 
 __all__ = [
     "Ablate",
@@ -44,6 +46,7 @@ __all__ = [
     "Rotate",
     "Scale",
     "SideEffects",
+    "Slots",
     "bake",
     "calibrate",
     "edit_from_dict",
@@ -51,6 +54,8 @@ __all__ = [
     "export_gguf",
     "export_transformers",
     "export_vllm_lens",
+    "generate_batch",
+    "is_compiled",
     "mean_state",
     "side_effects",
     "stream_writes",
