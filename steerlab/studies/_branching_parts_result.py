@@ -307,7 +307,7 @@ class Parts(BaseModel):
                 f"{max(ratios):.2f}; "
                 f"{clear} of the intervals exclude 1."
             )
-        if self.nudging:
+        if len(self.nudging) > 1:
             own, plain = self.nudging[0], self.nudging[-1]
             random = next(one for one in self.nudging if one.name == "random tokens")
             clear = own.away.high < random.away.low

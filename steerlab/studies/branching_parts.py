@@ -35,9 +35,9 @@ from steerlab.studies._branching_parts_result import (
 from steerlab.studies.branching_aep import panels
 from steerlab.studies.branching_attribution import Attribution, attribute
 from steerlab.studies.branching_votes import votes
-from steerlab.studies.nudging import Nudged, nudge
+from steerlab.studies.nudging import Nudged, nudge, nudge_words
 from steerlab.studies.resampling import resample
-from steerlab.studies.sampling import SamplingLaw, Trajectories, context_length, sample_tokens
+from steerlab.studies.sampling import SamplingLaw, Trajectories, context_length, sample_tokens, step_law
 
 if TYPE_CHECKING:
     pass
@@ -208,6 +208,8 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     """By the post-trained model, with random tokens, by the base model itself, after forced prefixes, and not at
     all."""
     base, post = run.models["BASE"], run.models["POST"]
+    if post.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        return (_by_words(run, base, post),)
     ids = run.ids("BASE", prompt_sets.instructions(run.amount.prompts, 0), "plain")
     steps = run.steps("BASE", ids)
 
@@ -241,6 +243,32 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     ]
     rows += [row(f"a prefix of {k} tokens", nudged(post, prefix=k)) for k in _PREFIXES if k < steps]
     return (*rows, row("nobody", nudged(post, gamma=0.0)))
+
+
+def _by_words(run: _Runner, base: LanguageModel, post: LanguageModel) -> NudgeRow:
+    """Where tokenizers differ whole words are handed over; the base law is then read along the text that came out."""
+    texts = prompt_sets.instructions(max(2, run.amount.prompts // 2), 0)
+    prompts = [base.instruction_prompt(text, template="plain").text for text in texts]
+    written = nudge_words(base, post, prompts, gamma=GAMMA, max_new_tokens=run.amount.steps)
+    rows = []
+    for prompt, (text, _) in zip(prompts, written, strict=True):
+        tokens = base.tokenize([prompt + text])
+        logits = base.run(tokens, logits="all")
+        assert logits is not None
+        start = base.tokenize([prompt]).lengths[0]
+        rows.append(step_law(logits[0, start - 1 : -1], run.law).entropy.double().cpu().numpy())
+    values = np.full((len(rows), max(1, *map(len, rows))), np.nan)
+    for number, row in enumerate(rows):
+        values[number, : len(row)] = row
+    unknown = Estimate(value=math.nan)
+    return NudgeRow(
+        name="the post-trained model, by words",
+        nudged=float(np.mean([share for _, share in written])),
+        process=unknown,
+        base=_factor(values, np.arange(len(rows)), run.seed),
+        away=unknown,
+        share=(),
+    )
 
 
 def _factor(values: np.ndarray, prompt: np.ndarray, seed: int) -> Estimate:
