@@ -30,6 +30,7 @@ from steerlab.studies.entropy_neurons import (
 )
 from steerlab.studies.sampling import entropy
 
+_LEAST = 1e-20
 _TOLERANCE = 1e-3  # of the logits' spread, float32
 
 
@@ -112,13 +113,19 @@ class NeuronHead:
         written = self.written_logits(neuron)
         scale = self.scale if frozen else self._rescaled(amount, self.w_out[neuron])
         alpha, beta = self.scale / scale, amount / scale
-        # logits less their bias scale; the bias is the same for every token and comes back whole
-        moved = torch.addcmul(self._free_logits * alpha, beta, written[None])
+        # what does not depend on the neuron is kept; the bias is the same for every token and comes back whole
+        moved = torch.addcmul(self._free_logits, beta / alpha, written[None]).mul_(alpha)
         if self._biased:
             moved += self.constant
-        moved -= self._reach(moved)
+        # an upper bound of the largest logit, so that nothing overflows, without looking for it again
+        ends = torch.stack([beta * written.min(), beta * written.max()]).amax(0)
+        moved -= alpha * self._highest + ends + self.constant.max()
         weights = moved.exp()
         total = weights.sum(-1)
+        if bool((total < _LEAST).any()):  # the bound was far off: look for the largest after all
+            moved -= moved.amax(-1, keepdim=True)
+            weights = moved.exp()
+            total = weights.sum(-1)
         inner = torch.bmm(weights[:, None], moved[..., None])[:, 0, 0]
         logs = total.log()
         kept = self.target >= 0
@@ -133,9 +140,9 @@ class NeuronHead:
     def _biased(self) -> bool:
         return bool(self.constant.abs().max() > 0)
 
-    @staticmethod
-    def _reach(moved: Float[Tensor, "token vocab"]) -> Float[Tensor, "token 1"]:
-        return moved.amax(-1, keepdim=True)
+    @cached_property
+    def _highest(self) -> Float[Tensor, "token 1"]:
+        return self._free_logits.amax(-1, keepdim=True)
 
     def _rescaled(
         self, amount: Float[Tensor, "token 1"], direction: Float[Tensor, " d_model"]

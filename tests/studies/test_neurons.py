@@ -178,6 +178,18 @@ def test_a_soft_cap_takes_the_long_way() -> None:
         NeuronHead(tiny("gemma2"), TEXTS)
 
 
+def test_a_neuron_that_writes_far_beyond_the_logits_stays_finite() -> None:
+    network = build("llama")
+    with torch.no_grad():
+        network.model.layers[-1].mlp.down_proj.weight[:, 5] *= 3000
+    head = NeuronHead(load(network, tokenizer=tiny("llama").tokenizer), TEXTS)
+    for frozen in (False, True):
+        entropies, losses = head.confidence_of(5, frozen=frozen)
+        logits = head.ablated(5, frozen=frozen)
+        torch.testing.assert_close(entropies, head.entropy(logits), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(losses, head.loss(logits), atol=2e-2, rtol=1e-3)
+
+
 def test_no_change_returns_the_clean_logits() -> None:
     head = NeuronHead(tiny("llama"), TEXTS)
     none = torch.zeros(len(head.stream), 1)
