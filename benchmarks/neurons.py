@@ -33,7 +33,7 @@ from steerlab.studies.sampling import entropy
 
 HERE = Path(__file__).parent
 LAYERS, WIDTH, HEADS, NEURONS, WORDS = 12, 256, 4, 688, 4096  # about 10 million parameters
-TEXTS, TOKENS, TRIED = 8, 32, 96
+TEXTS, TOKENS, TRIED = 8, 32, 400
 GOAL = 0.05
 
 
@@ -70,10 +70,10 @@ def main() -> None:
             entropy(logits.log_softmax(-1))
 
     def restarted() -> None:
-        layer_effects(model, 6, texts, neurons, to="zero")
+        layer_effects(model, 6, texts, neurons[:64], to="zero")
 
     def whole() -> None:
-        for neuron in neurons:
+        for neuron in neurons[:64]:
             with model.steering(scaled_neurons(model, [neuron], 0.0, layer=6)):
                 model.run(tokens, logits="last")
 

@@ -129,8 +129,8 @@ class NeuronHead:
         inner = torch.bmm(weights[:, None], moved[..., None])[:, 0, 0]
         logs = total.log()
         kept = self.target >= 0
-        loss = logs[kept] - moved[kept].gather(-1, self.target[kept][:, None])[:, 0]
-        return logs - inner / total, loss
+        aimed = moved.gather(-1, self.target.clamp(min=0)[:, None])[:, 0]
+        return logs - inner / total, (logs - aimed)[kept]
 
     @cached_property
     def _free_logits(self) -> Float[Tensor, "token vocab"]:
