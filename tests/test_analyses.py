@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,16 @@ from steerlab.alignment import LayerMap
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
 PAIR = 'name = "tried"\nbase = "zoo:small-base"\npost = "zoo:small-post"\n'
+
+
+def refused(script: str, configuration: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the script says as it stops, in this process: imports are what such a run costs."""
+    monkeypatch.syspath_prepend(str(ANALYSES))
+    monkeypatch.setattr(sys, "argv", [script, str(configuration)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ANALYSES / script), run_name="__main__")
+    assert isinstance(stopped.value.code, str)
+    return stopped.value.code
 
 
 def run(script: str, configuration: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -47,13 +58,12 @@ def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Pat
         (PAIR + 'size = "huge"\n', "huge"),
     ],
 )
-def test_wrong_files_end_in_one_sentence(script: str, text: str, sentence: str, tmp_path: Path) -> None:
+def test_wrong_files_end_in_one_sentence(
+    script: str, text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configuration = tmp_path / "wrong.toml"
     configuration.write_text(text)
-    done = run(script, configuration, tmp_path)
-    assert done.returncode != 0
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    assert sentence in refused(script, configuration, monkeypatch)
 
 
 def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_path: Path) -> None:
@@ -91,10 +101,9 @@ def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_p
         ("name = [", "cannot be read"),
     ],
 )
-def test_wrong_plans_of_unlock_end_in_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+def test_wrong_plans_of_unlock_end_in_one_sentence(
+    text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     configuration = tmp_path / "wrong.toml"
     configuration.write_text(text)
-    done = run("unlock.py", configuration, tmp_path)
-    assert done.returncode != 0
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
+    assert sentence in refused("unlock.py", configuration, monkeypatch)
