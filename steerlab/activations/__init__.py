@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from steerlab.activations.differences import DIFFERENCE, capture_differences
+from steerlab.activations.measures import (
+    Divergence,
+    LogitDifference,
+    LogProbability,
+    PatchMeasure,
+    Probability,
+)
 from steerlab.activations.moments import Label, Moments, plain_label
+from steerlab.activations.patches import Cell, Patch, window
+from steerlab.activations.patching import Cost, Patched, PatchResult, PatchSweep
 from steerlab.activations.reading import capture
+from steerlab.activations.sources import Mapped, Mean, Noise, RandomShift, Run, Source, Zero
 from steerlab.activations.states import Activations
 from steerlab.activations.sweep import Recording, record, sweep
 
 __all__ = [
     "DIFFERENCE",
     "Activations",
+    "Cell",
+    "Cost",
+    "Divergence",
     "Label",
+    "LogProbability",
+    "LogitDifference",
+    "Mapped",
+    "Mean",
     "Moments",
+    "Noise",
+    "Patch",
+    "PatchMeasure",
+    "PatchResult",
+    "PatchSweep",
+    "Patched",
+    "Probability",
+    "RandomShift",
     "Recording",
+    "Run",
+    "Source",
+    "Zero",
     "capture",
     "capture_differences",
     "plain_label",
     "record",
     "sweep",
+    "window",
 ]

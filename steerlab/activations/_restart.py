@@ -54,7 +54,7 @@ class Batch:
     def part(self, rows: slice) -> Batch:
         """Some of the prompts."""
         streams = {layer: stream[rows] for layer, stream in self.streams.items()}
-        return Batch(self.prompts[rows], _rows(self.tokens, range(len(self.tokens))[rows]), streams)
+        return Batch(self.prompts[rows], rows_of(self.tokens, range(len(self.tokens))[rows]), streams)
 
 
 def restarted(
@@ -65,14 +65,14 @@ def restarted(
     with ExitStack() as stack:
         stack.enter_context(model.lock)
         if start:
-            stack.enter_context(_skipped(model, forms[:start]))
+            stack.enter_context(skipped(model, forms[:start]))
             entry = repeat(batch.streams[start], "prompt ... -> (variant prompt) ...", variant=n)
             # After the hooks that are there: what an outer steering does here is in the kept stream already.
             tap = model.anatomy.tap(Site("resid_pre", start))
             stack.callback(attach(tap, model.frames, lambda _: entry).remove)
         if change is not None:
             stack.enter_context(model.steering(_AsEdit(change, variants, batch.prompts, start)))
-        logits = model.run(_rows(batch.tokens, [*range(len(batch.tokens))] * n), logits="last")
+        logits = model.run(rows_of(batch.tokens, [*range(len(batch.tokens))] * n), logits="last")
     assert logits is not None
     return rearrange(logits, "(variant prompt) vocab -> variant prompt vocab", variant=n)
 
@@ -106,6 +106,37 @@ def steered_before(model: LanguageModel, start: int) -> frozenset[int]:
     return frozenset(found)
 
 
+def rows_of(tokens: Tokens, rows: Sequence[int]) -> Tokens:
+    """These rows of a batch, each as often as it is named."""
+    index = torch.tensor(rows, dtype=torch.long)
+    return Tokens(
+        input_ids=tokens.input_ids[index],
+        attention_mask=tokens.attention_mask[index],
+        position_ids=tokens.position_ids[index],
+        offsets=None if tokens.offsets is None else tuple(tokens.offsets[row] for row in rows),
+        prompts=tuple(tokens.prompts[row] for row in rows),
+        lengths=tuple(tokens.lengths[row] for row in rows),
+        padding_side=tokens.padding_side,
+    )
+
+
+@contextmanager
+def skipped(model: LanguageModel, forms: Forms) -> Iterator[None]:
+    """The first blocks hand on their input. They stay in the stack, which asks them for their attention types."""
+    blocks: list[nn.Module] = model.anatomy.blocks[: len(forms)]
+    # An offloading engine puts a forward of its own on the instance; it is put back.
+    own = [block.__dict__.get("forward") for block in blocks]
+    for block, form in zip(blocks, forms, strict=True):
+        block.__dict__["forward"] = _identity(form)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.__dict__["forward"]
+            if forward is not None:
+                block.__dict__["forward"] = forward
+
+
 # -- private --
 
 
@@ -135,37 +166,6 @@ class _AsEdit:
     def check(self, model: LanguageModel) -> None:
         for site in self.sites:
             model.require(site)
-
-
-def _rows(tokens: Tokens, rows: Sequence[int]) -> Tokens:
-    """These rows of a batch, each as often as it is named."""
-    index = torch.tensor(rows, dtype=torch.long)
-    return Tokens(
-        input_ids=tokens.input_ids[index],
-        attention_mask=tokens.attention_mask[index],
-        position_ids=tokens.position_ids[index],
-        offsets=None if tokens.offsets is None else tuple(tokens.offsets[row] for row in rows),
-        prompts=tuple(tokens.prompts[row] for row in rows),
-        lengths=tuple(tokens.lengths[row] for row in rows),
-        padding_side=tokens.padding_side,
-    )
-
-
-@contextmanager
-def _skipped(model: LanguageModel, forms: Forms) -> Iterator[None]:
-    """The first blocks hand on their input. They stay in the stack, which asks them for their attention types."""
-    blocks: list[nn.Module] = model.anatomy.blocks[: len(forms)]
-    # An offloading engine puts a forward of its own on the instance; it is put back.
-    own = [block.__dict__.get("forward") for block in blocks]
-    for block, form in zip(blocks, forms, strict=True):
-        block.__dict__["forward"] = _identity(form)
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.__dict__["forward"]
-            if forward is not None:
-                block.__dict__["forward"] = forward
 
 
 def _identity(form: int) -> Callable[..., Any]:

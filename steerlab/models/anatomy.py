@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlab.errors import ModelError, SiteError
@@ -212,9 +212,15 @@ class Anatomy:
         finally:
             setattr(self._stack_parent, self._stack_name, whole)
 
-    def logits_of(self, normed: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
-        """Unembedding, logit scale and soft-cap of what the final norm puts out, padded rows included."""
-        logits: Tensor = self.head(normed)
+    def logits_of(
+        self, normed: Float[Tensor, "... d_model"], ids: Int[Tensor, " word"] | None = None
+    ) -> Float[Tensor, "... word"]:
+        """Unembedding, logit scale and soft-cap of what the final norm puts out, padded rows included.
+
+        Args:
+            ids: only these words' logits, in float32 or wider; by default those of all.
+        """
+        logits: Tensor = self.head(normed) if ids is None else self._some_logits(normed, ids)
         scale = getattr(self.config, "logit_scale", None)  # Cohere multiplies
         if scale is not None:
             logits = logits * scale
@@ -223,6 +229,19 @@ class Anatomy:
             logits = logits / divisor
         cap = getattr(self.config, "final_logit_softcapping", None)  # Gemma-2
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def _some_logits(self, normed: Tensor, ids: Tensor) -> Tensor:
+        head = original(self.head)
+        if type(head) is not nn.Linear:
+            # A quantised or wrapped unembedding has no rows to take.
+            logits: Tensor = self.head(normed)
+            return logits[..., ids.to(logits.device)].float()
+        precise = torch.promote_types(normed.dtype, torch.float32)
+        where = ids.to(head.weight.device)
+        bias = None if head.bias is None else head.bias[where].to(precise)
+        return nn.functional.linear(
+            normed.to(head.weight.device, precise), head.weight[where].to(precise), bias
+        )
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

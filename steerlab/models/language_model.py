@@ -77,7 +77,8 @@ class LanguageModel:
         self.vocab_size: int = min(len(tokenizer), rows)
         limit = getattr(config, "max_position_embeddings", None)
         self.context: int | None = int(limit) if limit else None
-        self._base_takes = weights.parameters_of(self.anatomy.base.forward)
+        #: Whether the model is told each token's position; otherwise it counts for itself.
+        self.takes_positions: bool = "position_ids" in weights.parameters_of(self.anatomy.base.forward)
         self._check: SelfCheck | None = None
 
     def __repr__(self) -> str:
@@ -265,7 +266,7 @@ class LanguageModel:
         read = dict(read or {})
         inputs = tokens.to(self.device)
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
-        if "position_ids" in self._base_takes:
+        if self.takes_positions:
             arguments["position_ids"] = inputs.position_ids
         with self.lock, torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(self.frames.of(tokens))

@@ -1,0 +1,351 @@
+"""Patch sweeps: what every (site, position) of a run carries, each cell computed only from where it differs.
+
+    cells = [[(Patch(Site("resid_post", l), (p,), clean),) for l in layers for p in positions] for prompt in prompts]
+    found = PatchSweep(model, prompts, cells, LogitDifference(true, false)).run(progress="tracing")
+    found.values    # [prompt, cell]
+
+Patching position p behind block l reaches positions >= p of later blocks alone. So each prompt is run once, with the
+streams between its blocks and its keys and values kept; a cell runs the blocks after l over the tokens from p on, as
+one row of a batch of like cells; the unembedding takes the last token, and of its rows those that the measure needs.
+For L layers, S positions at a prompt's end of N tokens the token-layers of all L x S cells at resid_post are about
+
+    S (S + 1) / 2 x L (L - 1) / 2    against    S N x L L    of whole passes,
+
+about 4 N / S times fewer. `PatchSweep.cost` counts them as they run. Where a family cannot be taken up in the middle
+(found out by trying, on the first prompt) whole passes are made and the log says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerlab.activations._memory import is_out_of_memory, release_cached_memory
+from steerlab.activations._patch_plan import Batch, Chunk, batches_of, chunks_of
+from steerlab.activations._suffix import WHOLE, Kept, Mode, finish, keep, mode_of, trials
+from steerlab.activations.measures import PatchMeasure
+from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
+from steerlab.activations.sources import Source, identity_of
+from steerlab.errors import PromptError, RunError, SteerlabError
+from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.progress import track
+
+TOKEN_BUDGET = 8192
+_SAVED_EVERY = 20.0  # seconds
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Token-layers: tokens times blocks that ran.
+
+    Attributes:
+        patched: of the cells.
+        kept: of the plain runs they start from, and of the trial whether starting there is exact.
+        naive: what one whole pass a cell takes.
+    """
+
+    patched: int = 0
+    kept: int = 0
+    naive: int = 0
+
+    @property
+    def saving(self) -> float:
+        """How many times fewer token-layers than the naive sweep."""
+        return self.naive / max(self.patched + self.kept, 1)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.patched + other.patched, self.kept + other.kept, self.naive + other.naive)
+
+
+@dataclass(frozen=True, eq=False)
+class Patched:
+    """Some cells as they are finished: their prompts, their numbers, and what was measured [cell, ...]."""
+
+    prompts: Int[np.ndarray, " cell"]
+    cells: Int[np.ndarray, " cell"]
+    values: Float[np.ndarray, cell * value]
+
+
+@dataclass(frozen=True, eq=False)
+class PatchResult:
+    """A finished sweep.
+
+    Attributes:
+        values: [prompt, cell, ...]; NaN where a prompt has fewer cells than another.
+        plain: [prompt, ...] of the runs without any cell.
+        cost: what this run of the sweep took.
+        mode: "suffix", or "restart" or "whole" where the family allowed no more.
+    """
+
+    values: Float[np.ndarray, "prompt cell *value"]
+    plain: Float[np.ndarray, prompt * value]
+    cost: Cost
+    mode: Mode
+
+
+class PatchSweep:
+    """Every cell of every prompt.
+
+    Args:
+        model: runs under `model.steering(...)` are swept as they are steered.
+        prompts: the runs that are patched. A batch is made of prompts with equally many tokens.
+        cells: for each prompt what its patched runs change, each a tuple of patches (or one patch).
+        measure: what is measured after the last token.
+        base: for each prompt patches that all of its runs are under, the plain one too (a corruption).
+        token_budget: tokens of one batch that are run (at least one row); halved when memory runs out.
+        whole: make whole passes whatever the family (the plain loop, in batches).
+
+    Raises:
+        PromptError, SiteError, SteeringError: a cell that a prompt, the model or a source cannot have.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[str | Prompt],
+        cells: Sequence[Sequence[Cell]],
+        measure: PatchMeasure,
+        *,
+        base: Sequence[Cell] | None = None,
+        token_budget: int = TOKEN_BUDGET,
+        whole: bool = False,
+    ) -> None:
+        if isinstance(prompts, str | Prompt) or not prompts:
+            raise PromptError(
+                "Prompts come as a list with at least one prompt; put a single one in brackets."
+            )
+        if len(cells) != len(prompts) or (base is not None and len(base) != len(prompts)):
+            raise PromptError(
+                f"A sweep of {len(prompts)} prompts needs the cells of each, not {len(cells)} lists; give one a prompt."
+            )
+        self.model, self.prompts, self.measure = model, list(prompts), measure
+        self.cells, self.base = [list(some) for some in cells], list(base or [()] * len(prompts))
+        self.lengths = model.tokenize(self.prompts).lengths
+        self.cost, self.mode = Cost(), "whole" if whole else None  # type: Cost, Mode | None
+        self.plain: NDArray[np.float64] | None = None
+        self._budget = token_budget
+        for number, some in enumerate(self.cells):
+            for cell in (*some, *([self.base[number]] if self.base[number] else [])):
+                check(model, cell, number, self.lengths[number])
+
+    def results(self, done: NDArray[np.bool_] | None = None) -> Iterator[Patched]:
+        """Cells as they are finished, those that are `done` [prompt, cell] left out."""
+        with torch.inference_mode():
+            for chunk in chunks_of(self.lengths, self._budget):
+                yield from self._chunk(chunk, done)
+
+    def run(self, *, progress: str | None = None, kept_in: Path | None = None) -> PatchResult:
+        """All cells, with a progress bar; with `kept_in` what is finished is stored there and taken up again.
+
+        Raises:
+            RunError: `kept_in` holds another sweep, or cannot be read.
+        """
+        width = max(map(len, self.cells))
+        values = np.full((len(self.prompts), width), np.nan)
+        done = np.zeros((len(self.prompts), width), dtype=bool)
+        key = self._key() if kept_in is not None else ""
+        if kept_in is not None and kept_in.exists():
+            values, done = _read(kept_in, key)
+        total = sum(map(len, self.cells)) - int(done.sum())
+        saved = time.monotonic()
+        try:
+            for found in self._counted(self.results(done), progress, total):
+                if found.values.ndim > 1 and values.ndim == 2:
+                    values = np.full((*values.shape, *found.values.shape[1:]), np.nan)
+                values[found.prompts, found.cells] = found.values
+                done[found.prompts, found.cells] = True
+                if kept_in is not None and time.monotonic() - saved > _SAVED_EVERY:
+                    _write(kept_in, key, values, done)
+                    saved = time.monotonic()
+        finally:
+            if kept_in is not None:
+                _write(kept_in, key, values, done)
+        assert self.plain is not None
+        return PatchResult(values, self.plain, self.cost, self.mode or "suffix")
+
+    # -- private, in the order they are called --
+
+    def _counted(self, found: Iterator[Patched], progress: str | None, total: int) -> Iterator[Patched]:
+        """The results, a bar moving on by one for each cell."""
+        if progress is None:
+            yield from found
+            return
+        bar = iter(track(range(total), progress, total))
+        for some in found:
+            for _ in some.cells:
+                next(bar, None)
+            yield some
+        for _ in bar:
+            pass
+
+    def _key(self) -> str:
+        """A hash of all that the values depend on."""
+        digest = hashlib.sha256(f"{self.model.fingerprint} {self.measure.identity()}".encode())
+        digest.update(repr(self.model.tokenize(self.prompts).input_ids.tolist()).encode())
+        digest.update(identity_of([*self.base, *chain.from_iterable(self.cells)]).encode())
+        return digest.hexdigest()
+
+    def _chunk(self, numbers: Chunk, done: NDArray[np.bool_] | None) -> Iterator[Patched]:
+        """The cells of some prompts of one length."""
+        items = [
+            (row, cell)
+            for row, number in enumerate(numbers)
+            for cell in range(len(self.cells[number]))
+            if done is None or not done[number, cell]
+        ]
+        tokens = self.model.tokenize([self.prompts[number] for number in numbers])
+        starts = {item: starts_at(self._cell(numbers, item), self.model.n_layers) for item in items}
+        columns = {item: begins_at(self._cell(numbers, item)) for item in items}
+        first = min(columns.values(), default=0)
+        self._load(numbers, items)
+        kept = self._keep(numbers, tokens, sorted(set(starts.values())), first, columns)
+        if self.mode != "suffix":
+            columns = dict.fromkeys(columns, 0)
+        if self.mode == "whole":
+            starts = dict.fromkeys(starts, WHOLE)
+        self._note_plain(numbers, kept)
+        naive = len(items) * tokens.width * self.model.n_layers
+        self.cost += Cost(naive=naive)
+        for batch in batches_of(items, starts, columns, tokens.width, self._budget):
+            yield from self._halving(numbers, kept, batch)
+
+    def _cell(self, numbers: Chunk, item: tuple[int, int]) -> Cell:
+        return self.cells[numbers[item[0]]][item[1]]
+
+    def _load(self, numbers: Chunk, items: Sequence[tuple[int, int]]) -> None:
+        """Tell every source which of its states will be asked for."""
+        wanted: dict[int, tuple[Source, set[Site], int]] = {}
+        cells = [self.cells[numbers[row]][cell] for row, cell in items]
+        for patch in chain.from_iterable([*cells, *(self.base[number] for number in numbers)]):
+            low = min(patch.source_positions or patch.positions)
+            source, sites, least = wanted.get(id(patch.source), (patch.source, set(), low))
+            wanted[id(source)] = (source, sites | {patch.site}, min(least, low))
+        for source, sites, least in wanted.values():
+            source.load(numbers, sorted(sites), least)
+
+    def _keep(
+        self,
+        numbers: Chunk,
+        tokens: Tokens,
+        starts: Sequence[int],
+        first: int,
+        columns: dict[tuple[int, int], int],
+    ) -> Kept:
+        """The plain runs of a chunk; the first time also how runs can be taken up from them."""
+        first = first if self.mode == "suffix" else 0
+        edit = RowPatches(self.model, [(number, self.base[number], ()) for number in numbers], WHOLE, 0)
+        n_layers, whole = self.model.n_layers, self.mode == "whole"
+        kept = keep(
+            self.model, tokens, [] if whole else starts, first, edit if edit.sites else None, cached=not whole
+        )
+        self.cost += Cost(kept=len(numbers) * tokens.width * n_layers)
+        if self.mode is None and starts:
+            some = sorted(set(columns.values()))
+            # The trial changes nothing, so it is only fair on runs that are under no patch a restart must repeat.
+            plain = keep(self.model, tokens, starts, first) if edit.sites else kept
+            self.mode = mode_of(self.model, plain, starts, some)
+            spans = [
+                (n_layers - max(start, 0)) * (tokens.width - column) for start, column in trials(starts, some)
+            ]
+            self.cost += Cost(kept=sum(spans))
+            if self.mode != "suffix":
+                _log.warning(_said(self.model, self.mode))
+                return self._keep(numbers, tokens, starts, 0, columns)
+        return kept
+
+    def _note_plain(self, numbers: Chunk, kept: Kept) -> None:
+        values = self._measured(kept.normed, torch.tensor(numbers)).double().cpu().numpy()
+        if self.plain is None:
+            self.plain = np.full((len(self.prompts), *values.shape[1:]), np.nan)
+        self.plain[numbers] = values
+
+    def _measured(self, normed: Float[Tensor, "row d_model"], prompts: Int[Tensor, " row"]) -> Tensor:
+        """What is measured, from the unembedding rows that it takes."""
+        if self.measure.tokens is None:
+            logits = self.model.anatomy.logits_of(normed)[..., : self.model.vocab_size].float()
+            return self.measure(logits, prompts)
+        wanted = self.measure.tokens[prompts]
+        ids, place = wanted.unique(return_inverse=True)
+        logits = self.model.anatomy.logits_of(normed, ids)
+        return self.measure(logits.gather(1, place.to(logits.device)), prompts)
+
+    def _halving(self, numbers: Chunk, kept: Kept, batch: Batch) -> Iterator[Patched]:
+        """One batch, in halves where memory runs out."""
+        found: Patched | None
+        try:
+            found = self._batch(numbers, kept, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            found = None
+        if found is not None:
+            tokens = len(batch.items) * (kept.tokens.width - batch.column)
+            self.cost += Cost(patched=tokens * (self.model.n_layers - max(batch.start, 0)))
+            yield found
+            return
+        release_cached_memory()
+        if len(batch.items) == 1:
+            raise SteerlabError(
+                f"Prompt {numbers[batch.items[0][0]]} with {kept.tokens.width} tokens does not fit in the memory of "
+                f"{self.model.device} even alone; shorten it or load the model in a smaller dtype."
+            )
+        half = len(batch.items) // 2
+        for some in (batch.items[:half], batch.items[half:]):
+            yield from self._halving(numbers, kept, replace(batch, items=some))
+
+    def _batch(self, numbers: Chunk, kept: Kept, batch: Batch) -> Patched:
+        rows = torch.tensor([row for row, _ in batch.items])
+        named = [
+            (numbers[row], self.base[numbers[row]], self._cell(numbers, (row, cell)))
+            for row, cell in batch.items
+        ]
+        edit = RowPatches(self.model, named, batch.start, batch.column)
+        normed = finish(self.model, kept, rows, batch.start, batch.column, edit)
+        prompts = torch.tensor([number for number, _, _ in named])
+        values = self._measured(normed, prompts).double().cpu().numpy()
+        return Patched(prompts.numpy(), np.array([cell for _, cell in batch.items]), values)
+
+
+def _said(model: LanguageModel, mode: Mode) -> str:
+    what = {
+        "restart": "keeps more of earlier tokens than keys and values, so patched runs begin at the first token",
+        "whole": "cannot be taken up between two blocks, so every patched run is a whole pass",
+        "suffix": "",
+    }
+    return f"{model.architecture} {what[mode]}."
+
+
+def _read(path: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found, values, done = str(stored["key"]), stored["values"], stored["done"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path} does not hold a sweep that can be gone on with ({error}); remove it."
+        ) from error
+    if found != key:
+        raise RunError(f"{path} holds another sweep (other models, prompts or cells); name another file.")
+    return values, done
+
+
+def _write(path: Path, key: str, values: NDArray[Any], done: NDArray[np.bool_]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".part")
+    with half.open("wb") as file:
+        np.savez(file, key=np.array(key), values=values, done=done)
+    os.replace(half, path)

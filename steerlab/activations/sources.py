@@ -1,0 +1,307 @@
+"""Where the states of a patch come from: another run, another model's run, noise, zero, a mean, or a control's states.
+
+A sweep first tells a source which prompts and sites it will ask for (`load`), then takes rows (`values`). Prompts are
+numbered as in the sweep.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.activations._patch_plan import chunks_of
+from steerlab.activations._suffix import WHOLE
+from steerlab.activations.patches import Cell, RowPatches
+from steerlab.errors import PromptError, SteeringError
+from steerlab.models import LanguageModel, Prompt, Site
+
+TOKEN_BUDGET = 8192
+_Rows = Float[Tensor, "position width"]
+
+
+class Source(Protocol):
+    """States to patch in.
+
+    Attributes:
+        adds: whether the values are added to the run's own states instead of taking their place.
+    """
+
+    adds: ClassVar[bool]
+
+    def require(self, prompt: int, length: int) -> None:
+        """Raise `PromptError` unless it has states for all `length` tokens of a prompt."""
+
+    def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
+        """Have ready what `values` will be asked for: these prompts' tokens from `first` on."""
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """One row a position."""
+
+    def identity(self) -> str:
+        """What it depends on, in words: a sweep is only resumed with equal sources."""
+
+
+class Given:
+    """A source that needs no run."""
+
+    adds: ClassVar[bool] = False
+
+    def require(self, prompt: int, length: int) -> None:
+        """Every prompt will do."""
+
+    def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
+        """Nothing to do."""
+
+
+class Zero(Given):
+    """Zeros: what a site carries is taken away."""
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """Zeros."""
+        return torch.zeros(len(positions), width)
+
+    def identity(self) -> str:
+        """Its name."""
+        return "zero"
+
+
+class Mean(Given):
+    """One vector a site, as a rule the mean of captured states (a `Direction` of `mean_state` will do).
+
+    Raises:
+        SteeringError: while running, a site without a vector.
+    """
+
+    def __init__(self, vectors: Mapping[Site, Float[Tensor, " width"]]) -> None:
+        self._vectors = {site: vector.detach() for site, vector in vectors.items()}
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """The site's vector, once a position."""
+        if site not in self._vectors:
+            known = ", ".join(map(str, sorted(self._vectors)))
+            raise SteeringError(f"There is no mean for {site}, only for {known}; capture it there as well.")
+        return self._vectors[site].expand(len(positions), -1)
+
+    def identity(self) -> str:
+        """A hash of its vectors."""
+        return "mean " + _hash_of(self._vectors)
+
+
+class Noise(Given):
+    """Gaussian noise added to the run's own states; the same for one prompt and token in every run of a sweep.
+
+    Args:
+        scale: standard deviation of each element, in the site's own units.
+        seed: another seed, other noise.
+    """
+
+    adds: ClassVar[bool] = True
+
+    def __init__(self, scale: float, seed: int = 0) -> None:
+        self.scale, self.seed = float(scale), seed
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """Noise of its scale."""
+        rows = [
+            torch.randn(width, generator=_generator(self.seed, prompt, at, str(site))) for at in positions
+        ]
+        return torch.stack(rows) * self.scale
+
+    def identity(self) -> str:
+        """Scale and seed."""
+        return f"noise {self.scale} seed {self.seed}"
+
+
+class Run:
+    """The states of another run: of other prompts, of another model, or of both.
+
+    Args:
+        model: whose states; it need not be the swept one, but their widths must agree (else see `Mapped`).
+        prompts: one for each prompt of the sweep.
+        base: for each prompt patches that the run is under.
+
+    Memory: sites x tokens x width of the prompts that are swept together, on the model's device.
+    """
+
+    adds: ClassVar[bool] = False
+
+    def __init__(
+        self, model: LanguageModel, prompts: Sequence[str | Prompt], base: Sequence[Cell] | None = None
+    ) -> None:
+        self.model, self.prompts = model, list(prompts)
+        self.lengths = model.tokenize(self.prompts).lengths
+        self._base = list(base or [()] * len(self.prompts))
+        self._states: dict[tuple[int, Site], tuple[int, Tensor]] = {}
+
+    def require(self, prompt: int, length: int) -> None:
+        """Raise `PromptError` for a prompt that it has not, or whose tokens are not as many."""
+        if prompt >= len(self.prompts):
+            raise PromptError(
+                f"The source has {len(self.prompts)} prompts and none for prompt {prompt}; give one for each."
+            )
+        if self.lengths[prompt] != length:
+            raise PromptError(
+                f"Prompt {prompt} has {length} tokens, but the source's has {self.lengths[prompt]}, so equal positions "
+                "are not equal words; pair prompts of equal length, or say which tokens are taken (source_positions)."
+            )
+
+    def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
+        """Run what is not kept yet, and forget other prompts."""
+        self._states = {
+            key: held for key, held in self._states.items() if key[0] in prompts and held[0] <= first
+        }
+        missing = [prompt for prompt in prompts if any((prompt, site) not in self._states for site in sites)]
+        for chunk in chunks_of([self.lengths[prompt] for prompt in missing], TOKEN_BUDGET):
+            self._run([missing[number] for number in chunk], sites, first)
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """The run's states at some tokens."""
+        first, rows = self._states[prompt, site]
+        return rows[[position - first for position in positions]]
+
+    def of(self, order: Sequence[int]) -> Run:
+        """A control: prompt i gets the states that belong to prompt `order[i]`."""
+        return Run(
+            self.model, [self.prompts[number] for number in order], [self._base[number] for number in order]
+        )
+
+    def identity(self) -> str:
+        """Model, tokens and base."""
+        tokens = self.model.tokenize(self.prompts).input_ids
+        return f"run {self.model.fingerprint} {_hash_of({'tokens': tokens})} {identity_of(self._base)}"
+
+    def _run(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
+        def keep(site: Site) -> Callable[[Tensor], None]:
+            def visit(state: Tensor) -> None:
+                for row, prompt in enumerate(prompts):
+                    self._states[prompt, site] = (first, state[row, first:].clone())
+
+            return visit
+
+        tokens = self.model.tokenize([self.prompts[prompt] for prompt in prompts])
+        read = {site: keep(site) for site in sites}
+        edit = RowPatches(self.model, [(prompt, self._base[prompt], ()) for prompt in prompts], WHOLE, 0)
+        if not edit.sites:
+            self.model.run(tokens, read=read)
+            return
+        for patch in {patch for prompt in prompts for patch in self._base[prompt]}:
+            patch.source.load(prompts, [patch.site], 0)
+        with self.model.steering(edit):
+            self.model.run(tokens, read=read)
+
+
+class RandomShift:
+    """A control: the run's own state is moved as far as by the patch, in a random direction.
+
+    Args:
+        towards: the states of the patch.
+        own: the run that is patched, unpatched.
+    """
+
+    adds: ClassVar[bool] = True
+
+    def __init__(self, towards: Source, own: Run, seed: int = 0) -> None:
+        self._towards, self._own, self._seed = towards, own, seed
+
+    def require(self, prompt: int, length: int) -> None:
+        """Raise `PromptError` unless both have the prompt."""
+        self._towards.require(prompt, length)
+        self._own.require(prompt, length)
+
+    def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
+        """Both runs."""
+        self._towards.load(prompts, sites, first)
+        self._own.load(prompts, sites, first)
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """Random vectors as long as the distance between the two runs."""
+        own = self._own.values(site, prompt, positions, width).float()
+        towards = self._towards.values(site, prompt, positions, width).to(own.device).float()
+        draws = [
+            torch.randn(width, generator=_generator(self._seed, prompt, at, str(site))) for at in positions
+        ]
+        random = torch.stack(draws).to(own.device)
+        return random / random.norm(dim=-1, keepdim=True) * (towards - own).norm(dim=-1, keepdim=True)
+
+    def identity(self) -> str:
+        """Both runs', and the seed."""
+        return f"random shift {self._seed} {self._towards.identity()} {self._own.identity()}"
+
+
+class Mapped:
+    """Another model's states carried into this one's space.
+
+    Args:
+        source: the other model's run.
+        maps: for each site of this model the map `[row, width there] -> [row, width here]` (as `Aligner.map` is).
+        sites: for each site of this model the other model's; by default the same.
+        name: what the maps depend on, for resuming.
+    """
+
+    adds: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        source: Run,
+        maps: Mapping[Site, Callable[[Tensor], Tensor]],
+        sites: Mapping[Site, Site] | None = None,
+        *,
+        name: str = "",
+    ) -> None:
+        self._source, self._maps, self._sites, self._name = source, dict(maps), dict(sites or {}), name
+
+    def require(self, prompt: int, length: int) -> None:
+        """As the run."""
+        self._source.require(prompt, length)
+
+    def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
+        """The run, at the sites that belong to those of this model."""
+        for site in sites:
+            if site not in self._maps:
+                raise SteeringError(f"There is no map for {site}; fit an aligner there as well.")
+        self._source.load(prompts, sorted({self._sites.get(site, site) for site in sites}), first)
+
+    def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
+        """The mapped states."""
+        there = self._sites.get(site, site)
+        rows = self._source.values(there, prompt, positions, self._source.model.width(there))
+        mapped: Tensor = self._maps[site](rows)
+        return mapped
+
+    def identity(self) -> str:
+        """The run's, the maps' name, and the sites."""
+        return f"mapped {self._name} {sorted(map(str, self._sites.items()))} {self._source.identity()}"
+
+
+def identity_of(cells: Sequence[Cell]) -> str:
+    """A hash of some cells and of the sources in them."""
+    digest = hashlib.sha256()
+    names: dict[int, str] = {}
+    for cell in cells:
+        for patch in cell:
+            name = names.setdefault(id(patch.source), patch.source.identity())
+            place = (str(patch.site), patch.positions, patch.source_positions, patch.heads, name)
+            digest.update(repr(place).encode())
+        digest.update(b";")
+    return digest.hexdigest()
+
+
+# -- private --
+
+
+def _generator(*key: object) -> torch.Generator:
+    number = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(number)
+
+
+def _hash_of(tensors: Mapping[Any, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items(), key=lambda item: str(item[0])):
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().double().numpy().tobytes())
+    return digest.hexdigest()[:16]
