@@ -150,17 +150,22 @@ class PatchSweep:
                 yield from self._chunk(chunk, done)
 
     def run(self, *, progress: str | None = None, kept_in: Path | None = None) -> PatchResult:
-        """All cells, with a progress bar; with `kept_in` what is finished is stored there and taken up again.
+        """All cells, with a progress bar.
+
+        Args:
+            kept_in: a folder; what is finished is stored there every few seconds and taken up again by the next sweep
+                of the same model, prompts, cells, sources and measure.
 
         Raises:
-            RunError: `kept_in` holds another sweep, or cannot be read.
+            RunError: a stored part that cannot be read.
         """
         width = max(map(len, self.cells))
         values = np.full((len(self.prompts), width), np.nan)
         done = np.zeros((len(self.prompts), width), dtype=bool)
         key = self._key() if kept_in is not None else ""
-        if kept_in is not None and kept_in.exists():
-            values, done = _read(kept_in, key)
+        file = None if kept_in is None else kept_in / f"{key[:16]}.npz"
+        if file is not None and file.exists():
+            values, done = _read(file, key)
         total = sum(map(len, self.cells)) - int(done.sum())
         saved = time.monotonic()
         try:
@@ -169,12 +174,12 @@ class PatchSweep:
                     values = np.full((*values.shape, *found.values.shape[1:]), np.nan)
                 values[found.prompts, found.cells] = found.values
                 done[found.prompts, found.cells] = True
-                if kept_in is not None and time.monotonic() - saved > _SAVED_EVERY:
-                    _write(kept_in, key, values, done)
+                if file is not None and time.monotonic() - saved > _SAVED_EVERY:
+                    _write(file, key, values, done)
                     saved = time.monotonic()
         finally:
-            if kept_in is not None:
-                _write(kept_in, key, values, done)
+            if file is not None:
+                _write(file, key, values, done)
         assert self.plain is not None
         return PatchResult(values, self.plain, self.cost, self.mode or "suffix")
 

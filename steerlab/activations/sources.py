@@ -226,7 +226,8 @@ class RandomShift:
             torch.randn(width, generator=_generator(self._seed, prompt, at, str(site))) for at in positions
         ]
         random = torch.stack(draws).to(own.device)
-        return random / random.norm(dim=-1, keepdim=True) * (towards - own).norm(dim=-1, keepdim=True)
+        unit = torch.nn.functional.normalize(random, dim=-1)
+        return unit * torch.linalg.vector_norm(towards - own, dim=-1, keepdim=True)
 
     def identity(self) -> str:
         """Both runs', and the seed."""

@@ -349,7 +349,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     ]
     arguments = (model, false, [cells] * len(false), difference(len(false)))
     whole = PatchSweep(*arguments).run()
-    file, ran = tmp_path / "sweep.npz", []
+    folder, ran = tmp_path / "sweeps", []
     finish = patching.finish
 
     def interrupted(*args: object) -> Tensor:
@@ -360,23 +360,25 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
 
     monkeypatch.setattr(patching, "finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        PatchSweep(*arguments, token_budget=20).run(kept_in=file)
+        PatchSweep(*arguments, token_budget=20).run(kept_in=folder)
     first = len(ran) - 1
     monkeypatch.setattr(patching, "finish", lambda *args: ran.append(args) or finish(*args))
     ran.clear()
-    again = PatchSweep(*arguments, token_budget=20).run(kept_in=file)
+    again = PatchSweep(*arguments, token_budget=20).run(kept_in=folder)
     np.testing.assert_allclose(again.values, whole.values, atol=1e-5)
     assert first > 0
     assert len(ran) < first + len(cells) * len(false)
     ran.clear()
-    once_more = PatchSweep(*arguments).run(kept_in=file)
+    once_more = PatchSweep(*arguments).run(kept_in=folder)
     np.testing.assert_array_equal(once_more.values, again.values)
     assert not ran
-    with pytest.raises(RunError, match="another sweep"):
-        PatchSweep(model, false, [cells[1:]] * len(false), difference(len(false))).run(kept_in=file)
-    file.write_bytes(b"nothing")
+    # Another sweep has a file of its own.
+    PatchSweep(model, false, [cells[1:]] * len(false), difference(len(false))).run(kept_in=folder)
+    assert len(list(folder.glob("*.npz"))) == 2
+    for file in folder.glob("*.npz"):
+        file.write_bytes(b"nothing")
     with pytest.raises(RunError, match="remove it"):
-        PatchSweep(*arguments).run(kept_in=file)
+        PatchSweep(*arguments).run(kept_in=folder)
 
 
 def test_less_memory_means_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
