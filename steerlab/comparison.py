@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from steerlab.environment import hardware, library_versions
+from steerlab.environment import hardware, library_versions, peak_memory
 from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
 from steerlab.run_folder import Manifest, RunFolder
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from steerlab.studies.result import StudyResult
 
 Size = Literal["quick", "full"]
-STUDIES = ("truthfulness", "refusal", "confidence", "branching")
+STUDIES = ("truthfulness", "refusal", "confidence", "branching", "knowledge")
 PACKAGED = "packaged"
 PACKAGED_FOR_ZOO = "packaged, the topics that the bundled models were trained on"
 
@@ -102,6 +102,7 @@ def compare(
             started = time.perf_counter()
             _store(folder, run_study(name, models["base"], models["post"], data, size=size, seed=seed))
             manifest.timings[name] = round(time.perf_counter() - started, 2)
+            manifest.peak_memory[name] = peak_memory()
             folder.write_manifest(manifest)
         manifest.status = "done"
         return _finish(folder, manifest)
@@ -129,6 +130,8 @@ def run_study(
     torch.manual_seed(seed)
     try:
         match name:
+            case "knowledge":
+                return studies.knowledge(base, post, data.statements, size=size, seed=seed)
             case "truthfulness":
                 return studies.truthfulness(
                     base, post, data.statements, size=size, seed=seed, plain_text=data.plain_text
@@ -180,6 +183,7 @@ def store_study(
         versions=library_versions(),
         hardware=hardware(),
         timings={result.study: round(seconds, 2)},
+        peak_memory={result.study: peak_memory()},
     )
     folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
     _store(folder, result)

@@ -39,6 +39,8 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     hardware: dict[str, str | int]
     timings: dict[str, float] = Field(default_factory=dict)
+    #: MiB the process (and the GPU) had taken at most by the end of each study.
+    peak_memory: dict[str, dict[str, float]] = Field(default_factory=dict)
 
     def key(self) -> str:
         """Hash of models, data and configuration: two runs with one key give the same results."""

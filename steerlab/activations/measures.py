@@ -60,7 +60,7 @@ class LogProbability:
 
     def __init__(self, of: Sequence[int]) -> None:
         self._of = torch.tensor(list(of))
-        self.tokens: None = None
+        self.tokens: Int[Tensor, "prompt k"] | None = None
 
     def __call__(
         self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]
@@ -97,7 +97,7 @@ class Divergence:
 
     def __init__(self, reference: Float[Tensor, "prompt vocab"]) -> None:
         self._law = reference.float().log_softmax(dim=-1)
-        self.tokens: None = None
+        self.tokens: Int[Tensor, "prompt k"] | None = None
 
     def __call__(
         self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]

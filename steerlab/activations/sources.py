@@ -227,7 +227,8 @@ class RandomShift:
         ]
         random = torch.stack(draws).to(own.device)
         unit = torch.nn.functional.normalize(random, dim=-1)
-        return unit * torch.linalg.vector_norm(towards - own, dim=-1, keepdim=True)
+        shift: Tensor = unit * torch.linalg.vector_norm(towards - own, dim=-1, keepdim=True)
+        return shift
 
     def identity(self) -> str:
         """Both runs', and the seed."""
@@ -285,8 +286,10 @@ def identity_of(cells: Sequence[Cell]) -> str:
     names: dict[int, str] = {}
     for cell in cells:
         for patch in cell:
-            name = names.setdefault(id(patch.source), patch.source.identity())
-            place = (str(patch.site), patch.positions, patch.source_positions, patch.heads, name)
+            if id(patch.source) not in names:
+                names[id(patch.source)] = patch.source.identity()
+            place = (str(patch.site), patch.positions, patch.source_positions, patch.heads)
+            digest.update(names[id(patch.source)].encode())
             digest.update(repr(place).encode())
         digest.update(b";")
     return digest.hexdigest()

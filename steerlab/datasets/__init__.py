@@ -10,22 +10,29 @@ from steerlab.datasets.prompt_sets import read_prompts
 from steerlab.datasets.questions import Question, question_statements
 from steerlab.datasets.readers import read_caa, read_requests, read_statements, read_truthful_qa
 from steerlab.datasets.requests import requests
+from steerlab.datasets.statement_pairs import Differ, Matching, StatementPair, match, read_pairs
 from steerlab.datasets.statement_set import Statement, StatementSet
 from steerlab.datasets.statements import statements
 from steerlab.datasets.tasks import Task, read_task
+from steerlab.datasets.templates import with_template
 
 __all__ = [
     "ChoicePair",
     "ContrastSet",
+    "Differ",
+    "Matching",
     "Question",
     "Statement",
+    "StatementPair",
     "StatementSet",
     "Task",
+    "match",
     "open_prompts",
     "plain_text",
     "prompt_sets",
     "question_statements",
     "read_caa",
+    "read_pairs",
     "read_prompts",
     "read_requests",
     "read_statements",
@@ -33,4 +40,5 @@ __all__ = [
     "read_truthful_qa",
     "requests",
     "statements",
+    "with_template",
 ]

@@ -19,6 +19,7 @@ def heatmaps(
     *,
     title: str,
     marked: tuple[int, int] | None = None,
+    framed: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     x_title: str = "",
     y_title: str = "",
     diverging: bool = False,
@@ -26,8 +27,8 @@ def heatmaps(
 ) -> go.Figure:
     """One panel for each of `maps` [y, x], first row on top; cells that are NaN stay empty.
 
-    marked: (row, column) of a cell to frame. diverging: colours centred at zero in every panel. limits: the ends of
-    the scale of all panels.
+    marked: (row, column) of a cell to frame in every panel. framed: by panel, further cells. diverging: colours
+    centred at zero in every panel. limits: the ends of the scale of all panels.
     """
     if not maps:
         raise ValueError("side by side needs at least one map")
@@ -51,6 +52,7 @@ def heatmaps(
                 z=values,
                 x=labels_x,
                 y=labels_y,
+                name=theme.text(name),
                 zmin=ends[0],
                 zmax=ends[1],
                 colorscale=theme.DIVERGING if diverging else theme.SEQUENTIAL,
@@ -72,15 +74,14 @@ def heatmaps(
             row=1,
             col=column,
         )
-        if marked is not None:
-            row, place = marked
+        for at, place in [*([marked] if marked is not None else []), *(framed or {}).get(name, ())]:
             figure.add_shape(
                 type="rect",
                 x0=place - 0.5,
                 x1=place + 0.5,
-                y0=row - 0.5,
-                y1=row + 0.5,
-                line={"width": 3, "color": theme.INK},
+                y0=at - 0.5,
+                y1=at + 0.5,
+                line={"width": 3 if (at, place) == marked else 2, "color": theme.INK},
                 row=1,
                 col=column,
             )
@@ -88,5 +89,6 @@ def heatmaps(
     figure.update_yaxes(type="category", autorange="reversed")
     figure.update_yaxes(title_text=theme.text(y_title), row=1, col=1)
     figure.update_annotations(font_size=13)
+    figure.update_layout(meta={"x": theme.full_labels(x), "y": theme.full_labels(y)})
     figure.update_layout(height=int(np.clip(260 + 30 * len(y), 360, 620)), margin={"t": 90, "b": 130})
     return figure

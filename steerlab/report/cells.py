@@ -91,17 +91,22 @@ def table_of_figure(key: str, title: str, figure: Figure) -> Table:
 
 
 def _heatmap_table(key: str, title: str, figure: Figure) -> Table:
-    trace = figure.data[0]
-    cells = np.asarray(trace.z, dtype=np.float64)
-    across, down = (
-        _labels(figure, axis, range(size)) for axis, size in zip("xy", cells.shape[::-1], strict=True)
-    )
-    low, high = _meta_ends(trace.meta)
-    rows: list[list[Cell]] = [
-        [down[i], *_with_intervals(row, {"low": low[i], "high": high[i]} if low else None)]
-        for i, row in enumerate(cells)
-    ]
-    return Table(key=key, title=title, columns=["", *map(str, across)], rows=rows)
+    """The cells of every map, those of several side by side below one another."""
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    rows: list[list[Cell]] = []
+    for trace in maps:
+        cells = np.asarray(trace.z, dtype=np.float64)
+        across, down = (
+            _labels(figure, axis, range(size)) for axis, size in zip("xy", cells.shape[::-1], strict=True)
+        )
+        low, high = _meta_ends(trace.meta)
+        name: list[Cell] = [html.unescape(trace.name or "")] if len(maps) > 1 else []
+        rows += [
+            [*name, down[i], *_with_intervals(row, {"low": low[i], "high": high[i]} if low else None)]
+            for i, row in enumerate(cells)
+        ]
+    named = ["map"] if len(maps) > 1 else []
+    return Table(key=key, title=title, columns=[*named, "", *map(str, across)], rows=rows)
 
 
 def _labels(figure: Figure, axis: str, positions: Sequence[Any]) -> list[Cell]:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from steerlab.studies.confidence import confidence
     from steerlab.studies.confidence_depth import all_effects, scaled_neurons
     from steerlab.studies.entropy_neurons import checkpoint_neurons
+    from steerlab.studies.knowledge import knowledge
+    from steerlab.studies.knowledge_maps import answer, trace
+    from steerlab.studies.knowledge_statistics import compare_maps
     from steerlab.studies.neuron_head import NeuronHead
+    from steerlab.studies.noise_tracing import facts_of, noise_trace
     from steerlab.studies.nudging import nudge, nudge_words
     from steerlab.studies.refusal import refusal
     from steerlab.studies.resampling import resample
@@ -25,11 +29,12 @@ if TYPE_CHECKING:
     from steerlab.studies.sampling import SamplingLaw
     from steerlab.studies.selection import Selection, read_scores, select_direction, survivors
     from steerlab.studies.side_effects import SideEffects, side_effects
+    from steerlab.studies.tracing_pairs import TracingPairs, tracing_pairs
     from steerlab.studies.transfer import transfer, transfer_amount
     from steerlab.studies.truthfulness import truthfulness
     from steerlab.studies.unlock import Unlocked, unlock
 
-_STUDIES = ("truthfulness", "refusal", "confidence", "branching")
+_STUDIES = ("truthfulness", "refusal", "confidence", "branching", "knowledge")
 #: Modules that are called like their function.
 _FUNCTIONS = (*_STUDIES, "side_effects", "transfer", "unlock")
 _NAMES = {
@@ -48,6 +53,13 @@ _NAMES = {
     "Unlocked": "unlock",
     "SamplingLaw": "sampling",
     "branching_by_strength": "branching_steered",
+    "TracingPairs": "tracing_pairs",
+    "tracing_pairs": "tracing_pairs",
+    "answer": "knowledge_maps",
+    "trace": "knowledge_maps",
+    "compare_maps": "knowledge_statistics",
+    "facts_of": "noise_tracing",
+    "noise_trace": "noise_tracing",
     "NeuronHead": "neuron_head",
     "all_effects": "confidence_depth",
     "checkpoint_neurons": "entropy_neurons",
@@ -69,12 +81,18 @@ __all__ = [
     "SkippedResult",
     "StudyResult",
     "Table",
+    "TracingPairs",
     "Unlocked",
     "all_effects",
+    "answer",
     "branching",
     "branching_by_strength",
     "checkpoint_neurons",
+    "compare_maps",
     "confidence",
+    "facts_of",
+    "knowledge",
+    "noise_trace",
     "nudge",
     "nudge_words",
     "read_scores",
@@ -85,6 +103,8 @@ __all__ = [
     "select_direction",
     "side_effects",
     "survivors",
+    "trace",
+    "tracing_pairs",
     "transfer",
     "transfer_amount",
     "truthfulness",

@@ -114,7 +114,7 @@ def plan(
     groups = {topic: simple.topic(topic) for topic in by_topic} if named else _random_parts(simple, seed)
     examples, rows = {}, []
     for name, members in groups.items():
-        examples[name] = _examples(members, shots, seed)
+        examples[name] = examples_of(members, shots, seed)
         chosen = StatementSet(not_shown(members, examples[name])).sample(per_topic, seed)
         rows += [(item, name) for item in chosen]
     rows += [(item, item.topic) for item in _joined(statements, by_topic if named else [], per_topic, seed)]
@@ -136,6 +136,23 @@ def some_folds(folds: Sequence[Fold], n: int | None, seed: int) -> tuple[int, ..
     if n is None or n >= len(folds):
         return tuple(range(len(folds)))
     return tuple(sorted(random.Random(seed).sample(range(len(folds)), n)))
+
+
+def examples_of(members: StatementSet, shots: int, seed: int) -> tuple[Statement, ...]:
+    """Labelled lines, true and false in turn, about different subjects and of both polarities where there are."""
+    picked: list[Statement] = []
+    pool = list(members.sample(len(members), seed + 1))
+    wanted = [(label, polarity) for polarity in (1, -1) for label in (True, False)]
+    for number in range(shots):
+        label, polarity = wanted[number % len(wanted)]
+        fresh = [
+            item
+            for item in pool
+            if item.label == label and subject(item) not in {subject(one) for one in picked}
+        ]
+        alike = [item for item in fresh if item.polarity == polarity]
+        picked += (alike or fresh)[:1]
+    return tuple(picked)
 
 
 def not_shown(
@@ -210,23 +227,6 @@ def _random_parts(statements: StatementSet, seed: int) -> dict[str, StatementSet
             f"at least {_FEWEST_A_CLASS} true and {_FEWEST_A_CLASS} false ones on each of four topics, or about 150."
         )
     return parts
-
-
-def _examples(members: StatementSet, shots: int, seed: int) -> tuple[Statement, ...]:
-    """Labelled lines, true and false in turn, about different subjects and of both polarities where there are."""
-    picked: list[Statement] = []
-    pool = list(members.sample(len(members), seed + 1))
-    wanted = [(label, polarity) for polarity in (1, -1) for label in (True, False)]
-    for number in range(shots):
-        label, polarity = wanted[number % len(wanted)]
-        fresh = [
-            item
-            for item in pool
-            if item.label == label and subject(item) not in {subject(one) for one in picked}
-        ]
-        alike = [item for item in fresh if item.polarity == polarity]
-        picked += (alike or fresh)[:1]
-    return tuple(picked)
 
 
 def _joined(statements: StatementSet, topics: Sequence[str], per_topic: int, seed: int) -> list[Statement]:
