@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _STUDIES = ("truthfulness", "refusal", "confidence", "branching", "knowledge")
 #: Modules that are called like their function.
-_FUNCTIONS = (*_STUDIES, "side_effects", "transfer", "unlock")
+_FUNCTIONS = (*_STUDIES, "side_effects", "tracing_pairs", "transfer", "unlock")
 _NAMES = {
     **{study: study for study in _STUDIES},
     "Headline": "result",

@@ -211,7 +211,7 @@ def _unpaired(traced: Sequence[Statement], found: Sequence[StatementPair], laid:
     known = [item for item in traced if laid.of(item) is not None]
     return Counter(
         {
-            "subject and object not apart": len(traced) - len(known),
+            "subject and object not known, not apart or cut otherwise": len(traced) - len(known),
             "no partner": sum(item.text not in used for item in known),
         }
     )
@@ -261,7 +261,7 @@ class _Layouts:
         seed: int,
     ) -> None:
         self._models, self._lines, self._answers, self._seed = models, lines, answers, seed
-        self._known: dict[str, tuple[tuple[str, ...], ...] | None] = {}
+        self._known: dict[str, tuple[str, ...] | None] = {}
 
     def prompt(self, item: Statement, order: int) -> Prompt:
         """The labelled lines in some order, the statement and the question."""
@@ -274,8 +274,8 @@ class _Layouts:
         }
         return Prompt(asked.text, {**spans, "statement": (start, start + len(item.text))})
 
-    def of(self, item: Statement) -> tuple[tuple[str, ...], ...] | None:
-        """Roles in every model; None where the two are not apart or not known."""
+    def of(self, item: Statement) -> tuple[str, ...] | None:
+        """Roles of its tokens; None where the two are not known or not apart, or models cut them otherwise."""
         if item.text not in self._known:
             self._known[item.text] = self._find(item)
         return self._known[item.text]
@@ -293,11 +293,12 @@ class _Layouts:
             )
         return TracingPair(true, false, pair, *layout, pair.true.topic, cluster)
 
-    def _find(self, item: Statement) -> tuple[tuple[str, ...], ...] | None:
+    def _find(self, item: Statement) -> tuple[str, ...] | None:
         if not {"subject", "object"} <= set(item.spans):
             return None
-        found = [roles_of(model, self.prompt(item, 0)) for model in self._models]
-        return tuple(one[1] for one in found if one is not None) if all(found) else None
+        found = {roles_of(model, self.prompt(item, 0)) for model in self._models}
+        one = found.pop()
+        return None if found or one is None else one[1]
 
 
 def roles_of(model: LanguageModel, prompt: Prompt) -> tuple[int, tuple[str, ...]] | None:
@@ -367,7 +368,7 @@ def _require_aligned(pairs: Sequence[StatementPair], laid: _Layouts) -> None:
                 "share a token; give a template with {subject} and {object}."
             )
         if layouts[0] != layouts[1]:
-            counts = [len(layout[0]) for layout in layouts if layout]
+            counts = [len(layout) for layout in layouts if layout]
             raise DatasetError(
                 f"Pair {number}: {pair.true.text!r} and {pair.false.text!r} have {counts[0]} and {counts[1]} tokens, "
                 "or divide them otherwise between subject and object, so equal positions are not equal words; pair "
