@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -28,6 +27,8 @@ from steerlab.models.hooks import attach
 Mode: TypeAlias = Literal["suffix", "restart", "whole"]
 #: Start of a run that leaves nothing out, the embedding included.
 WHOLE = -1
+#: What a stack raises that hands more than the stream from block to block, or keeps a cache of its own kind.
+STRANGE = (TypeError, RuntimeError, IndexError, KeyError, AttributeError, ValueError, NotImplementedError)
 _EXACT = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the states' size; half precision rounds by shape
 _KeyValues: TypeAlias = "tuple[tuple[Tensor, Tensor], ...]"
 
@@ -84,7 +85,7 @@ def keep(
                 stack.callback(attach(tap, model.frames, kept(start)).remove)
         try:
             normed = _base(model, tokens, 0, cache)
-        except _STRANGE as error:
+        except STRANGE as error:
             if cache is None or is_out_of_memory(error):
                 raise
             normed = None  # a family with a cache of its own kind
@@ -122,23 +123,13 @@ def finish(
         return _base(model, tokens, column, _prefix(kept, rows, max(start, 0), column))
 
 
-def mode_of(model: LanguageModel, kept: Kept, starts: Sequence[int], columns: Sequence[int]) -> Mode:
-    """How much can be left out: the kept run is taken up at `trials` without a change and must give its own states."""
-    if kept.keys_values is not None and all(_exact(model, kept, *trial) for trial in trials(starts, columns)):
-        return "suffix"
-    if kept.first == 0 and all(_exact(model, kept, *trial) for trial in trials(starts, [0])):
-        return "restart"
-    return "whole"
-
-
-def trials(starts: Sequence[int], columns: Sequence[int]) -> list[tuple[int, int]]:
-    """Every start with one of the columns, in turn."""
-    return list(zip(starts, cycle(columns), strict=False))
+def equal(dtype: torch.dtype, one: Float[Tensor, " d_model"], other: Float[Tensor, " d_model"]) -> bool:
+    """Whether two states of a model of this dtype are one but for rounding."""
+    size = (one - other).float().square().mean().sqrt()
+    return bool(size <= _EXACT.get(dtype, 0.05) * other.float().square().mean().sqrt())
 
 
 # -- private --
-
-_STRANGE = (TypeError, RuntimeError, IndexError, KeyError, AttributeError, ValueError, NotImplementedError)
 
 
 def _entry(start: int, n_layers: int) -> Site:
@@ -185,15 +176,3 @@ def _prefix(kept: Kept, rows: Int[Tensor, " row"], start: int, column: int) -> D
             index = rows.to(keys.device)
             cache.update(keys[index, :, :column], values[index, :, :column], layer)
     return cache
-
-
-def _exact(model: LanguageModel, kept: Kept, start: int, column: int) -> bool:
-    try:
-        again = finish(model, kept, torch.tensor([0]), start, column, None)[0]
-    except _STRANGE as error:
-        if is_out_of_memory(error):
-            raise
-        return False
-    plain = kept.normed[0]
-    error_size = (again - plain).float().square().mean().sqrt()
-    return bool(error_size <= _EXACT.get(model.dtype, 0.05) * plain.float().square().mean().sqrt())

@@ -12,7 +12,8 @@ For L layers, S positions at a prompt's end of N tokens the token-layers of all 
     S (S + 1) / 2 x L (L - 1) / 2    against    S N x L L    of whole passes,
 
 about 4 N / S times fewer. `PatchSweep.cost` counts them as they run. Where a family cannot be taken up in the middle
-(found out by trying, on the first prompt) whole passes are made and the log says so.
+(for every block one run without a patch goes along and must give its own states) whole passes are made, and the log
+says so.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerlab.activations._memory import is_out_of_memory, release_cached_memory
-from steerlab.activations._patch_plan import Batch, Chunk, batches_of, chunks_of
-from steerlab.activations._suffix import WHOLE, Kept, Mode, finish, keep, mode_of, trials
+from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of, chunks_of
+from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
@@ -54,8 +55,8 @@ class Cost:
     """Token-layers: tokens times blocks that ran.
 
     Attributes:
-        patched: of the cells.
-        kept: of the plain runs they start from, and of the trial whether starting there is exact.
+        patched: of the cells, and of the unpatched runs that prove it exact to begin where they begin.
+        kept: of the plain runs they start from.
         naive: what one whole pass a cell takes.
     """
 
@@ -136,9 +137,11 @@ class PatchSweep:
         self.model, self.prompts, self.measure = model, list(prompts), measure
         self.cells, self.base = [list(some) for some in cells], list(base or [()] * len(prompts))
         self.lengths = model.tokenize(self.prompts).lengths
-        self.cost, self.mode = Cost(), "whole" if whole else None  # type: Cost, Mode | None
+        self.cost = Cost()
+        self.mode: Mode = "whole" if whole else "suffix"
         self.plain: NDArray[np.float64] | None = None
         self._budget = token_budget
+        self._proved: set[int] = set()  # blocks from which runs were taken up exactly
         for number, some in enumerate(self.cells):
             for cell in (*some, *([self.base[number]] if self.base[number] else [])):
                 check(model, cell, number, self.lengths[number])
@@ -181,7 +184,7 @@ class PatchSweep:
             if file is not None:
                 _write(file, key, values, done)
         assert self.plain is not None
-        return PatchResult(values, self.plain, self.cost, self.mode or "suffix")
+        return PatchResult(values, self.plain, self.cost, self.mode)
 
     # -- private, in the order they are called --
 
@@ -206,28 +209,48 @@ class PatchSweep:
         return digest.hexdigest()
 
     def _chunk(self, numbers: Chunk, done: NDArray[np.bool_] | None) -> Iterator[Patched]:
-        """The cells of some prompts of one length."""
-        items = [
+        """The cells of some prompts of one length; begun anew, with less left out, where a run proves inexact."""
+        left = [
             (row, cell)
             for row, number in enumerate(numbers)
             for cell in range(len(self.cells[number]))
             if done is None or not done[number, cell]
         ]
         tokens = self.model.tokenize([self.prompts[number] for number in numbers])
-        starts = {item: starts_at(self._cell(numbers, item), self.model.n_layers) for item in items}
-        columns = {item: begins_at(self._cell(numbers, item)) for item in items}
-        first = min(columns.values(), default=0)
-        self._load(numbers, items)
-        kept = self._keep(numbers, tokens, sorted(set(starts.values())), first, columns)
-        if self.mode != "suffix":
-            columns = dict.fromkeys(columns, 0)
-        if self.mode == "whole":
-            starts = dict.fromkeys(starts, WHOLE)
-        self._note_plain(numbers, kept)
-        naive = len(items) * tokens.width * self.model.n_layers
-        self.cost += Cost(naive=naive)
-        for batch in batches_of(items, starts, columns, tokens.width, self._budget):
-            yield from self._halving(numbers, kept, batch)
+        self._load(numbers, left)
+        self.cost += Cost(naive=len(left) * tokens.width * self.model.n_layers)
+        inexact = True
+        while inexact:
+            inexact = False
+            whole, suffix = self.mode == "whole", self.mode == "suffix"
+            cells = {item: self._cell(numbers, item) for item in left}
+            starts = {item: WHOLE if whole else starts_at(cells[item], self.model.n_layers) for item in left}
+            columns = {item: begins_at(cells[item]) if suffix else 0 for item in left}
+            kept = self._keep(numbers, tokens, sorted(set(starts.values())), min(columns.values(), default=0))
+            batches = list(
+                batches_of(left, starts, columns, (self.model.n_layers, tokens.width), self._budget)
+            )
+            try:
+                if suffix and left and kept.keys_values is None:
+                    raise _Inexact
+                for batch, prove in zip(batches, self._to_prove(batches), strict=True):
+                    for found, items in self._halving(numbers, kept, batch, prove):
+                        left = [item for item in left if item not in items]
+                        yield found
+            except _Inexact:
+                inexact = True
+                self.mode, self._proved = ("restart" if suffix else "whole"), set()
+                _log.warning(_said(self.model, self.mode))
+
+    def _to_prove(self, batches: Sequence[Batch]) -> list[bool]:
+        """Whether a batch carries a run without a patch, which must come out as it was kept: one for each start."""
+        wanted = []
+        for start in dict.fromkeys(batch.start for batch in batches):
+            mine = [number for number, batch in enumerate(batches) if batch.start == start]
+            if self.mode != "whole" and start not in self._proved:
+                wanted.append(mine[start % len(mine)])
+                self._proved.add(start)
+        return [number in wanted for number in range(len(batches))]
 
     def _cell(self, numbers: Chunk, item: tuple[int, int]) -> Cell:
         return self.cells[numbers[item[0]]][item[1]]
@@ -243,34 +266,13 @@ class PatchSweep:
         for source, sites, least in wanted.values():
             source.load(numbers, sorted(sites), least)
 
-    def _keep(
-        self,
-        numbers: Chunk,
-        tokens: Tokens,
-        starts: Sequence[int],
-        first: int,
-        columns: dict[tuple[int, int], int],
-    ) -> Kept:
-        """The plain runs of a chunk; the first time also how runs can be taken up from them."""
-        first = first if self.mode == "suffix" else 0
+    def _keep(self, numbers: Chunk, tokens: Tokens, starts: Sequence[int], first: int) -> Kept:
+        """The plain runs of a chunk."""
         edit = RowPatches(self.model, [(number, self.base[number], ()) for number in numbers], WHOLE, 0)
-        n_layers, whole = self.model.n_layers, self.mode == "whole"
-        kept = keep(
-            self.model, tokens, [] if whole else starts, first, edit if edit.sites else None, cached=not whole
-        )
-        self.cost += Cost(kept=len(numbers) * tokens.width * n_layers)
-        if self.mode is None and starts:
-            some = sorted(set(columns.values()))
-            # The trial changes nothing, so it is only fair on runs that are under no patch a restart must repeat.
-            plain = keep(self.model, tokens, starts, first) if edit.sites else kept
-            self.mode = mode_of(self.model, plain, starts, some)
-            spans = [
-                (n_layers - max(start, 0)) * (tokens.width - column) for start, column in trials(starts, some)
-            ]
-            self.cost += Cost(kept=sum(spans))
-            if self.mode != "suffix":
-                _log.warning(_said(self.model, self.mode))
-                return self._keep(numbers, tokens, starts, 0, columns)
+        cached = self.mode == "suffix"
+        kept = keep(self.model, tokens, starts, first, edit if edit.sites else None, cached=cached)
+        self.cost += Cost(kept=len(numbers) * tokens.width * self.model.n_layers)
+        self._note_plain(numbers, kept)
         return kept
 
     def _note_plain(self, numbers: Chunk, kept: Kept) -> None:
@@ -289,41 +291,61 @@ class PatchSweep:
         logits = self.model.anatomy.logits_of(normed, ids)
         return self.measure(logits.gather(1, place.to(logits.device)), prompts)
 
-    def _halving(self, numbers: Chunk, kept: Kept, batch: Batch) -> Iterator[Patched]:
-        """One batch, in halves where memory runs out."""
+    def _halving(
+        self, numbers: Chunk, kept: Kept, batch: Batch, prove: bool
+    ) -> Iterator[tuple[Patched, frozenset[Item]]]:
+        """One batch with what it finished, in halves where memory runs out."""
         found: Patched | None
         try:
-            found = self._batch(numbers, kept, batch)
+            found = self._batch(numbers, kept, batch, prove)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             found = None
         if found is not None:
-            tokens = len(batch.items) * (kept.tokens.width - batch.column)
+            tokens = (len(batch.items) + prove) * (kept.tokens.width - batch.column)
             self.cost += Cost(patched=tokens * (self.model.n_layers - max(batch.start, 0)))
-            yield found
+            yield found, frozenset(batch.items)
             return
         release_cached_memory()
-        if len(batch.items) == 1:
+        if len(batch.items) + prove < 2:
+            row = batch.items[0][0] if batch.items else 0
             raise SteerlabError(
-                f"Prompt {numbers[batch.items[0][0]]} with {kept.tokens.width} tokens does not fit in the memory of "
+                f"Prompt {numbers[row]} with {kept.tokens.width} tokens does not fit in the memory of "
                 f"{self.model.device} even alone; shorten it or load the model in a smaller dtype."
             )
+        # With one item the first half is the proof alone.
         half = len(batch.items) // 2
-        for some in (batch.items[:half], batch.items[half:]):
-            yield from self._halving(numbers, kept, replace(batch, items=some))
+        yield from self._halving(numbers, kept, replace(batch, items=batch.items[:half]), prove)
+        yield from self._halving(numbers, kept, replace(batch, items=batch.items[half:]), False)
 
-    def _batch(self, numbers: Chunk, kept: Kept, batch: Batch) -> Patched:
-        rows = torch.tensor([row for row, _ in batch.items])
+    def _batch(self, numbers: Chunk, kept: Kept, batch: Batch, prove: bool) -> Patched:
+        rows = [row for row, _ in batch.items]
         named = [
             (numbers[row], self.base[numbers[row]], self._cell(numbers, (row, cell)))
             for row, cell in batch.items
         ]
-        edit = RowPatches(self.model, named, batch.start, batch.column)
-        normed = finish(self.model, kept, rows, batch.start, batch.column, edit)
-        prompts = torch.tensor([number for number, _, _ in named])
+        plain = rows[0] if rows else 0
+        unpatched = [(numbers[plain], self.base[numbers[plain]], ())] if prove else []
+        edit = RowPatches(self.model, [*named, *unpatched], batch.start, batch.column)
+        index = torch.tensor([*rows, plain] if prove else rows)
+        try:
+            normed = finish(self.model, kept, index, batch.start, batch.column, edit)
+        except STRANGE as error:
+            if self.mode == "whole" or not prove or is_out_of_memory(error):
+                raise
+            raise _Inexact from error  # a stack that hands more than the stream from block to block
+        if prove:
+            normed, unpatched_normed = normed[:-1], normed[-1]
+            if not equal(self.model.dtype, unpatched_normed, kept.normed[plain]):
+                raise _Inexact
+        prompts = torch.tensor([number for number, _, _ in named], dtype=torch.long)
         values = self._measured(normed, prompts).double().cpu().numpy()
-        return Patched(prompts.numpy(), np.array([cell for _, cell in batch.items]), values)
+        return Patched(prompts.numpy(), np.array([cell for _, cell in batch.items], dtype=np.int64), values)
+
+
+class _Inexact(Exception):
+    """A run that was taken up without a patch did not give its own states."""
 
 
 def _said(model: LanguageModel, mode: Mode) -> str:
