@@ -40,6 +40,8 @@ def test_help_does_not_wait_for_torch() -> None:
         "doctor",
         "transfer",
         "branching",
+        "trace",
+        "neurons",
     ):
         assert command in helped.stdout
 
@@ -278,6 +280,21 @@ def test_branching_writes_a_run_that_report_writes_again(
     assert run(*given, monkeypatch=monkeypatch) == 2  # the folder is taken
 
 
+def test_trace_writes_a_report_with_memory_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "trace"
+    given = ("trace", "zoo:small-base", "zoo:small-post", "--out", place, "--no-noise", "--site", "mlp_out")
+    assert run(*given, monkeypatch=monkeypatch) == 0
+    assert "half of the whole effect" in capfd.readouterr().out
+    manifest = json.loads((place / "manifest.json").read_text())
+    assert manifest["peak_memory"]["knowledge"]["process"] > 100
+    assert manifest["timings"]["knowledge"] > 0
+    assert manifest["configuration"]["sites"] == ["mlp_out"]
+    assert "Where knowledge is stored" in (place / "report.html").read_text("utf-8")
+    assert not place.with_name("trace.partial").exists()
+
+
 def test_wrong_tasks_laws_and_prompts_end_with_two_and_nothing_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +304,9 @@ def test_wrong_tasks_laws_and_prompts_end_with_two_and_nothing_written(
         (("transfer", *zoo, "zoo:small-base", "--task", tmp_path / "none.jsonl"), "cannot be read"),
         (("transfer", *zoo, "zoo:small-base", "--task", "sums:9"), "with N from 2 to 6"),
         (("branching", *zoo, "--prompts", tmp_path / "none.txt"), "cannot be read"),
+        (("trace", *zoo, "--pairs", tmp_path / "none.jsonl"), "cannot be read"),
+        (("trace", *zoo, "--template", "The city is in {object}."), "no {subject}"),
+        (("trace", *zoo, "--answers", " TRUE", " TRUE"), "are one token"),
         (("branching", *zoo, "--value", "2"), "needs a value above 0"),
     ):
         assert run(*arguments, "--out", place, monkeypatch=monkeypatch) == 2

@@ -71,13 +71,15 @@ class PairedActivations:
         """Read both models.
 
         Args:
-            source, target: the models; widths, depths and tokenizers may differ.
+            source: the one model.
+            target: the other; widths, depths and tokenizers may differ.
             prompts: texts or rendered prompts for the source.
             target_prompts: the same prompts as the target wants them rendered; by default the same.
             rule: "last_prompt"; "all_tokens", which needs equal tokens; or "end_of_word": the tokens at which a
                 word ends in both models, found by character offsets of equal texts.
             site: what is read, at every layer or the layers named.
-            source_layers, target_layers: layers to read.
+            source_layers: layers to read of the source.
+            target_layers: and of the target.
             shares: of the prompts that go to fit, dev and test.
             seed: of the split.
 

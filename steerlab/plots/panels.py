@@ -59,7 +59,7 @@ def heatmaps(
                 colorbar={
                     "orientation": "h",
                     "x": (left + right) / 2,
-                    "y": -0.36,
+                    "y": -0.42,
                     "yanchor": "top",
                     "len": (right - left) * 0.95,
                     "thickness": 9,
@@ -90,5 +90,5 @@ def heatmaps(
     figure.update_yaxes(title_text=theme.text(y_title), row=1, col=1)
     figure.update_annotations(font_size=13)
     figure.update_layout(meta={"x": theme.full_labels(x), "y": theme.full_labels(y)})
-    figure.update_layout(height=int(np.clip(260 + 30 * len(y), 360, 620)), margin={"t": 90, "b": 130})
+    figure.update_layout(height=int(np.clip(260 + 30 * len(y), 360, 620)), margin={"t": 90, "b": 150})
     return figure

@@ -94,7 +94,7 @@ def transfer(
         target: the model to be unlocked.
         task: questions with answers.
         size: "full" takes more questions, random directions and cells of the sweep.
-        preset, aggregator, aligner, layers, template, steered: as in `unlock`.
+        preset: as in `unlock`, and so are `aggregator`, `aligner`, `layers`, `template` and `steered`.
         target_unlocked: a post-trained target, for its native direction where the contrast is one of weights.
         strength: α; None chooses it on dev questions.
         by: what chooses it: the share that answers in the unlocked manner (no labels), or right answers (published).

@@ -7,6 +7,7 @@
 | TruthfulQA | its CSV | `read_truthful_qa`, `read_statements` |
 | refusal_direction | JSON lists of `{"instruction": ...}`, a folder of six | `read_requests` |
 | AdvBench | CSV `goal,target` | `read_requests` |
+| pairs of statements | rows `true,false`, or JSON with two lists | `read_pairs` |
 | contrastive activation addition | JSON list of questions with two lettered answers | `read_caa` |
 
 Every fault is a `DatasetError` that names file, row and column, with the rows of data counted from 1 (a CSV's header is

@@ -1,0 +1,69 @@
+"""Where two models hold what they know, and whether one's knowledge works in the other: any pair, as a TOML file says.
+
+    python analyses/knowledge.py analyses/knowledge_zoo_large.toml
+
+Beside the keys of every study: `pairs` names a file of pairs in place of statements, `template` says where subject and
+object stand ("The city of {subject} is in {object}."), `align = true` patches across through a ridge map fitted on
+other statements, and `by_topic = true` maps every topic for itself as well (figures/knowledge_topics/). What is
+finished is kept in runs/sweeps/ until the end, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from _one_study import main
+from base_vs_post import require_known, write_result
+
+from steerlab import studies
+from steerlab.alignment import Ridge
+from steerlab.comparison import Data
+from steerlab.datasets import StatementSet, read_pairs, with_template
+from steerlab.errors import SteerlabError
+from steerlab.models import LanguageModel
+from steerlab.studies import StudyResult
+
+SWEEPS, TOPICS = Path("runs/sweeps"), Path("figures/knowledge_topics")
+
+
+def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
+    """The knowledge study, and one of each topic where that is asked for."""
+    require_known(options, studies.knowledge, "pairs", "template", "align", "by_topic")
+    options = {
+        **options,
+        **{key: tuple(options[key]) for key in ("answers", "kinds") if key in options},
+    }
+    pairs, template = options.pop("pairs", None), options.pop("template", None)
+    by_topic = options.pop("by_topic", False)
+    if options.pop("align", False):
+        options["aligner"] = Ridge()
+    statements = data.statements if template is None else with_template(data.statements, template)
+    asked = statements if pairs is None else read_pairs(pairs, template=template)
+    result = studies.knowledge(base, post, asked, kept_in=SWEEPS, **options)
+    if by_topic and isinstance(asked, StatementSet):
+        each_topic(base, post, asked, options)
+    shutil.rmtree(SWEEPS, ignore_errors=True)
+    return result
+
+
+def each_topic(
+    base: LanguageModel, post: LanguageModel, statements: StatementSet, options: dict[str, Any]
+) -> None:
+    """Maps of single topics; topics that cannot be paired or are answered at chance say so."""
+    for topic in statements.topics_present:
+        try:
+            one = studies.knowledge(
+                base, post, statements.topic(topic), **{**options, "noise": False, "kept_in": SWEEPS}
+            )
+        except SteerlabError as error:
+            print(f"{topic}: {error}")
+            continue
+        print(f"{topic}: {' '.join(one.summary[1:3]) or one.summary[0]}")
+        if one.maps:
+            write_result(one, TOPICS / topic)
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", study)
