@@ -130,6 +130,11 @@ class PatchSweep:
             raise PromptError(
                 "Prompts come as a list with at least one prompt; put a single one in brackets."
             )
+        if model.is_remote:
+            raise SteerlabError(
+                f"The weights of {model.name} are on a server, and a sweep takes runs up between blocks; load it "
+                "without remote."
+            )
         if len(cells) != len(prompts) or (base is not None and len(base) != len(prompts)):
             raise PromptError(
                 f"A sweep of {len(prompts)} prompts needs the cells of each, not {len(cells)} lists; give one a prompt."

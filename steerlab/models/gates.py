@@ -69,6 +69,7 @@ class Places:
         if frame is None:
             raise SteeringError("A steered part of the model was called by itself; run the whole model.")
         positions = self.positions
+        frame.require_known_prompt(positions)
         if frame.tokens is None and positions.needs_prompt:
             raise SteeringError(
                 f"The positions {positions} need the prompt's text; call model.logits, model.generate or capture "
@@ -114,8 +115,8 @@ class Decision:
 
     def __init__(self, condition: EditCondition) -> None:
         self.condition = condition
-        self.seen = 0
-        self._held: list[Tensor] = []
+        self._counts: list[Tensor] = []  # decided and held, pass by pass, on the device
+        self._ended: Tensor | None = None
         self._places = None if condition.positions is None else Places(condition.positions)
         self._waits_for: int | None = None
         self._frame: Frame | None = None
@@ -124,18 +125,25 @@ class Decision:
         self._count: Tensor | None = None
 
     @property
+    def seen(self) -> int:
+        """Waits for the device."""
+        return sum(int(part[0]) for part in self._counts)
+
+    @property
     def held(self) -> int:
         """Waits for the device."""
-        return int(sum(int(part) for part in self._held))
+        return sum(int(part[1]) for part in self._counts)
 
     def observe(self, state: Float[Tensor, "batch position width"], frame: Frame | None) -> None:
         """Read a pass's states, at the condition's site."""
         if frame is None:
             raise SteeringError("A steered part of the model was called by itself; run the whole model.")
         if self._places is None:
-            self._decide(self.condition.score(precise(state))[..., None], frame, _real(frame, state.device))
-        elif frame.start < frame.width:
-            self._prompt(state, frame, self._places)
+            self._decide(self.condition.score(precise(state))[..., None], self._real(frame, state.device))
+        else:
+            frame.require_known_prompt("The condition")
+            if frame.start < frame.width:
+                self._prompt(state, frame, self._places)
         self._frame = frame
 
     def open(self, frame: Frame | None, device: torch.device) -> Bool[Tensor, "batch position 1"]:
@@ -163,27 +171,36 @@ class Decision:
             self._count = _plus(self._count, weights.sum(dim=1))
         if self._open is None and self._sum is not None and frame.start + frame.length > self._waits_for:
             assert self._count is not None
-            self._decide((self._sum / self._count)[:, None, None], frame, None)
+            self._decide((self._sum / self._count)[:, None, None], None)
 
-    def _decide(self, score: Tensor, frame: Frame, real: Tensor | None) -> None:
+    def _decide(self, score: Tensor, real: Tensor | None) -> None:
         self._open = self.condition.holds(score)
         counted = self._open if real is None else self._open & real
-        self.seen += counted.numel() if real is None else sum(frame.prompt.lengths) * frame.repeats
-        self._held.append(counted.sum())
-        if len(self._held) > 256:
-            self._held = [torch.stack(self._held).sum()]
+        decided = torch.tensor(counted.numel(), device=counted.device) if real is None else real.sum()
+        self._counts.append(torch.stack([decided, counted.sum()]))
+        if len(self._counts) > 256:
+            self._counts = [torch.stack(self._counts).sum(dim=0)]
 
+    def _real(self, frame: Frame, device: torch.device) -> Tensor | None:
+        """Which tokens of a pass are counted: neither padding nor what a row runs on after its end. None: all."""
+        if frame.start == 0:
+            self._ended = None
+        if frame.start >= frame.width:
+            return self._running(frame, device)
+        if sum(frame.prompt.lengths) == frame.width * len(frame.prompt):
+            return None
+        columns = frame.prompt.attention_mask[:, frame.start : frame.start + frame.length]
+        if columns.shape[1] < frame.length:  # tokens behind the prompt, proposed in the same pass
+            columns = torch.nn.functional.pad(columns, (0, frame.length - columns.shape[1]), value=1)
+        return columns.repeat_interleave(frame.repeats, dim=0).to(device, torch.bool)[..., None]
 
-def _real(frame: Frame, device: torch.device) -> Tensor | None:
-    """The prompt's real tokens in a pass that holds padding, so that only they are counted."""
-    if (
-        frame.start
-        or frame.length != frame.width
-        or sum(frame.prompt.lengths) == frame.width * len(frame.prompt)
-    ):
-        return None
-    real = frame.prompt.attention_mask.repeat_interleave(frame.repeats, dim=0)
-    return real.to(device, torch.bool)[..., None]
+    def _running(self, frame: Frame, device: torch.device) -> Tensor | None:
+        """Rows of a batch that have not written an end token; beams change places, so theirs are all counted."""
+        if frame.inputs is None or not frame.ends or frame.repeats > 1 or frame.length > 1:
+            return None
+        over = torch.isin(frame.inputs[:, -1], torch.tensor(frame.ends, device=frame.inputs.device))
+        self._ended = over if self._ended is None else self._ended | over
+        return (~self._ended).to(device)[:, None, None]
 
 
 def _last_column(places: Places, frame: Frame) -> int:
@@ -238,6 +255,7 @@ class Gate:
             return 1.0 if mask is None else mask
         if frame is None:
             raise SteeringError("A steered part of the model was called by itself; run the whole model.")
+        frame.require_known_prompt("The schedule")
         columns = range(frame.start - frame.width, frame.start + frame.length - frame.width)
         values = [_number(self._schedule, max(0, step)) for step in columns]
         if len(set(values)) == 1:

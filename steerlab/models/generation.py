@@ -45,20 +45,29 @@ def generate(
     temperature: float,
     top_p: float,
     seed: int | None,
+    num_beams: int,
+    assistant: LanguageModel | None,
     token_budget: int,
 ) -> list[Generation]:
     """See `LanguageModel.generate`."""
     require_settings(max_new_tokens, do_sample, temperature, top_p)
+    _require_search(model, do_sample, num_beams, assistant)
     lengths = model.tokenize(prompts).lengths
     settings: dict[str, object] = {"do_sample": do_sample}
     if do_sample:
         settings |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    if num_beams > 1:
+        settings["num_beams"] = num_beams
     results: dict[int, Generation] = {}
     with _own_randomness(model, seed):
-        for rows, room in _batches(model, lengths, max_new_tokens, token_budget):
+        # transformers' assisted decoding takes one prompt at a time.
+        budget = 1 if assistant is not None else token_budget // num_beams
+        for rows, room in _batches(model, lengths, max_new_tokens, budget):
             tokens = model.tokenize([prompts[row] for row in rows], padding_side="left").of_rows(rows)
             written = (
-                _continue(model, tokens, {**settings, "max_new_tokens": room}) if room else [()] * len(rows)
+                _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant)
+                if room
+                else [()] * len(rows)
             )
             results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
     return [results[row] for row in range(len(lengths))]
@@ -103,7 +112,31 @@ def _batches(
             yield [rows[index] for index in batch], room
 
 
-def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object]) -> list[tuple[int, ...]]:
+def _require_search(
+    model: LanguageModel, do_sample: bool, num_beams: int, assistant: LanguageModel | None
+) -> None:
+    if num_beams < 1:
+        raise SteerlabError(f"A search needs at least one beam, not {num_beams}.")
+    if num_beams == 1 and assistant is None:
+        return
+    if do_sample or (num_beams > 1 and assistant is not None):
+        raise SteerlabError(
+            "Beam search and assisted decoding are greedy, and exclude each other; sample with neither, or give one."
+        )
+    if model.is_remote:
+        raise SteerlabError(
+            f"{model.name} is run by a server, which decodes one token at a time; leave beams and assistants."
+        )
+    if assistant is not None and assistant.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise SteerlabError(
+            f"{assistant.name} has another vocabulary than {model.name}, so its tokens cannot be proposed; take an "
+            "assistant with the same tokenizer."
+        )
+
+
+def _continue(
+    model: LanguageModel, tokens: Tokens, settings: dict[str, object], assistant: LanguageModel | None = None
+) -> list[tuple[int, ...]]:
     from transformers import GenerationConfig
 
     ends = end_token_ids(model)
@@ -117,7 +150,9 @@ def _continue(model: LanguageModel, tokens: Tokens, settings: dict[str, object])
         suppress_tokens=list(range(model.vocab_size, rows))
         or None,  # rows of the unembedding without a token
     )
-    output = model.continued(tokens, config)
+    output = (
+        model.continued(tokens, config) if assistant is None else model.continued(tokens, config, assistant)
+    )
     return [_until_end(row, ends) for row in output[:, tokens.width :].tolist()]
 
 

@@ -8,7 +8,7 @@ Hooks act only in the thread that placed them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +34,7 @@ class Frame:
 
     `tokens` is the tokenised batch when the pass goes through the toolkit's own doors, `width` the columns of
     the prompt: those of `tokens`, or of the raw call that began the sequence. `mask` is a raw call's attention mask.
+    `inputs` are the tokens of the pass; `ends` those that end a text, where they are known.
     """
 
     start: int
@@ -42,6 +43,20 @@ class Frame:
     tokens: Tokens | None
     width: int
     mask: Tensor | None = None
+    inputs: Tensor | None = None
+    ends: tuple[int, ...] = ()
+
+    def require_known_prompt(self, what: object) -> None:
+        """Raise `SteeringError` in a raw call whose prompt may go on: several tokens behind others.
+
+        They may be the prompt's next chunk or tokens that an assistant proposes; nothing in the call tells.
+        """
+        if self.tokens is None and self.start > 0 and self.length > 1:
+            raise SteeringError(
+                f"{what} depends on where the prompt ends, which a raw call of {self.length} tokens behind "
+                f"{self.start} others does not say (a chunk of the prompt, or proposed tokens?); run it inside "
+                "`with model.prompted(tokens)`, or call model.generate."
+            )
 
     @property
     def repeats(self) -> int:
@@ -85,6 +100,7 @@ class Frames(threading.local):
     def __init__(self) -> None:
         self.current: Frame | None = None
         self.tokens: Tokens | None = None
+        self._ends: tuple[int, ...] = ()
         self._watchers = 0
         self._raw_width: int | None = None
 
@@ -120,13 +136,14 @@ class Frames(threading.local):
             handle.remove()
 
     @contextmanager
-    def of(self, tokens: Tokens) -> Iterator[None]:
-        """Forward passes inside the context belong to `tokens`."""
+    def of(self, tokens: Tokens, ends: Sequence[int] = ()) -> Iterator[None]:
+        """Forward passes inside the context belong to `tokens`; rows that wrote one of `ends` are over."""
         outer, self.tokens = self.tokens, tokens
+        before, self._ends = self._ends, tuple(ends)
         try:
             yield
         finally:
-            self.tokens = outer
+            self.tokens, self._ends = outer, before
 
     def _frame(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         inputs = kwargs.get("input_ids")
@@ -139,7 +156,8 @@ class Frames(threading.local):
         start = int(cache.get_seq_length()) if cache is not None else 0
         if self.tokens is not None:
             _require_whole_rows(batch, len(self.tokens))
-            return Frame(start, length, batch, self.tokens, self.tokens.width)
+            ids = kwargs.get("input_ids")
+            return Frame(start, length, batch, self.tokens, self.tokens.width, inputs=ids, ends=self._ends)
         if start == 0:
             self._raw_width = length
         elif self._raw_width is None:

@@ -96,6 +96,11 @@ class LanguageModel:
         return self.engine.name
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the weights are elsewhere and every pass is a request."""
+        return False
+
+    @property
     def source(self) -> Any:
         """The engine's live object: the transformers model, the TransformerBridge or the nnsight model."""
         return self.engine.source
@@ -332,6 +337,8 @@ class LanguageModel:
         temperature: float = 1.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        num_beams: int = 1,
+        assistant: LanguageModel | None = None,
         token_budget: int = TOKEN_BUDGET,
     ) -> list[Generation]:
         """Continue each prompt, in prompt order; ends at any of the model's end tokens or its context.
@@ -339,7 +346,13 @@ class LanguageModel:
         Args:
             do_sample: sample from the (tempered, nucleus-cut) law; otherwise greedy.
             seed: draw from a random state of this call's own and leave the global one alone.
+            num_beams: beams of transformers' beam search; its best text is given.
+            assistant: a smaller model with the same tokenizer that proposes tokens (assisted decoding): the tokens of
+                greedy decoding, prompt by prompt, in fewer passes. It runs unsteered; this model decides.
             token_budget: padded tokens, prompt and continuation, in one batch.
+
+        Raises:
+            SteerlabError: settings that mean no law; beams or an assistant while sampling, or both together.
         """
         return generation.generate(
             self,
@@ -349,6 +362,8 @@ class LanguageModel:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            num_beams=num_beams,
+            assistant=assistant,
             token_budget=token_budget,
         )
 
@@ -381,18 +396,21 @@ class LanguageModel:
             seed=seed,
         )
 
-    def continued(self, tokens: Tokens, config: Any) -> Int[Tensor, "batch position"]:
+    def continued(
+        self, tokens: Tokens, config: Any, assistant: LanguageModel | None = None
+    ) -> Int[Tensor, "batch position"]:
         """A left-padded batch and its continuations, by transformers' own `generate` with a `GenerationConfig`.
 
         What the configuration leaves unset has no effect: the checkpoint's recommendations are hidden meanwhile.
         """
         self.engine.check()
         inputs, own = tokens.to(self.device), self.model.generation_config
-        with self.lock, torch.inference_mode(), self.frames.of(tokens):
+        helped = {} if assistant is None else {"assistant_model": assistant.model}
+        with self.lock, torch.inference_mode(), self.frames.of(tokens, config.eos_token_id or ()):
             self.model.generation_config = type(own)(eos_token_id=config.eos_token_id)
             try:
                 output: Tensor = self.model.generate(
-                    inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config
+                    inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config, **helped
                 )
             finally:
                 self.model.generation_config = own

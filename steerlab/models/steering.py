@@ -32,6 +32,7 @@ def steering(model: LanguageModel, edits: Sequence[Steering]) -> Iterator[Applie
     every = list(_flat(edits))
     if not every:
         raise SteeringError("No row of the table has an intervention; give at least one row one.")
+    require_eager(model)
     for edit in {id(edit): edit for edit in every}.values():
         _check(model, edit)
     lines, by_site = programs(edits)
@@ -46,6 +47,24 @@ def steering(model: LanguageModel, edits: Sequence[Steering]) -> Iterator[Applie
         yield applied
     # Only reached without an exception: a forgotten edit is worth an error, a failed run already is one.
     applied.require_acted()
+
+
+def is_compiled(model: LanguageModel) -> bool:
+    """Whether the model, or a part of it, was given to torch.compile."""
+    return any(
+        getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"
+        for module in model.model.modules()
+    )
+
+
+def require_eager(model: LanguageModel) -> None:
+    """Raise `SteeringError` for a compiled model, whose program would not see hooks placed now."""
+    if is_compiled(model):
+        raise SteeringError(
+            f"{model.name} is compiled (torch.compile), and hooks placed now would not be in its program: nothing "
+            "would be steered, or only some passes. Put constant interventions into Slots(model, sites) before "
+            "compiling, or load the model again without compiling it."
+        )
 
 
 def _removed(model: LanguageModel, handles: ExitStack) -> None:

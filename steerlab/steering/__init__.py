@@ -7,6 +7,7 @@ protocol of the models room, and can be written down and read back. `PerRow` giv
 
 from __future__ import annotations
 
+from steerlab.models.steering import is_compiled
 from steerlab.steering._intervention import Intervention
 from steerlab.steering._registry import edit_from_dict
 from steerlab.steering.ablate import Ablate, stream_writes
@@ -26,7 +27,7 @@ from steerlab.steering.project import Project
 from steerlab.steering.rotate import Rotate
 from steerlab.steering.scale import Scale
 from steerlab.steering.schedules import Constant, Decay, Linear, PerStep
-from steerlab.steering.slots import Slots, is_compiled
+from steerlab.steering.slots import Slots
 
 __all__ = [
     "Ablate",

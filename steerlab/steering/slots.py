@@ -3,7 +3,7 @@
 A slot is a small module behind (or before) a part of the model: x ← keep ⊙ x + (x A) C + c with buffers for all
 four. Compilers trace it like any module; writing another intervention into the buffers changes what it does and
 not the program. Hooks that are placed *after* compiling are not seen by the compiled program; `model.steering`
-notices that it never acted and says so.
+refuses a compiled model.
 
     slots = Slots(model, model.sites("resid_post"), rank=1)
     model.model.compile()
@@ -25,6 +25,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.anatomy import Tap
 from steerlab.models.operators import Operator
+from steerlab.models.steering import is_compiled
 
 
 class Slots:
@@ -147,14 +148,6 @@ class Slots:
                 f"{name} is no linear change of the state, so it fits no slot. Use "
                 f"model.steering without compiling."
             )
-
-
-def is_compiled(model: LanguageModel) -> bool:
-    """Whether the model, or a part of it, was given to torch.compile."""
-    return any(
-        getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"
-        for module in model.model.modules()
-    )
 
 
 # -- private --

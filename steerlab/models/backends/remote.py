@@ -85,6 +85,11 @@ class RemoteModel(LanguageModel):
         self._steered = _Steered()
 
     @property
+    def is_remote(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where inputs and results are: the CPU."""
         return torch.device("cpu")
@@ -176,7 +181,13 @@ class RemoteModel(LanguageModel):
             )
         return super().generate(texts, **options)
 
-    def continued(self, tokens: Tokens, config: Any) -> Tensor:
+    def stream(self, text: str | Prompt, **options: Any) -> NoReturn:
+        """Refused: a stream would run the skeleton here, which has no weights."""
+        raise SteerlabError(
+            f"The weights of {self.name} are on the server, which sends a text when it is finished; use generate."
+        )
+
+    def continued(self, tokens: Tokens, config: Any, assistant: LanguageModel | None = None) -> Tensor:
         """See `LanguageModel.continued`."""
         self.engine.check()
         config.update(**_PLAIN)
