@@ -7,7 +7,9 @@ every sequence, whatever the packing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from steerlab.errors import SteeringError
@@ -45,6 +47,12 @@ def generate_batch(
         raise SteeringError(
             f"Continuous batching is transformers' own; load {model.name} with backend='transformers'."
         )
+    if getattr(model.anatomy.config, "attn_logit_softcapping", None):
+        raise SteeringError(
+            f"{model.name} caps its attention scores, which the packed attention of this transformers leaves "
+            f"out, so other "
+            "tokens would come; use model.generate."
+        )
     if max_new_tokens < 1:
         raise SteeringError(
             "Continuous batching writes at least one token; give max_new_tokens of one or more."
@@ -55,13 +63,18 @@ def generate_batch(
     ids = [row[-length:].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
     ends = end_token_ids(model)
     room = cache_tokens or sum(-(-(len(one) + max_new_tokens) // _PAGE) * _PAGE for one in ids)
+    rows = int(model.anatomy.head.weight.shape[0])
     settings: Any = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(ends) or -1, pad_token_id=0
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(ends) or -1,
+        pad_token_id=0,
+        suppress_tokens=list(range(model.vocab_size, rows)) or None,  # rows that are no tokens
     )
     shared = ContinuousBatchingConfig(
         page_size=_PAGE, num_blocks=max(4, -(-room // _PAGE)), max_batch_tokens=max_batch_tokens
     )
-    with model.lock:
+    with model.lock, _without_hint():
         found = model.source.generate_batch(
             inputs=ids, generation_config=settings, continuous_batching_config=shared, warmup=False
         )
@@ -81,3 +94,18 @@ def generate_batch(
             Generation(text=text, token_ids=tuple(written), finished=bool(written) and written[-1] in ends)
         )
     return made
+
+
+@contextmanager
+def _without_hint() -> Iterator[None]:
+    """transformers hints that it has not tried leaving out tokens in packed rows; it works element by element."""
+    logger = logging.getLogger("ContinuousBatchingLogger")
+    logger.addFilter(_is_no_hint)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_hint)
+
+
+def _is_no_hint(record: logging.LogRecord) -> bool:
+    return "SuppressTokensLogitsProcessor" not in record.getMessage()

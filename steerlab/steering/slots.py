@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.anatomy import Tap
+from steerlab.models.edits import EditTable
 from steerlab.models.operators import Operator
 from steerlab.models.steering import is_compiled
 
@@ -76,8 +77,14 @@ class Slots:
         """
         found: dict[Site, list[Operator]] = {}
         for edit in interventions:
+            if isinstance(edit, EditTable):
+                raise SteeringError(
+                    f"A {type(edit).__name__} goes by the rows of a batch, which a slot does not see; put in "
+                    f"what all rows "
+                    "share, or use model.steering without compiling."
+                )
+            edit.check(self.model)  # first: some learn the sites' widths here
             self._require_constant(edit)
-            edit.check(self.model)
             for site in edit.sites:
                 if site not in self._slots:
                     raise SteeringError(
@@ -110,8 +117,8 @@ class Slots:
         """
         if not interventions:
             raise SteeringError("Steering needs at least one intervention.")
-        used = [site for edit in interventions for site in edit.sites]
         self.set(*interventions)
+        used = [site for edit in interventions for site in edit.sites]
         before = {site: self._slots[site].passes for site in used}
         try:
             yield

@@ -1,8 +1,8 @@
 """Every way to run gives the same, whatever is combined: a pairwise matrix of interventions, places, times and engines.
 
-Each case is checked against plain torch hooks on the transformers model, one prompt at a time, without padding, without a
-cache, in whole passes. What an engine cannot do has to be refused; the rules for that are `impossible`, and nothing else
-may be refused. All pairs of values of all factors occur.
+Each case is checked against plain torch hooks on the transformers model, one prompt at a time, without padding, without
+a cache, in whole passes. What an engine cannot do has to be refused; the rules for that are `impossible`, and nothing
+else may be refused. All pairs of values of all factors occur, in a case that runs where there is one.
 """
 
 from __future__ import annotations
@@ -93,47 +93,60 @@ def allowed(case: dict[str, str]) -> bool:
 
 
 def all_pairs(seed: int = 0) -> list[Case]:
-    """Cases in which every allowed pair of values occurs: greedily, from random completions."""
+    """Cases in which every allowed pair of values occurs, in one that runs where there is one: greedily, at random."""
     rng, names = random.Random(seed), list(FACTORS)
     left = {
-        ((one, x), (other, y))
+        frozenset(((one, x), (other, y)))
         for one, other in itertools.combinations(names, 2)
         for x in FACTORS[one]
         for y in FACTORS[other]
         if allowed({one: x, other: y})
     }
     cases = []
-    while left:
-        best: tuple[int, dict[str, str]] = (-1, {})
-        for _ in range(40):
-            made = dict(rng.choice(sorted(left)))
-            for name in rng.sample(names, len(names)):
-                values = [
-                    value
-                    for value in FACTORS[name]
-                    if name in made or allowed({**made, name: value})
-                ]
-                made.setdefault(name, rng.choice(values))
-            if allowed(made):
-                new = sum(pair <= frozenset(made.items()) for pair in map(frozenset, left))
-                best = max(best, (new, made), key=lambda entry: entry[0])
-        cases.append(Case(**best[1]))
-        left = {pair for pair in left if not frozenset(pair) <= frozenset(best[1].items())}
+    for running in (True, False):
+        waiting = sorted(map(sorted, left))
+        while waiting:
+            made = [one for _ in range(60) if (one := _completed(waiting[0], names, rng, running=running))]
+            if not made:
+                waiting.pop(0)  # such a pair is always refused
+                continue
+            best = max(made, key=lambda one: sum(pair <= frozenset(one.items()) for pair in left))
+            cases.append(Case(**best))
+            left = {pair for pair in left if not pair <= frozenset(best.items())}
+            waiting = [pair for pair in waiting if frozenset(pair) in left]
+    assert not left
     return cases
+
+
+def _completed(
+    pair: list[tuple[str, str]], names: list[str], rng: random.Random, *, running: bool
+) -> dict[str, str] | None:
+    made = dict(pair)
+    for name in rng.sample(names, len(names)):
+        if name not in made:
+            made[name] = rng.choice([value for value in FACTORS[name] if allowed({**made, name: value})])
+    if not allowed(made) or (running and impossible(Case(**made))):
+        return None
+    return made
 
 
 def impossible(case: Case) -> bool:
     """What has to be refused, and nothing else."""
+    if case.kind == "scale" and case.family == "mixtral":
+        return True  # a mixture of experts has no neurons of one MLP to scale
     constant = (case.tokens, case.schedule, case.condition) == ("all", "none", "none")
     if case.way in ("packed", "slots") and case.backend != "transformers":
         return True
     if case.way == "baked":
         if case.backend != "transformers" or not constant:
             return True
-        if case.kind == "add":
-            return False
+        if case.family in ("gemma2", "olmo2"):
+            return True  # a norm comes between what a part writes and the stream
         # One place of the stream alone cannot be ablated by weights.
-        return case.kind not in ("ablate", "subspace") or case.where not in ("mlp_out", "attn_out")
+        ablates = case.kind in ("ablate", "subspace") and case.where in ("mlp_out", "attn_out")
+        return not (case.kind == "add" or ablates)
+    if case.way == "packed" and case.family == "gemma2":
+        return True  # transformers' packed attention leaves out the cap of attention scores
     if case.way in ("packed", "slots"):
         return not constant or case.kind in ("rotate", "rows")
     if case.way == "chunks":
@@ -147,9 +160,10 @@ CASES = all_pairs()
 
 @pytest.mark.parametrize("case", CASES, ids=map(str, range(len(CASES))))
 def test_every_way_to_run_gives_what_plain_hooks_give(case: Case) -> None:
-    if case.kind == "scale" and case.family == "mixtral":
-        pytest.skip("a mixture of experts has no neurons of one MLP to scale")
-    model, plain = loaded(case.family, case.dtype, case.backend), loaded(case.family, case.dtype, "transformers")
+    model, plain = (
+        loaded(case.family, case.dtype, case.backend),
+        loaded(case.family, case.dtype, "transformers"),
+    )
     if impossible(case):
         with pytest.raises(SteerlabError):
             run(case, model)
@@ -186,24 +200,33 @@ def test_the_matrix_covers_all_pairs_and_most_of_it_runs() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_sampling_follows_the_steered_law(temperature: float) -> None:
-    """First tokens of 3,000 samples against the reference's law: chi-square over the words expected five times or more."""
-    case = Case("add", "every layer", "all", "none", "none", "generate", "alone", "llama", "float32", "transformers")
+    """First tokens of 3,000 samples against the reference's law: chi-square over words expected five times or more."""
+    case = Case(
+        "add", "every layer", "all", "none", "none", "generate", "alone", "llama", "float32", "transformers"
+    )
     model = loaded("llama", "float32", "transformers")
     reference = Reference(case, model)
     law = (reference.logits(0, reference.ids(0))[-1] / temperature).softmax(dim=-1).double()
     n = 3000
     with model.steering(*edits(case, model)[0]):
         found = model.generate(
-            [PROMPTS[0]] * n, max_new_tokens=1, do_sample=True, temperature=temperature, seed=5, token_budget=20_000
+            [PROMPTS[0]] * n,
+            max_new_tokens=1,
+            do_sample=True,
+            temperature=temperature,
+            seed=5,
+            token_budget=20_000,
         )
     counts = torch.bincount(torch.tensor([one.token_ids[0] for one in found]), minlength=len(law)).double()
     often = law * n >= 5
-    observed = [*counts[often].tolist(), float(counts[~often].sum())]
-    expected = [*(law * n)[often].tolist(), float((law * n)[~often].sum())]
-    assert stats.chisquare(observed, torch.tensor(expected).mul(sum(observed) / sum(expected)).tolist()).pvalue > 1e-3
-    unsteered = model.logits([PROMPTS[0]])[0].div(temperature).softmax(dim=-1).double() * n
-    shifted = [*unsteered[often].tolist(), float(unsteered[~often].sum())]
-    assert stats.chisquare(observed, torch.tensor(shifted).mul(sum(observed) / sum(shifted)).tolist()).pvalue < 1e-6
+
+    def p_value(of: Tensor) -> float:
+        binned = torch.stack([*of[often], of[~often].sum()]).double()
+        observed = torch.stack([*counts[often], counts[~often].sum()])
+        return float(stats.chisquare(observed.numpy(), (binned / binned.sum() * n).numpy()).pvalue)
+
+    assert p_value(law) > 1e-3
+    assert p_value(model.logits([PROMPTS[0]])[0].div(temperature).softmax(dim=-1).double()) < 1e-6
 
 
 # -- ours --
@@ -212,7 +235,9 @@ def test_sampling_follows_the_steered_law(temperature: float) -> None:
 @cache
 def loaded(family: str, dtype: str, backend: str) -> LanguageModel:
     if backend == "transformers":
-        return _endless(sl.load(build(family).to(getattr(torch, dtype)), tokenizer=tiny_tokenizer(), dtype="auto"))
+        return _endless(
+            sl.load(build(family).to(getattr(torch, dtype)), tokenizer=tiny_tokenizer(), dtype="auto")
+        )
     with tempfile.TemporaryDirectory() as folder:
         build(family).save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
@@ -242,7 +267,9 @@ def vectors(site: Site, width: int, n: int = 1, salt: int = 0) -> Tensor:
 
 def direction(case: Case, model: LanguageModel, n: int = 1, salt: int = 0) -> Direction:
     return Direction(
-        {site: vectors(site, model.width(site), n, salt) for site in sites(case)}, model.name, model.fingerprint
+        {site: vectors(site, model.width(site), n, salt) for site in sites(case)},
+        model.name,
+        model.fingerprint,
     )
 
 
@@ -289,7 +316,11 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
     }
     one = direction(case, model)
     if case.kind == "rows":
-        rows = [(Add(one, strength=1.5, **shared),), (), (Clamp(one, value=0.7, **shared), Ablate(one, sites=one.sites, **shared))]
+        rows = [
+            (Add(one, strength=1.5, **shared),),
+            (),
+            (Clamp(one, value=0.7, **shared), Ablate(one, sites=one.sites, **shared)),
+        ]
         return rows
     made: dict[str, Callable[[], Any]] = {
         "add": lambda: Add(one, strength=1.5, **shared),
@@ -413,7 +444,7 @@ def chunks(model: LanguageModel, prompts: list[str]) -> list[Tensor]:
                     use_cache=True,
                     **({"position_ids": positions_} if model.takes_positions else {}),
                 )
-    logits = model.anatomy.logits_of(output.last_hidden_state[:, -1])
+        logits = model.anatomy.logits_of(output.last_hidden_state[:, -1])
     return list(logits[:, : model.vocab_size].float())
 
 
@@ -452,7 +483,9 @@ class Reference:
         scores: list[Tensor] = []
         handles = [
             blocks[0].register_forward_pre_hook(
-                lambda module, args, kwargs: scores.append(_first(args, kwargs)[0].float() @ probe(self.model)),
+                lambda module, args, kwargs: scores.append(
+                    _first(args, kwargs)[0].float() @ probe(self.model)
+                ),
                 with_kwargs=True,
             )
         ]
@@ -510,9 +543,7 @@ class Reference:
             "prompt": lambda t: bool(scores[-1][length - 1] > threshold(self.case.family, self.case.dtype)),
             "token": lambda t: bool(scores[-1][t] > 0),
         }[self.case.condition]
-        return torch.tensor(
-            [timed(max(0, t - length)) if picked(t) and holds(t) else 0.0 for t in range(n)]
-        )
+        return torch.tensor([timed(max(0, t - length)) if picked(t) and holds(t) else 0.0 for t in range(n)])
 
     def _change(self, kind: str, site: Site, x: Tensor, s: Tensor) -> Tensor:
         width = x.shape[1]
