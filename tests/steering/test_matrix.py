@@ -142,6 +142,8 @@ def impossible(case: Case) -> bool:
             return True
         if case.family in ("gemma2", "olmo2"):
             return True  # a norm comes between what a part writes and the stream
+        if case.family == "mixtral" and case.kind == "add":
+            return case.where != "attn_out"  # experts without biases add no constant
         # One place of the stream alone cannot be ablated by weights.
         ablates = case.kind in ("ablate", "subspace") and case.where in ("mlp_out", "attn_out")
         return not (case.kind == "add" or ablates)
