@@ -21,6 +21,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/capture.py
+	$(BIN)/python benchmarks/steering.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/branching.py
 	$(BIN)/python benchmarks/alignment.py

@@ -66,6 +66,9 @@ def _lines(results: dict[str, Any]) -> str:
 def _cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
     cells = []
     for row in results["rows"]:
+        if "wall ratio" not in row:
+            cells.append((row["what"], row["over"], "", "", "", ""))
+            continue
         wall, cpu = Spread(**row["wall ratio"]), Spread(**row["cpu ratio"])
         goal = "" if row["goal"] is None else f"≤ {row['goal']:.2f}"
         between = f"{wall.low:.3f} … {wall.high:.3f}"

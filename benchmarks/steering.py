@@ -2,9 +2,11 @@
 
     python benchmarks/steering.py            # writes results/steering.json and the table in README.md
     python benchmarks/steering.py --quick    # fewer turns, writes nothing
+    python benchmarks/steering.py --device cuda --shape llama-3.2-1b    # a real shape in bfloat16; steering_cuda.json
 
 The model has the Llama shape, 12 layers, width 768, 32,000 words, random float32 weights, and two threads; prompts have
-64 tokens and every one is continued by 64. `_timing` says how the ratios are taken.
+64 tokens and every one is continued by 64. `_timing` says how the ratios are taken. Peers run in environments of their
+own (made once below ~/.cache/steerlab-peers, torch is taken from here) against plain generation in the same process.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,18 +29,47 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from _table import _COLUMNS, _cells
-from _timing import in_turn
+from _timing import Times, in_turn
 from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint, text_of
 from rich.console import Console
 from rich.table import Table
 
 import steerlab as sl
 from steerlab.environment import hardware, library_versions
-from steerlab.steering import Ablate, Add, Clamp, Condition, Decay, PerRow, Rotate
+from steerlab.steering import (
+    Ablate,
+    Add,
+    Clamp,
+    Condition,
+    Decay,
+    PerRow,
+    Rotate,
+    Slots,
+    bake,
+    generate_batch,
+)
 
 HERE = Path(__file__).parent
 TOKENS, NEW = 64, 64
-ONE_GOAL, ALL_GOAL, ROWS_GOAL, CONDITION_GOAL = 1.02, 1.05, 1.08, 1.05
+ONE_GOAL, ALL_GOAL, ROWS_GOAL, CONDITION_GOAL, BAKED_GOAL = 1.02, 1.05, 1.08, 1.05, 1.005
+#: Peers from PyPI; None runs in this environment.
+PEERS: dict[str, str | None] = {
+    "repeng": "repeng==0.4.0",
+    "steering-vectors": "steering-vectors==0.12.2",
+    "pyvene": "pyvene==0.1.8",
+    "nnsight": None,
+    "transformer-lens": None,
+}
+#: Real configurations, filled with random weights.
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "intermediate_size": 128, "vocab_size": 500},
+    "llama-3.2-1b": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
+                     "num_key_value_heads": 8, "intermediate_size": 8192, "vocab_size": 128256,
+                     "tie_word_embeddings": True},
+    "qwen2.5-7b": {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+                   "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064},
+}  # fmt: skip
 RESULTS = HERE / "results" / "steering.json"
 _START, _END = "<!-- steering: written by steering.py -->", "<!-- end of steering -->"
 
@@ -54,8 +87,13 @@ def main() -> None:
         action="append",
         help="measure only these and keep the other rows of the results",
     )
+    options.add_argument("--device", default="cpu", help="with --shape: cpu, cuda, ...")
+    options.add_argument("--shape", choices=SHAPES, help="a real configuration in bfloat16 instead")
     chosen = options.parse_args()
     torch.set_num_threads(2)
+    if chosen.shape:
+        real_shape(chosen.shape, chosen.device, chosen.turns or 5, write=not chosen.quick)
+        return
     turns = chosen.turns or (3 if chosen.quick else 9)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder), LAYERS, WIDTH, HEADS, NEURONS, WORDS)
@@ -157,6 +195,198 @@ def by_row(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     ]
 
 
+def baked(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
+    """A vector added at every layer as biases, and a direction ablated from every writer, over the plain model."""
+    prompts, vectors = texts(8), directions(model)
+    made = {
+        "Add at every layer, baked": bake(model, Add(vectors, strength=0.1)),
+        "Ablate everywhere, baked": bake(model, Ablate(vectors.at(sl.Site("resid_post", 6)))),
+    }
+    for one in made.values():
+        one.model.config.eos_token_id = one.model.generation_config.eos_token_id = None
+    variants: dict[str, Any] = {"plain": lambda: generate(model, prompts)}
+    variants |= {name: lambda one=one: generate(one, prompts) for name, one in made.items()}
+    times = in_turn(variants, turns)
+    return [
+        row(f"{name}, batch 8", "unsteered generate, batch 8", times, name, "plain", goal=BAKED_GOAL)
+        for name in made
+    ]
+
+
+def continuous(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
+    """`generate_batch` over `generate` on prompts of 8 to 64 tokens, both steered through slots at every layer."""
+    slots = Slots(model, model.sites("resid_post"), rank=0)
+    edit, rows = Add(directions(model), strength=0.1), []
+    random = torch.Generator().manual_seed(2)
+    try:
+        for size in (1, 8, 32):
+            lengths = torch.randint(8, TOKENS + 1, (size,), generator=random).tolist()
+            prompts = [text_of(torch.randint(WORDS, (n,), generator=random).tolist()) for n in lengths]
+
+            def packed(prompts: list[str] = prompts) -> None:
+                with slots.steering(edit):
+                    generate_batch(model, prompts, max_new_tokens=NEW)
+
+            def padded(prompts: list[str] = prompts) -> None:
+                with slots.steering(edit):
+                    model.generate(prompts, max_new_tokens=NEW)
+
+            times = in_turn({"packed": packed, "padded": padded}, max(3, turns // 3))
+            found = row(
+                f"generate_batch, {size} prompts", f"generate, {size} prompts", times, "packed", "padded"
+            )
+            speeds = {
+                f"tokens per second, {name}": [round(size * NEW / one.wall, 1) for one in times[name]]
+                for name in times
+            }
+            rows.append({**found, **speeds})
+    finally:
+        slots.remove()
+    return rows
+
+
+def peers(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
+    """Each peer's generation over plain generation in its own process, and ours over the same here."""
+    prompts = texts(8)
+    ids, vectors = model.tokenize(prompts).input_ids, directions(model)
+    rows: list[dict[str, Any]] = []
+    one = Add(vectors.at(sl.Site("resid_post", 6)), strength=1.0)
+    ours = {"one layer": one, "every layer": Add(vectors, strength=1.0)}
+    variants: dict[str, Any] = {"plain": lambda: generate(model, prompts)}
+    variants |= {case: lambda edit=edit: generate(model, prompts, edit) for case, edit in ours.items()}
+    times = in_turn(variants, turns)
+    over = "plain generation in the same process, batch 8"
+    rows += [row(f"steerlab: a vector at {case}", over, times, case, "plain") for case in ours]
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), LAYERS, WIDTH, HEADS, NEURONS, WORDS)
+        stacked = torch.stack([vectors[site].float() for site in vectors.sites])
+        torch.save({"ids": ids, "vectors": stacked}, Path(folder) / "task.pt")
+        for name, requirement in PEERS.items():
+            rows += _peer_rows(name, requirement, Path(folder), turns, over)
+    return rows
+
+
+def _peer_rows(
+    name: str, requirement: str | None, folder: Path, turns: int, over: str
+) -> list[dict[str, Any]]:
+    python = sys.executable if requirement is None else _environment(name, requirement)
+    worker = [python, str(HERE / "_steering_peer.py"), name, str(folder), str(turns), str(NEW)]
+    ran = subprocess.run(worker, capture_output=True, text=True, check=False, cwd=HERE)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        reason = (ran.stderr.strip().splitlines() or ["no output"])[-1][:160]
+        return [{"what": f"{name}: failed", "over": reason, "goal": None}]
+    result = json.loads(lines[-1].removeprefix("RESULT "))
+    rows = []
+    for case, found in result["cases"].items():
+        times = {key: [Times(**one) for one in turn] for key, turn in found["times"].items()}
+        said = "" if found["same tokens"] else ", other tokens than a plain hook's"
+        version = requirement or name
+        made = row(f"{version} (transformers {result['versions']['transformers']}): a vector at {case}{said}",
+                   over, times, "peer", "plain")  # fmt: skip
+        rows.append({**made, "same tokens": found["same tokens"]})
+    return rows
+
+
+def _environment(name: str, requirement: str) -> str:
+    """The Python of a peer's environment; what it does not bring itself (torch) is this one's."""
+    folder = Path.home() / ".cache" / "steerlab-peers" / requirement.replace("==", "-")
+    python = folder / "bin" / "python"
+    if not (folder / "made").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        here = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+        (next(folder.glob("lib/python*/site-packages")) / "zz_base.pth").write_text(f"{here}\n")
+        ran = subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", requirement],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ran.returncode == 0:
+            (folder / "made").touch()
+    return str(python)
+
+
+def real_shape(name: str, device: str, turns: int, *, write: bool) -> None:
+    """Hooks, conditions, tables and slots at batch 1, 16 and 64 on a real shape in bfloat16, eager and compiled."""
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), 1, 64, 4, 64, 500)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.device(device):
+        source = (
+            transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPES[name])).to(torch.bfloat16).eval()
+        )
+    source.config.eos_token_id = source.generation_config.eos_token_id = None
+    model = sl.load(source, tokenizer=tokenizer, dtype="auto")
+    rows: list[dict[str, Any]] = []
+    for size in (1, 16, 64):
+        rows += _real_rows(model, size, turns, "eager")
+    slots = Slots(model, model.sites("resid_post"), rank=0)
+    model.model.compile()
+    for size in (1, 16, 64):
+        rows += _compiled_rows(model, slots, size, turns)
+    results = {
+        "configuration": {
+            "shape": name, **SHAPES[name], "weights": "random, bfloat16", "turns": turns,
+            "prompts": f"{TOKENS} tokens, {NEW} new ones, greedy",
+        },
+        "machine": hardware(),
+        "versions": library_versions(),
+        "command": "python " + " ".join(["benchmarks/steering.py", *sys.argv[1:]]),
+        "rows": rows,
+    }  # fmt: skip
+    print(json.dumps(rows, indent=1))
+    if write:
+        (HERE / "results" / f"steering_{name}_{device.partition(':')[0]}.json").write_text(
+            json.dumps(results, indent=1) + "\n"
+        )
+
+
+def _real_rows(model: sl.LanguageModel, size: int, turns: int, mode: str) -> list[dict[str, Any]]:
+    vectors, prompts = directions(model), texts(size, 500)
+    first = vectors.sites[0]
+    condition = Condition(vectors.at(first), threshold=0.0)
+    table = PerRow(*(Add(directions(model, seed % 16), strength=0.1) for seed in range(size)))
+    cases: dict[str, tuple[Any, float | None]] = {
+        "Add at one layer": (Add(vectors.at(vectors.sites[len(vectors.sites) // 2]), strength=0.1), ONE_GOAL),
+        "Add at every layer": (Add(vectors, strength=0.1), ALL_GOAL),
+        "Add at every layer, prompt's condition": (
+            Add(vectors, strength=0.1, condition=condition),
+            CONDITION_GOAL,
+        ),
+        "16 different interventions": (table, ROWS_GOAL if size > 1 else None),
+    }
+    variants: dict[str, Any] = {"plain": lambda: _synced(model, prompts)}
+    variants |= {name: lambda edit=edit: _synced(model, prompts, edit) for name, (edit, _) in cases.items()}
+    times = in_turn(variants, turns)
+    over = f"unsteered generate, {mode}, batch {size}"
+    return [
+        row(f"{name}, {mode}, batch {size}", over, times, name, "plain", goal=goal)
+        for name, (_, goal) in cases.items()
+    ]
+
+
+def _compiled_rows(model: sl.LanguageModel, slots: Slots, size: int, turns: int) -> list[dict[str, Any]]:
+    prompts, edit = texts(size, 500), Add(directions(model), strength=0.1)
+
+    def steered() -> None:
+        with slots.steering(edit):
+            _synced(model, prompts)
+
+    times = in_turn({"plain": lambda: _synced(model, prompts), "slots": steered}, turns)
+    over = f"unsteered generate with empty slots, compiled, batch {size}"
+    return [row(f"Add at every layer through slots, compiled, batch {size}", over, times, "slots", "plain")]
+
+
+def _synced(model: sl.LanguageModel, prompts: list[str], *edits: Any) -> None:
+    """Generation to its end, the device's queue included."""
+    generate(model, prompts, *edits)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def generate(model: sl.LanguageModel, prompts: list[str], *edits: Any) -> None:
     if not edits:
         model.generate(prompts, max_new_tokens=NEW)
@@ -172,9 +402,9 @@ def directions(model: sl.LanguageModel, seed: int = 0) -> sl.Direction:
     return sl.Direction(vectors, model.name, model.fingerprint).unit()
 
 
-def texts(size: int) -> list[str]:
+def texts(size: int, words: int = WORDS) -> list[str]:
     random = torch.Generator().manual_seed(1)
-    return [text_of(words) for words in torch.randint(WORDS, (size, TOKENS), generator=random).tolist()]
+    return [text_of(one) for one in torch.randint(words, (size, TOKENS), generator=random).tolist()]
 
 
 def write_readme(path: Path, results: dict[str, Any]) -> None:
@@ -201,6 +431,9 @@ GROUPS: dict[str, Callable[[sl.LanguageModel, int], list[dict[str, Any]]]] = {
     "batch-1": lambda model, turns: whole_batch(model, 1, turns),
     "batch-8": lambda model, turns: whole_batch(model, 8, turns),
     "rows": by_row,
+    "baked": baked,
+    "continuous": continuous,
+    "peers": peers,
 }
 
 
