@@ -6,7 +6,8 @@ file says.
 The confidence study with its neurons taken apart: candidates, overlap with its nulls, mean ablation, the entropy
 gap by exchange of activations and weights, frequency neurons, temperature. With `per_layer = true` every layer's
 neurons of both models are ablated one by one on a few texts as well (`figures/<name>/confidence_layers.csv`:
-largest KL and change of entropy by layer).
+largest KL and change of entropy by layer). `questions` names a file of multiple choice in place of questions made from
+the statements.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from base_vs_post import require_known
 
 from steerlab import studies
 from steerlab.comparison import Data
+from steerlab.datasets import read_multiple_choice
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.studies import StudyResult
@@ -30,6 +32,8 @@ from steerlab.studies.neuron_layers import layer_effects
 def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
     """The confidence study, and the layers where they are asked for."""
     require_known(options, studies.confidence, "per_layer")
+    if "questions" in options:
+        options = {**options, "questions": read_multiple_choice(options["questions"])}
     per_layer = options.pop("per_layer", False)
     result = studies.confidence(base, post, data.statements, data.plain_text, **options)
     if per_layer:

@@ -47,7 +47,7 @@ def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Pat
     assert list((tmp_path / "figures" / "tried").glob(f"{study}_*.csv"))
 
 
-@pytest.mark.parametrize("script", ["base_vs_post.py", "truthfulness.py", "refusal.py"])
+@pytest.mark.parametrize("script", ["base_vs_post.py", "truthfulness.py", "refusal.py", "knowledge.py"])
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -90,6 +90,16 @@ def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_p
         "unlock.py", ANALYSES / "unlock_qwen3_14b.toml", tmp_path, "--dry-run", "--models", str(tmp_path)
     )
     assert f"layer map (target: source): {dict(LayerMap.proportional(6, 9).layers)}" in done.stdout
+
+
+def test_the_knowledge_script_maps_topics_and_pairs(tmp_path: Path) -> None:
+    configuration = tmp_path / "pair.toml"
+    configuration.write_text(PAIR + 'noise = false\nby_topic = true\nkinds = ["mlp_out"]\n')
+    done = run("knowledge.py", configuration, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cities:" in done.stdout
+    assert (tmp_path / "runs" / "tried_knowledge" / "knowledge.json").exists()
+    assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.svg").exists()
 
 
 @pytest.mark.parametrize(

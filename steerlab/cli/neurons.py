@@ -46,18 +46,29 @@ def neurons(
     """List a model's entropy-neuron candidates, and what ablating each does to its confidence."""
     from steerlab import zoo
     from steerlab.models import read_output_weights
-    from steerlab.studies.entropy_neurons import checkpoint_neurons, layer_neurons, norm_centres, output_space
+    from steerlab.studies.entropy_neurons import (
+        checkpoint_neurons,
+        layer_neurons,
+        norm_centres,
+        output_space,
+        with_kurtosis,
+    )
 
     effects: dict[str, np.ndarray] = {}
     if weights_only:
         place = zoo.path(model.removeprefix("zoo:")) if model.startswith("zoo:") else model
-        found, space = checkpoint_neurons(read_output_weights(place), seed=seed)
+        weights = read_output_weights(place)
+        found, space = checkpoint_neurons(weights, seed=seed)
+        parts = (weights.w_out, weights.unembedding, weights.gain)
     else:
         loaded = load_model(model, device, dtype, trust_remote_code)
         space = output_space(
             loaded.unembedding, loaded.final_norm_gain, centred=norm_centres(loaded), seed=seed
         )
         found = layer_neurons(loaded, loaded.n_layers - 1, space)
+        parts = (loaded.w_out(loaded.n_layers - 1), loaded.unembedding, loaded.final_norm_gain)
+    if rule == "universal":
+        found = with_kurtosis(found, *parts, space)
     chosen = found.chosen(rule, count)
     if not weights_only:
         from steerlab import datasets

@@ -5,6 +5,12 @@ from __future__ import annotations
 from steerlab.datasets import prompt_sets
 from steerlab.datasets.choices import ChoicePair
 from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.multiple_choice import (
+    ChoiceQuestion,
+    choice_questions,
+    questions_hash,
+    read_multiple_choice,
+)
 from steerlab.datasets.passages import open_prompts, plain_text
 from steerlab.datasets.prompt_sets import read_prompts
 from steerlab.datasets.questions import Question, question_statements
@@ -18,6 +24,7 @@ from steerlab.datasets.templates import with_template
 
 __all__ = [
     "ChoicePair",
+    "ChoiceQuestion",
     "ContrastSet",
     "Differ",
     "Matching",
@@ -26,12 +33,15 @@ __all__ = [
     "StatementPair",
     "StatementSet",
     "Task",
+    "choice_questions",
     "match",
     "open_prompts",
     "plain_text",
     "prompt_sets",
     "question_statements",
+    "questions_hash",
     "read_caa",
+    "read_multiple_choice",
     "read_pairs",
     "read_prompts",
     "read_requests",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steerlab.studies.branching import branching
     from steerlab.studies.branching_steered import branching_by_strength
+    from steerlab.studies.choice_confidence import choice_confidence, read_choices
     from steerlab.studies.confidence import confidence
     from steerlab.studies.confidence_depth import all_effects, scaled_neurons
     from steerlab.studies.entropy_neurons import checkpoint_neurons
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _STUDIES = ("truthfulness", "refusal", "confidence", "branching", "knowledge")
 #: Modules that are called like their function.
-_FUNCTIONS = (*_STUDIES, "side_effects", "tracing_pairs", "transfer", "unlock")
+_FUNCTIONS = (*_STUDIES, "side_effects", "choice_confidence", "tracing_pairs", "transfer", "unlock")
 _NAMES = {
     **{study: study for study in _STUDIES},
     "Headline": "result",
@@ -60,6 +61,8 @@ _NAMES = {
     "compare_maps": "knowledge_statistics",
     "facts_of": "noise_tracing",
     "noise_trace": "noise_tracing",
+    "choice_confidence": "choice_confidence",
+    "read_choices": "choice_confidence",
     "NeuronHead": "neuron_head",
     "all_effects": "confidence_depth",
     "checkpoint_neurons": "entropy_neurons",
@@ -88,6 +91,7 @@ __all__ = [
     "branching",
     "branching_by_strength",
     "checkpoint_neurons",
+    "choice_confidence",
     "compare_maps",
     "confidence",
     "facts_of",
@@ -95,6 +99,7 @@ __all__ = [
     "noise_trace",
     "nudge",
     "nudge_words",
+    "read_choices",
     "read_scores",
     "refusal",
     "resample",

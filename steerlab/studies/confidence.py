@@ -17,12 +17,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from steerlab import plots
-from steerlab.datasets import StatementSet
+from steerlab.datasets import ChoiceQuestion, StatementSet, choice_questions
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.plots import Series
 from steerlab.statistics import Estimate
 from steerlab.studies._prompts import plan
+from steerlab.studies.choice_confidence import Choices, choices_of_pair
 from steerlab.studies.confidence_changes import Change, answer_changes, text_changes
 from steerlab.studies.confidence_depth import Depth, depth
 from steerlab.studies.confidence_reading import (
@@ -80,6 +81,7 @@ class ConfidenceResult(StudyResult):
     changes: list[Change]
     neurons: PairNeurons
     same_tokenizer: bool
+    choices: Choices | None = None
     depth: Depth | None = None
 
     def tables(self) -> list[Table]:
@@ -87,6 +89,8 @@ class ConfidenceResult(StudyResult):
         tables = [self._texts(), self._changes()]
         if self.answers:
             tables.insert(1, self._answers())
+        if self.choices is not None:
+            tables += self.choices.tables()
         if self.neurons.agreements:
             tables.append(self._agreements())
         if self.neurons.effects:
@@ -114,6 +118,8 @@ class ConfidenceResult(StudyResult):
             figures["answer_confidence"] = _reliability(
                 [(one.model, one.calibration) for one in self.answers], f"TRUE or FALSE, {self.form}"
             )
+        if self.choices is not None:
+            figures |= self.choices.figures()
         if self.neurons.sets:
             figures["entropy_neurons"] = self._scatter()
         return figures | (self.depth.figures() if self.depth else {})
@@ -268,8 +274,13 @@ def confidence(
     *,
     size: Literal["quick", "full"] = "quick",
     seed: int = 0,
+    questions: Sequence[ChoiceQuestion] | None = None,
 ) -> ConfidenceResult:
-    """Confidence of `base` and `post` on plain `texts` and labelled `statements`, and their entropy neurons.
+    """Confidence of `base` and `post` on plain `texts`, labelled `statements` and multiple choice, and entropy neurons.
+
+    Args:
+        questions: multiple choice (`datasets.read_multiple_choice`); by default made from the true statements, whose
+            objects are the answers.
 
     Raises PromptError when no text fits into both models.
     """
@@ -288,6 +299,7 @@ def confidence(
     on_texts = [text_confidence(role, reading, edges, seed=seed) for role, reading in readings.items()]
     asked, form = _ask(models, statements, budget, seed)
     answers = [answer_confidence(role, reading, seed=seed) for role, reading in asked.items()]
+    chosen = _choices(models, statements, questions, budget, seed)
     same_tokenizer = base.tokenizer.get_vocab() == post.tokenizer.get_vocab()
     changes = text_changes(readings, same_tokenizer, seed) + answer_changes(asked, answers, seed)
     neurons = compare_neurons(base, post, fits[: budget.ablation_texts], randoms=budget.randoms, seed=seed)
@@ -308,6 +320,7 @@ def confidence(
         summary=[
             *text_summary(on_texts, changes),
             *answer_summary(answers, changes, form),
+            *chosen.sentences,
             *neuron_summary(neurons),
             *deep.sentences,
         ],
@@ -323,8 +336,27 @@ def confidence(
         changes=changes,
         neurons=neurons,
         same_tokenizer=same_tokenizer,
+        choices=chosen,
         depth=deep,
     )
+
+
+def _choices(
+    models: dict[Role, LanguageModel],
+    statements: StatementSet,
+    questions: Sequence[ChoiceQuestion] | None,
+    budget: Budget,
+    seed: int,
+) -> Choices:
+    """Multiple choice of the caller's questions, or of those that the statements make."""
+    if questions is not None:
+        return choices_of_pair(models, questions, source="The caller's questions.", seed=seed)
+    made = choice_questions(statements, seed=seed)
+    limit = 6 * budget.statements_a_topic
+    if len(made) > limit:
+        made = [made[row] for row in np.sort(np.random.default_rng(seed).permutation(len(made))[:limit])]
+    source = "True statements cut before their object, among objects of the same topic."
+    return choices_of_pair(models, made, source=source, seed=seed)
 
 
 def _ask(

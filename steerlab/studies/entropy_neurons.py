@@ -13,8 +13,8 @@ Sources: Stolfo et al., 2024 (arXiv 2406.16254); Gurnee et al., 2024; Du et al.,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ from steerlab.studies.sampling import entropy
 
 Rule = Literal["published", "null space", "universal"]
 TOP_SHARE, COUNT = 0.25, 10
+MOST_KURTOSIS = 10.0  # Gurnee et al. (2024), for models of GPT-2's size
 _BLOCKS = 16
 _WIDE = (
     1024  # beyond this width block covariances take gigabytes: one block, and no interval over the vocabulary
@@ -63,12 +64,16 @@ class OutputSpace:
 
 @dataclass(frozen=True)
 class Neurons:
-    """One layer's neurons by weights: |w_out|, LogitVar and the share rho of w_out in the null space, [neuron]."""
+    """One layer's neurons by weights: |w_out|, LogitVar and the share rho of w_out in the null space, [neuron].
+
+    kurtosis: of the cosines with the vocabulary (3 for a normal law), where `with_kurtosis` has read it; NaN elsewhere.
+    """
 
     layer: int
     norm: Float[np.ndarray, " neuron"]
     logit_var: Float[np.ndarray, " neuron"]
     null_share: Float[np.ndarray, " neuron"]
+    kurtosis: Float[np.ndarray, " neuron"] | None = None
 
     def eligible(self, share: float = TOP_SHARE) -> Bool[np.ndarray, " neuron"]:
         """Neurons with a norm strictly above the (1 - share) quantile."""
@@ -79,15 +84,21 @@ class Neurons:
         return lowest(self.logit_var, self.eligible(share), count)
 
     def chosen(self, rule: Rule = "published", count: int = COUNT) -> list[int]:
-        """By a named rule: "published" (large norm, lowest LogitVar), "null space" (largest rho; confidence-regulation
-        neurons), or "universal": lowest LogitVar at all among neurons with an output norm above the median (the
-        filters of universal neurons, as far as weights alone give them).
+        """By a named rule.
+
+        "published": large norm, lowest LogitVar (Du et al., 2025). "null space": largest rho (Stolfo et al., 2024).
+        "universal": lowest LogitVar among neurons with an output norm above the median whose cosines with the
+        vocabulary have a kurtosis of at most ten, where that is known (`with_kurtosis`): Gurnee et al. (2024) leave out
+        neurons that promote single words; their bounds on |w_in| and on activations need more than these tensors.
         """
         if rule == "published":
             return self.candidates(count)
         if rule == "null space":
             return self.null_space_candidates(count)
-        return lowest(self.logit_var, self.eligible(0.5), count)
+        among = self.eligible(0.5)
+        if self.kurtosis is not None:
+            among = among & ~(self.kurtosis > MOST_KURTOSIS)
+        return lowest(self.logit_var, among, count)
 
     def null_space_candidates(self, count: int = COUNT) -> list[int]:
         """The other rule: the `count` neurons with the largest share of their weight in the null space."""
@@ -122,19 +133,13 @@ def output_space(
     """Stream over the vocabulary once for its mean and once for the covariances."""
     vocab, width = unembedding.shape
     blocks = min(blocks, vocab) if width <= _WIDE else 1
-    kind = torch.float64 if width <= _WIDE else torch.float32
-
-    def rows(start: int) -> Float[Tensor, "row d_model"]:
-        part = unembedding[start : min(start + chunk, vocab)].cpu().to(kind) * gain.cpu().to(kind)
-        return part - part.mean(-1, keepdim=True) if centred else part
-
+    rows, starts = _streamed(unembedding, gain, centred)
     # rows are read in their order, as a file gives them, and belong to random blocks
     order = torch.randperm(vocab, generator=torch.Generator().manual_seed(seed))
     block_of = torch.empty(vocab, dtype=torch.int64)
     for block, members in enumerate(torch.tensor_split(order, blocks)):
         block_of[members] = block
-    chunk = max(1, _CELLS // width)
-    starts = range(0, vocab, chunk)
+    kind = _kind(width)
     mean = sum((rows(start).sum(0) for start in starts), torch.zeros(width, dtype=kind)) / vocab
     gram = torch.zeros(width, width, dtype=kind)
     sums, outer = torch.zeros(blocks, width, dtype=kind), torch.zeros(blocks, width, width, dtype=kind)
@@ -150,6 +155,42 @@ def output_space(
     first = 1 if centred else 0  # the constant direction: exactly null, and w_out has nothing along it
     counts = torch.bincount(block_of, minlength=blocks).to(kind)
     return OutputSpace(counts, sums, outer, values[first:].clamp(min=0), vectors[:, first:], centred)
+
+
+def with_kurtosis(
+    neurons: Neurons,
+    w_out: Float[Tensor, "neuron d_model"],
+    unembedding: Float[Tensor, "vocab d_model"] | SlicedRows,
+    gain: Float[Tensor, " d_model"],
+    space: OutputSpace,
+    *,
+    among: Bool[np.ndarray, " neuron"] | None = None,
+) -> Neurons:
+    """The neurons with the kurtosis of their cosines with the vocabulary: one more pass over it.
+
+    Args:
+        among: which neurons; by default those with an output norm above the median, which the "universal" rule takes.
+
+    Cost: neurons x vocabulary x width multiplications.
+    """
+    chosen = np.flatnonzero(neurons.eligible(0.5) if among is None else among)
+    unit = _unit(_written(w_out, space)[chosen])
+    rows, starts = _streamed(unembedding, gain, space.centred)
+    vocab = unembedding.shape[0]
+    mean = sum((rows(start).sum(0) for start in starts), torch.zeros(unit.shape[1], dtype=unit.dtype)) / vocab
+    sums = torch.zeros(4, len(chosen), dtype=torch.float64)
+    for start in starts:
+        cosines = (_unit(rows(start) - mean) @ unit.T).double()
+        power = torch.ones_like(cosines)
+        for order in range(4):
+            power = power * cosines
+            sums[order] += power.sum(0)
+    first, second, third, fourth = sums / vocab
+    variance = second - first**2
+    central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
+    found = np.full(len(neurons.norm), np.nan)
+    found[chosen] = (central / variance.clamp(min=1e-30) ** 2).numpy()
+    return replace(neurons, kurtosis=found)
 
 
 def logit_variance(
@@ -293,6 +334,24 @@ class _Head:
                 logits = self.model.anatomy.logits_of(part.to(self.model.device, self.model.dtype))
                 found.append(entropy(logits[..., : self.model.vocab_size].float().log_softmax(-1)).cpu())
         return torch.cat(found)
+
+
+def _kind(width: int) -> torch.dtype:
+    return torch.float64 if width <= _WIDE else torch.float32
+
+
+def _streamed(
+    unembedding: Float[Tensor, "vocab d_model"] | SlicedRows, gain: Float[Tensor, " d_model"], centred: bool
+) -> tuple[Callable[[int], Float[Tensor, "row d_model"]], range]:
+    """Rows of the unembedding with the final norm in them, from each of some starts on."""
+    vocab, width = unembedding.shape
+    chunk, kind = max(1, _CELLS // width), _kind(width)
+
+    def rows(start: int) -> Float[Tensor, "row d_model"]:
+        part = unembedding[start : min(start + chunk, vocab)].cpu().to(kind) * gain.cpu().to(kind)
+        return part - part.mean(-1, keepdim=True) if centred else part
+
+    return rows, range(0, vocab, chunk)
 
 
 def _final_norm(model: LanguageModel) -> torch.nn.Module:

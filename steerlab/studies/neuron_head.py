@@ -31,6 +31,7 @@ from steerlab.studies.entropy_neurons import (
 from steerlab.studies.sampling import entropy
 
 _LEAST = 1e-20
+_CACHED = 2**17  # logits of one part: half a megabyte
 _TOLERANCE = 1e-3  # of the logits' spread, float32
 
 
@@ -101,10 +102,10 @@ class NeuronHead:
     def confidence_of(
         self, neuron: int, *, value: float | None = None, frozen: bool = False
     ) -> tuple[Float[Tensor, " token"], Float[Tensor, " scored"]]:
-        """Entropy of every token and loss of those with a next one, ablated as in `ablated`, in five passes over
-        the logits.
+        """Entropy of every token and loss of those with a next one, ablated as in `ablated`.
 
         With z' = α z + β g the logits (up to a constant a token), Z = Σ exp z' and S = Σ z' exp z': H = ln Z − S / Z.
+        Tokens are taken a few at a time, so that one buffer of theirs stays in the processor's cache.
         """
         if not self.linear:
             logits = self.ablated(neuron, value=value, frozen=frozen)
@@ -113,28 +114,56 @@ class NeuronHead:
         written = self.written_logits(neuron)
         scale = self.scale if frozen else self._rescaled(amount, self.w_out[neuron])
         alpha, beta = self.scale / scale, amount / scale
-        # what does not depend on the neuron is kept; the bias is the same for every token and comes back whole
-        moved = torch.addcmul(self._free_logits, beta / alpha, written[None]).mul_(alpha)
-        if self._biased:
-            moved += self.constant
         # an upper bound of the largest logit, so that nothing overflows, without looking for it again
         ends = torch.stack([beta * written.min(), beta * written.max()]).amax(0)
-        moved -= alpha * self._highest + ends + self.constant.max()
-        weights = moved.exp()
+        offset = alpha * self._highest + ends + self.constant.max()
+        entropies, aimed = torch.empty(len(alpha)), torch.empty(len(alpha))
+        for part in self._parts:
+            entropies[part], aimed[part] = self._some(part, alpha[part], beta[part], offset[part], written)
+        return entropies, aimed[self.target >= 0]
+
+    def _some(
+        self, part: slice, alpha: Tensor, beta: Tensor, offset: Tensor, written: Tensor
+    ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+        """Entropy of some tokens, and minus the log-probability of their next ones."""
+        free, buffer = self._free_logits[part], self._buffer[: len(alpha)]
+        moved = torch.mul(free, alpha, out=buffer).addr_(beta[:, 0], written)
+        if self._biased:
+            moved += self.constant
+        moved -= offset
+        aimed = moved.gather(-1, self._aims[part])[:, 0]
+        weights = moved.exp_()
         total = weights.sum(-1)
         if bool((total < _LEAST).any()):  # the bound was far off: look for the largest after all
-            moved -= moved.amax(-1, keepdim=True)
-            weights = moved.exp()
-            total = weights.sum(-1)
-        inner = torch.bmm(weights[:, None], moved[..., None])[:, 0, 0]
+            logits = torch.addcmul(free * alpha, beta, written[None]) + self.constant
+            law = logits.log_softmax(-1)
+            return entropy(law), -law.gather(-1, self._aims[part])[:, 0]
+        # Σ z' exp z' from the parts of z', so that the exponentials may take the logits' place
+        inner = alpha[:, 0] * torch.bmm(weights[:, None], free[..., None])[:, 0, 0] + beta[:, 0] * (
+            weights @ written
+        )
+        if self._biased:
+            inner = inner + weights @ self.constant[0]
         logs = total.log()
-        kept = self.target >= 0
-        aimed = moved.gather(-1, self.target.clamp(min=0)[:, None])[:, 0]
-        return logs - inner / total, (logs - aimed)[kept]
+        return logs - (inner / total - offset[:, 0]), logs - aimed
 
     @cached_property
     def _free_logits(self) -> Float[Tensor, "token vocab"]:
+        """What does not depend on the neuron; the bias is the same for every token and comes back whole."""
         return self.logits - self.constant
+
+    @cached_property
+    def _parts(self) -> tuple[slice, ...]:
+        rows = max(1, _CACHED // self.logits.shape[1])
+        return tuple(slice(start, start + rows) for start in range(0, len(self.logits), rows))
+
+    @cached_property
+    def _buffer(self) -> Float[Tensor, "token vocab"]:
+        return torch.empty_like(self.logits[self._parts[0]])
+
+    @cached_property
+    def _aims(self) -> Int[Tensor, "token 1"]:
+        return self.target.clamp(min=0)[:, None]
 
     @cached_property
     def _biased(self) -> bool:

@@ -375,3 +375,39 @@ def test_neurons_of_any_layer_equal_scaling_them(family: str, layer: int) -> Non
 def test_a_norm_behind_an_mlp_is_refused_at_any_layer() -> None:
     with pytest.raises(ModelError, match="norm behind the MLP of layer 0"):
         layer_effects(tiny("gemma2"), 0, TEXTS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_kurtosis_over_the_vocabulary_is_scipys(family: str) -> None:
+    from scipy.stats import kurtosis
+
+    from steerlab.studies.entropy_neurons import layer_neurons, norm_centres, output_space, with_kurtosis
+
+    model = tiny(family)
+    space = output_space(model.unembedding, model.final_norm_gain, centred=norm_centres(model))
+    last = model.n_layers - 1
+    found = layer_neurons(model, last, space)
+    everyone = np.ones(len(found.norm), dtype=bool)
+    parts = (model.w_out(last), model.unembedding, model.final_norm_gain, space)
+    known = with_kurtosis(found, *parts, among=everyone)
+    rows = (model.unembedding.double() * model.final_norm_gain.double()).detach()
+    w_out = model.w_out(last).detach().double()
+    if norm_centres(model):
+        rows, w_out = rows - rows.mean(1, keepdim=True), w_out - w_out.mean(1, keepdim=True)
+    rows = rows - rows.mean(0)
+    cosines = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(w_out, dim=1).T
+    assert known.kurtosis is not None
+    np.testing.assert_allclose(known.kurtosis, kurtosis(cosines.numpy(), axis=0, fisher=False), rtol=1e-6)
+    half = with_kurtosis(found, *parts)
+    assert half.kurtosis is not None
+    np.testing.assert_array_equal(np.isfinite(half.kurtosis), found.eligible(0.5))
+
+
+def test_the_universal_rule_leaves_out_neurons_of_single_words() -> None:
+    from steerlab.studies.entropy_neurons import Neurons
+
+    norm, variance = np.arange(8.0), np.array([9.0, 9, 9, 9, 0.1, 0.2, 0.3, 0.4])
+    plain = Neurons(0, norm, variance, np.zeros(8))
+    assert plain.chosen("universal", 2) == [4, 5]
+    peaked = np.array([3.0, 3, 3, 3, 40, 3, 3, 3])
+    assert Neurons(0, norm, variance, np.zeros(8), peaked).chosen("universal", 2) == [5, 6]

@@ -7,6 +7,7 @@
 | TruthfulQA | its CSV | `read_truthful_qa`, `read_statements` |
 | refusal_direction | JSON lists of `{"instruction": ...}`, a folder of six | `read_requests` |
 | AdvBench | CSV `goal,target` | `read_requests` |
+| multiple choice | rows `question,choices,answer`, or lettered answers | `read_multiple_choice` |
 | pairs of statements | rows `true,false`, or JSON with two lists | `read_pairs` |
 | contrastive activation addition | JSON list of questions with two lettered answers | `read_caa` |
 

@@ -1,0 +1,142 @@
+"""Calibration on multiple choice, against closed forms, scikit-learn and transformers' own logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from families import tiny
+from scipy.special import softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from steerlab import zoo
+from steerlab.datasets import ChoiceQuestion, choice_questions
+from steerlab.errors import PromptError
+from steerlab.studies import choice_confidence, read_choices, result_from_dict
+from steerlab.studies.choice_confidence import (
+    ChoiceReading,
+    choices_of_pair,
+    fit_choice_temperature,
+    tempered_choices,
+)
+
+QUESTIONS = [
+    ChoiceQuestion("A cat is an", ("animal", "island", "anchor"), 0),
+    ChoiceQuestion("Rome is in", ("Spain", "Italy"), 1),
+    ChoiceQuestion("The dog", ("ran", "sat", "is red", "was"), 0),
+]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_continuations_are_sums_of_transformers_log_probabilities(family: str) -> None:
+    model = tiny(family)
+    found = read_choices(model, QUESTIONS)
+    for row, one in enumerate(QUESTIONS):
+        ids = [model.tokenize([f"{one.text} {choice}"]).input_ids[0] for choice in one.choices]
+        same = next(at for at in range(99) if len({int(row_[at]) for row_ in ids}) > 1)
+        for column, tokens in enumerate(ids):
+            with torch.inference_mode():
+                logits = model.model(tokens[None]).logits[0, :, : model.vocab_size]
+            law = logits.double().log_softmax(-1)
+            expected = sum(float(law[at - 1, tokens[at]]) for at in range(same, len(tokens)))
+            assert found.scores[row, column] == pytest.approx(expected, abs=1e-4)
+        assert np.isneginf(found.scores[row, len(one.choices) :]).all()
+    np.testing.assert_allclose(found.law().sum(axis=1), 1)
+
+
+def test_letters_are_read_after_the_listed_answers() -> None:
+    model = zoo.load("small-base")
+    try:
+        found = read_choices(model, QUESTIONS, "letters")
+    except PromptError as error:
+        assert "token" in str(error)  # noqa: PT017  # this tokenizer may cut letters
+        return
+    prompt = "Rome is in\nA) Spain\nB) Italy\nAnswer:"
+    law = model.logits([prompt]).double().log_softmax(-1)[0]
+    np.testing.assert_allclose(
+        found.scores[1, :2], [float(law[model.token_id(" A")]), float(law[model.token_id(" B")])], atol=1e-5
+    )
+
+
+def synthetic(n: int = 4000, *, sharpness: float, seed: int = 0) -> ChoiceReading:
+    """Right answers drawn from the law of some scores, which are then multiplied: sharpness 1 is calibrated."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(n, 4)) * 1.5
+    law = softmax(scores, axis=1)
+    right = np.array([rng.choice(4, p=row) for row in law])
+    return ChoiceReading(sharpness * scores, right, np.arange(n))
+
+
+def test_a_calibrated_model_stays_and_an_overconfident_one_is_cooled() -> None:
+    calm, loud = synthetic(sharpness=1.0), synthetic(sharpness=3.0)
+    for reading, temperature in ((calm, 1.0), (loud, 3.0)):
+        assert fit_choice_temperature(reading) == pytest.approx(temperature, rel=0.08)
+    found = choice_confidence("BASE", calm, seed=0)
+    assert found.calibration.error.value < found.calibration.floor.high + 0.01
+    assert found.above_chance
+    assert found.chance == 0.25
+    louder = choice_confidence("POST", loud, seed=0)
+    assert louder.calibration.error.value > 0.15
+    assert louder.after.error.value < 0.05
+    assert louder.brier_after.value < louder.brier.value
+    assert louder.temperature == pytest.approx(3.0, rel=0.1)
+
+
+def test_the_numbers_are_scikit_learns() -> None:
+    reading = synthetic(600, sharpness=1.7, seed=3)
+    law = reading.law()
+    found = choice_confidence("BASE", reading, seed=0)
+    onehot = np.eye(4)[reading.right]
+    expected = sum(brier_score_loss(onehot[:, column], law[:, column]) for column in range(4))
+    assert found.brier.value == pytest.approx(expected)
+    correct, sure = law.argmax(1) == reading.right, law.max(1)
+    shares, means = calibration_curve(correct, sure, n_bins=10)
+    np.testing.assert_allclose([one.accuracy.value for one in found.calibration.curve], shares, atol=1e-9)
+    np.testing.assert_allclose([one.confidence for one in found.calibration.curve], means, atol=1e-9)
+    temperature = fit_choice_temperature(reading)
+    losses = [
+        log_loss(reading.right, reading.law(value), labels=range(4))
+        for value in (temperature * 0.9, temperature, temperature * 1.1)
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_each_half_gets_the_others_temperature() -> None:
+    reading = synthetic(400, sharpness=2.0, seed=1)
+    law, mean = tempered_choices(reading, seed=0)
+    np.testing.assert_allclose(law.sum(axis=1), 1)
+    ratios = set()
+    for row in range(len(law)):
+        one = (reading.scores[row, 0] - reading.scores[row, 1]) / (np.log(law[row, 0]) - np.log(law[row, 1]))
+        ratios.add(round(float(one), 6))
+    assert len(ratios) == 2
+    assert mean == pytest.approx(np.mean(list(ratios)), abs=1e-5)
+
+
+def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
+    models = {"BASE": zoo.load("small-base"), "POST": zoo.load("small-post")}
+    made = choice_questions(zoo.statements())
+    found = choices_of_pair(models, made, source="made", seed=0)
+    assert found.form in ("continuations", "letters")
+    assert all(one.above_chance for one in found.answers)
+    assert "multiple-choice questions" in found.sentences[0]
+    assert found.tables()[0].rows
+    assert found.figures()
+    few = choices_of_pair(models, made[:12], source="made", seed=0)
+    assert not few.answers
+    assert "too few" in few.sentences[0]
+    with pytest.raises(PromptError, match="beginning of another"):
+        read_choices(models["BASE"], [ChoiceQuestion("Rome is", ("in Italy", "in Italy now"), 0)])
+
+
+def test_the_confidence_study_carries_it() -> None:
+    from steerlab import datasets, studies
+
+    base, post = zoo.load("small-base"), zoo.load("small-post")
+    result = studies.confidence(base, post, zoo.statements(), datasets.plain_text()[:12])
+    assert result.choices is not None
+    assert "choice_confidence" in {table.key for table in result.tables()}
+    assert "choice_confidence" in result.figures()
+    assert any("multiple" in line for line in result.summary)
+    assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
