@@ -33,9 +33,8 @@ from steerlab.studies._knowledge_result import (
     Setting,
     Spent,
     TopicPeak,
-    headline,
-    sentences,
 )
+from steerlab.studies._knowledge_summary import headline, sentences
 from steerlab.studies.knowledge_maps import Answers, Traced, answer, of_one_layout, trace
 from steerlab.studies.knowledge_recovery import Maps, Recovery, recover
 from steerlab.studies.knowledge_statistics import Comparison, compare_maps, mean_map
