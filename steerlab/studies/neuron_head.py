@@ -118,34 +118,29 @@ class NeuronHead:
         ends = torch.stack([beta * written.min(), beta * written.max()]).amax(0)
         offset = alpha * self._highest + ends + self.constant.max()
         entropies, aimed = torch.empty(len(alpha)), torch.empty(len(alpha))
+        # z' − offset = α (z − bias) + [β, −offset, 1] @ [g; 1; bias], and the sums come from the same matrix
+        left = torch.cat([beta, -offset, torch.ones_like(beta)], dim=1)
+        right = torch.stack([written, torch.ones_like(written), self.constant[0]])
         for part in self._parts:
-            entropies[part], aimed[part] = self._some(part, alpha[part], beta[part], offset[part], written)
+            entropies[part], aimed[part] = self._some(part, alpha[part], left[part], right)
         return entropies, aimed[self.target >= 0]
 
     def _some(
-        self, part: slice, alpha: Tensor, beta: Tensor, offset: Tensor, written: Tensor
+        self, part: slice, alpha: Tensor, left: Tensor, right: Tensor
     ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
         """Entropy of some tokens, and minus the log-probability of their next ones."""
-        free, buffer = self._free_logits[part], self._buffer[: len(alpha)]
-        moved = torch.mul(free, alpha, out=buffer).addr_(beta[:, 0], written)
-        if self._biased:
-            moved += self.constant
-        moved -= offset
+        free = self._free_logits[part]
+        moved = torch.mul(free, alpha, out=self._buffer[: len(alpha)]).addmm_(left, right)
         aimed = moved.gather(-1, self._aims[part])[:, 0]
-        weights = moved.exp_()
-        total = weights.sum(-1)
+        weights = moved.exp_()  # in the place of the logits, which are summed from their parts
+        sums = weights @ right.T
+        total = sums[:, 1]
         if bool((total < _LEAST).any()):  # the bound was far off: look for the largest after all
-            logits = torch.addcmul(free * alpha, beta, written[None]) + self.constant
-            law = logits.log_softmax(-1)
+            law = (free * alpha).addmm_(left, right).log_softmax(-1)
             return entropy(law), -law.gather(-1, self._aims[part])[:, 0]
-        # Σ z' exp z' from the parts of z', so that the exponentials may take the logits' place
-        inner = alpha[:, 0] * torch.bmm(weights[:, None], free[..., None])[:, 0, 0] + beta[:, 0] * (
-            weights @ written
-        )
-        if self._biased:
-            inner = inner + weights @ self.constant[0]
+        inner = alpha[:, 0] * torch.linalg.vecdot(weights, free) + (left * sums).sum(-1)
         logs = total.log()
-        return logs - (inner / total - offset[:, 0]), logs - aimed
+        return logs - inner / total, logs - aimed
 
     @cached_property
     def _free_logits(self) -> Float[Tensor, "token vocab"]:
@@ -164,10 +159,6 @@ class NeuronHead:
     @cached_property
     def _aims(self) -> Int[Tensor, "token 1"]:
         return self.target.clamp(min=0)[:, None]
-
-    @cached_property
-    def _biased(self) -> bool:
-        return bool(self.constant.abs().max() > 0)
 
     @cached_property
     def _highest(self) -> Float[Tensor, "token 1"]:
