@@ -102,8 +102,9 @@ def read_multiple_choice(path: str | Path) -> list[ChoiceQuestion]:
     """
     table = read_table(path)
     if is_truthful_qa(table):
+        rng = random.Random(0)  # the file gives right answers first, and a model may prefer the first letter
         return [
-            ChoiceQuestion(one.text, (one.correct[0], *one.incorrect), 0, one.category, one.text)
+            _shuffled(one.text, one.correct[0], one.incorrect, one.category, rng)
             for one in questions_of(table)
         ]
     if not {"question", "prompt"} & set(table.columns):
@@ -140,6 +141,12 @@ def _wording(item: Statement) -> str:
     return item.text[item.spans["subject"][1] : item.spans["object"][0]]
 
 
+def _shuffled(text: str, right: str, wrong: Sequence[str], topic: str, rng: random.Random) -> ChoiceQuestion:
+    answers = [right, *wrong]
+    rng.shuffle(answers)
+    return ChoiceQuestion(text, tuple(answers), answers.index(right), topic, text)
+
+
 def _read(row: Row) -> ChoiceQuestion:
     text = row.text("question" if row.has("question") else "prompt")
     choices, text = _choices(row, text)
@@ -173,10 +180,15 @@ def _right(row: Row, column: str, choices: Sequence[str]) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     word = str(value or "").strip()
+    if word in choices:
+        place = list(choices).index(word)
+        if word.isdigit() and int(word) < len(choices) and int(word) != place:
+            raise row.fault(
+                column, f"{word!r} is one of the answers and the number of another; give a letter."
+            )
+        return place
     if word.isdigit():
         return int(word)
-    if word in choices:
-        return list(choices).index(word)
     bare = word.strip("().: ").upper()
     if len(bare) == 1 and bare in LETTERS[: len(choices)]:
         return LETTERS.index(bare)

@@ -104,8 +104,9 @@ class NeuronHead:
     ) -> tuple[Float[Tensor, " token"], Float[Tensor, " scored"]]:
         """Entropy of every token and loss of those with a next one, ablated as in `ablated`.
 
-        With z' = α z + β g the logits (up to a constant a token), Z = Σ exp z' and S = Σ z' exp z': H = ln Z − S / Z.
-        Tokens are taken a few at a time, so that one buffer of theirs stays in the processor's cache.
+        With z' = α z + β g the logits (up to a constant a token) and p their law: H = ln Z − Σ p z', where ln Z is
+        z' − ln p of any token whose p is not lost; the likeliest unablated one is read. Tokens are taken a few at a
+        time, so that their buffers stay in the processor's cache.
         """
         if not self.linear:
             logits = self.ablated(neuron, value=value, frozen=frozen)
@@ -114,33 +115,30 @@ class NeuronHead:
         written = self.written_logits(neuron)
         scale = self.scale if frozen else self._rescaled(amount, self.w_out[neuron])
         alpha, beta = self.scale / scale, amount / scale
-        # an upper bound of the largest logit, so that nothing overflows, without looking for it again
-        ends = torch.stack([beta * written.min(), beta * written.max()]).amax(0)
-        offset = alpha * self._highest + ends + self.constant.max()
         entropies, aimed = torch.empty(len(alpha)), torch.empty(len(alpha))
-        # z' − offset = α (z − bias) + [β, −offset, 1] @ [g; 1; bias], and the sums come from the same matrix
-        left = torch.cat([beta, -offset, torch.ones_like(beta)], dim=1)
-        right = torch.stack([written, torch.ones_like(written), self.constant[0]])
         for part in self._parts:
-            entropies[part], aimed[part] = self._some(part, alpha[part], left[part], right)
+            entropies[part], aimed[part] = self._some(part, alpha[part], beta[part], written)
         return entropies, aimed[self.target >= 0]
 
     def _some(
-        self, part: slice, alpha: Tensor, left: Tensor, right: Tensor
-    ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
+        self, part: slice, alpha: Float[Tensor, "row 1"], beta: Float[Tensor, "row 1"], written: Tensor
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
         """Entropy of some tokens, and minus the log-probability of their next ones."""
-        free = self._free_logits[part]
-        moved = torch.mul(free, alpha, out=self._buffer[: len(alpha)]).addmm_(left, right)
-        aimed = moved.gather(-1, self._aims[part])[:, 0]
-        weights = moved.exp_()  # in the place of the logits, which are summed from their parts
-        sums = weights @ right.T
-        total = sums[:, 1]
-        if bool((total < _LEAST).any()):  # the bound was far off: look for the largest after all
-            law = (free * alpha).addmm_(left, right).log_softmax(-1)
-            return entropy(law), -law.gather(-1, self._aims[part])[:, 0]
-        inner = alpha[:, 0] * torch.linalg.vecdot(weights, free) + (left * sums).sum(-1)
-        logs = total.log()
-        return logs - inner / total, logs - aimed
+        free, (moved, law) = self._free_logits[part], self._buffers[:, : len(alpha)]
+        torch.mul(free, alpha, out=moved).addr_(beta[:, 0], written)
+        if self._biased:
+            moved += self.constant
+        torch.softmax(moved, -1, out=law)
+        top = law.gather(-1, self._top[part])
+        if bool((top < _LEAST).any()):  # lost beside another token: ln Z cannot be read off it
+            logs = moved.log_softmax(-1)
+            return entropy(logs), -logs.gather(-1, self._aims[part])[:, 0]
+        normaliser = (moved.gather(-1, self._top[part]) - top.log())[:, 0]
+        # Σ p z' from the parts of z': the products with g and the bias are matrix products
+        inner = alpha[:, 0] * torch.linalg.vecdot(law, free) + beta[:, 0] * (law @ written)
+        if self._biased:
+            inner = inner + law @ self.constant[0]
+        return normaliser - inner, normaliser - moved.gather(-1, self._aims[part])[:, 0]
 
     @cached_property
     def _free_logits(self) -> Float[Tensor, "token vocab"]:
@@ -153,16 +151,22 @@ class NeuronHead:
         return tuple(slice(start, start + rows) for start in range(0, len(self.logits), rows))
 
     @cached_property
-    def _buffer(self) -> Float[Tensor, "token vocab"]:
-        return torch.empty_like(self.logits[self._parts[0]])
+    def _buffers(self) -> Float[Tensor, "2 row vocab"]:
+        """Room for the logits and the law of one part."""
+        return torch.empty(2, *self.logits[self._parts[0]].shape)
 
     @cached_property
     def _aims(self) -> Int[Tensor, "token 1"]:
         return self.target.clamp(min=0)[:, None]
 
     @cached_property
-    def _highest(self) -> Float[Tensor, "token 1"]:
-        return self._free_logits.amax(-1, keepdim=True)
+    def _biased(self) -> bool:
+        return bool(self.constant.abs().max() > 0)
+
+    @cached_property
+    def _top(self) -> Int[Tensor, "token 1"]:
+        """The likeliest token, unablated."""
+        return self.logits.argmax(-1, keepdim=True)
 
     def _rescaled(
         self, amount: Float[Tensor, "token 1"], direction: Float[Tensor, " d_model"]

@@ -47,6 +47,7 @@ def test_the_usual_layouts_are_read_alike(tmp_path: Path) -> None:
         ({"question": "x", "choices": ["a", "a"], "answer": 0}, "two equal answers"),
         ({"question": "x", "choices": ["a", "b"], "answer": 2}, "number 2"),
         ({"question": "x", "choices": ["a", "b"], "answer": "Z"}, "column 'answer': neither a number"),
+        ({"question": "x", "choices": ["1", "2", "3"], "answer": "2"}, "the number of another"),
         ({"question": "x", "answer": "A"}, "column 'choices': missing"),
         ({"question": "x", "choices": ["a", "b"]}, "column 'correct': neither"),
         ({"text": "x", "label": 1}, "not those of multiple choice"),
@@ -65,7 +66,10 @@ def test_published_files_are_read(shared: Path) -> None:
     assert found[0].right == 0
     truthful = next((shared / "data/contrast_pairs/TruthfulQA").rglob("*.csv"), None)
     if truthful is not None:
-        assert len(read_multiple_choice(truthful)) > 700
+        asked = read_multiple_choice(truthful)
+        assert len(asked) > 700
+        first = sum(one.right == 0 for one in asked) / len(asked)
+        assert first == pytest.approx(sum(1 / len(one.choices) for one in asked) / len(asked), abs=0.06)
 
 
 def test_statements_make_questions_whose_wrong_answers_are_wrong() -> None:
