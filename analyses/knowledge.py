@@ -4,8 +4,8 @@
 
 Beside the keys of every study: `pairs` names a file of pairs in place of statements, `template` says where subject and
 object stand ("The city of {subject} is in {object}."), `align = true` patches across through a ridge map fitted on
-other statements, and `by_topic = true` maps every topic for itself as well (figures/knowledge_topics/). What is
-finished is kept in runs/sweeps/ until the end, so an interrupted run goes on.
+other statements, and `by_topic = true` maps every topic for itself as well and says where it sits. What is finished is
+kept in runs/sweeps/ until the end, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from _one_study import main
-from base_vs_post import require_known, write_result
+from base_vs_post import require_known
 
 from steerlab import studies
 from steerlab.alignment import Ridge
@@ -25,7 +25,7 @@ from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.studies import StudyResult
 
-SWEEPS, TOPICS = Path("runs/sweeps"), Path("figures/knowledge_topics")
+SWEEPS = Path("runs/sweeps")
 
 
 def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
@@ -61,8 +61,6 @@ def each_topic(
             print(f"{topic}: {error}")
             continue
         print(f"{topic}: {' '.join(one.summary[1:3]) or one.summary[0]}")
-        if one.maps:
-            write_result(one, TOPICS / topic)
 
 
 if __name__ == "__main__":

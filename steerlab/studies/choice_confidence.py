@@ -112,7 +112,7 @@ class Choices(BaseModel):
                         "adaptive",
                         "floor",
                     ),
-                    *("temperature", "Brier after", "calibration error after"),
+                    *("temperature", "Brier after", "calibration error after", "adaptive after"),
                 ],
                 rows=[
                     [one.model, one.n, one.accuracy, one.chance, one.confidence, one.brier]
@@ -121,7 +121,8 @@ class Choices(BaseModel):
                         if one.above_chance
                         else ["not identified: at chance", None, None]
                     )
-                    + [one.temperature, one.brier_after, one.after.error if one.above_chance else None]
+                    + [one.temperature, one.brier_after]
+                    + ([one.after.error, one.after.adaptive] if one.above_chance else [None, None])
                     for one in self.answers
                 ],
                 note=f"{self.source} Probabilities are normalised over a question's answers; Brier runs from 0 "
