@@ -6,11 +6,13 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from steerlab import cli
+from steerlab.errors import RunError
 
 
 def run(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -293,6 +295,24 @@ def test_trace_writes_a_report_with_memory_and_time(
     assert manifest["configuration"]["sites"] == ["mlp_out"]
     assert "Where knowledge is stored" in (place / "report.html").read_text("utf-8")
     assert not place.with_name("trace.partial").exists()
+
+
+def test_compare_runs_every_study_unless_some_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steerlab import comparison
+
+    asked: list[tuple[str, ...]] = []
+
+    def stop(*_: object, studies: Sequence[str], **__: object) -> None:
+        asked.append(tuple(studies))
+        raise RunError("enough")
+
+    monkeypatch.setattr(comparison, "compare", stop)
+    zoo = ("compare", "zoo:small-base", "zoo:small-post", "--out", tmp_path / "run")
+    assert run(*zoo, monkeypatch=monkeypatch) == 2
+    assert run(*zoo, "--studies", "refusal, knowledge", monkeypatch=monkeypatch) == 2
+    assert asked == [comparison.STUDIES, ("refusal", "knowledge")]
 
 
 def test_wrong_tasks_laws_and_prompts_end_with_two_and_nothing_written(

@@ -35,9 +35,7 @@ def compare(
     statements: Annotated[
         Path | None, typer.Option(help="File or folder of true and false statements, likewise.")
     ] = None,
-    studies: Annotated[
-        str, typer.Option(help="Comma-separated.")
-    ] = "truthfulness,refusal,confidence,branching",
+    studies: Annotated[str | None, typer.Option(help="Comma-separated; all of them by default.")] = None,
     size: SizeOption = "quick",
     seed: Seed = 0,
     resume: Resume = False,
@@ -47,9 +45,10 @@ def compare(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
+    from steerlab.comparison import STUDIES
     from steerlab.comparison import compare as run_comparison
 
-    names = [name.strip() for name in studies.split(",") if name.strip()]
+    names = STUDIES if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
     with err.status("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
     try:
