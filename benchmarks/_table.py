@@ -70,7 +70,7 @@ def _cells(results: dict[str, Any]) -> list[tuple[str, ...]]:
             cells.append((row["what"], row["over"], "", "", "", ""))
             continue
         wall, cpu = Spread(**row["wall ratio"]), Spread(**row["cpu ratio"])
-        goal = "" if row["goal"] is None else f"≤ {row['goal']:.2f}"
+        goal = "" if row["goal"] is None else f"≤ {row['goal']}"
         between = f"{wall.low:.3f} … {wall.high:.3f}"
         cells.append((row["what"], row["over"], f"{wall.median:.3f}", between, f"{cpu.median:.3f}", goal))
     return cells
