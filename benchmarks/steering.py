@@ -12,15 +12,19 @@ own (made once below ~/.cache/steerlab-peers, torch is taken from here) against 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -29,7 +33,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from _table import _COLUMNS, _cells
-from _timing import Times, in_turn
+from _timing import Spread, Times, in_turn
 from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint, text_of
 from rich.console import Console
 from rich.table import Table
@@ -121,9 +125,11 @@ def main() -> None:
         "rows": rows,
     }
     table = Table(*_COLUMNS, title="Steered generation: time ratios")
-    for cells in _cells(results):
+    for cells in _cells({"rows": [one for one in rows if "inside the hooks" not in one]}):
         table.add_row(*cells)
     Console().print(table)
+    if timed := [one for one in rows if "inside the hooks" in one]:
+        Console().print(_inside(timed))
     if not chosen.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -170,6 +176,62 @@ def whole_batch(model: sl.LanguageModel, size: int, turns: int) -> list[dict[str
     ]
 
 
+def profile(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
+    """Seconds inside the hooks over the seconds of the rest of the same run: resolves what whole runs do not."""
+    vectors, prompts = directions(model), texts(8)
+    first = vectors.at(sl.Site("resid_post", 0))
+    condition, token_condition = (
+        Condition(first, threshold=0.0),
+        Condition(first, threshold=0.0, positions=None),
+    )
+    table = PerRow(*(Add(directions(model, seed), strength=0.1) for seed in range(16)))
+    cases: dict[str, tuple[list[str], Any]] = {
+        "Add at one layer": (prompts, Add(vectors.at(sl.Site("resid_post", 6)), strength=0.1)),
+        "Add at every layer": (prompts, Add(vectors, strength=0.1)),
+        "prompt's condition": (prompts, Add(vectors, strength=0.1, condition=condition)),
+        "each token's condition": (prompts, Add(vectors, strength=0.1, condition=token_condition)),
+        "decaying": (prompts, Add(vectors, strength=0.1, schedule=Decay(0.9))),
+        "Rotate at every layer": (prompts, Rotate(vectors)),
+        "Ablate everywhere": (prompts, Ablate(vectors.at(sl.Site("resid_post", 6)))),
+        "16 different interventions at every layer (batch 16)": (texts(16), table),
+    }
+    rows = []
+    for name, (several, edit) in cases.items():
+        shares = [_inside_hooks(model, several, edit) for _ in range(turns + 1)][1:]
+        rows.append({"what": name, "inside the hooks": Spread.of(shares).to_dict(), "goal": None})
+    return rows
+
+
+def _inside_hooks(model: sl.LanguageModel, prompts: list[str], edit: Any) -> float:
+    spent = 0.0
+
+    def timed(register: Any) -> Any:
+        def registered(module: Any, hook: Any, **options: Any) -> Any:
+            def clocked(*arguments: Any) -> Any:
+                nonlocal spent
+                started = time.perf_counter()
+                try:
+                    return hook(*arguments)
+                finally:
+                    spent += time.perf_counter() - started
+
+            return register(module, clocked, **options)
+
+        return registered
+
+    kinds = ("register_forward_hook", "register_forward_pre_hook")
+    with ExitStack() as patched:
+        for kind in kinds:
+            patched.enter_context(
+                mock.patch.object(torch.nn.Module, kind, timed(getattr(torch.nn.Module, kind)))
+            )
+        started = time.perf_counter()
+        generate(model, prompts, edit)
+        whole = time.perf_counter() - started
+    assert spent
+    return spent / (whole - spent)
+
+
 def by_row(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     """Sixteen prompts, each with an intervention of its own."""
     prompts = texts(16)
@@ -196,7 +258,11 @@ def by_row(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
 
 
 def baked(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
-    """A vector added at every layer as biases, and a direction ablated from every writer, over the plain model."""
+    """A vector added at every layer as biases, and a direction ablated from every writer, over the plain model.
+
+    Where weights lie in memory moves the times of a processor by a few percent, so a copy of the plain weights is
+    timed as well: what it costs is not the edit's.
+    """
     prompts, vectors = texts(8), directions(model)
     made = {
         "Add at every layer, baked": bake(model, Add(vectors, strength=0.1)),
@@ -206,10 +272,14 @@ def baked(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
         one.model.config.eos_token_id = one.model.generation_config.eos_token_id = None
     variants: dict[str, Any] = {"plain": lambda: generate(model, prompts)}
     variants |= {name: lambda one=one: generate(one, prompts) for name, one in made.items()}
+    twin = sl.load(copy.deepcopy(model.model), tokenizer=model.tokenizer)
+    variants["copy"] = lambda: generate(twin, prompts)
     times = in_turn(variants, turns)
+    over, copied = "unsteered generate, batch 8", "unsteered generate of the copy, batch 8"
     return [
-        row(f"{name}, batch 8", "unsteered generate, batch 8", times, name, "plain", goal=BAKED_GOAL)
-        for name in made
+        row("control: a copy of the plain weights, batch 8", over, times, "copy", "plain"),
+        *[row(f"{name}, batch 8", over, times, name, "plain", goal=BAKED_GOAL) for name in made],
+        *[row(f"{name}, batch 8", copied, times, name, "copy", goal=BAKED_GOAL) for name in made],
     ]
 
 
@@ -410,6 +480,8 @@ def texts(size: int, words: int = WORDS) -> list[str]:
 def write_readme(path: Path, results: dict[str, Any]) -> None:
     """Replace what stands between the markers of the README."""
     setting, machine = results["configuration"], results["machine"]
+    timed = [one for one in results["rows"] if "inside the hooks" in one]
+    compared = [one for one in results["rows"] if "inside the hooks" not in one]
     lines = [
         f"- Model: {setting['shape']}; {setting['weights']}. Prompts: {setting['prompts']}. "
         f"Threads: {setting['threads']}.",
@@ -419,7 +491,9 @@ def write_readme(path: Path, results: dict[str, Any]) -> None:
         "",
         "| " + " | ".join(_COLUMNS) + " |",
         "|" + "---|" * len(_COLUMNS),
-        *("| " + " | ".join(cells) + " |" for cells in _cells(results)),
+        *("| " + " | ".join(cells) + " |" for cells in _cells({"rows": compared})),
+        "",
+        *([_inside(timed)] if timed else []),
         "",
     ]
     before, _, rest = path.read_text().partition(_START)
@@ -427,8 +501,19 @@ def write_readme(path: Path, results: dict[str, Any]) -> None:
     path.write_text(f"{before}{_START}\n\n" + "\n".join(lines) + f"\n{_END}{after}")
 
 
+def _inside(rows: list[dict[str, Any]]) -> str:
+    """What the profile found, as a sentence."""
+    shares = [(one["what"], Spread(**one["inside the hooks"])) for one in rows]
+    listed = "; ".join(
+        f"{what}: {100 * found.median:.1f} % ({100 * found.low:.1f} … {100 * found.high:.1f})"
+        for what, found in shares
+    )
+    return f"Time inside the hooks over the rest of the same run (batch 8 where nothing is said): {listed}."
+
+
 GROUPS: dict[str, Callable[[sl.LanguageModel, int], list[dict[str, Any]]]] = {
     "batch-1": lambda model, turns: whole_batch(model, 1, turns),
+    "profile": profile,
     "batch-8": lambda model, turns: whole_batch(model, 8, turns),
     "rows": by_row,
     "baked": baked,

@@ -21,7 +21,7 @@ from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
 from steerlab.run_folder import Manifest, RunFolder
 
 if TYPE_CHECKING:
-    from steerlab.datasets import ContrastSet, StatementSet
+    from steerlab.datasets import ChoiceQuestion, ContrastSet, StatementSet
     from steerlab.models import LanguageModel
     from steerlab.studies.result import StudyResult
 
@@ -33,13 +33,17 @@ PACKAGED_FOR_ZOO = "packaged, the topics that the bundled models were trained on
 
 @dataclass(frozen=True)
 class Data:
-    """What the studies read: labelled statements, matched requests, open prompts and unrelated plain text."""
+    """What the studies read: labelled statements, matched requests, open prompts and unrelated plain text.
+
+    questions: multiple choice; None: made from the statements.
+    """
 
     statements: StatementSet
     requests: ContrastSet
     open_prompts: Sequence[str]
     plain_text: Sequence[str]
     sources: dict[str, str]
+    questions: Sequence[ChoiceQuestion] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ def compare(
     size: Size = "quick",
     statements: str | Path | None = None,
     requests: str | Path | None = None,
+    questions: str | Path | None = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -80,12 +85,13 @@ def compare(
     `base` and `post` are hub names, local folders, `zoo:NAME` or loaded models; `statements` and `requests` are files
     or folders that take the place of the packaged sets (`datasets.read_statements` and `read_requests` say which;
     where both models are bundled ones, the packaged statements are those that they were trained to judge);
+    `questions` is a file of multiple choice (`datasets.read_multiple_choice`) in place of what statements make;
     `announce` is told, in a sentence, what begins;
     `loading` goes to `steerlab.load`. Raises a `SteerlabError` for wrong input, before anything is written.
     `KeyboardInterrupt` passes through with the finished studies stored.
     """
     _require_known(studies, size)
-    data = read_data(statements, requests, bundled=all(map(_is_bundled, (base, post))))
+    data = read_data(statements, requests, questions, bundled=all(map(_is_bundled, (base, post))))
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     models = {"base": _loaded(base, loading, announce), "post": _loaded(post, loading, announce)}
     _require_readable(data, models.values())
@@ -147,7 +153,15 @@ def run_study(
                     statements=data.statements,
                 )
             case "confidence":
-                return studies.confidence(base, post, data.statements, data.plain_text, size=size, seed=seed)
+                return studies.confidence(
+                    base,
+                    post,
+                    data.statements,
+                    data.plain_text,
+                    size=size,
+                    seed=seed,
+                    questions=data.questions,
+                )
             case "branching":
                 return studies.branching(base, post, data.open_prompts, size=size, seed=seed)
     except SteerlabError as error:
@@ -210,7 +224,11 @@ def load_named(name: str | Path, **loading: Any) -> LanguageModel:
 
 
 def read_data(
-    statements: str | Path | None = None, requests: str | Path | None = None, *, bundled: bool = False
+    statements: str | Path | None = None,
+    requests: str | Path | None = None,
+    questions: str | Path | None = None,
+    *,
+    bundled: bool = False,
 ) -> Data:
     """The packaged prompts, or the user's files in their place; for `bundled` models statements of their topics only.
 
@@ -229,7 +247,9 @@ def read_data(
             "requests": str(requests or PACKAGED),
             "open_prompts": PACKAGED,
             "plain_text": PACKAGED,
+            **({"questions": str(questions)} if questions else {}),
         },
+        questions=datasets.read_multiple_choice(questions) if questions else None,
     )
 
 
@@ -308,6 +328,8 @@ def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | N
 
 
 def _data_facts(data: Data) -> dict[str, dict[str, str | int]]:
+    from steerlab.datasets.multiple_choice import questions_hash
+
     requests = data.requests
     sets: dict[str, tuple[int, str, str]] = {
         "statements": (len(data.statements), data.statements.hash, data.statements.texts[0]),
@@ -316,6 +338,8 @@ def _data_facts(data: Data) -> dict[str, dict[str, str | int]]:
         "open_prompts": (len(data.open_prompts), text_hash(data.open_prompts), data.open_prompts[0]),
         "plain_text": (len(data.plain_text), text_hash(data.plain_text), data.plain_text[0]),
     }
+    if data.questions:
+        sets["questions"] = (len(data.questions), questions_hash(data.questions), data.questions[0].text)
     return {
         name: {"n": n, "hash": hash_, "source": data.sources[name], "example": example}
         for name, (n, hash_, example) in sets.items()

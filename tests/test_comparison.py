@@ -165,6 +165,27 @@ def test_pairs_of_different_width_and_family_run(tiny_pair: tuple[Path, Path], t
     assert all(result.summary for result in run.results.values())
 
 
+def test_multiple_choice_of_a_file_takes_the_place_of_the_made_one(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    rows = [
+        {"question": f"A {thing} is a", "choices": ["bird.", "cup.", "tree."], "answer": number % 3}
+        for number, thing in enumerate(itertools.chain(*itertools.repeat(("cat", "dog", "hat", "sock"), 12)))
+    ]
+    questions.write_text("\n".join(json.dumps(row) for row in rows))
+    run = compare(*tiny_pair, out=tmp_path / "run", questions=questions, studies=["confidence"])
+    facts = run.manifest.data["questions"]
+    assert (facts["n"], facts["source"]) == (48, str(questions))
+    found = run["confidence"].choices  # type: ignore[attr-defined]
+    assert "caller's" in found.source
+    assert "multiple choice" in run.report.read_text("utf-8")
+    questions.write_text(json.dumps({"question": "x", "choices": ["a"], "answer": 0}))
+    with pytest.raises(DatasetError, match=r"questions.jsonl, row 1"):
+        compare(*tiny_pair, out=tmp_path / "none", questions=questions)
+    assert not (tmp_path / "none").exists()
+
+
 def test_markup_in_prompts_is_text(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.csv"
     attack = "<script>document.title='owned'</script>"

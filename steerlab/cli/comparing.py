@@ -35,6 +35,9 @@ def compare(
     statements: Annotated[
         Path | None, typer.Option(help="File or folder of true and false statements, likewise.")
     ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="File of multiple choice, in place of questions made from statements.")
+    ] = None,
     studies: Annotated[str | None, typer.Option(help="Comma-separated; all of them by default.")] = None,
     size: SizeOption = "quick",
     seed: Seed = 0,
@@ -60,6 +63,7 @@ def compare(
             size=size,
             statements=statements,
             requests=prompts,
+            questions=questions,
             seed=seed,
             resume=resume,
             overwrite=overwrite,

@@ -92,9 +92,10 @@ def choice_questions(statements: StatementSet, *, choices: int = 4, seed: int = 
 def read_multiple_choice(path: str | Path) -> list[ChoiceQuestion]:
     """Read questions from CSV, JSON Lines or a JSON list.
 
-    Rows hold `question` (or `prompt`) and `answer` (or `correct`: a number from 0, a letter, or the answer's text), and
-    their answers as a list `choices`, as columns `A`, `B`, ..., or behind "Choices:" in the question itself, lettered,
-    as contrastive activation addition's MMLU. `topic`, `subject` or `category` may name the topic. TruthfulQA's CSV
+    Rows hold `question` (or `prompt`) and `answer` (or `correct`, `answerKey`: a number from 0, a letter, a label, or
+    the answer's text), and their answers as a list `choices`, as texts with their labels as ARC's (`{"text": [...],
+    "label": [...]}`), as columns `A`, `B`, ..., or behind "Choices:" in the question itself, lettered, as contrastive
+    activation addition's MMLU. `topic`, `subject` or `category` may name the topic. TruthfulQA's CSV
     gives each question with its first correct and all incorrect answers.
 
     Raises:
@@ -150,11 +151,12 @@ def _shuffled(text: str, right: str, wrong: Sequence[str], topic: str, rng: rand
 def _read(row: Row) -> ChoiceQuestion:
     text = row.text("question" if row.has("question") else "prompt")
     choices, text = _choices(row, text)
-    column = "answer" if row.has("answer") else "correct"
+    column = next((name for name in ("answer", "correct", "answerkey") if row.has(name)), "answer")
     topic = next((name for name in ("topic", "category", "subject") if row.has(name)), None)
     named = row.file.stem if topic is None else row.text(topic)
+    right = _right(row, column, choices)
     try:
-        return ChoiceQuestion(text, choices, _right(row, column, choices), named, text)
+        return ChoiceQuestion(text, choices, right, named, text)
     except DatasetError as error:
         raise row.fault("choices", str(error)) from error
 
@@ -162,6 +164,8 @@ def _read(row: Row) -> ChoiceQuestion:
 def _choices(row: Row, text: str) -> tuple[tuple[str, ...], str]:
     """The answers, and the question without them."""
     listed = row.cells.get("choices")
+    if isinstance(listed, dict) and isinstance(listed.get("text"), list):
+        listed = listed["text"]
     if isinstance(listed, list):
         return tuple(str(one) for one in listed), text
     columns = [letter.lower() for letter in LETTERS if row.has(letter.lower())]
@@ -177,6 +181,11 @@ def _choices(row: Row, text: str) -> tuple[tuple[str, ...], str]:
 
 def _right(row: Row, column: str, choices: Sequence[str]) -> int:
     value = row.cells.get(column)
+    listed = row.cells.get("choices")
+    if isinstance(listed, dict) and isinstance(labels := listed.get("label"), list):
+        if value not in labels:
+            raise row.fault(column, "none of the labels of the choices; say which answer is right.")
+        return labels.index(value)  # ARC counts some of its answers from 1
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     word = str(value or "").strip()

@@ -26,6 +26,7 @@ from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Tokens
 from steerlab.plots import Series
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
+from steerlab.studies.confidence_changes import Change, choice_changes
 from steerlab.studies.confidence_reading import Calibration, Role, calibration
 from steerlab.studies.result import Table
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 Form = Literal["continuations", "letters"]
 FEWEST = 20  # measured questions
+TEMPERATURES = (0.05, 20.0)
 _BUDGET = 2048  # padded tokens of one pass
 
 
@@ -91,6 +93,7 @@ class Choices(BaseModel):
     source: str
     answers: tuple[ChoiceConfidence, ...]
     sentences: tuple[str, ...]
+    changes: tuple[Change, ...] = ()
 
     def tables(self) -> list[Table]:
         """One table, or none."""
@@ -126,11 +129,15 @@ class Choices(BaseModel):
                     for one in self.answers
                 ],
                 note=f"{self.source} Probabilities are normalised over a question's answers; Brier runs from 0 "
-                f"to 2. After: "
-                "with one temperature, fitted on the other half of the subjects. Floor: the error of a perfectly "
-                "calibrated model with as many answers.",
+                "to 2. After: with one temperature, fitted on the other half of the subjects"
+                f"{self._at_bound()}. Floor: the error of a perfectly calibrated model with as many answers.",
             )
         ]
+
+    def _at_bound(self) -> str:
+        low, high = TEMPERATURES
+        at = [one.model for one in self.answers if not 1.1 * low < one.temperature < high / 1.1]
+        return f"; {' and '.join(at)} at the bound of the search, {low} to {high:g}" if at else ""
 
     def figures(self) -> dict[str, Figure]:
         """Reliability before and after the temperature."""
@@ -169,8 +176,7 @@ def choices_of_pair(
     tried = [one for one, chosen in zip(questions, trial, strict=True) if chosen]
     kept = [one for one, chosen in zip(questions, trial, strict=True) if not chosen]
     if len(kept) < FEWEST:
-        said = f"Multiple choice was not asked: {len(questions)} questions are too few (at least {FEWEST} to measure)."
-        return Choices(form="not asked", source=source, answers=(), sentences=(said,))
+        return _not_asked(source, f"{len(questions)} questions are too few (at least {FEWEST} to measure).")
     best: tuple[float, Form] | None = None
     failed = ""
     forms: tuple[Form, ...] = ("continuations", "letters")
@@ -183,17 +189,26 @@ def choices_of_pair(
         if best is None or share > best[0]:
             best = share, form
     if best is None:
-        return Choices(
-            form="not asked",
-            source=source,
-            answers=(),
-            sentences=(f"Multiple choice was not asked: {failed}",),
-        )
-    found = tuple(
-        choice_confidence(role, read_choices(model, kept, best[1]), seed=seed)
-        for role, model in models.items()
+        return _not_asked(source, failed)
+    try:
+        readings = {role: read_choices(model, kept, best[1]) for role, model in models.items()}
+    except SteerlabError as error:
+        return _not_asked(source, str(error))
+    found = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
+    changes = choice_changes(
+        {role: reading.law() for role, reading in readings.items()},
+        readings["BASE"].right,
+        readings["BASE"].subject,
+        above_chance=all(one.above_chance for one in found),
+        seed=seed,
     )
-    return Choices(form=best[1], source=source, answers=found, sentences=(_said(found, best[1]),))
+    return Choices(
+        form=best[1],
+        source=source,
+        answers=found,
+        sentences=(_said(found, best[1]),),
+        changes=tuple(changes),
+    )
 
 
 def read_choices(
@@ -248,17 +263,22 @@ def tempered_choices(
 
 
 def fit_choice_temperature(reading: ChoiceReading) -> float:
-    """The temperature with the least log loss of the right answers, between 0.05 and 20."""
+    """The temperature with the least log loss of the right answers, within `TEMPERATURES`."""
 
     def loss(log_temperature: float) -> float:
         law = log_softmax(reading.scores / np.exp(log_temperature), axis=1)
         return -float(law[np.arange(len(law)), reading.right].mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
     return float(np.exp(found.x))
 
 
 # -- private, in the order they are called --
+
+
+def _not_asked(source: str, why: str) -> Choices:
+    said = f"Multiple choice was not asked: {why}"
+    return Choices(form="not asked", source=source, answers=(), sentences=(said,))
 
 
 def _right(reading: ChoiceReading) -> float:

@@ -185,9 +185,9 @@ class ConfidenceResult(StudyResult):
             columns=["quantity", "change", "control: base and post swapped at random", "verdict"],
             rows=[
                 [one.what, one.value, one.control, "changed" if one.identified else "not identified"]
-                for one in self.changes
+                for one in [*self.changes, *(self.choices.changes if self.choices else ())]
             ],
-            note="Paired by text or statement.",
+            note="Paired by text, statement or question.",
         )
 
     def _agreements(self) -> Table:

@@ -1,8 +1,8 @@
 """What changed in confidence from base to post, each change beside its control.
 
 Changes are paired: by text on plain text (entropies only where a token is the same unit in both models, otherwise per
-byte), by statement on answers. The control gives the two models' numbers to "base" and "post" at random, text by text
-or subject by subject: what such relabelling gives is no change.
+byte), by statement on answers, by question on multiple choice. The control gives the two models' numbers to "base" and
+"post" at random, text by text or subject by subject: what such relabelling gives is no change.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from steerlab.statistics import Estimate, bootstrap, paired_difference
 from steerlab.studies.confidence_reading import AnswerConfidence, AnswerReading, Role, TextReading
 
-Of = Literal["texts", "answers"]
+Of = Literal["texts", "answers", "choices"]
 Numbers = NDArray[Any]
 _BINS = 10
 
@@ -83,6 +83,37 @@ def answer_changes(
     return [
         *changes,
         _calibration_change("calibration error on statements", "answers", arrays, base.subject, seed),
+    ]
+
+
+def choice_changes(
+    laws: Mapping[Role, Float[np.ndarray, "question choice"]],
+    right: Int[np.ndarray, " question"],
+    subject: Int[np.ndarray, " question"],
+    *,
+    above_chance: bool,
+    seed: int,
+) -> list[Change]:
+    """Changes on multiple choice, paired by question; none of calibration where one model answers at chance."""
+    base, post = laws["BASE"], laws["POST"]
+    known = post.argmax(axis=1) == right, base.argmax(axis=1) == right
+    sure = post.max(axis=1).clip(0, 1), base.max(axis=1).clip(0, 1)
+    wanted = np.eye(base.shape[1])[right]
+    pairs = {
+        "accuracy on multiple choice": (known[0].astype(float), known[1].astype(float)),
+        "confidence on multiple choice": sure,
+        "Brier score on multiple choice": (
+            ((post - wanted) ** 2).sum(axis=1),
+            ((base - wanted) ** 2).sum(axis=1),
+        ),
+    }
+    changes = [_change(what, "choices", *pair, subject, seed) for what, pair in pairs.items()]
+    if not above_chance:
+        return changes
+    arrays = (sure[0], known[0], sure[1], known[1])
+    return [
+        *changes,
+        _calibration_change("calibration error on multiple choice", "choices", arrays, subject, seed),
     ]
 
 

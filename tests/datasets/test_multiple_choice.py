@@ -24,6 +24,11 @@ def test_the_usual_layouts_are_read_alike(tmp_path: Path) -> None:
         {"question": "What is red?", "choices": ["grass", "blood", "snow"], "answer": "B"},
         {"question": "What is red?", "choices": ["grass", "blood", "snow"], "answer": "blood"},
         {"question": "What is red?", "A": "grass", "B": "blood", "C": "snow", "answer": "(B)"},
+        {
+            "question": "What is red?",
+            "choices": {"text": ["grass", "blood", "snow"], "label": ["1", "2", "3"]},
+            "answerKey": "2",
+        },
         {"prompt": "What is red?\n\nChoices:\n(A) grass\n(B) blood\n(C) snow", "correct": "(B)"},
     ]
     for row in layouts:
@@ -49,7 +54,11 @@ def test_the_usual_layouts_are_read_alike(tmp_path: Path) -> None:
         ({"question": "x", "choices": ["a", "b"], "answer": "Z"}, "column 'answer': neither a number"),
         ({"question": "x", "choices": ["1", "2", "3"], "answer": "2"}, "the number of another"),
         ({"question": "x", "answer": "A"}, "column 'choices': missing"),
-        ({"question": "x", "choices": ["a", "b"]}, "column 'correct': neither"),
+        ({"question": "x", "choices": ["a", "b"]}, "row 1, column 'answer': neither"),
+        (
+            {"question": "x", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "C"},
+            "column 'answerkey': none of the labels",
+        ),
         ({"text": "x", "label": 1}, "not those of multiple choice"),
     ],
 )

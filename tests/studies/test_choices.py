@@ -20,6 +20,7 @@ from steerlab.studies.choice_confidence import (
     fit_choice_temperature,
     tempered_choices,
 )
+from steerlab.studies.confidence_changes import choice_changes
 
 QUESTIONS = [
     ChoiceQuestion("A cat is an", ("animal", "island", "anchor"), 0),
@@ -112,6 +113,39 @@ def test_each_half_gets_the_others_temperature() -> None:
         ratios.add(round(float(one), 6))
     assert len(ratios) == 2
     assert mean == pytest.approx(np.mean(list(ratios)), abs=1e-5)
+
+
+def test_changes_stand_beside_what_swapping_the_models_gives() -> None:
+    calm, loud = synthetic(1000, sharpness=1.0), synthetic(1000, sharpness=3.0)
+    laws = {"BASE": calm.law(), "POST": loud.law()}
+    found = {
+        one.what: one
+        for one in choice_changes(laws, calm.right, calm.subject, above_chance=True, seed=0)  # type: ignore[arg-type]
+    }
+    assert not found["accuracy on multiple choice"].identified  # a temperature keeps the order
+    for name in ("confidence", "Brier score", "calibration error"):
+        one = found[f"{name} on multiple choice"]
+        assert one.identified
+        assert one.value.value > one.control.high
+    gap = (
+        choice_confidence("POST", loud, seed=0).brier.value
+        - choice_confidence("BASE", calm, seed=0).brier.value
+    )
+    assert found["Brier score on multiple choice"].value.value == pytest.approx(gap)
+    same = choice_changes(
+        {"BASE": calm.law(), "POST": calm.law()}, calm.right, calm.subject, above_chance=False, seed=0
+    )
+    assert not any(one.identified for one in same)
+    assert len(same) == 3
+
+
+def test_a_temperature_at_the_bound_is_said() -> None:
+    models = {"BASE": zoo.load("small-base"), "POST": zoo.load("small-post")}
+    found = choices_of_pair(models, choice_questions(zoo.statements()), source="made", seed=0)
+    assert "bound" not in found.tables()[0].note
+    low = found.answers[1].model_copy(update={"temperature": 0.05})
+    note = found.model_copy(update={"answers": (found.answers[0], low)}).tables()[0].note
+    assert "POST at the bound of the search, 0.05 to 20" in note
 
 
 def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
