@@ -19,7 +19,7 @@ from typing import Any
 import steerlab as sl
 from steerlab.comparison import STUDIES, Run
 from steerlab.errors import SteerlabError
-from steerlab.plots import save
+from steerlab.plots import save_all
 from steerlab.report import csv_text
 from steerlab.studies import StudyResult
 
@@ -68,10 +68,13 @@ def write_figures(finished: Run, folder: Path) -> None:
 def write_result(result: StudyResult, folder: Path) -> None:
     """One study's figures and tables below `folder`, their names beginning with the study's."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in result.figures().items():
-        for ending in ("png", "svg"):
-            saved = save(figure, folder / f"{result.study}_{name}.{ending}")
-            print(saved.path, saved.reason)
+    pictures = {
+        folder / f"{result.study}_{name}.{ending}": figure
+        for name, figure in result.figures().items()
+        for ending in ("png", "svg")
+    }
+    for saved in save_all(pictures):
+        print(saved.path, saved.reason)
     for table in result.tables():
         path = folder / f"{result.study}_{table.key}.csv"
         path.write_text(csv_text(table), encoding="utf-8", newline="")

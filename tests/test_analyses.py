@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import runpy
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from steerlab import zoo
 from steerlab.alignment import LayerMap
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
@@ -93,8 +95,17 @@ def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_p
 
 
 def test_the_knowledge_script_maps_topics_and_pairs(tmp_path: Path) -> None:
+    statements = tmp_path / "statements.csv"
+    with statements.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "topic", "subject", "object"])
+        for item in (one for topic in ("cities", "plants") for one in zoo.statements().topic(topic)):
+            spans = (item.text[slice(*item.spans[part])] for part in ("subject", "object"))
+            writer.writerow([item.text, str(item.label).lower(), item.topic, *spans])
     configuration = tmp_path / "pair.toml"
-    configuration.write_text(PAIR + 'noise = false\nby_topic = true\nkinds = ["mlp_out"]\n')
+    configuration.write_text(
+        PAIR + f'statements = "{statements}"\nnoise = false\nby_topic = true\nkinds = ["mlp_out"]\n'
+    )
     done = run("knowledge.py", configuration, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "cities:" in done.stdout

@@ -6,7 +6,7 @@ from steerlab.plots.heatmaps import heatmap
 from steerlab.plots.panels import heatmaps
 from steerlab.plots.primitives import bars, curves, draws_something, histogram, reliability, scatter
 from steerlab.plots.series import Series
-from steerlab.plots.static import Saved, find_browser, save
+from steerlab.plots.static import Saved, find_browser, save, save_all
 from steerlab.plots.theme import BASE, CONTROL, POST
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "histogram",
     "reliability",
     "save",
+    "save_all",
     "scatter",
 ]

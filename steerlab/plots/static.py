@@ -5,12 +5,15 @@ Plotly draws in a browser, so static pictures need one (through kaleido); nothin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import plotly.graph_objects as go
+import plotly.io
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # plotly's tool bar offers to upload the chart: nothing of ours leaves the machine
@@ -38,18 +41,14 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
 
     width, height: in pixels. Raises ValueError for another ending.
     """
-    target = Path(path)
-    if target.suffix not in (*_PICTURES, ".html"):
-        ending = target.suffix or "a file without ending"
-        raise ValueError(f"cannot write a figure as {ending}: use .png, .svg or .html")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = _prepared(path)
     if target.suffix == ".html":
         figure.write_html(target, include_plotlyjs=True, config=_CONFIG)
         return Saved(target, "")
     reason = _why_no_picture()
     if not reason:
         try:
-            figure.write_image(target, width=width, height=height or figure.layout.height or 450, scale=2)
+            figure.write_image(target, width=width, height=height or _height(figure), scale=2)
             return Saved(target, "")
         except Exception as error:  # the browser's failure, whatever its type: the figure is still wanted
             said = (str(error).splitlines() or [""])[0][:200]
@@ -57,6 +56,46 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
     page = target.with_suffix(".html")
     figure.write_html(page, include_plotlyjs=True, config=_CONFIG)
     return Saved(page, reason)
+
+
+def save_all(figures: Mapping[Path, go.Figure], *, width: int = 900) -> list[Saved]:
+    """`save` for many pictures: the browser, which takes seconds to start, draws them all.
+
+    What it cannot draw together is tried one by one. Raises ValueError for another ending, before anything is written.
+    """
+    targets = {_prepared(path): figure for path, figure in figures.items()}
+    pictures = {path: figure for path, figure in targets.items() if path.suffix != ".html"}
+    if pictures and not _why_no_picture():
+        for path in pictures:
+            path.unlink(missing_ok=True)  # one of an earlier run must not pass for drawn
+        # The browser's failure, whatever its type; what is missing is tried again and its reason said.
+        with contextlib.suppress(Exception):
+            plotly.io.write_images(
+                list(pictures.values()),
+                list(pictures),
+                width=width,
+                height=[_height(figure) for figure in pictures.values()],
+                scale=2,
+            )
+    return [
+        Saved(path, "")
+        if path in pictures and path.exists() and path.stat().st_size
+        else save(figure, path, width=width)
+        for path, figure in targets.items()
+    ]
+
+
+def _prepared(path: str | Path) -> Path:
+    target = Path(path)
+    if target.suffix not in (*_PICTURES, ".html"):
+        ending = target.suffix or "a file without ending"
+        raise ValueError(f"cannot write a figure as {ending}: use .png, .svg or .html")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _height(figure: go.Figure) -> int:
+    return int(figure.layout.height or 450)
 
 
 def _why_no_picture() -> str:

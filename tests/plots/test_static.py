@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,25 @@ def test_pictures_where_there_is_a_browser(tmp_path: Path) -> None:
         saved = plots.save(FIGURE, tmp_path / "new" / name)
         assert saved.reason == ""
         assert saved.path.read_bytes().startswith(start)
+
+
+def test_many_pictures_are_those_of_one_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("kaleido", reason="kaleido (extra `export`) is not installed")
+    if plots.find_browser() is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    tall = plots.curves([Series("POST", [3, 1])], title="u").update_layout(height=700)
+    wanted = {tmp_path / "x" / "a.svg": FIGURE, tmp_path / "x" / "b.svg": tall, tmp_path / "x" / "c.png": tall,
+              tmp_path / "x" / "d.html": FIGURE}  # fmt: skip
+    saved = plots.save_all(wanted)
+    assert [(one.path, one.reason) for one in saved] == [(path, "") for path in wanted]
+    for name, figure, title in (("a", FIGURE, ">t<"), ("b", tall, ">u<")):
+        alone = plots.save(figure, tmp_path / f"{name}.svg").path.read_text("utf-8")
+        together = (tmp_path / "x" / f"{name}.svg").read_text("utf-8")
+        assert re.search('viewBox="[^"]*"', alone)[0] == re.search('viewBox="[^"]*"', together)[0]  # type: ignore[index]
+        assert title in together
+    assert (tmp_path / "x" / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="ending"):
+        plots.save_all({tmp_path / "y" / "a.svg": FIGURE, tmp_path / "a": FIGURE})
 
 
 def test_without_a_browser_an_html_page_and_the_reason(
@@ -48,6 +68,11 @@ def test_a_broken_browser_still_leaves_a_page(tmp_path: Path, monkeypatch: pytes
     saved = plots.save(FIGURE, tmp_path / "a.png")
     assert saved.path.suffix == ".html"
     assert "could not draw" in saved.reason
+    (tmp_path / "b.svg").write_text("of an earlier run")
+    (both,) = plots.save_all({tmp_path / "b.svg": FIGURE})
+    assert both.path == tmp_path / "b.html"
+    assert "could not draw" in both.reason
+    assert not (tmp_path / "b.svg").exists()
 
 
 def test_html_and_unknown_endings(tmp_path: Path) -> None:
