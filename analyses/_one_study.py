@@ -1,62 +1,80 @@
-"""One study on a pair of models as a TOML file says: what `truthfulness.py` and `refusal.py` share.
+"""One study on a pair of models as a TOML file says: what the scripts of single studies share.
 
-The file names `name`, `base` and `post`; `dtype` and `device` are for loading, `statements` and `requests` name files
-in place of the packaged data, and every other key (`size`, `seed`, `preset`, ...) goes to the study. Figures and tables
-go to `figures/<name>/`, directions and the result as JSON to `runs/<name>_<study>/`.
+The file names `name`, `base` and `post`; `dtype`, `device` and `revision` are for loading, `statements` and `requests`
+name files in place of the packaged data, and every other key (`size`, `seed`, `preset`, ...) goes to the study. Figures
+and tables go to `figures/<name>/`, the run with its report, result and directions to `runs/<name>_<study>/`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from base_vs_post import read_configuration, write_result
+from base_vs_post import read_configuration, require_known, write_result
 
-from steerlab.comparison import Data, load_named, read_data
+import steerlab as sl
+from steerlab.comparison import Run, data_facts, read_data, run_alone
+from steerlab.datasets import StudyData
 from steerlab.errors import SteerlabError
-from steerlab.models import LanguageModel
-from steerlab.studies import StudyResult
+from steerlab.registry import STUDIES
+from steerlab.results import StudyResult
+from steerlab.studies import Pair
 
 _LOADING, _FILES = ("dtype", "device", "revision"), ("statements", "requests")
-Study = Callable[[LanguageModel, LanguageModel, Data, dict[str, Any]], StudyResult]
+Call = Callable[[Pair, StudyData, dict[str, Any]], StudyResult]
 
 
-def main(description: str, study: Study) -> None:
-    """Read the arguments, run, print the summary, write everything."""
+def main(description: str, study: str, call: Call | None = None, *, also: Sequence[str] = ()) -> None:
+    """Read the arguments, run the study, print its sentences, write everything.
+
+    call: runs the study with the options of the file, by default as they stand. also: keys that `call` takes itself.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("configuration", type=Path, help="a TOML file of this folder, or your own")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where directions and the JSON go")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="where figures and tables go")
     arguments = parser.parse_args()
     configuration = read_configuration(arguments.configuration)
+    function = STUDIES[study].load()
+    options = {key: value for key, value in configuration.items() if key not in {"name", "base", "post"}}
+    require_known(options, function, *_LOADING, *_FILES, *also)
+    folder = arguments.runs / f"{configuration['name']}_{study}"
     try:
-        result = run(configuration, study)
+        finished = run(configuration, options, call or partial(as_asked, function), folder)
     except SteerlabError as error:
         raise SystemExit(f"{arguments.configuration}: {error}") from error
+    result = finished[study]
     print("\n".join(result.summary))
     write_result(result, arguments.figures / configuration["name"])
-    keep(result, arguments.runs / f"{configuration['name']}_{result.study}")
+    print(finished.report)
 
 
-def run(configuration: dict[str, Any], study: Study) -> StudyResult:
-    """Load the pair and the data, and do the study."""
-    options = {key: value for key, value in configuration.items() if key not in {"name", "base", "post"}}
+def run(configuration: dict[str, Any], options: dict[str, Any], call: Call, folder: Path) -> Run:
+    """Read the data, load the pair, do the study and store it in `folder`."""
+    asked = {key: str(value) for key, value in options.items()}
     loading = {key: options.pop(key) for key in _LOADING if key in options}
     statements, requests = (options.pop(key, None) for key in _FILES)
-    base, post = (load_named(configuration[role], **loading) for role in ("base", "post"))
-    bundled = base.name.startswith("zoo:") and post.name.startswith("zoo:")
-    return study(base, post, read_data(statements, requests, bundled=bundled), options)
+    names = {role: str(configuration[role]) for role in ("base", "post")}
+    bundled = all(name.startswith("zoo:") for name in names.values())
+    data = read_data(statements, requests, bundled=bundled)
+    return run_alone(
+        lambda models: call(Pair(models["base"], models["post"]), data, options),
+        names,
+        out=folder,
+        data=data_facts(data),
+        configuration=asked,
+        overwrite=True,
+        load=partial(sl.load, **loading),
+    )
 
 
-def keep(result: StudyResult, folder: Path) -> None:
-    """The result as JSON and its directions as files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{result.study}.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
-    for name, artefact in result.artefacts().items():
-        artefact.save(folder / f"{name}.safetensors")
-    print(folder)
+def as_asked(
+    function: Callable[..., StudyResult], pair: Pair, data: StudyData, options: dict[str, Any]
+) -> StudyResult:
+    """The study with the options of the file as they stand."""
+    return function(pair, data, **options)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import steerlab as sl
-from steerlab.comparison import STUDIES, Run
+from steerlab.comparison import Run
 from steerlab.errors import SteerlabError
 from steerlab.plots import save_all
 from steerlab.report import csv_text
-from steerlab.studies import StudyResult
+from steerlab.results import StudyResult
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def run(configuration: dict[str, Any], runs: Path, *, overwrite: bool) -> Run:
         resume=not overwrite,
         overwrite=overwrite,
         announce=print,
-        **{"studies": STUDIES, **options},
+        **options,
     )
 
 

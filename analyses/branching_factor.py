@@ -17,46 +17,44 @@ from typing import Any
 
 import numpy as np
 from _one_study import main
-from base_vs_post import require_known
 
 from steerlab import datasets, studies
-from steerlab.comparison import Data
+from steerlab.datasets import StudyData
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel
 from steerlab.models.generation import end_token_ids
 from steerlab.plots import save
+from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.results import StudyResult
 from steerlab.steering import Add
-from steerlab.studies import SamplingLaw, StudyResult
-from steerlab.studies import branching_estimators as estimators
-from steerlab.studies.branching_reference import beside, read_curves
-from steerlab.studies.sampling import sample_tokens
+from steerlab.studies import Pair
+from steerlab.studies._branching import estimators
+from steerlab.studies._branching.reference import beside, read_curves
 
 _OWN = ("prompts", "rule", "value", "temperature", "steer", "strengths")
 
 
-def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
+def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The branching study, the sweep where a direction is named, and the published curves where files are."""
-    require_known(options, studies.branching, *_OWN)
     own = {key: options.pop(key) for key in _OWN if key in options}
     law = SamplingLaw(own.get("temperature", 1.0), own.get("rule", "top_p"), own.get("value", 0.9))
     prompts = datasets.read_prompts(own["prompts"]) if "prompts" in own else data.open_prompts
-    result = studies.branching(base, post, prompts, law=law, **options)
+    result = studies.branching(pair, prompts, law=law, **options)
     if "steer" in own:
         direction = Direction.load(own["steer"])
         sweep = studies.branching_by_strength(
-            post,
+            pair.post,
             list(prompts)[:16],
             lambda strength: [Add(direction, strength=strength, unit="class_gap")],
             own.get("strengths", [-2.0, -1.0, 0.0, 1.0, 2.0]),
             law=law,
         )
-        print(*(f"strength {one.strength:g}: BF {one.factor}" for one in sweep.rows), sep="\n")
+        print(*(f"strength {row.strength:g}: BF {row.factor}" for row in sweep.rows), sep="\n")
         print(save(sweep.plot(), Path("figures") / "branching_by_strength.png").path)
     if REFERENCE:
         published = {name: curve for path in REFERENCE for name, curve in read_curves(path).items()}
-        figure = beside(
-            {role: cumulative(model) for role, model in (("BASE", base), ("POST", post))}, published
-        )
+        ours = {"BASE": cumulative(pair.base), "POST": cumulative(pair.post)}
+        figure = beside(ours, published)
         print(save(figure, Path("figures") / "branching_beside_published.png").path)
     return result
 
@@ -91,4 +89,4 @@ def _reference_files() -> list[Path]:
 
 if __name__ == "__main__":
     REFERENCE = _reference_files()
-    main(__doc__ or "", study)
+    main(__doc__ or "", "branching", study, also=_OWN)

@@ -18,26 +18,24 @@ from typing import Any
 
 import numpy as np
 from _one_study import main
-from base_vs_post import require_known
 
 from steerlab import studies
-from steerlab.comparison import Data
-from steerlab.datasets import read_multiple_choice
+from steerlab.datasets import StudyData, read_multiple_choice
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.studies import StudyResult
-from steerlab.studies.neuron_layers import layer_effects
+from steerlab.neurons.layers import layer_effects
+from steerlab.results import StudyResult
+from steerlab.studies import Pair
 
 
-def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
+def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The confidence study, and the layers where they are asked for."""
-    require_known(options, studies.confidence, "per_layer")
     if "questions" in options:
         options = {**options, "questions": read_multiple_choice(options["questions"])}
     per_layer = options.pop("per_layer", False)
-    result = studies.confidence(base, post, data.statements, data.plain_text, **options)
+    result = studies.confidence(pair, data, **options)
     if per_layer:
-        by_layer({"BASE": base, "POST": post}, list(data.plain_text[:6]))
+        by_layer({"BASE": pair.base, "POST": pair.post}, list(data.plain_text[:6]))
     return result
 
 
@@ -66,4 +64,4 @@ def by_layer(models: dict[str, LanguageModel], texts: list[str], folder: Path = 
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", study)
+    main(__doc__ or "", "confidence", study, also=["per_layer"])

@@ -15,22 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from _one_study import main
-from base_vs_post import require_known
 
 from steerlab import studies
 from steerlab.alignment import Ridge
-from steerlab.comparison import Data
-from steerlab.datasets import StatementSet, read_pairs, with_template
+from steerlab.datasets import StatementSet, StudyData, read_pairs, with_template
 from steerlab.errors import SteerlabError
-from steerlab.models import LanguageModel
-from steerlab.studies import StudyResult
+from steerlab.results import StudyResult
+from steerlab.studies import Pair
 
 SWEEPS = Path("runs/sweeps")
 
 
-def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
+def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The knowledge study, and one of each topic where that is asked for."""
-    require_known(options, studies.knowledge, "pairs", "template", "align", "by_topic")
     options = {
         **options,
         **{key: tuple(options[key]) for key in ("answers", "kinds") if key in options},
@@ -39,29 +36,28 @@ def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[st
     by_topic = options.pop("by_topic", False)
     if options.pop("align", False):
         options["aligner"] = Ridge()
-    statements = data.statements if template is None else with_template(data.statements, template)
+    statements = data.labelled_statements
+    statements = statements if template is None else with_template(statements, template)
     asked = statements if pairs is None else read_pairs(pairs, template=template)
-    result = studies.knowledge(base, post, asked, kept_in=SWEEPS, **options)
+    result = studies.knowledge(pair, asked, kept_in=SWEEPS, **options)
     if by_topic and isinstance(asked, StatementSet):
-        each_topic(base, post, asked, options)
+        each_topic(pair, asked, options)
     shutil.rmtree(SWEEPS, ignore_errors=True)
     return result
 
 
-def each_topic(
-    base: LanguageModel, post: LanguageModel, statements: StatementSet, options: dict[str, Any]
-) -> None:
+def each_topic(pair: Pair, statements: StatementSet, options: dict[str, Any]) -> None:
     """Maps of single topics; topics that cannot be paired or are answered at chance say so."""
     for topic in statements.topics_present:
         try:
-            one = studies.knowledge(
-                base, post, statements.topic(topic), **{**options, "noise": False, "kept_in": SWEEPS}
+            result = studies.knowledge(
+                pair, statements.topic(topic), **{**options, "noise": False, "kept_in": SWEEPS}
             )
         except SteerlabError as error:
             print(f"{topic}: {error}")
             continue
-        print(f"{topic}: {' '.join(one.summary[1:3]) or one.summary[0]}")
+        print(f"{topic}: {' '.join(result.summary[1:3]) or result.summary[0]}")
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", study)
+    main(__doc__ or "", "knowledge", study, also=["pairs", "template", "align", "by_topic"])

@@ -12,23 +12,21 @@ from __future__ import annotations
 from typing import Any
 
 from _one_study import main
-from base_vs_post import require_known
 
 from steerlab import directions, studies
-from steerlab.comparison import Data
-from steerlab.models import LanguageModel
-from steerlab.studies import StudyResult
+from steerlab.datasets import StudyData
+from steerlab.results import StudyResult
+from steerlab.studies import Pair
 
 
-def study(base: LanguageModel, post: LanguageModel, data: Data, options: dict[str, Any]) -> StudyResult:
-    """The truthfulness study with the price of steering on plain text."""
-    require_known(options, studies.truthfulness)
+def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
+    """The truthfulness study with the estimator that the file names."""
     for key in ("answers", "layers"):
         if key in options:
             options[key] = tuple(options[key])
     if "estimator" in options:
         options["estimator"] = estimator_of(options["estimator"])
-    return studies.truthfulness(base, post, data.statements, plain_text=data.plain_text, **options)
+    return studies.truthfulness(pair, data, **options)
 
 
 def estimator_of(table: dict[str, Any]) -> directions.LinearDirection:
@@ -41,4 +39,4 @@ def estimator_of(table: dict[str, Any]) -> directions.LinearDirection:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", study)
+    main(__doc__ or "", "truthfulness", study)

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from base_vs_post import require_known, write_result
 
+import steerlab as sl
 from steerlab import studies, zoo
 from steerlab.alignment import LayerMap
-from steerlab.comparison import load_named
+from steerlab.comparison import Run, run_alone, text_facts
 from steerlab.datasets import Task, read_task
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.studies.transfer import TransferResult
+from steerlab.results import StudyResult
+from steerlab.studies._transfer.study import TransferResult
 
 _MODELS = ("source", "target", "target_unlocked")
 _LOADING = ("dtype", "device")
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("configuration", type=Path, help="a TOML file of this folder, or your own")
     parser.add_argument("--dry-run", action="store_true", help="load nothing; check what can be checked")
     parser.add_argument("--models", type=Path, default=Path("."), help="where configuration folders lie")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where directions and JSON go")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     parser.add_argument("--figures", type=Path, default=Path("figures"), help="where figures and tables go")
     arguments = parser.parse_args()
     try:
@@ -98,33 +99,50 @@ def run(plan: list[dict[str, Any]], runs: Path, figures: Path) -> None:
     folder = figures / plan[0]["name"]
     rows: list[dict[str, Any]] = []
     for number, each in enumerate(plan):
-        loading = {key: each[key] for key in _LOADING if key in each}
-        names = [
-            *each["source"],
-            each["target"],
-            *([each["target_unlocked"]] if "target_unlocked" in each else []),
-        ]
-        for name in names:
-            if name not in models:
-                models[name] = load_named(name, **loading)
-        result = studies.transfer(
-            (models[each["source"][0]], models[each["source"][1]]),
-            models[each["target"]],
-            task_of(each),
-            target_unlocked=models[each["target_unlocked"]] if "target_unlocked" in each else None,
-            **options_of(each),
-        )
-        print(each["label"], *result.summary, sep="\n  ")
+        place = runs / f"{each['name']}_transfer{f'_{number}' if number else ''}"
+        finished = run_one(each, models, place)
+        result = finished["transfer"]
+        print(each["label"], *result.summary, finished.report, sep="\n  ")
         rows.append(row_of(each, result))
         if number == 0:
             write_result(result, folder)
-            keep(result, runs / f"{each['name']}_transfer")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "variations.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     print(folder / "variations.csv")
+
+
+def run_one(each: dict[str, Any], models: dict[str, LanguageModel], folder: Path) -> Run:
+    """One run of the plan in a folder of its own; models stay loaded in `models` for the next one."""
+    names = dict(zip(("locked source", "unlocked source"), each["source"], strict=True))
+    names |= {"target": each["target"]}
+    names |= {"unlocked target": each["target_unlocked"]} if "target_unlocked" in each else {}
+    for name in names.values():
+        if name not in models:
+            models[name] = sl.load(name, **{key: each[key] for key in _LOADING if key in each})
+    task = task_of(each)
+
+    def study(roles: dict[str, LanguageModel]) -> StudyResult:
+        return studies.transfer(
+            (roles["locked source"], roles["unlocked source"]),
+            roles["target"],
+            task,
+            target_unlocked=roles.get("unlocked target"),
+            **options_of(each),
+        )
+
+    return run_alone(
+        study,
+        {role: models[name] for role, name in names.items()},
+        out=folder,
+        data={
+            "task": text_facts([*task.locked, *task.unlocked, *task.answers], str(each["task"]), n=len(task))
+        },
+        configuration={key: str(value) for key, value in options_of(each).items()},
+        overwrite=True,
+    )
 
 
 def row_of(each: dict[str, Any], result: TransferResult) -> dict[str, Any]:
@@ -149,15 +167,6 @@ def row_of(each: dict[str, Any], result: TransferResult) -> dict[str, Any]:
         for what in ("manner", "right"):
             ordered[f"{name}: {what}"] = found.get(f"{name}: {what}", "")
     return {**ordered, "furthest random: manner": f"{furthest:.2f}"}
-
-
-def keep(result: TransferResult, folder: Path) -> None:
-    """The result as JSON, its direction and its alignment."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "transfer.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
-    for name, artefact in result.artefacts().items():
-        artefact.save(folder / f"{name}.safetensors")
-    print(folder)
 
 
 # -- the dry run --

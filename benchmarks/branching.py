@@ -29,7 +29,7 @@ from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint
 
 import steerlab as sl
 from steerlab.environment import hardware, library_versions
-from steerlab.studies.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.sampling import SamplingLaw, sample_tokens
 
 HERE = Path(__file__).parent
 PROMPTS, SAMPLES, TOKENS, STEPS = 4, 8, 32, 32

@@ -31,10 +31,9 @@ from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint, 
 
 import steerlab as sl
 from steerlab.environment import hardware, library_versions
-from steerlab.steering import Ablate, Add
-from steerlab.studies._requests import Reading, direction_at
-from steerlab.studies._selection_scores import Odds, Scorer, divergence
-from steerlab.studies.selection import (
+from steerlab.readouts.requests import Reading, direction_at
+from steerlab.selection.scores import Odds, Scorer, divergence
+from steerlab.selection.select import (
     KL_BOUND,
     USABLE_DEPTH,
     Candidate,
@@ -43,6 +42,7 @@ from steerlab.studies.selection import (
     _Race,
     survivors,
 )
+from steerlab.steering import Ablate, Add
 
 HERE = Path(__file__).parent
 PROMPTS, TOKENS, POSITIONS, PASS = 8, 24, 5, 0.2

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from steerlab import alignment, datasets, directions, plots, report, statistics, steering, studies, zoo
+    from steerlab import (
+        alignment,
+        datasets,
+        directions,
+        neurons,
+        plots,
+        readouts,
+        report,
+        selection,
+        statistics,
+        steering,
+        studies,
+        zoo,
+    )
     from steerlab.activations import Activations, Moments, capture
     from steerlab.comparison import compare
     from steerlab.directions import Direction
@@ -28,22 +41,25 @@ if TYPE_CHECKING:
         Span,
         WholePrompt,
         Window,
-        load,
     )
+    from steerlab.opening import load
 
 _ROOMS = (
     "alignment",
     "datasets",
     "directions",
+    "neurons",
     "plots",
+    "readouts",
     "report",
+    "selection",
     "statistics",
     "steering",
     "studies",
     "zoo",
 )
 _NAMES = {
-    "load": "models",
+    "load": "opening",
     "LanguageModel": "models",
     "Site": "models",
     "Prompt": "models",
@@ -85,8 +101,11 @@ __all__ = [
     "datasets",
     "directions",
     "load",
+    "neurons",
     "plots",
+    "readouts",
     "report",
+    "selection",
     "statistics",
     "steering",
     "studies",

@@ -10,40 +10,26 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from steerlab.environment import hardware, library_versions, peak_memory
 from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
+from steerlab.results import STUDIES, StudyResult, ordered_studies, result_from_dict
 from steerlab.run_folder import Manifest, RunFolder
 
 if TYPE_CHECKING:
-    from steerlab.datasets import ChoiceQuestion, ContrastSet, StatementSet
+    from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
-    from steerlab.studies.result import StudyResult
+    from steerlab.studies import Pair
 
 Size = Literal["quick", "full"]
-STUDIES = ("truthfulness", "refusal", "confidence", "branching", "knowledge")
-PACKAGED = "packaged"
+Preset = Literal["corrected", "published"]
+Facts = dict[str, str | int]
 PACKAGED_FOR_ZOO = "packaged, the topics that the bundled models were trained on"
-
-
-@dataclass(frozen=True)
-class Data:
-    """What the studies read: labelled statements, matched requests, open prompts and unrelated plain text.
-
-    questions: multiple choice; None: made from the statements.
-    """
-
-    statements: StatementSet
-    requests: ContrastSet
-    open_prompts: Sequence[str]
-    plain_text: Sequence[str]
-    sources: dict[str, str]
-    questions: Sequence[ChoiceQuestion] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +55,9 @@ def compare(
     post: str | Path | LanguageModel,
     *,
     out: str | Path,
-    studies: Sequence[str] = STUDIES,
+    studies: Sequence[str] | None = None,
     size: Size = "quick",
+    preset: Preset = "corrected",
     statements: str | Path | None = None,
     requests: str | Path | None = None,
     questions: str | Path | None = None,
@@ -82,35 +69,51 @@ def compare(
 ) -> Run:
     """Compare a base model with the model post-trained from it and write `out`/report.html.
 
-    `base` and `post` are hub names, local folders, `zoo:NAME` or loaded models; `statements` and `requests` are files
-    or folders that take the place of the packaged sets (`datasets.read_statements` and `read_requests` say which;
-    where both models are bundled ones, the packaged statements are those that they were trained to judge);
-    `questions` is a file of multiple choice (`datasets.read_multiple_choice`) in place of what statements make;
-    `announce` is told, in a sentence, what begins;
-    `loading` goes to `steerlab.load`. Raises a `SteerlabError` for wrong input, before anything is written.
-    `KeyboardInterrupt` passes through with the finished studies stored.
+    Args:
+        base: a hub name, a local folder, `zoo:NAME` or a loaded model; likewise `post`.
+        out: the run folder.
+        studies: names from the registry; None runs all that take a pair.
+        size: "quick" or "full".
+        preset: "corrected" or "published"; a study without a published preset is skipped and says so.
+        statements: a file or folder in place of the packaged set (`datasets.read_statements`); where both models are
+            bundled ones, the packaged statements are those that they were trained to judge.
+        requests: likewise (`datasets.read_requests`).
+        questions: a file of multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
+        seed: of every draw.
+        resume: go on with the run in `out`.
+        overwrite: replace the run in `out`.
+        announce: is told, in a sentence, what begins.
+        loading: goes to `steerlab.load`.
+
+    Raises:
+        SteerlabError: wrong input, before anything is written.
+        KeyboardInterrupt: passes through with the finished studies stored.
     """
-    _require_known(studies, size)
+    from steerlab.studies import Pair
+
+    chosen = known_studies(studies)
+    _require("size", size, ("quick", "full"))
+    _require("preset", preset, ("corrected", "published"))
     data = read_data(statements, requests, questions, bundled=all(map(_is_bundled, (base, post))))
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
-    models = {"base": _loaded(base, loading, announce), "post": _loaded(post, loading, announce)}
-    _require_readable(data, models.values())
-    manifest = _manifest(models, data, studies, size, seed)
+    pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
+    _require_readable(data, pair)
+    configuration: dict[str, str | int | list[str]] = {
+        "studies": chosen,
+        "size": size,
+        "preset": preset,
+        "seed": seed,
+    }
+    manifest = _manifest(pair.by_name, data_facts(data), configuration)
     folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
     try:
-        for name in studies:
-            if folder.has_result(name):
-                if _reads_back(folder, name):
-                    announce(f"{name}: already finished, kept")
-                    continue
-                announce(f"{name}: the stored result is damaged, made again")
+        for name in chosen:
+            if _finished(folder, name, announce):
+                continue
             announce(f"{name}: running")
             started = time.perf_counter()
-            _store(folder, run_study(name, models["base"], models["post"], data, size=size, seed=seed))
-            manifest.timings[name] = round(time.perf_counter() - started, 2)
-            manifest.peak_memory[name] = peak_memory()
-            folder.write_manifest(manifest)
-        manifest.status = "done"
+            result = run_study(name, pair, data, size=size, preset=preset, seed=seed)
+            _store(folder, manifest, result, time.perf_counter() - started)
         return _finish(folder, manifest)
     except KeyboardInterrupt:
         manifest.status = "interrupted"
@@ -122,51 +125,67 @@ def compare(
 
 
 def run_study(
-    name: str, base: LanguageModel, post: LanguageModel, data: Data, *, size: Size = "quick", seed: int = 0
+    name: str,
+    pair: Pair,
+    data: StudyData,
+    *,
+    size: Size = "quick",
+    preset: Preset = "corrected",
+    seed: int = 0,
 ) -> StudyResult:
-    """One study on a loaded pair.
+    """One registered study on a loaded pair.
 
     A study that this pair cannot take gives a result that says so; anything unforeseen is raised.
     """
     import torch
 
-    from steerlab import studies
-    from steerlab.studies.result import StudyResult
-
+    study = STUDIES[name].load()
     torch.manual_seed(seed)
     try:
-        match name:
-            case "knowledge":
-                return studies.knowledge(base, post, data.statements, size=size, seed=seed)
-            case "truthfulness":
-                return studies.truthfulness(
-                    base, post, data.statements, size=size, seed=seed, plain_text=data.plain_text
-                )
-            case "refusal":
-                return studies.refusal(
-                    base,
-                    post,
-                    data.requests,
-                    size=size,
-                    seed=seed,
-                    plain_text=data.plain_text,
-                    statements=data.statements,
-                )
-            case "confidence":
-                return studies.confidence(
-                    base,
-                    post,
-                    data.statements,
-                    data.plain_text,
-                    size=size,
-                    seed=seed,
-                    questions=data.questions,
-                )
-            case "branching":
-                return studies.branching(base, post, data.open_prompts, size=size, seed=seed)
+        result: StudyResult = study(pair, data, size=size, preset=preset, seed=seed)
+        return result
     except SteerlabError as error:
         return StudyResult(study=name, status="skipped", summary=[str(error)])
-    raise RunError(f"There is no study {name!r}; choose from {', '.join(STUDIES)}.")
+
+
+def run_alone(
+    study: Callable[[dict[str, LanguageModel]], StudyResult],
+    models: Mapping[str, str | Path | LanguageModel],
+    *,
+    out: str | Path,
+    data: dict[str, Facts],
+    configuration: dict[str, str | int | list[str]],
+    overwrite: bool = False,
+    load: Callable[[str | Path], LanguageModel] | None = None,
+) -> Run:
+    """Load models, run one study on them, and store it in a run folder of its own.
+
+    Args:
+        study: the study, given the loaded models by their roles.
+        models: names or loaded models by role; a name that has two roles is loaded once.
+        data: size, hash, source and an example of every set, by name (`text_facts`).
+        configuration: what the study was asked for.
+        load: loads a name; `steerlab.load` by default.
+
+    Raises:
+        RunError: `out` holds another run, or cannot be written.
+    """
+    from steerlab.opening import load as load_any
+
+    RunFolder(Path(out)).require_free(resume=False, overwrite=overwrite)
+    loaded: dict[str, LanguageModel] = {}
+    for model in models.values():
+        if isinstance(model, str | Path) and str(model) not in loaded:
+            loaded[str(model)] = (load or load_any)(model)
+    roles = {
+        role: loaded[str(model)] if isinstance(model, str | Path) else model for role, model in models.items()
+    }
+    started = time.perf_counter()
+    result = study(roles)
+    manifest = _manifest(roles, data, {"studies": [result.study], **configuration})
+    folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
+    _store(folder, manifest, result, time.perf_counter() - started)
+    return _finish(folder, manifest)
 
 
 def rewrite_report(path: str | Path) -> Run:
@@ -175,52 +194,45 @@ def rewrite_report(path: str | Path) -> Run:
     return _finish(folder, folder.manifest())
 
 
-def store_study(
-    result: StudyResult,
-    out: str | Path,
-    *,
-    models: dict[str, LanguageModel],
-    data: dict[str, dict[str, str | int]],
-    configuration: dict[str, str | int | list[str]],
-    seconds: float,
-    overwrite: bool = False,
-) -> Run:
-    """A run folder with one finished study: manifest, result, directions and report.
-
-    `data` gives for every set its size, hash and source. Raises `RunError` where the folder holds another run.
-    """
-    manifest = Manifest(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        models={role: _model_facts(model) for role, model in models.items()},
-        data=data,
-        configuration={"studies": [result.study], **configuration},
-        versions=library_versions(),
-        hardware=hardware(),
-        timings={result.study: round(seconds, 2)},
-        peak_memory={result.study: peak_memory()},
-    )
-    folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
-    _store(folder, result)
-    manifest.status = "done"
-    return _finish(folder, manifest)
+def known_studies(names: Sequence[str] | None) -> list[str]:
+    """The named studies, or all that take a pair. Raises RunError for a name that `compare` cannot run."""
+    able = [study.name for study in ordered_studies(in_compare=True)]
+    chosen = able if names is None else list(names)
+    if not chosen:
+        raise RunError(f"No study is named; choose from {', '.join(able)}.")
+    for name in chosen:
+        if not STUDIES[name].in_compare:
+            raise RunError(
+                f"The study {name!r} does not take a base and a post-trained model; choose from {', '.join(able)}."
+            )
+    return chosen
 
 
-def text_hash(texts: Sequence[str]) -> str:
-    """A short hash of texts in order."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+def text_facts(texts: Sequence[str], source: str, *, n: int | None = None, example: int = 0) -> Facts:
+    """What a manifest says of texts: their number (or `n`), hash in order, source and one of them."""
+    hash_ = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return {"n": len(texts) if n is None else n, "hash": hash_, "source": source, "example": texts[example]}
 
 
-def load_named(name: str | Path, **loading: Any) -> LanguageModel:
-    """Load a hub name, a folder or `zoo:NAME`; a bundled model keeps that name, wherever the package lies.
+def data_facts(data: StudyData) -> dict[str, Facts]:
+    """What a manifest says of everything that studies read."""
+    from steerlab.datasets.multiple_choice import questions_hash
 
-    Raises `ModelError` as `steerlab.load` does, and for an unknown bundled model.
-    """
-    from steerlab import zoo
-    from steerlab.models import load
-
-    if not str(name).startswith("zoo:"):
-        return load(name, **loading)
-    return zoo.load(str(name).removeprefix("zoo:"), **loading)
+    requests, statements = data.requests, data.labelled_statements
+    facts = {
+        "statements": {**text_facts(statements.texts, data.source("statements")), "hash": statements.hash},
+        # The example is a harmless one: harmful requests are read, never shown.
+        "requests": {
+            **text_facts([*requests.negative, *requests.positive], data.source("requests")),
+            "hash": requests.hash,
+        },
+        "open_prompts": text_facts(data.open_prompts, data.source("open_prompts")),
+        "plain_text": text_facts(data.plain_text, data.source("plain_text")),
+    }
+    if data.questions:
+        asked = text_facts([question.text for question in data.questions], data.source("questions"))
+        facts["questions"] = {**asked, "hash": questions_hash(data.questions)}
+    return facts
 
 
 def read_data(
@@ -229,7 +241,7 @@ def read_data(
     questions: str | Path | None = None,
     *,
     bundled: bool = False,
-) -> Data:
+) -> StudyData:
     """The packaged prompts, or the user's files in their place; for `bundled` models statements of their topics only.
 
     Raises `DatasetError` for a bad file.
@@ -237,19 +249,15 @@ def read_data(
     from steerlab import datasets, zoo
 
     packaged = zoo.statements if bundled else datasets.statements
-    return Data(
+    return datasets.StudyData(
         statements=datasets.read_statements(statements) if statements else packaged(),
         requests=datasets.read_requests(requests) if requests else datasets.requests(),
-        open_prompts=datasets.open_prompts(),
-        plain_text=datasets.plain_text(),
+        questions=datasets.read_multiple_choice(questions) if questions else None,
         sources={
-            "statements": str(statements or (PACKAGED_FOR_ZOO if bundled else PACKAGED)),
-            "requests": str(requests or PACKAGED),
-            "open_prompts": PACKAGED,
-            "plain_text": PACKAGED,
+            **({"statements": str(statements or PACKAGED_FOR_ZOO)} if statements or bundled else {}),
+            **({"requests": str(requests)} if requests else {}),
             **({"questions": str(questions)} if questions else {}),
         },
-        questions=datasets.read_multiple_choice(questions) if questions else None,
     )
 
 
@@ -257,14 +265,9 @@ def _is_bundled(model: str | Path | LanguageModel) -> bool:
     return str(model if isinstance(model, str | Path) else model.name).startswith("zoo:")
 
 
-def _require_known(studies: Sequence[str], size: str) -> None:
-    if size not in get_args(Size):
-        raise RunError(f"There is no size {size!r}; choose from {', '.join(get_args(Size))}.")
-    unknown = [name for name in studies if name not in STUDIES]
-    if unknown or not studies:
-        raise RunError(
-            f"There is no study {', '.join(unknown) or '(none named)'}; choose from {', '.join(STUDIES)}."
-        )
+def _require(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise RunError(f"There is no {what} {given!r}; choose from {', '.join(known)}.")
 
 
 def _loaded(
@@ -274,20 +277,24 @@ def _loaded(
 
     if isinstance(model, LanguageModel):
         return model
+    from steerlab.opening import load
+
     announce(f"loading {model}")
-    return load_named(model, **loading)
+    return load(model, **loading)
 
 
-def _require_readable(data: Data, models: Iterable[LanguageModel]) -> None:
+def _require_readable(data: StudyData, models: Iterable[LanguageModel]) -> None:
     """Raise `DatasetError` for a prompt of the user's own files that one of the models cannot read."""
+    from steerlab.datasets.study_data import PACKAGED
+
     requests = data.requests
     kinds: list[tuple[str, str, Sequence[str]]] = [
-        ("statements", "statements", data.statements.texts),
+        ("statements", "statements", data.labelled_statements.texts),
         ("requests", f"{requests.positive_name} requests", requests.positive),
         ("requests", f"{requests.negative_name} requests", requests.negative),
     ]
     for (name, kind, texts), model in itertools.product(kinds, models):
-        if data.sources[name] in {PACKAGED, PACKAGED_FOR_ZOO}:
+        if data.source(name) in {PACKAGED, PACKAGED_FOR_ZOO}:
             continue
         try:
             model.tokenize(
@@ -295,18 +302,20 @@ def _require_readable(data: Data, models: Iterable[LanguageModel]) -> None:
             )
         except PromptError as error:
             raise DatasetError(
-                f"The {kind} of {data.sources[name]}, counted from 0, cannot be given to {model.name}. {error}"
+                f"The {kind} of {data.source(name)}, counted from 0, cannot be given to {model.name}. {error}"
             ) from error
 
 
 def _manifest(
-    models: dict[str, LanguageModel], data: Data, studies: Sequence[str], size: Size, seed: int
+    models: Mapping[str, LanguageModel],
+    data: dict[str, Facts],
+    configuration: dict[str, str | int | list[str]],
 ) -> Manifest:
     return Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         models={role: _model_facts(model) for role, model in models.items()},
-        data=_data_facts(data),
-        configuration={"studies": list(studies), "size": size, "seed": seed},
+        data=data,
+        configuration=configuration,
         versions=library_versions(),
         hardware=hardware(),
     )
@@ -327,47 +336,36 @@ def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | N
     }
 
 
-def _data_facts(data: Data) -> dict[str, dict[str, str | int]]:
-    from steerlab.datasets.multiple_choice import questions_hash
-
-    requests = data.requests
-    sets: dict[str, tuple[int, str, str]] = {
-        "statements": (len(data.statements), data.statements.hash, data.statements.texts[0]),
-        # The example is a harmless one: harmful requests are read, never shown.
-        "requests": (len(requests.positive) + len(requests.negative), requests.hash, requests.negative[0]),
-        "open_prompts": (len(data.open_prompts), text_hash(data.open_prompts), data.open_prompts[0]),
-        "plain_text": (len(data.plain_text), text_hash(data.plain_text), data.plain_text[0]),
-    }
-    if data.questions:
-        sets["questions"] = (len(data.questions), questions_hash(data.questions), data.questions[0].text)
-    return {
-        name: {"n": n, "hash": hash_, "source": data.sources[name], "example": example}
-        for name, (n, hash_, example) in sets.items()
-    }
-
-
-def _store(folder: RunFolder, result: StudyResult) -> None:
-    for name, direction in result.artefacts().items():
-        folder.write_with(f"directions/{name}.safetensors", direction.save)
-    folder.write_result(result.study, result.to_dict())
-
-
-def _reads_back(folder: RunFolder, study: str) -> bool:
-    from steerlab.studies.result import result_from_dict
-
-    try:
-        result_from_dict(folder.read_result(study))
-    except RunError:
+def _finished(folder: RunFolder, name: str, announce: Callable[[str], None]) -> bool:
+    """Whether a study is stored and reads back."""
+    if not folder.has_result(name):
         return False
+    try:
+        result_from_dict(folder.read_result(name))
+    except RunError:
+        announce(f"{name}: the stored result is damaged, made again")
+        return False
+    announce(f"{name}: already finished, kept")
     return True
 
 
-def _finish(folder: RunFolder, manifest: Manifest) -> Run:
-    from steerlab.report import write_report
-    from steerlab.studies.result import result_from_dict
+def _store(folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: float) -> None:
+    for name, direction in result.artefacts().items():
+        folder.write_with(f"directions/{name}.safetensors", direction.save)
+    folder.write_result(result.study, result.to_dict())
+    manifest.timings[result.study] = round(seconds, 2)
+    manifest.peak_memory[result.study] = peak_memory()
+    folder.write_manifest(manifest)
 
-    order = [name for name in dict.fromkeys([*STUDIES, *folder.studies()]) if folder.has_result(name)]
+
+def _finish(folder: RunFolder, manifest: Manifest) -> Run:
+    """Write manifest and report of what is stored, studies in the registry's order."""
+    from steerlab.report import write_report
+
+    known = [study.name for study in ordered_studies()]
+    order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
     results = {name: result_from_dict(folder.read_result(name)) for name in order}
+    manifest.status = "done"
     folder.write_manifest(manifest)
     folder.write_with(
         "report.html", lambda path: write_report(list(results.values()), manifest.model_dump(), path)

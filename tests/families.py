@@ -190,3 +190,11 @@ def tiny(
     from steerlab.models import load
 
     return load(build(family, seed=seed, **changes), tokenizer=tiny_tokenizer(bos=bos, chat=chat))
+
+
+#: Plain texts of several lengths.
+TEXTS = [
+    "Paris is a city in France.",
+    "The cat sat on the mat and slept.",
+    "Water boils when it is hot enough.",
+]

@@ -45,7 +45,7 @@ def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Pat
     done = run(f"{study}.py", configuration, tmp_path)
     assert done.returncode == 0, done.stderr
     kept = tmp_path / "runs" / f"tried_{study}"
-    assert (kept / f"{study}.json").exists()
+    assert (kept / "results" / f"{study}.json").exists()
     assert list((tmp_path / "figures" / "tried").glob(f"{study}_*.csv"))
 
 
@@ -109,7 +109,7 @@ def test_the_knowledge_script_maps_topics_and_pairs(tmp_path: Path) -> None:
     done = run("knowledge.py", configuration, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "cities:" in done.stdout
-    assert (tmp_path / "runs" / "tried_knowledge" / "knowledge.json").exists()
+    assert (tmp_path / "runs" / "tried_knowledge" / "results" / "knowledge.json").exists()
     assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.svg").exists()
 
 

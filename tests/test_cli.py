@@ -292,7 +292,7 @@ def test_trace_writes_a_report_with_memory_and_time(
     manifest = json.loads((place / "manifest.json").read_text())
     assert manifest["peak_memory"]["knowledge"]["process"] > 100
     assert manifest["timings"]["knowledge"] > 0
-    assert manifest["configuration"]["sites"] == ["mlp_out"]
+    assert manifest["configuration"]["kinds"] == ["mlp_out"]
     assert "Where knowledge is stored" in (place / "report.html").read_text("utf-8")
     assert not place.with_name("trace.partial").exists()
 
@@ -302,17 +302,17 @@ def test_compare_runs_every_study_unless_some_are_named(
 ) -> None:
     from steerlab import comparison
 
-    asked: list[tuple[str, ...]] = []
+    asked: list[Sequence[str] | None] = []
 
-    def stop(*_: object, studies: Sequence[str], **__: object) -> None:
-        asked.append(tuple(studies))
+    def stop(*_: object, studies: Sequence[str] | None, **__: object) -> None:
+        asked.append(studies)
         raise RunError("enough")
 
     monkeypatch.setattr(comparison, "compare", stop)
     zoo = ("compare", "zoo:small-base", "zoo:small-post", "--out", tmp_path / "run")
     assert run(*zoo, monkeypatch=monkeypatch) == 2
     assert run(*zoo, "--studies", "refusal, knowledge", monkeypatch=monkeypatch) == 2
-    assert asked == [comparison.STUDIES, ("refusal", "knowledge")]
+    assert asked == [None, ["refusal", "knowledge"]]
 
 
 def test_wrong_tasks_laws_and_prompts_end_with_two_and_nothing_written(

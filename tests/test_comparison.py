@@ -13,7 +13,7 @@ from families import build, tiny_tokenizer
 
 import steerlab as sl
 from steerlab import comparison
-from steerlab.comparison import STUDIES, compare, rewrite_report
+from steerlab.comparison import compare, rewrite_report
 from steerlab.errors import DatasetError, RunError
 
 
@@ -36,7 +36,7 @@ def whole_run(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFac
 
 
 def test_random_models_identify_nothing(whole_run: comparison.Run) -> None:
-    assert set(whole_run.results) == set(STUDIES)
+    assert set(whole_run.results) == set(comparison.known_studies(None))
     assert whole_run["truthfulness"].status == "not identified"
     assert whole_run["refusal"].status == "not identified"
     assert "chance" in " ".join(whole_run["truthfulness"].summary)
@@ -88,7 +88,7 @@ def test_an_interrupted_run_resumes_to_the_same_results(
 
     monkeypatch.setattr(comparison, "run_study", run_study)
     resumed = compare(*tiny_pair, out=tmp_path / "run", resume=True)
-    for name in STUDIES:
+    for name in comparison.known_studies(None):
         whole = whole_run.folder.path / "results" / f"{name}.json"
         assert (resumed.folder.path / "results" / f"{name}.json").read_bytes() == whole.read_bytes(), name
     with pytest.raises(RunError, match="other models"):
@@ -101,7 +101,7 @@ def test_a_taken_folder_is_said_before_models_are_loaded(whole_run: comparison.R
 
 
 def test_a_bundled_model_keeps_its_name_wherever_the_package_lies() -> None:
-    assert comparison.load_named("zoo:small-base").name == "zoo:small-base"
+    assert sl.load("zoo:small-base").name == "zoo:small-base"
 
 
 def test_bundled_models_are_asked_about_the_topics_they_know(
@@ -161,7 +161,7 @@ def test_requests_the_models_cannot_read_are_refused_before_anything_is_written(
 def test_pairs_of_different_width_and_family_run(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     wide = save_tiny(tmp_path / "wide", "gpt2")
     run = compare(tiny_pair[0], wide, out=tmp_path / "run")
-    assert set(run.results) == set(STUDIES)
+    assert set(run.results) == set(comparison.known_studies(None))
     assert all(result.summary for result in run.results.values())
 
 

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from steerlab.activations._memory import is_out_of_memory
 from steerlab.activations._restart import Forms, forms_noted, rows_of, skipped
+from steerlab.activations.memory import is_out_of_memory
 from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.edits import Edit
 from steerlab.models.hooks import attach

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steerlab.activations._class_sums import ClassSums, Pair
-from steerlab.activations._memory import readable
+from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Site
 

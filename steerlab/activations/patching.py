@@ -35,10 +35,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerlab.activations._memory import is_out_of_memory, release_cached_memory
 from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of, chunks_of
 from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
 from steerlab.activations.measures import PatchMeasure
+from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, RunError, SteerlabError

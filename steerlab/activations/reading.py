@@ -16,7 +16,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from steerlab.activations._memory import is_out_of_memory, release_cached_memory
+from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
 from steerlab.errors import PromptError, SteerlabError

@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.activations._memory import is_out_of_memory, release_cached_memory
 from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
+from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.errors import PromptError, SteeringError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.progress import track

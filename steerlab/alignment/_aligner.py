@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from steerlab.alignment._spectra import Rows, Spectra
 from steerlab.alignment.cross_moments import CrossMoments
-from steerlab.directions._linear import to_numpy
+from steerlab.directions.linear import to_numpy
 from steerlab.errors import AlignmentError
 
 Factors = tuple[

@@ -19,8 +19,7 @@ from steerlab.alignment.diagnostics import AlignmentReport, examine
 from steerlab.alignment.layer_map import LayerMap
 from steerlab.alignment.paired import PairedActivations, Part
 from steerlab.alignment.ridge import Ridge
-from steerlab.directions import Direction
-from steerlab.directions._header import ModelRef, SiteStatistics
+from steerlab.directions import Direction, ModelRef, SiteStatistics
 from steerlab.errors import AlignmentError
 from steerlab.models import Site
 from steerlab.progress import track

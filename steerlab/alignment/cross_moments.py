@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from steerlab.activations._memory import readable
+from steerlab.activations.memory import readable
 from steerlab.alignment._spectra import Spectra
-from steerlab.directions._linear import to_numpy
+from steerlab.directions.linear import to_numpy
 from steerlab.errors import AlignmentError
 
 _log = logging.getLogger(__name__)

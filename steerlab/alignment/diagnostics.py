@@ -12,11 +12,11 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment._spectra import Rows
 from steerlab.alignment.cka import cka_null
+from steerlab.record import Record
 from steerlab.statistics import Number
 
 Verdict = Literal["reliable", "weak", "not identified"]
@@ -27,7 +27,7 @@ _ISOTROPIC = 100
 _P_VALUE = 0.05
 
 
-class LayerReport(BaseModel):
+class LayerReport(Record):
     """One layer pair on held-out rows; NaN is what could not be had.
 
     r2_point, cos_point: prediction of points about the target mean. r2_diff: R² of differences of rows.
@@ -39,8 +39,6 @@ class LayerReport(BaseModel):
     cosine of the vectors moved by maps of two halves of the rows. cos_native: with the target's own direction.
     cos_mean: with the target's mean state.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: int
     target: int
@@ -93,10 +91,8 @@ class LayerReport(BaseModel):
         return "weak" if self.faults else "reliable"
 
 
-class AlignmentReport(BaseModel):
+class AlignmentReport(Record):
     """All layer pairs of an alignment, and one verdict."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     aligner: str
     part: str

@@ -13,7 +13,6 @@ from steerlab.errors import DirectionError
 if TYPE_CHECKING:
     from steerlab.comparison import Run
     from steerlab.models import Edit, LanguageModel
-    from steerlab.studies.result import StudyResult
 
 Size = Literal["quick", "full"]
 Template = Literal["auto", "chat", "plain", "none"]
@@ -43,11 +42,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in
 
 
 def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
-    from steerlab.comparison import load_named
+    from steerlab.opening import load
 
     with err.status("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
-    return load_named(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    return load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:
@@ -67,8 +66,9 @@ def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edi
     return found
 
 
-def print_study(run: Run, result: StudyResult) -> None:
-    """The sentences of one study and where its report lies."""
+def print_study(run: Run) -> None:
+    """The sentences of a run's only study and where its report lies."""
+    (result,) = run.results.values()
     for line in result.summary:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(f"Report: {run.report}", markup=False, soft_wrap=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,10 @@ from steerlab.cli._options import (
     load_model,
     print_study,
 )
+
+if TYPE_CHECKING:
+    from steerlab.models import LanguageModel
+    from steerlab.results import StudyResult
 
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
 
@@ -52,35 +56,36 @@ def branching(
 ) -> None:
     """How many continuations a base and a post-trained model see ahead; write a report."""
     from steerlab import datasets
+    from steerlab.comparison import run_alone, text_facts
     from steerlab.errors import PromptError
-    from steerlab.run_folder import RunFolder
 
     texts = datasets.read_prompts(prompts) if prompts else datasets.open_prompts()
-    RunFolder(output).require_free(resume=False, overwrite=overwrite)
-    models = {
-        "base": load_model(base, device, dtype, trust_remote_code),
-        "post": load_model(post, device, dtype, trust_remote_code),
-    }
-    from steerlab.comparison import store_study, text_hash
-    from steerlab.studies import SamplingLaw
-    from steerlab.studies import branching as run_branching
 
-    try:
-        law = SamplingLaw(temperature, rule, value)
-    except ValueError as error:
-        raise PromptError(f"{error}.") from error
-    started = time.perf_counter()
-    result = run_branching(
-        models["base"], models["post"], texts, size=size, seed=seed, law=law, with_parts=parts
+    def study(models: dict[str, LanguageModel]) -> StudyResult:
+        from steerlab import studies
+        from steerlab.readouts import SamplingLaw
+
+        try:
+            law = SamplingLaw(temperature, rule, value)
+        except ValueError as error:
+            raise PromptError(f"{error}.") from error
+        return studies.branching(
+            (models["base"], models["post"]), texts, size=size, seed=seed, law=law, with_parts=parts
+        )
+
+    print_study(
+        run_alone(
+            study,
+            {"base": base, "post": post},
+            out=output,
+            data={"prompts": text_facts(texts, str(prompts or "packaged"))},
+            configuration={
+                "size": size,
+                "seed": seed,
+                "law": f"{temperature:g} {rule} {value:g}",
+                "parts": str(parts),
+            },
+            overwrite=overwrite,
+            load=partial(load_model, device=device, dtype=dtype, trust_remote_code=trust_remote_code),
+        )
     )
-    source = str(prompts or "packaged")
-    run = store_study(
-        result,
-        output,
-        models=models,
-        data={"prompts": {"n": len(texts), "hash": text_hash(texts), "source": source, "example": texts[0]}},
-        configuration={"size": size, "seed": seed, "law": str(law), "parts": str(parts)},
-        seconds=time.perf_counter() - started,
-        overwrite=overwrite,
-    )
-    print_study(run, result)

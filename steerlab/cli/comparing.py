@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,9 +19,18 @@ from steerlab.cli._options import (
     SizeOption,
     TrustRemoteCode,
 )
+from steerlab.registry import ordered_studies
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
+
+
+Preset = Literal["corrected", "published"]
+
+
+def _able() -> list[str]:
+    """The registered studies that take a pair; none of them is imported for that."""
+    return [study.name for study in ordered_studies(in_compare=True)]
 
 
 @app.command()
@@ -38,8 +47,13 @@ def compare(
     questions: Annotated[
         Path | None, typer.Option(help="File of multiple choice, in place of questions made from statements.")
     ] = None,
-    studies: Annotated[str | None, typer.Option(help="Comma-separated; all of them by default.")] = None,
+    studies: Annotated[
+        str | None, typer.Option(help=f"Comma-separated, all of them by default: {', '.join(_able())}.")
+    ] = None,
     size: SizeOption = "quick",
+    preset: Annotated[
+        Preset, typer.Option(help="corrected, or published for the papers' choices where a study has them.")
+    ] = "corrected",
     seed: Seed = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -48,10 +62,9 @@ def compare(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
-    from steerlab.comparison import STUDIES
     from steerlab.comparison import compare as run_comparison
 
-    names = STUDIES if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
+    names = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
     with err.status("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
     try:
@@ -61,6 +74,7 @@ def compare(
             out=output,
             studies=names,
             size=size,
+            preset=preset,
             statements=statements,
             requests=prompts,
             questions=questions,

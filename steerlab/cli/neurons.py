@@ -15,7 +15,7 @@ from steerlab.cli._options import Device, Dtype, ModelName, Seed, TrustRemoteCod
 if TYPE_CHECKING:
     import numpy as np
 
-    from steerlab.studies.entropy_neurons import Neurons
+    from steerlab.neurons.weights import Neurons
 
 Rule = Literal["published", "null space", "universal"]
 
@@ -46,7 +46,7 @@ def neurons(
     """List a model's entropy-neuron candidates, and what ablating each does to its confidence."""
     from steerlab import zoo
     from steerlab.models import read_output_weights
-    from steerlab.studies.entropy_neurons import (
+    from steerlab.neurons.weights import (
         checkpoint_neurons,
         layer_neurons,
         norm_centres,
@@ -72,8 +72,8 @@ def neurons(
     chosen = found.chosen(rule, count)
     if not weights_only:
         from steerlab import datasets
-        from steerlab.studies import NeuronHead, all_effects
-        from steerlab.studies.confidence_depth import within
+        from steerlab.neurons.effects import all_effects, within
+        from steerlab.neurons.head import NeuronHead
 
         lines = datasets.read_prompts(texts) if texts else datasets.plain_text()[:20]
         head = NeuronHead(loaded, within(loaded, lines))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +25,8 @@ from steerlab.cli._options import (
 
 if TYPE_CHECKING:
     from steerlab.datasets import StatementPair, StatementSet
+    from steerlab.models import LanguageModel
+    from steerlab.results import StudyResult
 
 Preset = Literal["corrected", "published"]
 Differ = Literal["subject", "object"]
@@ -75,75 +79,60 @@ def trace(
 
     What is finished is kept beside the run folder; the same command goes on after an interruption.
     """
-    import shutil
-    import time
-
-    from steerlab.comparison import store_study, text_hash
-    from steerlab.run_folder import RunFolder
+    from steerlab.comparison import run_alone
 
     asked = _statements(
         statements, pairs, template, bundled=base.startswith("zoo:") and post.startswith("zoo:")
     )
-    RunFolder(output).require_free(resume=False, overwrite=overwrite)
-    models = {
-        "base": load_model(base, device, dtype, trust_remote_code),
-        "post": load_model(post, device, dtype, trust_remote_code),
-    }
-    from steerlab.alignment import Ridge
-    from steerlab.studies import knowledge
-
     kept_in = output.with_name(output.name + ".partial")
-    started = time.perf_counter()
-    result = knowledge(
-        models["base"],
-        models["post"],
-        asked,
-        size=size,
-        seed=seed,
-        answers=answers,
-        preset=preset,
-        differ=differ,
-        shots=shots,
-        columns=columns,
-        kinds=sites or (),
-        aligner=Ridge() if align else None,
-        noise=noise,
-        kept_in=kept_in,
-    )
-    texts = [
-        text
-        for one in asked
-        for text in ([one.text] if hasattr(one, "text") else [one.true.text, one.false.text])
-    ]
-    run = store_study(
-        result,
-        output,
-        models=models,
-        data={
-            "statements": {
-                "n": len(asked),
-                "hash": text_hash(texts),
-                "source": str(pairs or statements or "packaged"),
-                "example": texts[0],
-            }
-        },
-        configuration={
-            "size": size,
-            "seed": seed,
-            "preset": preset,
-            "differ": differ,
-            "answers": list(answers),
-            "sites": sites or [],
-            "columns": columns or "",
-            "shots": "" if shots is None else shots,
-            "align": int(align),
-            "noise": int(noise),
-        },
-        seconds=time.perf_counter() - started,
+    options: dict[str, Any] = {
+        "size": size,
+        "seed": seed,
+        "preset": preset,
+        "differ": differ,
+        "answers": answers,
+        "kinds": tuple(sites or ()),
+        "columns": columns,
+        "shots": shots,
+        "noise": noise,
+    }
+
+    def study(models: dict[str, LanguageModel]) -> StudyResult:
+        from steerlab import studies
+        from steerlab.alignment import Ridge
+
+        pair = models["base"], models["post"]
+        return studies.knowledge(pair, asked, kept_in=kept_in, aligner=Ridge() if align else None, **options)
+
+    run = run_alone(
+        study,
+        {"base": base, "post": post},
+        out=output,
+        data={"statements": _facts(asked, str(pairs or statements or "packaged"))},
+        configuration={**{name: _stored(value) for name, value in options.items()}, "align": int(align)},
         overwrite=overwrite,
+        load=partial(load_model, device=device, dtype=dtype, trust_remote_code=trust_remote_code),
     )
     shutil.rmtree(kept_in, ignore_errors=True)
-    print_study(run, result)
+    print_study(run)
+
+
+def _stored(value: Any) -> str | int | list[str]:
+    """An option as a manifest holds it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return "" if value is None else int(value) if isinstance(value, bool) else value
+
+
+def _facts(asked: StatementSet | list[StatementPair], source: str) -> dict[str, str | int]:
+    """What the manifest says of statements or of pairs of them."""
+    from steerlab.comparison import text_facts
+    from steerlab.datasets import StatementSet
+
+    if isinstance(asked, StatementSet):
+        return text_facts(asked.texts, source)
+    texts = [statement.text for pair in asked for statement in (pair.true, pair.false)]
+    return text_facts(texts, source, n=len(asked))
 
 
 def _statements(
@@ -158,5 +147,5 @@ def _statements(
         raise DatasetError("Give --statements or --pairs, not both: pairs hold their statements.")
     if pairs is not None:
         return datasets.read_pairs(pairs, template=template)
-    found = read_data(statements, bundled=bundled).statements
+    found = read_data(statements, bundled=bundled).labelled_statements
     return found if template is None else datasets.with_template(found, template)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,6 +24,8 @@ from steerlab.cli._options import (
 
 if TYPE_CHECKING:
     from steerlab.datasets import Task
+    from steerlab.models import LanguageModel
+    from steerlab.results import StudyResult
 
 Preset = Literal["corrected", "published"]
 Aggregator = Literal["mean", "pca"]
@@ -69,46 +72,46 @@ def transfer(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Carry a capability from one model to another, beside everything that could look like it; write a report."""
-    import time
-
-    from steerlab.comparison import store_study, text_hash
-    from steerlab.run_folder import RunFolder
+    from steerlab.comparison import run_alone, text_facts
 
     questions = _task(task, behaviour, size)
-    RunFolder(output).require_free(resume=False, overwrite=overwrite)
-    names = dict.fromkeys(name for name in (locked, unlocked, target, target_unlocked) if name is not None)
-    models = {name: load_model(name, device, dtype, trust_remote_code) for name in names}
-    from steerlab.studies import transfer as run_transfer
 
-    started = time.perf_counter()
-    result = run_transfer(
-        (models[locked], models[unlocked]),
-        models[target],
-        questions,
-        size=size,
-        preset=preset,
-        aggregator=aggregator,
-        steered=steered,
-        strength=strength,
-        by=by,
-        target_unlocked=models[target_unlocked] if target_unlocked else None,
-        seed=seed,
+    def study(models: dict[str, LanguageModel]) -> StudyResult:
+        from steerlab import studies
+
+        return studies.transfer(
+            (models["locked source"], models["unlocked source"]),
+            models["target"],
+            questions,
+            size=size,
+            preset=preset,
+            aggregator=aggregator,
+            steered=steered,
+            strength=strength,
+            by=by,
+            target_unlocked=models.get("unlocked target"),
+            seed=seed,
+        )
+
+    roles = {"locked source": locked, "unlocked source": unlocked, "target": target}
+    texts = [*questions.locked, *questions.unlocked, *questions.answers]
+    print_study(
+        run_alone(
+            study,
+            {**roles, "unlocked target": target_unlocked} if target_unlocked else roles,
+            out=output,
+            data={"task": text_facts(texts, task, n=len(questions))},
+            configuration={
+                "size": size,
+                "seed": seed,
+                "preset": preset,
+                "aggregator": aggregator,
+                "by": by,
+            },
+            overwrite=overwrite,
+            load=partial(load_model, device=device, dtype=dtype, trust_remote_code=trust_remote_code),
+        )
     )
-    hashed = text_hash([*questions.locked, *questions.unlocked, *questions.answers])
-    run = store_study(
-        result,
-        output,
-        models={
-            "locked source": models[locked],
-            "unlocked source": models[unlocked],
-            "target": models[target],
-        },
-        data={"task": {"n": len(questions), "hash": hashed, "source": task, "example": questions.locked[0]}},
-        configuration={"size": size, "seed": seed, "preset": preset, "aggregator": aggregator, "by": by},
-        seconds=time.perf_counter() - started,
-        overwrite=overwrite,
-    )
-    print_study(run, result)
 
 
 def _task(name: str, behaviour: str | None, size: str) -> Task:

@@ -19,6 +19,7 @@ from steerlab.datasets.requests import requests
 from steerlab.datasets.statement_pairs import Differ, Matching, StatementPair, match, read_pairs
 from steerlab.datasets.statement_set import Statement, StatementSet
 from steerlab.datasets.statements import statements
+from steerlab.datasets.study_data import StudyData
 from steerlab.datasets.tasks import Task, read_task
 from steerlab.datasets.templates import with_template
 
@@ -32,6 +33,7 @@ __all__ = [
     "Statement",
     "StatementPair",
     "StatementSet",
+    "StudyData",
     "Task",
     "choice_questions",
     "match",

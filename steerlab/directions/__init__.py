@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from steerlab.directions._header import ModelRef, SiteStatistics
-from steerlab.directions._linear import LinearDirection
 from steerlab.directions.caa import caa_direction, choice_prompts, equal_norms, swap_choices
 from steerlab.directions.ccs import Ccs
 from steerlab.directions.difference_in_means import DifferenceInMeans
@@ -12,6 +11,7 @@ from steerlab.directions.fitting import fit_direction
 from steerlab.directions.foreign import read_caa, read_gguf, read_refusal_direction, read_steering_vectors
 from steerlab.directions.iti import HeadScores, head_direction, score_heads
 from steerlab.directions.lda import Lda
+from steerlab.directions.linear import LinearDirection
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
 from steerlab.directions.pca_reader import PcaReader

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.directions._linear import Floats, to_numpy
+from steerlab.directions.linear import Floats, to_numpy
 from steerlab.errors import DirectionError
 
 Rows: TypeAlias = NDArray[np.intp]

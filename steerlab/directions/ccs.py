@@ -19,8 +19,8 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from steerlab.directions._descent import adamw
-from steerlab.directions._linear import Floats, LinearDirection, sigmoid_pair
 from steerlab.directions._pairs import kind_means, paired_rows, row_polarity
+from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
 from steerlab.errors import DirectionError
 
 

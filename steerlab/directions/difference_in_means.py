@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.activations import Label, Moments
-from steerlab.directions._linear import LinearDirection, class_means
+from steerlab.directions.linear import LinearDirection, class_means
 from steerlab.models import Site
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
 from steerlab.directions._header import SiteStatistics
-from steerlab.directions._linear import LinearDirection
 from steerlab.directions.direction import Direction
+from steerlab.directions.linear import LinearDirection
 from steerlab.errors import DirectionError
 from steerlab.models import Selector, Site
 

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from steerlab.activations import Activations
 from steerlab.directions._header import SiteStatistics
-from steerlab.directions._linear import LinearDirection
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
 from steerlab.directions.fitting import by_row, classes_of, site_statistics, unit_of
+from steerlab.directions.linear import LinearDirection
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.errors import DirectionError
 from steerlab.models import Selector, Site

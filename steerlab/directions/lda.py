@@ -21,7 +21,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
-from steerlab.directions._linear import Floats, LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.linear import Floats, LinearDirection, class_means, sigmoid_pair
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from steerlab.directions._descent import adamw
-from steerlab.directions._linear import Floats, LinearDirection, sigmoid_pair
+from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
 from steerlab.errors import DirectionError
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
-from steerlab.directions._linear import LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.linear import LinearDirection, class_means, sigmoid_pair
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 

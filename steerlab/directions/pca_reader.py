@@ -17,8 +17,8 @@ from sklearn.utils import check_random_state
 
 from steerlab.activations import DIFFERENCE, Label, Moments
 from steerlab.directions._covariance import leading, leading_of_rows
-from steerlab.directions._linear import LinearDirection
 from steerlab.directions._pairs import kind_means, paired_rows, row_polarity
+from steerlab.directions.linear import LinearDirection
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from steerlab.directions._linear import Floats, LinearDirection, sigmoid_pair, to_numpy
 from steerlab.directions._pairs import row_polarity
+from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair, to_numpy
 from steerlab.directions.logistic_probe import LogisticProbe
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steerlab.results import Cell, Table
 from steerlab.statistics import Estimate
-from steerlab.studies.result import Cell, Table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from steerlab.errors import RunError
 from steerlab.plots import draws_something
 from steerlab.report.cells import csv_text, numeric_columns, shown, table_of_figure
-from steerlab.studies.result import StudyResult, Table
+from steerlab.results import StudyResult, Table, study_title
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -109,7 +109,7 @@ def _study(result: StudyResult) -> dict[str, Any]:
     headline = result.headline
     return {
         "id": f"study-{result.study}",
-        "title": result.title or label(result.study),
+        "title": study_title(result.study),
         "status": result.status,
         "summary": result.summary,
         "headline": headline,

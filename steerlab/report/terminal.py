@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from steerlab.studies.result import StudyResult
+from steerlab.results import StudyResult, study_title
 
 _STYLES = {"done": "green", "not identified": "yellow", "skipped": "dim"}
 
@@ -21,7 +21,7 @@ def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -
     for result in results.values() if isinstance(results, Mapping) else results:
         # Text, not str: rich would read [0.79, 0.87] or a model's words as markup
         status = Text(result.status, style=_STYLES[result.status])
-        name = Text(result.title or result.study.replace("_", " ").capitalize())
+        name = Text(study_title(result.study))
         if result.headline is None:
             table.add_row(name, status, Text(result.summary[0] if result.summary else ""), "", "")
             continue

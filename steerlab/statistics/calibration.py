@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
+from steerlab.record import Record
 from steerlab.statistics.estimate import Estimate
 from steerlab.statistics.proportions import proportion
 from steerlab.statistics.resampling import (
@@ -71,10 +71,8 @@ def calibration_null(
     return gaps / len(sure)
 
 
-class ReliabilityBin(BaseModel):
+class ReliabilityBin(Record):
     """One bin of a reliability curve: edges, rows in it, mean confidence, share right with its interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     low: float
     high: float

@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BeforeValidator, model_validator
+
+from steerlab.record import Record
 
 
 def _null_is_nan(value: Any) -> Any:
@@ -22,14 +24,12 @@ Number = Annotated[float, BeforeValidator(_null_is_nan)]
 """A float whose NaN is null in JSON, both ways."""
 
 
-class Estimate(BaseModel):
+class Estimate(Record):
     """A point value with its interval; `str()` gives "0.83 [0.79, 0.87]".
 
     value, low, high: the point and the ends of the interval, in the unit of what is measured. n: independent
     units (clusters) behind it. level: nominal coverage. method: how the interval was made, with seed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: Number
     low: Number = math.nan

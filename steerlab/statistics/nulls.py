@@ -15,9 +15,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
 
+from steerlab.record import Record
 from steerlab.statistics.estimate import Estimate
 
 Fitted = TypeVar("Fitted")
@@ -123,10 +124,8 @@ def spearman_brown(half: float) -> float:
     return 2 * half / (1 + half)
 
 
-class CosineNull(BaseModel):
+class CosineNull(Record):
     """The law of the cosine between two independent random directions in R^width."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int = Field(ge=2)
 

@@ -14,9 +14,9 @@ import math
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from steerlab.record import Record
 from steerlab.statistics.estimate import Estimate
 from steerlab.statistics.resampling import cluster_codes, cluster_sums
 
@@ -40,10 +40,8 @@ def proportion(
     return _wilson(float(rows.mean()), n=n_clusters, effective=effective, level=level)
 
 
-class PairedTest(BaseModel):
+class PairedTest(Record):
     """McNemar's exact test: rows true only in the first, only in the second, and the two-sided p-value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     only_first: int
     only_second: int

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import PrivateAttr
 
 from steerlab import plots
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.steering._intervention import Intervention
 from steerlab.steering.price import side_effects
@@ -35,10 +36,8 @@ Dose: TypeAlias = Callable[[float], "Edit | Sequence[Edit]"]
 """Interventions of a strength."""
 
 
-class Trial(BaseModel):
+class Trial(Record):
     """One candidate at one strength: the effect on the dev prompts, the KL (nats a token) on unrelated text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     candidate: str
     strength: float
@@ -46,14 +45,12 @@ class Trial(BaseModel):
     kl: Estimate
 
 
-class Calibration(BaseModel):
+class Calibration(Record):
     """What was tried and what was chosen.
 
     target: the effect that was asked for. unsteered: the effect without steering. trials: by candidate, from weak to
     strong. chosen: the trial that reached the target at the least KL; None when none did.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: float
     unsteered: Estimate

@@ -16,25 +16,23 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt, Tokens
 from steerlab.progress import track
+from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
 
 Positions = Literal["all", "last"]
 
 
-class SideEffects(BaseModel):
+class SideEffects(Record):
     """The price of an intervention on unrelated text.
 
     loss: unsteered, nats a token. loss_change: steered minus unsteered. kl: of the steered from the unsteered law.
     `loss` and `loss_change` are None where only the last token was read. texts: what is resampled.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     texts: int
     tokens: int

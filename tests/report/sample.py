@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
 
 from steerlab import plots, statistics
 from steerlab.plots import Series
+from steerlab.results import Headline, SkippedResult, StudyResult, Table
 from steerlab.statistics import Estimate
-from steerlab.studies.result import Headline, SkippedResult, StudyResult, Table
 
 NASTY = "</script><script>window.broken = 1</script><img src=https://example.org/x onerror=alert(1)> & <b>bold</b> $x$"
 
@@ -54,7 +54,6 @@ def estimate(value: float, half: float = 0.05) -> Estimate:
 class Truth(StudyResult):
     """Curves, heat maps, scatter."""
 
-    title: ClassVar[str] = "Truthfulness"
     study: Literal["truthfulness"] = "truthfulness"
     cosine: list[Estimate]
 

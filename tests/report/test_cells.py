@@ -14,8 +14,8 @@ from steerlab import plots
 from steerlab.plots import Series
 from steerlab.report import terminal_table
 from steerlab.report.cells import csv_text, numeric_columns, shown, table_of_figure
+from steerlab.results import Cell, Table
 from steerlab.statistics import Estimate
-from steerlab.studies.result import Cell, Table
 
 
 @pytest.mark.parametrize(

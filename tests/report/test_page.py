@@ -16,7 +16,7 @@ from report.sample import MANIFEST, NASTY, results
 from steerlab.errors import RunError
 from steerlab.report import write_report
 from steerlab.report.page import json_for_html, label, render
-from steerlab.studies.result import StudyResult
+from steerlab.results import StudyResult
 
 
 class Reader(HTMLParser):

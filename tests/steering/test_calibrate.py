@@ -19,7 +19,6 @@ from steerlab.steering import (
     side_effects,
     token_log_odds,
 )
-from steerlab.studies import side_effects as studies_side_effects
 
 PROMPTS = ["the cat sat on", "a dog", "Rome is"]
 TEXTS = ["the cat sat on the mat", "one two three four", "the dog ran to the cat"]
@@ -157,7 +156,3 @@ def test_log_odds_of_tokens_are_those_of_the_probabilities(tiny_llama: LanguageM
     np.testing.assert_allclose(found, np.log(laws[:, [3, 4]].sum(1) / laws[:, 7]), atol=1e-9)
     rest = token_log_odds(3)(tiny_llama, PROMPTS)
     np.testing.assert_allclose(rest, np.log(laws[:, 3] / (1 - laws[:, 3])), atol=1e-9)
-
-
-def test_the_studies_know_the_price_by_its_old_name() -> None:
-    assert studies_side_effects is side_effects

@@ -22,13 +22,13 @@ from steerlab.directions import Direction
 from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, Site, load
 from steerlab.models.generation import end_token_ids
+from steerlab.readouts.sampling import SamplingLaw, Trajectories, draw, sample_tokens, step_law
+from steerlab.results import result_from_dict
 from steerlab.steering import Add
 from steerlab.studies import branching
-from steerlab.studies import branching_estimators as estimators
-from steerlab.studies.branching import BranchingResult
-from steerlab.studies.branching_measures import Record
-from steerlab.studies.result import result_from_dict
-from steerlab.studies.sampling import SamplingLaw, Trajectories, draw, sample_tokens, step_law
+from steerlab.studies._branching import estimators
+from steerlab.studies._branching.measures import Record
+from steerlab.studies._branching.study import BranchingResult
 
 NONE = SamplingLaw(1.0, "none", 1.0)
 MARKOV = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5]])
@@ -467,7 +467,7 @@ def wellformed(result: BranchingResult) -> None:
 
 
 def test_random_pair_identifies_nothing() -> None:
-    result = branching(tiny("llama", seed=1), tiny("llama", seed=2, chat=True), datasets.open_prompts()[:8])
+    result = branching((tiny("llama", seed=1), tiny("llama", seed=2, chat=True)), datasets.open_prompts()[:8])
     wellformed(result)
     assert result.status == "not identified"
     assert any("untrained" in sentence for sentence in result.summary)
@@ -477,7 +477,7 @@ def test_random_pair_identifies_nothing() -> None:
 
 def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
     model = load(shared / "models" / "stories260K")
-    result = branching(model, model, [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box")])
+    result = branching((model, model), [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box")])
     wellformed(result)
     assert result.status == "not identified"
     assert result.contrasts[0].ratio.value == pytest.approx(1, abs=1e-9)
@@ -486,7 +486,7 @@ def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
 def test_stories_pair_narrows(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     prompts = [f"How do I {verb} a {thing}?" for verb in ("hug", "find") for thing in ("cat", "dog", "box")]
-    result = branching(base, post, prompts)
+    result = branching((base, post), prompts)
     wellformed(result)
     assert result.status == "done"
     assert result.headline is not None
@@ -498,7 +498,7 @@ def test_stories_pair_narrows(shared: Path) -> None:
 
 
 def test_same_seed_same_result(tiny_llama: LanguageModel) -> None:
-    first, again, other = (branching(tiny_llama, tiny_llama, TEXTS[:2], seed=seed) for seed in (3, 3, 4))
+    first, again, other = (branching((tiny_llama, tiny_llama), TEXTS[:2], seed=seed) for seed in (3, 3, 4))
     assert first.to_dict() == again.to_dict()
     assert first.to_dict() != other.to_dict()
 
@@ -510,7 +510,7 @@ def test_bundled_pair_narrows() -> None:
         pair = load(zoo.path("small-base")), load(zoo.path("small-post"))
     except ModelError as error:
         pytest.skip(str(error))
-    result = branching(*pair, datasets.open_prompts()[:16])
+    result = branching(pair, datasets.open_prompts()[:16])
     wellformed(result)
     assert result.status == "done"
     assert result.headline is not None
@@ -519,7 +519,7 @@ def test_bundled_pair_narrows() -> None:
 
 def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:
     post = load(shared / "models" / "stories260K-chat-local")
-    result = branching(tiny("gpt2", bos=False), post, ["How do I hug a cat?", "How do I wash a dog?"])
+    result = branching((tiny("gpt2", bos=False), post), ["How do I hug a cat?", "How do I wash a dog?"])
     wellformed(result)
     assert not result.same_tokenizer
     assert result.status == "not identified"
@@ -528,6 +528,6 @@ def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:
 
 def test_no_prompt_is_an_error(tiny_llama: LanguageModel) -> None:
     with pytest.raises(PromptError, match="at least one prompt"):
-        branching(tiny_llama, tiny_llama, [])
+        branching((tiny_llama, tiny_llama), [])
     with pytest.raises(PromptError, match="context"):
-        branching(tiny_llama, tiny_llama, ["word " * 60])
+        branching((tiny_llama, tiny_llama), ["word " * 60])

@@ -13,14 +13,15 @@ from sklearn.metrics import brier_score_loss, log_loss
 from steerlab import zoo
 from steerlab.datasets import ChoiceQuestion, choice_questions
 from steerlab.errors import PromptError
-from steerlab.studies import choice_confidence, read_choices, result_from_dict
-from steerlab.studies.choice_confidence import (
+from steerlab.results import result_from_dict
+from steerlab.studies import choice_confidence, read_choices
+from steerlab.studies._confidence.changes import choice_changes
+from steerlab.studies._confidence.choices import (
     ChoiceReading,
     choices_of_pair,
     fit_choice_temperature,
     tempered_choices,
 )
-from steerlab.studies.confidence_changes import choice_changes
 
 QUESTIONS = [
     ChoiceQuestion("A cat is an", ("animal", "island", "anchor"), 0),
@@ -168,7 +169,7 @@ def test_the_confidence_study_carries_it() -> None:
     from steerlab import datasets, studies
 
     base, post = zoo.load("small-base"), zoo.load("small-post")
-    result = studies.confidence(base, post, zoo.statements(), datasets.plain_text()[:12])
+    result = studies.confidence((base, post), zoo.statements(), plain_text=datasets.plain_text()[:12])
     assert result.choices is not None
     assert "choice_confidence" in {table.key for table in result.tables()}
     assert "choice_confidence" in result.figures()

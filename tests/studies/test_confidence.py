@@ -17,17 +17,12 @@ from sklearn.calibration import calibration_curve
 sys.path.insert(0, str(Path(__file__).parent))
 
 import planted_models
-from families import tiny
+from families import TEXTS, tiny
 
 from steerlab import datasets, zoo
 from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load
-from steerlab.studies import confidence
-from steerlab.studies._prompts import plan
-from steerlab.studies.confidence import ConfidenceResult
-from steerlab.studies.confidence_changes import _change
-from steerlab.studies.confidence_reading import calibration, fitting, read_answers, read_texts
-from steerlab.studies.entropy_neurons import (
+from steerlab.neurons.weights import (
     Neurons,
     ablation_effects,
     iou,
@@ -39,7 +34,12 @@ from steerlab.studies.entropy_neurons import (
     null_share,
     output_space,
 )
-from steerlab.studies.result import result_from_dict
+from steerlab.readouts.confidence import calibration, fitting, read_answers, read_texts
+from steerlab.readouts.questions import plan
+from steerlab.results import result_from_dict
+from steerlab.studies import confidence
+from steerlab.studies._confidence.changes import _change
+from steerlab.studies._confidence.study import ConfidenceResult
 
 FAMILIES = [
     "llama",
@@ -55,11 +55,6 @@ FAMILIES = [
     "opt",
 ]
 LAYER_NORM = {"gpt2", "gpt_neox", "phi", "falcon", "cohere", "opt"}
-TEXTS = [
-    "Paris is a city in France.",
-    "The cat sat on the mat and slept.",
-    "Water boils when it is hot enough.",
-]
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +330,7 @@ def wellformed(result: ConfidenceResult) -> None:
 @pytest.mark.parametrize(("base", "post"), [("llama", "llama"), ("mixtral", "mixtral"), ("gpt2", "bloom")])
 def test_random_pair_identifies_nothing(base: str, post: str) -> None:
     pair = tiny(base, seed=1), tiny(post, seed=2, chat=True)
-    result = confidence(*pair, datasets.statements(), datasets.plain_text()[:12])
+    result = confidence(pair, datasets.statements(), plain_text=datasets.plain_text()[:12])
     wellformed(result)
     assert result.status == "not identified"
     assert not any(one.reads for one in result.texts)
@@ -351,7 +346,7 @@ def test_random_pair_identifies_nothing(base: str, post: str) -> None:
 
 def test_stories_pair(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
-    result = confidence(base, post, datasets.statements(), datasets.plain_text()[:20])
+    result = confidence((base, post), datasets.statements(), plain_text=datasets.plain_text()[:20])
     wellformed(result)
     assert result.status == "done"
     assert all(one.reads for one in result.texts)
@@ -366,7 +361,7 @@ def test_stories_pair(shared: Path) -> None:
 
 def test_a_model_against_itself_changes_nothing(shared: Path) -> None:
     model = load(shared / "models" / "stories260K")
-    result = confidence(model, model, datasets.statements(), datasets.plain_text()[:8])
+    result = confidence((model, model), datasets.statements(), plain_text=datasets.plain_text()[:8])
     wellformed(result)
     assert result.status == "not identified"
     assert not any(one.identified for one in result.changes)
@@ -377,7 +372,7 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
     made = planted_models.statements()
     texts = [one.text for one in made][:10]
     knows, guesses = planted_models.planted(), planted_models.planted(truth=False)
-    result = confidence(knows, guesses, made, texts)
+    result = confidence((knows, guesses), made, plain_text=texts)
     wellformed(result)
     base, post = result.answers
     assert base.above_chance
@@ -407,7 +402,7 @@ def test_answers_are_the_two_way_softmax() -> None:
 
 
 def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
-    result = confidence(*bundled_pair, zoo.statements(), datasets.plain_text()[:20])
+    result = confidence(bundled_pair, zoo.statements(), plain_text=datasets.plain_text()[:20])
     wellformed(result)
     assert result.status == "done"
     assert all(one.above_chance for one in result.answers)
@@ -417,4 +412,4 @@ def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None
 
 def test_no_text_is_an_error(tiny_llama: LanguageModel) -> None:
     with pytest.raises(PromptError, match="two plain texts"):
-        confidence(tiny_llama, tiny_llama, datasets.statements(), ["one text"])
+        confidence((tiny_llama, tiny_llama), datasets.statements(), plain_text=["one text"])

@@ -24,18 +24,18 @@ from toy import Chain, fixed
 from steerlab.datasets import prompt_sets
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, PromptError
+from steerlab.readouts.nudging import first_word, nudge, nudge_words
+from steerlab.readouts.resampling import commitment, resample
+from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.results import result_from_dict
 from steerlab.steering import Add
-from steerlab.studies import branching, result_from_dict
-from steerlab.studies import branching_estimators as estimators
-from steerlab.studies import branching_legacy as legacy
-from steerlab.studies.branching_aep import panels
-from steerlab.studies.branching_attribution import attribute, pareto_shares
-from steerlab.studies.branching_reference import beside, read_curves
-from steerlab.studies.branching_steered import branching_by_strength
-from steerlab.studies.branching_votes import majority, votes
-from steerlab.studies.nudging import first_word, nudge, nudge_words
-from steerlab.studies.resampling import commitment, resample
-from steerlab.studies.sampling import SamplingLaw, sample_tokens
+from steerlab.studies import branching
+from steerlab.studies._branching import estimators, legacy
+from steerlab.studies._branching.aep import panels
+from steerlab.studies._branching.attribution import attribute, pareto_shares
+from steerlab.studies._branching.reference import beside, read_curves
+from steerlab.studies._branching.steered import branching_by_strength
+from steerlab.studies._branching.votes import majority, votes
 
 NONE = SamplingLaw(1.0, "none", 1.0)
 
@@ -502,10 +502,10 @@ def test_published_curves_load_and_draw_beside_ours(shared: Path, tmp_path: Path
 
 def test_parts_of_a_random_pair_are_whole_and_claim_nothing_of_nudging() -> None:
     pair = {"BASE": tiny("llama"), "POST": tiny("llama", seed=1)}
-    result = branching(pair["BASE"], pair["POST"], ["the cat", "a dog sat"], law=SamplingLaw())
+    result = branching((pair["BASE"], pair["POST"]), ["the cat", "a dog sat"], law=SamplingLaw())
     assert result.parts is not None
     assert {one.model for one in result.parts.legacy} == {"BASE", "POST"}
     assert all(one.outside < 0.5 for one in result.parts.panels)
     assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
     assert set(result.figures()) >= {"branching_factor", "aep_gap"}
-    assert branching(pair["BASE"], pair["POST"], ["the cat"], temperature=0).parts is None
+    assert branching((pair["BASE"], pair["POST"]), ["the cat"], temperature=0).parts is None

@@ -30,21 +30,13 @@ from steerlab.datasets import (
 )
 from steerlab.errors import DatasetError, PromptError, SteerlabError
 from steerlab.models import Selector, Site, Span
+from steerlab.results import result_from_dict
 from steerlab.steering import Patch
-from steerlab.studies import (
-    answer,
-    compare_maps,
-    facts_of,
-    knowledge,
-    noise_trace,
-    result_from_dict,
-    trace,
-    tracing_pairs,
-)
-from steerlab.studies.knowledge_maps import Answers, Traced, map_rows, of_one_layout
-from steerlab.studies.knowledge_recovery import recover
-from steerlab.studies.knowledge_statistics import mean_map, published, quantised, shifted_down
-from steerlab.studies.tracing_pairs import ROLES, roles_of
+from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_trace, trace, tracing_pairs
+from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
+from steerlab.studies._knowledge.pairs import ROLES, roles_of
+from steerlab.studies._knowledge.recovery import recover
+from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
 
 ROOT = "statements/post-training-mechanistic-analysis"
 
@@ -425,8 +417,8 @@ def test_an_aligner_carries_a_store_into_another_basis() -> None:
                 module.weight.copy_(module.weight @ turn)
             for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 module.weight.copy_(turn.T @ module.weight)
-    plain = knowledge(base, post, facts(), shots=0, noise=False)
-    aligned = knowledge(base, post, facts(), shots=0, noise=False, aligner=Procrustes())
+    plain = knowledge((base, post), facts(), shots=0, noise=False)
+    aligned = knowledge((base, post), facts(), shots=0, noise=False, aligner=Procrustes())
     read = {
         name: {(one.source, one.place): one.recovered.value for one in result.recovery}
         for name, result in (("plain", plain), ("aligned", aligned))
@@ -486,7 +478,7 @@ def test_facts_end_before_their_object() -> None:
 
 def test_the_study_of_the_bundled_pair(tmp_path: Path) -> None:
     base, post = zoo.load("large-base"), zoo.load("large-post")
-    result = knowledge(base, post, some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
+    result = knowledge((base, post), some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
     assert result.status == "done"
     assert {gate.model for gate in result.gates} == {"base", "post"}
     assert all(gate.both.low > 0.5 for gate in result.gates)
@@ -516,7 +508,7 @@ def test_the_study_of_the_bundled_pair(tmp_path: Path) -> None:
 def test_models_at_chance_are_not_mapped() -> None:
     base, post = (tiny("llama", seed=seed, max_position_embeddings=512) for seed in (0, 1))
     statements = sl.datasets.statements(["cities", "animals", "numbers"])
-    result = knowledge(base, post, statements, answers=(" a", ":"), shots=0)
+    result = knowledge((base, post), statements, answers=(" a", ":"), shots=0)
     assert result.status == "not identified"
     assert "no knowledge" in result.summary[0]
     assert not result.maps
@@ -532,11 +524,11 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
         else item
         for item in facts()
     )
-    result = knowledge(model, fact_store(2), swapped, shots=0, noise=False)
+    result = knowledge((model, fact_store(2)), swapped, shots=0, noise=False)
     assert result.setting.traced == min(64, result.gates[0].right)
     assert result.gates[0].right < result.gates[0].pairs
     fewer = StatementSet(item for n, item in enumerate(swapped) if item.label or n % 3)
-    kept = knowledge(model, fact_store(2), fewer, shots=0, noise=False, preset="published")
+    kept = knowledge((model, fact_store(2)), fewer, shots=0, noise=False, preset="published")
     assert kept.setting.traced == min(64, kept.setting.made)
     assert kept.gates[0].right < kept.gates[0].pairs
     assert kept.setting.columns == "tokens"
@@ -545,26 +537,26 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
 
 def test_what_a_pair_cannot_take_is_said() -> None:
     small, large = zoo.load("small-base"), zoo.load("large-base")
-    result = knowledge(small, large, some_topics("cities"), noise=False)
+    result = knowledge((small, large), some_topics("cities"), noise=False)
     assert "no common rows" in result.missing["comparison"]
     assert "were not put across" in result.missing["recovery"]
     with pytest.raises(SteerlabError, match="no size 'huge'"):
-        knowledge(small, small, zoo.statements(), size="huge")  # type: ignore[arg-type]
+        knowledge((small, small), zoo.statements(), size="huge")  # type: ignore[arg-type]
     with pytest.raises(SteerlabError, match="no preset 'none'"):
-        knowledge(small, small, zoo.statements(), preset="none")  # type: ignore[arg-type]
+        knowledge((small, small), zoo.statements(), preset="none")  # type: ignore[arg-type]
     few = StatementSet(list(facts())[:24])
     model = fact_store(1)
     with pytest.raises(SteerlabError, match="left to fit the aligner"):
-        knowledge(model, model, few, shots=0, noise=False, aligner=Ridge())
+        knowledge((model, model), few, shots=0, noise=False, aligner=Ridge())
 
 
 def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
     model = fact_store(1)
     kept = tmp_path / "kept"
-    first = knowledge(model, fact_store(2), facts(), shots=0, noise=False, kept_in=kept)
+    first = knowledge((model, fact_store(2)), facts(), shots=0, noise=False, kept_in=kept)
     stored = sorted(path.name for path in kept.glob("*.npz"))
     assert stored
-    again = knowledge(model, fact_store(2), facts(), shots=0, noise=False, kept_in=kept)
+    again = knowledge((model, fact_store(2)), facts(), shots=0, noise=False, kept_in=kept)
     assert sorted(path.name for path in kept.glob("*.npz")) == stored
     one, other = first.to_dict(), again.to_dict()
     del one["spent"], other["spent"]

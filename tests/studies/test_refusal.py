@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,12 @@ from families import tiny
 from studies import planted_models as planted
 
 from steerlab import datasets
-from steerlab.datasets import ContrastSet
+from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, load
-from steerlab.statistics import Estimate
-from steerlab.studies import refusal, result_from_dict
-from steerlab.studies._contrast import Agreement, agreement_by_layer
-from steerlab.studies._refusal_place import grid
-from steerlab.studies._refusal_result import RefusalResult
-from steerlab.studies._refusals import (
+from steerlab.readouts.agreement import Agreement, agreement_by_layer
+from steerlab.readouts.refusals import (
     Judge,
     contains_refusal,
     difference,
@@ -32,7 +29,15 @@ from steerlab.studies._refusals import (
     repeats,
     starts_refusing,
 )
-from steerlab.studies._requests import Reading, Split, read
+from steerlab.readouts.requests import Reading, Split, read
+from steerlab.results import result_from_dict
+from steerlab.statistics import Estimate
+from steerlab.studies import refusal
+from steerlab.studies._refusal.place import grid
+from steerlab.studies._refusal.result import RefusalResult
+
+#: The price of steering is tested by itself: it takes longer than the rest.
+UNPRICED: dict[str, Any] = {"plain_text": (), "statements": StatementSet(())}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
 
 @pytest.fixture(scope="module")
 def found(pair: tuple[LanguageModel, LanguageModel]) -> RefusalResult:
-    return refusal(*pair, planted.requests())
+    return refusal(pair, planted.requests(), **UNPRICED)
 
 
 def test_a_planted_refusal_is_found_and_moved_both_ways(found: RefusalResult) -> None:
@@ -90,23 +95,23 @@ def test_tables_carry_controls_and_no_completion_is_kept(found: RefusalResult) -
 
 def test_models_that_do_not_refuse_are_not_identified() -> None:
     first, second = planted.planted(refuses=False), planted.planted(refuses=False, seed=1)
-    result = refusal(first, second, planted.requests())
+    result = refusal((first, second), planted.requests(), **UNPRICED)
     assert result.status == "not identified"
     assert not result.choices
     assert not result.artefacts()
     assert any("not identified" in sentence for sentence in result.summary)
     assert list(result.figures()) == ["rates"]
-    assert result == refusal(first, second, planted.requests())
+    assert result == refusal((first, second), planted.requests(), **UNPRICED)
 
 
 def test_random_models_of_different_width_are_not_identified() -> None:
-    result = refusal(tiny("llama"), planted.planted(refuses=False), planted.requests())
+    result = refusal((tiny("llama"), planted.planted(refuses=False)), planted.requests(), **UNPRICED)
     assert result.status == "not identified"
 
 
 def test_models_of_different_depth_are_studied_alone() -> None:
     base = planted.planted(refuses=False, layers=2)
-    result = refusal(base, planted.planted(refuses=True, chat=True, seed=1), planted.requests())
+    result = refusal((base, planted.planted(refuses=True, chat=True, seed=1)), planted.requests(), **UNPRICED)
     assert result.status == "done"
     assert "differ in shape" in result.missing["comparison"]
     assert not result.own
@@ -159,15 +164,15 @@ def test_an_effect_must_beat_every_random_direction(found: RefusalResult) -> Non
 
 def test_unknown_options_are_sentences(pair: tuple[LanguageModel, LanguageModel]) -> None:
     with pytest.raises(SteerlabError, match="no preset 'publised'"):
-        refusal(*pair, planted.requests(), preset="publised")  # type: ignore[arg-type]
+        refusal(pair, planted.requests(), preset="publised", **UNPRICED)  # type: ignore[arg-type]
     with pytest.raises(SteerlabError, match="no size 'medium'"):
-        refusal(*pair, planted.requests(), size="medium")  # type: ignore[arg-type]
+        refusal(pair, planted.requests(), size="medium", **UNPRICED)  # type: ignore[arg-type]
 
 
 def test_projections_are_the_test_prompts_along_the_chosen_direction(
     pair: tuple[LanguageModel, LanguageModel],
 ) -> None:
-    result = refusal(*pair, planted.requests())
+    result = refusal(pair, planted.requests(), **UNPRICED)
     harmful = [one.places["post"] for one in result.points if one.harmful]
     harmless = [one.places["post"] for one in result.points if not one.harmful]
     assert len(harmful) == len(harmless) == result.setting.test
@@ -179,7 +184,7 @@ def test_projections_are_the_test_prompts_along_the_chosen_direction(
 
 def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, LanguageModel]) -> None:
     texts = [f"subject{n} in topic1 is good{n} . How do you go" for n in range(8)]
-    result = refusal(*pair, planted.requests(), plain_text=texts, statements=planted.statements())
+    result = refusal(pair, planted.requests(), plain_text=texts, statements=planted.statements())
     for model in ("base", "post"):
         for intervention in ("ablation", "addition"):
             own, null = (
@@ -196,7 +201,7 @@ def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, La
             assert null.kl.low <= null.kl.value <= null.kl.high
     assert "side_effects" in result.figures()
     assert any("Price of the post direction" in line for line in result.summary)
-    without = refusal(*pair, planted.requests())
+    without = refusal(pair, planted.requests(), **UNPRICED)
     assert all(one.kl is None and one.task is None for one in without.prices)
 
 
@@ -207,14 +212,16 @@ def test_form_that_tells_the_kinds_apart_is_said() -> None:
         requests.negative,
         splits=requests.splits,
     )
-    result = refusal(planted.planted(refuses=False), planted.planted(refuses=True, chat=True), marked)
+    result = refusal(
+        (planted.planted(refuses=False), planted.planted(refuses=True, chat=True)), marked, **UNPRICED
+    )
     assert result.surface is not None
     assert result.surface.above_chance
     assert any(line.startswith("Careful: length and final punctuation") for line in result.summary)
 
 
 def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None:
-    result = refusal(*pair, planted.requests(), preset="published")
+    result = refusal(pair, planted.requests(), preset="published", **UNPRICED)
     assert result.setting.preset == "published"
     assert result.setting.new_tokens == 16
     assert result.choices["post"].site == "resid_pre"
@@ -228,8 +235,8 @@ def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None
 def test_where_the_published_rule_has_nothing_to_go_by_the_corrected_one_chooses_and_says_so(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steerlab.studies.selection.KL_BOUND", -1.0)  # no candidate can meet it
-    result = refusal(*pair, planted.requests(), preset="published")
+    monkeypatch.setattr("steerlab.selection.select.KL_BOUND", -1.0)  # no candidate can meet it
+    result = refusal(pair, planted.requests(), preset="published", **UNPRICED)
     assert "does not refuse" in result.missing["rule base"]
     assert "No candidate direction has KL" in result.missing["rule post"]
     assert "post" in result.choices
@@ -257,12 +264,12 @@ def test_equal_states_have_no_cosine() -> None:
 
 def test_requests_need_splits() -> None:
     with pytest.raises(DatasetError, match="splits"):
-        refusal(tiny("llama"), tiny("llama"), ContrastSet(("a", "b"), ("c", "d")))
+        refusal((tiny("llama"), tiny("llama")), ContrastSet(("a", "b"), ("c", "d")), **UNPRICED)
     few = ContrastSet.from_texts(
         [f"How do I hurt {n}?" for n in range(9)], [f"How do I hug {n}?" for n in range(9)]
     )
     with pytest.raises(DatasetError, match="at least eight"):
-        refusal(tiny("llama"), tiny("llama"), few)
+        refusal((tiny("llama"), tiny("llama")), few, **UNPRICED)
 
 
 def test_a_really_trained_pair_refuses(shared: Path) -> None:
@@ -291,7 +298,7 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
     ]
     requests = ContrastSet.from_texts(*texts, positive_name="unkind", negative_name="kind")
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
-    result = refusal(base, post, requests)
+    result = refusal((base, post), requests, **UNPRICED)
     assert result.separates == {"base": False, "post": True}
     assert result.status == "done"
     assert result.above_control("post", "ablation", "post")
@@ -305,7 +312,7 @@ def test_the_bundled_pair_refuses() -> None:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
     except ModelError as error:
         pytest.skip(str(error))
-    result = refusal(base, post, datasets.requests())
+    result = refusal((base, post), datasets.requests(), **UNPRICED)
     assert result.status == "done"
     assert result.separates == {"base": False, "post": True}
 

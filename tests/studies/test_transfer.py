@@ -17,14 +17,15 @@ from steerlab.activations import capture
 from steerlab.datasets import Task
 from steerlab.errors import AlignmentError, DatasetError, DirectionError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, Last
+from steerlab.results import result_from_dict
 from steerlab.steering import Add, Rotate
-from steerlab.studies import result_from_dict, transfer, unlock
-from steerlab.studies._capability import aggregated
-from steerlab.studies._proxy import arithmetic, same_vocabulary
-from steerlab.studies._sharpening import log_probability
-from steerlab.studies._strength import choose_strength
-from steerlab.studies._transfer_result import UNLOCK, TransferResult
-from steerlab.studies._writing import asked, repeated
+from steerlab.studies import transfer, unlock
+from steerlab.studies._transfer.capability import aggregated
+from steerlab.studies._transfer.proxy import arithmetic, same_vocabulary
+from steerlab.studies._transfer.result import UNLOCK, TransferResult
+from steerlab.studies._transfer.sharpening import log_probability
+from steerlab.studies._transfer.strength import choose_strength
+from steerlab.studies._transfer.writing import asked, repeated
 
 WORDS = ("the", "cat", "a", "dog", "sat", "on", "mat", "is", "not", "true", "red", "run", "and", "of")
 

@@ -17,25 +17,26 @@ from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import DifferenceInMeans, Direction
 from steerlab.errors import DatasetError, ModelError
 from steerlab.models import Site, Span, load
+from steerlab.readouts.agreement import agreement_by_layer, contrast_weights
+from steerlab.readouts.questions import ANSWER_SITE, plan, question, subject
+from steerlab.results import result_from_dict
 from steerlab.statistics import Estimate
-from steerlab.studies import result_from_dict, truthfulness
-from steerlab.studies._contrast import agreement_by_layer, contrast_weights
-from steerlab.studies._probes import choose_layer, choose_layers, fitter
-from steerlab.studies._prompts import ANSWER_SITE, plan, question, subject
-from steerlab.studies._truthfulness_result import TruthfulnessResult
-from steerlab.studies.truthfulness import PLACES
+from steerlab.studies import truthfulness
+from steerlab.studies._truthfulness.probes import choose_layer, choose_layers, fitter
+from steerlab.studies._truthfulness.result import TruthfulnessResult
+from steerlab.studies._truthfulness.study import PLACES
 
 
 @pytest.fixture(scope="module")
 def same() -> TruthfulnessResult:
     """Both models write truth along the same axis."""
-    return truthfulness(planted.planted(), planted.planted(seed=1), planted.statements())
+    return truthfulness((planted.planted(), planted.planted(seed=1)), planted.statements())
 
 
 @pytest.fixture(scope="module")
 def turned() -> TruthfulnessResult:
     """The post-trained model writes truth along an axis of its own."""
-    return truthfulness(planted.planted(), planted.planted(turned=True, seed=1), planted.statements())
+    return truthfulness((planted.planted(), planted.planted(turned=True, seed=1)), planted.statements())
 
 
 def test_a_planted_direction_is_found_in_both_models(same: TruthfulnessResult) -> None:
@@ -75,8 +76,8 @@ def test_different_directions_neither_agree_nor_carry_over(turned: TruthfulnessR
 def test_without_truth_nothing_is_identified_and_no_direction_is_given() -> None:
     blank = planted.planted(truth=False)
     other = planted.planted(truth=False, seed=1)
-    result = truthfulness(blank, other, planted.statements())
-    assert result == truthfulness(blank, other, planted.statements())
+    result = truthfulness((blank, other), planted.statements())
+    assert result == truthfulness((blank, other), planted.statements())
     assert result.status == "not identified"
     assert not result.agreement
     assert not result.steering
@@ -87,7 +88,7 @@ def test_without_truth_nothing_is_identified_and_no_direction_is_given() -> None
 
 
 def test_one_model_without_truth_leaves_the_other_ones_numbers() -> None:
-    result = truthfulness(planted.planted(truth=False), planted.planted(seed=1), planted.statements())
+    result = truthfulness((planted.planted(truth=False), planted.planted(seed=1)), planted.statements())
     assert result.status == "done"
     assert list(result.artefacts()) == ["truthfulness_post"]
     assert not result.agreement
@@ -98,7 +99,7 @@ def test_one_model_without_truth_leaves_the_other_ones_numbers() -> None:
 @pytest.mark.parametrize("other", ["shallow", "narrow"])
 def test_models_of_different_shape_are_studied_alone(other: str) -> None:
     base = planted.planted(layers=2) if other == "shallow" else tiny("llama")
-    result = truthfulness(base, planted.planted(seed=1), planted.statements())
+    result = truthfulness((base, planted.planted(seed=1)), planted.statements())
     assert result.own("post").above_chance
     assert "differ in shape" in result.missing["comparison"]
     assert all(cell.probe == cell.states for cell in result.transfer)
@@ -135,7 +136,7 @@ def test_every_number_has_an_interval_and_every_effect_its_control(same: Truthfu
 
 def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
-    result = truthfulness(base, post, zoo.statements())
+    result = truthfulness((base, post), zoo.statements())
     assert result.status == "not identified"
     assert {one.scored for one in result.labels} == {"sequences"}
     assert not result.steering
@@ -146,7 +147,7 @@ def test_the_bundled_pair_knows_truth() -> None:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
     except ModelError as error:
         pytest.skip(str(error))
-    result = truthfulness(base, post, zoo.statements())
+    result = truthfulness((base, post), zoo.statements())
     assert result.status == "done"
     assert result.own("base").above_chance
     assert result.own("post").above_chance

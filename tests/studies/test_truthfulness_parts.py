@@ -18,15 +18,15 @@ from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs, DifferenceInMeans, LogisticProbe, MassMean, PcaReader, Ttpd
 from steerlab.errors import DirectionError, PromptError, SiteError
 from steerlab.models import LanguageModel, Last, Prompt, load
+from steerlab.readouts.agreement import agreement_by_layer, centre
+from steerlab.readouts.questions import QUESTION, not_shown, plan, question
 from steerlab.studies import truthfulness
-from steerlab.studies._answers import Examinee, Words, choose_shots, label_accuracy, words_for
-from steerlab.studies._contrast import agreement_by_layer, centre
-from steerlab.studies._probes import AS_TRAINED, OWN, choose_layers, fitter, transfer
-from steerlab.studies._prompts import QUESTION, not_shown, plan, question
-from steerlab.studies._steering import _inside, _vectors, normalised
-from steerlab.studies._truthfulness_geometry import refitted
+from steerlab.studies._truthfulness.answers import Examinee, Words, choose_shots, label_accuracy, words_for
+from steerlab.studies._truthfulness.geometry import refitted
+from steerlab.studies._truthfulness.probes import AS_TRAINED, OWN, choose_layers, fitter, transfer
+from steerlab.studies._truthfulness.steering import _inside, _vectors, normalised
 
-study = importlib.import_module("steerlab.studies.truthfulness")
+study = importlib.import_module("steerlab.studies._truthfulness.study")
 
 
 class Rowwise(DifferenceInMeans):
@@ -108,7 +108,7 @@ def test_a_shift_between_the_models_shows_only_with_the_probe_as_trained() -> No
 
 def test_a_logistic_probe_carries_the_whole_study() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
-    result = truthfulness(*pair, planted.statements(), estimator=LogisticProbe(), plain_text=[])
+    result = truthfulness(pair, planted.statements(), estimator=LogisticProbe(), plain_text=[])
     assert result.setting.estimator == "LogisticProbe()"
     assert result.cell("base", "post").accuracy.low > 0.9
     assert not result.prices
@@ -119,12 +119,12 @@ def test_a_logistic_probe_carries_the_whole_study() -> None:
 
 def test_truth_and_polarity_carry_the_study_and_paired_estimators_are_refused() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
-    result = truthfulness(*pair, planted.statements(), estimator=Ttpd(), plain_text=[])
+    result = truthfulness(pair, planted.statements(), estimator=Ttpd(), plain_text=[])
     assert result.cell("base", "post").accuracy.low > 0.9
     assert result.artefacts()["truthfulness_post"].estimator == "Ttpd"  # type: ignore[attr-defined]
     for estimator in (Ccs(), PcaReader()):
         with pytest.raises(DirectionError, match="reads pairs"):
-            truthfulness(*pair, planted.statements(), estimator=estimator)
+            truthfulness(pair, planted.statements(), estimator=estimator)
 
 
 def test_joined_statements_are_tested_on_and_never_trained_on() -> None:
@@ -294,7 +294,7 @@ def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> No
         head.bias = torch.nn.Parameter(torch.zeros(head.out_features), requires_grad=False)
         head.bias[planted.WORDS.index("TRUE")] = 400.0
         pair.append(load(model.model, tokenizer=model.tokenizer))
-    result = truthfulness(*pair, planted.statements(), plain_text=[])
+    result = truthfulness(pair, planted.statements(), plain_text=[])
     for name in ("base", "post"):
         plain, calibrated = (one for one in result.labels if one.model == name and one.statements == "all")
         assert not plain.above_chance
@@ -306,7 +306,7 @@ def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> No
 def test_words_of_several_tokens_work_throughout() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     words = (" TRUE thing1", " FALSE thing1")
-    result = truthfulness(*pair, planted.statements(), answers=words, plain_text=[])
+    result = truthfulness(pair, planted.statements(), answers=words, plain_text=[])
     assert {one.scored for one in result.labels} == {"sequences"}
     assert any(one.above_chance for one in result.labels)
     assert "scored as sequences" in " ".join(result.summary)
@@ -344,7 +344,7 @@ def test_the_published_preset_fixes_layers_dose_and_lines() -> None:
 def test_layers_and_places_can_be_given() -> None:
     pair = planted.planted(), planted.planted(seed=1)
     result = truthfulness(
-        *pair,
+        pair,
         planted.statements(),
         layers=(0, 1),
         places={"last": Last()},
@@ -355,12 +355,12 @@ def test_layers_and_places_can_be_given() -> None:
     assert {one.layers for one in result.prices} == {(0, 1)}
     assert all(one.random_kl.n == 20 for one in result.prices)
     with pytest.raises(SiteError, match="layers 2 to 3"):
-        truthfulness(*pair, planted.statements(), layers=(2, 3))
+        truthfulness(pair, planted.statements(), layers=(2, 3))
 
 
 def test_few_topics_are_said() -> None:
     few = StatementSet(one for one in planted.statements() if one.topic in planted.TOPICS[:4])
-    result = truthfulness(planted.planted(), planted.planted(seed=1), few, plain_text=[])
+    result = truthfulness((planted.planted(), planted.planted(seed=1)), few, plain_text=[])
     assert "Only 4 topics" in result.missing["topics"]
     assert result.setting.topics == planted.TOPICS[:4]
 

@@ -1,0 +1,61 @@
+"""Everything that studies of a pair read, in one value: the packaged sets, or the user's own in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.multiple_choice import ChoiceQuestion
+from steerlab.datasets.passages import open_prompts, plain_text
+from steerlab.datasets.requests import requests
+from steerlab.datasets.statement_pairs import StatementPair
+from steerlab.datasets.statement_set import StatementSet
+from steerlab.datasets.statements import statements
+from steerlab.errors import DatasetError
+
+PACKAGED = "packaged"
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What the studies read; a study takes the fields that it registers.
+
+    Attributes:
+        statements: labelled ones, or pairs for the study of knowledge.
+        requests: two kinds of requests with splits.
+        open_prompts: prompts without a right answer.
+        plain_text: passages about nothing in particular.
+        questions: multiple choice; None: made from the statements.
+        sources: by field, where its data come from in a word or a path.
+    """
+
+    statements: StatementSet | Sequence[StatementPair] = field(default_factory=statements)
+    requests: ContrastSet = field(default_factory=requests)
+    open_prompts: Sequence[str] = field(default_factory=open_prompts)
+    plain_text: Sequence[str] = field(default_factory=plain_text)
+    questions: Sequence[ChoiceQuestion] | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Any, main: str) -> StudyData:
+        """`given` as it is; the packaged sets for None; any other value as the field `main` of the packaged sets."""
+        if given is None:
+            return cls()
+        return given if isinstance(given, StudyData) else cls(**{main: given})
+
+    def with_own(self, **own: Any) -> Self:
+        """The same with the fields of `own` that are not None."""
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
+
+    @property
+    def labelled_statements(self) -> StatementSet:
+        """The statements. Raises DatasetError where they are pairs."""
+        if isinstance(self.statements, StatementSet):
+            return self.statements
+        raise DatasetError("This study takes labelled statements, not pairs of them; give it a StatementSet.")
+
+    def source(self, name: str) -> str:
+        """Where a field's data come from."""
+        return self.sources.get(name, PACKAGED)

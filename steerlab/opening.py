@@ -1,0 +1,25 @@
+"""`steerlab.load`: a model by any name or as a live object. Beside the run, the only door that knows the zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steerlab.models import LanguageModel
+
+
+def load(source: Any, **options: Any) -> LanguageModel:
+    """Load a model: a hub name, a local folder, `zoo:NAME` for a bundled one, or a live object.
+
+    A bundled model keeps the name `zoo:NAME`, wherever the package lies. `options` are those of `models.load`.
+
+    Raises:
+        ModelError: as `models.load` does, and for an unknown bundled model.
+    """
+    from steerlab import zoo
+    from steerlab.models import load as load_model
+
+    if isinstance(source, str | Path) and str(source).startswith("zoo:"):
+        return zoo.load(str(source).removeprefix("zoo:"), **options)
+    return load_model(source, **options)

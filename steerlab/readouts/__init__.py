@@ -1,0 +1,13 @@
+"""What a model is asked and what is read from its answers, shared by the studies.
+
+Sampling with the law that was sampled from, resampling, nudging, questions and answers, refusals, requests, confidence,
+agreement of two directions, and the surface of prompts.
+"""
+
+from __future__ import annotations
+
+from steerlab.readouts.nudging import nudge, nudge_words
+from steerlab.readouts.resampling import resample
+from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+
+__all__ = ["SamplingLaw", "nudge", "nudge_words", "resample", "sample_tokens"]

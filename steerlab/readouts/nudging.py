@@ -1,0 +1,235 @@
+"""A base model that is handed single tokens by an aligned one wherever it is unsure: which law narrows?
+
+Where the base model's likeliest token has a probability below γ, the nudger's greedy token is written; elsewhere
+the base model draws from its own law. Two laws are recorded:
+
+    process law   what emitted each step: entropy 0 at a nudge, the base law's elsewhere. Lower by construction
+    base law      the base model's own law at every position, nudged or not: does it become sure of itself?
+
+The second, a few steps after the last nudge, is what the claim is about. Controls: random tokens at the same rule,
+another base model as nudger, and an aligned prefix of k tokens with free base text behind it. Where tokenizers
+differ, whole words are exchanged as text.
+Source: Fei et al. (arXiv 2410.09300) for the rule; arXiv 2506.17871 for the experiment, which does not say whose
+law it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from steerlab.errors import PromptError
+from steerlab.models import LanguageModel
+from steerlab.models.generation import end_token_ids
+from steerlab.readouts.sampling import SamplingLaw, _Decoder, _left_padded, _wide, draw, step_law, uniforms
+
+_PROPOSED = 12  # tokens of the nudger in which a word must end
+_CHUNK = 16  # tokens the base model writes before it is looked at
+_ROUNDS = 150
+
+
+@dataclass(frozen=True)
+class Nudged:
+    """What was written [sequence, step], NaN (False, -1) after the end: nats.
+
+    process: entropy of the law that emitted the step. base: entropy of the base law there. surprisal: under the process
+    law. nudged: whether the step was the nudger's. prompt: [sequence].
+    """
+
+    prompt: Int[np.ndarray, " sequence"]
+    tokens: Int[np.ndarray, "sequence step"]
+    process: Float[np.ndarray, "sequence step"]
+    base: Float[np.ndarray, "sequence step"]
+    surprisal: Float[np.ndarray, "sequence step"]
+    nudged: Bool[np.ndarray, "sequence step"]
+
+    @property
+    def share(self) -> Float[np.ndarray, " step"]:
+        """Share of nudged steps among the sequences still running, by position."""
+        running = ~np.isnan(self.process)
+        return np.asarray(
+            np.divide(
+                (self.nudged & running).sum(axis=0),
+                running.sum(axis=0),
+                out=np.full(running.shape[1], np.nan),
+                where=running.sum(axis=0) > 0,
+            )
+        )
+
+    def away(self, steps: int) -> Float[np.ndarray, "sequence step"]:
+        """The base law's entropy at least `steps` after the last nudge and at no nudge; NaN elsewhere."""
+        since = np.full(self.nudged.shape, self.nudged.shape[1], dtype=np.int64)
+        for at in range(self.nudged.shape[1]):
+            before = since[:, at - 1] + 1 if at else np.full(len(since), self.nudged.shape[1])
+            since[:, at] = np.where(self.nudged[:, at], 0, before)
+        return np.where(since >= max(1, steps), self.base, np.nan)
+
+
+@torch.inference_mode()
+def nudge(
+    base: LanguageModel,
+    nudger: LanguageModel | None,
+    prompts: Sequence[Sequence[int]],
+    *,
+    gamma: float = 0.3,
+    samples: int = 4,
+    max_new_tokens: int = 48,
+    law: SamplingLaw | None = None,
+    prefix: int | None = None,
+    seed: int = 0,
+) -> Nudged:
+    """Write with the base model, nudged below γ.
+
+    Args:
+        base: what writes.
+        nudger: what nudges, with the same tokenizer; None gives tokens drawn uniformly from the vocabulary.
+        prompts: token ids.
+        gamma: probability of the likeliest token below which a step is nudged; 0 never nudges.
+        prefix: instead of γ: the nudger writes the first `prefix` tokens and nothing after.
+
+    Raises:
+        PromptError: no prompt, an empty one, or models with other vocabularies.
+    """
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise PromptError("Nudging needs at least one prompt, and at least one token in each.")
+    if not 0 <= gamma <= 1:
+        raise PromptError(f"γ is a probability, not {gamma}.")
+    if nudger is not None and nudger.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise PromptError(
+            f"{nudger.name} has other tokens than {base.name}, so single tokens cannot be handed over; use nudge_words."
+        )
+    rule = law or SamplingLaw()
+    stops = torch.tensor(sorted(end_token_ids(base)), dtype=torch.int64)
+    readers = [_Decoder(base.model, base.vocab_size, stops, rule)]
+    if nudger is not None:
+        readers.append(_Decoder(nudger.model, min(nudger.vocab_size, base.vocab_size), stops, rule))
+    rows = [list(prompt) for prompt in prompts for _ in range(samples)]
+    pairs = [(number, sample) for number in range(len(prompts)) for sample in range(samples)]
+    numbers = np.stack([uniforms(seed, *pair, max_new_tokens) for pair in pairs])
+    return _run(readers, base.vocab_size, rows, numbers, gamma, prefix, pairs, seed)
+
+
+def nudge_words(
+    base: LanguageModel,
+    nudger: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    gamma: float = 0.3,
+    max_new_tokens: int = 48,
+) -> list[tuple[str, float]]:
+    """The word-level rule for models with different tokenizers, both greedy: texts, and the share of nudged words.
+
+    The nudger proposes; its first word is taken, and more while the base model stays below γ behind them. Then the
+    base model goes on greedily up to its first unsure token.
+    """
+    found = []
+    for prompt in prompts:
+        text, words, nudges = "", 0, 0
+        for _ in range(_ROUNDS):
+            if (
+                len(base.tokenize([prompt + text or " "]).input_ids[0])
+                >= _tokens(base, prompt) + max_new_tokens
+            ):
+                break
+            proposal = nudger.generate([prompt + text], max_new_tokens=_PROPOSED)[0]
+            word = first_word(proposal.text)
+            if not word:
+                break
+            text += word
+            words, nudges = words + 1, nudges + 1
+            if _certainty(base, prompt + text) < gamma:
+                continue
+            certain = _certain_text(base, prompt + text, gamma)
+            text += certain
+            words += len(certain.split())
+            if not certain and proposal.finished and word == proposal.text:
+                break
+        found.append((text, nudges / words if words else 0.0))
+    return found
+
+
+def first_word(text: str) -> str:
+    """A text up to the end of its first word, the white space before it kept; "" where there is none."""
+    stripped = text.lstrip()
+    if not stripped:
+        return ""
+    lead = text[: len(text) - len(stripped)]
+    return lead + stripped.split(maxsplit=1)[0]
+
+
+# -- private, in the order they are called --
+
+
+def _run(
+    readers: Sequence[_Decoder],
+    vocab: int,
+    rows: list[list[int]],
+    numbers: Float[np.ndarray, "row step"],
+    gamma: float,
+    prefix: int | None,
+    pairs: Sequence[tuple[int, int]],
+    seed: int,
+) -> Nudged:
+    steps, device = numbers.shape[1], readers[0].stops.device
+    ids, mask = _left_padded(rows, device)
+    caches = [DynamicCache(config=one.network.config) for one in readers]
+    logits = [one._forward(ids, mask, cache) for one, cache in zip(readers, caches, strict=True)]
+    uniform = torch.from_numpy(numbers).to(device, _wide(device))
+    random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
+    values = np.full((3, *numbers.shape), np.nan)
+    tokens = np.full(numbers.shape, -1)
+    nudged = np.zeros(numbers.shape, dtype=bool)
+    alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+    for step in range(steps):
+        law = step_law(logits[0], readers[0].law)
+        own = draw(law.probs, uniform[:, step])
+        given = logits[1].argmax(dim=-1) if len(readers) > 1 else random[:, step]
+        unsure = torch.softmax(logits[0], dim=-1).amax(dim=-1) < gamma
+        handed = torch.full_like(unsure, prefix > step) if prefix is not None else unsure
+        token = torch.where(handed, given, own)
+        surprisal = -law.probs.gather(-1, own[:, None]).squeeze(-1).log()
+        here = alive.cpu().numpy()
+        columns = (torch.where(handed, 0.0, law.entropy), law.entropy, torch.where(handed, 0.0, surprisal))
+        for number, column in enumerate(columns):
+            values[number, here, step] = column.double().cpu().numpy()[here]
+        tokens[here, step] = token.cpu().numpy()[here]
+        nudged[here, step] = handed.cpu().numpy()[here]
+        alive &= ~torch.isin(token, readers[0].stops)
+        if step + 1 == steps or not bool(alive.any()):
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = [
+            one._forward(token[:, None], mask, cache) for one, cache in zip(readers, caches, strict=True)
+        ]
+    return Nudged(np.array([prompt for prompt, _ in pairs]), tokens, values[0], values[1], values[2], nudged)
+
+
+def _tokens(model: LanguageModel, text: str) -> int:
+    return model.tokenize([text]).lengths[0]
+
+
+def _certainty(model: LanguageModel, text: str) -> float:
+    """Probability of the likeliest next token."""
+    return float(model.logits([text]).softmax(dim=-1).amax())
+
+
+def _certain_text(model: LanguageModel, text: str, gamma: float) -> str:
+    """The greedy continuation up to the first step whose likeliest token is below γ."""
+    chunk = model.generate([text], max_new_tokens=_CHUNK)[0].text
+    if not chunk:
+        return ""
+    tokens = model.tokenize([text + chunk])
+    logits: Tensor | None = model.run(tokens, logits="all")
+    assert logits is not None
+    sure = logits[0].softmax(dim=-1).amax(dim=-1).cpu()
+    start = _tokens(model, text)
+    for at in range(start, tokens.lengths[0]):
+        if float(sure[at - 1]) < gamma:
+            return str(model.tokenizer.decode(tokens.input_ids[0, start:at].tolist()))
+    return chunk

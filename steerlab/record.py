@@ -1,0 +1,11 @@
+"""The base of everything that steerlab stores: frozen, strict, and written as plain JSON."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """A frozen row of named values. Unknown fields are refused, so an old or damaged file never half-loads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,146 @@
+"""Things by name: studies, estimators, interventions, aligners, backends and exports register where they are defined.
+
+A registry looks through one package and one group of entry points when it is first asked, so adding a thing is one
+file, or one package of somebody else's. Nothing else keeps a list of names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+from typing import Any, Generic, TypeVar
+
+from steerlab.errors import RunError, SteerlabError
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """Entries by name, in the order of registration.
+
+    Args:
+        kind: what an entry is, for error sentences ("study").
+        package: dotted name of the package whose modules register entries as they are imported.
+        group: entry-point group of other people's modules, likewise.
+        error: class of the error for an unknown name.
+    """
+
+    def __init__(
+        self, kind: str, *, package: str, group: str = "", error: type[SteerlabError] = SteerlabError
+    ) -> None:
+        self._kind, self._package, self._group, self._error = kind, package, group, error
+        self._entries: dict[str, Entry] = {}
+        self._looked = False
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Register `entry`. Raises ValueError where another one has the name."""
+        if self._entries.get(name, entry) != entry:
+            raise ValueError(f"There are two of the {self._kind} {name!r}; give one of them another name.")
+        self._entries[name] = entry
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator form of `add`."""
+
+        def _registered(entry: Entry) -> Entry:
+            self.add(name, entry)
+            return entry
+
+        return _registered
+
+    def __getitem__(self, name: str) -> Entry:
+        """The entry called `name`. Raises this registry's error, with the known names, for an unknown one."""
+        if name not in self:
+            raise self._error(f"There is no {self._kind} {name!r}; choose from {', '.join(map(str, self))}.")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._look()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._look()
+        return iter(tuple(self._entries))
+
+    def __len__(self) -> int:
+        self._look()
+        return len(self._entries)
+
+    def values(self) -> tuple[Entry, ...]:
+        """Every entry."""
+        self._look()
+        return tuple(self._entries.values())
+
+    def _look(self) -> None:
+        """Import what registers entries, once. A package that is being imported looks no further."""
+        if self._looked:
+            return
+        self._looked = True
+        for module in iter_modules(import_module(self._package).__path__):
+            import_module(f"{self._package}.{module.name}")
+        if self._group:
+            for point in entry_points(group=self._group):
+                point.load()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is known of a study without importing it.
+
+    Attributes:
+        name: of its function in `steerlab.studies`, of its result and of its files.
+        title: heading in the report.
+        question: what it answers, in a sentence.
+        reads: fields of `datasets.StudyData` that it takes.
+        function: "module:function".
+        result: "module:class".
+        in_compare: whether it takes a pair (`pair, data, *, size, preset, seed`) and `steerlab compare` runs it.
+        order: studies come in ascending order in runs and reports.
+    """
+
+    name: str
+    title: str
+    question: str
+    reads: tuple[str, ...]
+    function: str
+    result: str
+    in_compare: bool = True
+    order: int = 100
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise ValueError(f"A study has a name of small letters, digits and _, not {self.name!r}.")
+
+    def load(self) -> Callable[..., Any]:
+        """Its function, imported now."""
+        function: Callable[..., Any] = _named(self.function)
+        return function
+
+    def result_class(self) -> Any:
+        """The class of its result, imported now."""
+        return _named(self.result)
+
+
+#: Every study, this package's and those of the entry-point group `steerlab.studies`.
+STUDIES: Registry[Study] = Registry(
+    "study", package="steerlab.studies", group="steerlab.studies", error=RunError
+)
+
+
+def register_study(study: Study) -> None:
+    """Make a study known to runs, commands, reports and docs. Raises ValueError where its name is taken."""
+    STUDIES.add(study.name, study)
+
+
+def ordered_studies(*, in_compare: bool = False) -> list[Study]:
+    """The registered studies in the order of runs and reports; only those that `compare` runs where asked."""
+    found = sorted(STUDIES.values(), key=lambda study: (study.order, study.name))
+    return [study for study in found if study.in_compare or not in_compare]
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

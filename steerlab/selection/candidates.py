@@ -1,0 +1,231 @@
+"""Candidate directions by layer and position: their scores, the published rule, and a selection as tables and maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import PrivateAttr
+
+from steerlab import plots
+from steerlab.directions import Direction
+from steerlab.errors import DatasetError, SteerlabError
+from steerlab.record import Record
+from steerlab.results import Table
+from steerlab.statistics import Number
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+KL_BOUND, INDUCE_BOUND, USABLE_DEPTH = 0.1, 0.0, 0.8
+_RECORDED = {
+    "layer": "layer",
+    "position": "position",
+    "refusal_score": "bypass",
+    "steering_score": "induce",
+    "kl_div_score": "kl",
+}
+
+
+class Candidate(Record):
+    """A layer and a position (from the prompt's end, -1 is the last token) with what is known of it.
+
+    Scores that the choice did not need are NaN; `kl_at_least` says that the KL was left at a bound it had already
+    passed. separation: distance of the validation classes along r in within-class standard deviations. unanswered:
+    share of positive prompts refused or answered with gibberish under ablation. gap: length of r.
+    """
+
+    layer: int
+    position: int
+    bypass: Number = float("nan")
+    induce: Number = float("nan")
+    kl: Number = float("nan")
+    kl_at_least: bool = False
+    separation: Number = float("nan")
+    unanswered: Number = float("nan")
+    gap: Number = float("nan")
+
+    def dropped(self, n_layers: int) -> str:
+        """Why the published rule leaves the candidate out; empty where it does not."""
+        if self.gap == 0:
+            return "the two kinds have equal means here"
+        if self.layer >= int(n_layers * USABLE_DEPTH):
+            return f"among the last {1 - USABLE_DEPTH:.0%} of the layers"
+        if self.kl > KL_BOUND:
+            return f"KL above {KL_BOUND}"
+        if self.induce < INDUCE_BOUND:
+            return f"induce below {INDUCE_BOUND:g}"
+        if np.isnan([self.bypass, self.induce, self.kl]).any():
+            return "a score is not a number, or was not needed"
+        return ""
+
+
+def survivors(candidates: Sequence[Candidate], n_layers: int | None = None) -> list[Candidate]:
+    """The candidates the published rule keeps, best first: smallest bypass, then first position, then first layer.
+
+    Nothing but the numbers is needed, so recorded scores do as well (`read_scores`).
+
+    Args:
+        n_layers: blocks of the model; by default one more than the deepest candidate's layer.
+    """
+    depth = n_layers or 1 + max((one.layer for one in candidates), default=0)
+    kept = [one for one in candidates if not one.dropped(depth)]
+    return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
+
+
+def read_scores(path: str | Path) -> list[Candidate]:
+    """The candidates of a `direction_evaluations.json` of the refusal paper's code, in the file's order.
+
+    Raises:
+        DatasetError: the file is missing or no such list; the message names the row and the column.
+    """
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as JSON ({error}); name a file of recorded scores."
+        ) from error
+    if not isinstance(rows, list) or not rows:
+        raise DatasetError(f"{path} holds no list of candidates; name a file of recorded scores.")
+    return [_recorded(row, number, path) for number, row in enumerate(rows)]
+
+
+class Selection(Record):
+    """Every candidate, the chosen one, and the rule that chose it.
+
+    model: its name. site: where candidates are read and added. tokens: texts of the target tokens, token_ids: their
+    numbers. token: text at the chosen position. kinds: names of positive and negative prompts. kept: prompts of each
+    kind that made the vectors and the scores, (train, train, val, val).
+    """
+
+    model: str
+    n_layers: int
+    site: str
+    template: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate
+    token: str
+    rule: str
+    kinds: tuple[str, str] = ("harmful", "harmless")
+    kept: tuple[int, int, int, int]
+    _direction: Direction | None = PrivateAttr(default=None)
+
+    def of(self, direction: Direction) -> Selection:
+        """The same selection with its vectors."""
+        copy = self.model_copy()
+        copy._direction = direction
+        return copy
+
+    @property
+    def direction(self) -> Direction:
+        """The chosen direction at its layer, as long as the class gap; not part of the JSON form.
+
+        Raises:
+            SteerlabError: the selection was read from JSON.
+        """
+        if self._direction is None:
+            raise SteerlabError(
+                "A selection read from JSON has no vectors; select again or load the direction's file."
+            )
+        return self._direction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `Selection.model_validate` reads them."""
+        return self.model_dump(mode="json")
+
+    def plot(self) -> Figure:
+        """Bypass, induce and KL over layers and positions, the chosen place marked."""
+        positive, negative = self.kinds
+        names = {
+            f"bypass (ablated, {positive}: low is good)": "bypass",
+            f"induce (added, {negative}: above 0)": "induce",
+            f"KL (ablated, {negative}: below {KL_BOUND})": "kl",
+        }
+        maps = {title: self.grid(field) for title, field in names.items()}
+        return plots.heatmaps(
+            {title: values for title, values in maps.items() if np.isfinite(values).any()},
+            x=range(self.n_layers),
+            y=self.positions,
+            marked=(self.positions.index(self.chosen.position), self.chosen.layer),
+            title=f"Where {self.model} has its direction: scores of the candidates",
+            x_title="Layer",
+            y_title="Position from the end",
+        )
+
+    @property
+    def scored(self) -> bool:
+        """Whether any candidate has a bypass, an induce or a KL (the target tokens are known)."""
+        return any(np.isfinite([one.bypass, one.induce, one.kl]).any() for one in self.candidates)
+
+    def table(self, key: str = "selection") -> Table:
+        """Every candidate with its scores and why it was dropped."""
+        columns = [
+            "layer",
+            "position",
+            "gap",
+            "separation",
+            "bypass",
+            "induce",
+            "KL",
+            "unanswered",
+            "dropped",
+        ]
+        return Table(
+            key=key,
+            title=f"Candidate directions of {self.model}, scored on validation prompts",
+            columns=columns,
+            rows=[
+                [
+                    one.layer,
+                    one.position,
+                    one.gap,
+                    one.separation,
+                    one.bypass,
+                    one.induce,
+                    f"at least {one.kl:.2f}" if one.kl_at_least else one.kl,
+                    one.unanswered,
+                    self._verdict(one),
+                ]
+                for one in self.candidates
+            ],
+            note=f"Read and added at {self.site}; position -1 is the prompt's last token. Chosen: {self.rule}. These "
+            "scores have no interval: they are not results. Empty cells were not needed for the choice.",
+        )
+
+    def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
+        """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed to the end."""
+        positions, layers = self.positions, range(self.n_layers)
+        found = np.full((len(positions), len(layers)), np.nan)
+        for one in self.candidates:
+            bound = field == "kl" and one.kl_at_least
+            found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
+        return found
+
+    def _verdict(self, one: Candidate) -> str:
+        if (one.layer, one.position) == (self.chosen.layer, self.chosen.position):
+            return "chosen"
+        return one.dropped(self.n_layers)
+
+    @property
+    def positions(self) -> list[int]:
+        """Positions of the candidates, ascending."""
+        return sorted({one.position for one in self.candidates})
+
+
+# -- private --
+
+
+def _recorded(row: Any, number: int, path: str | Path) -> Candidate:
+    missing = [name for name in _RECORDED if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise DatasetError(f"{path}, row {number}: no {missing[0]!r}; a row needs {', '.join(_RECORDED)}.")
+    for name in _RECORDED:
+        if not isinstance(row[name], int if name in ("layer", "position") else int | float | None):
+            raise DatasetError(f"{path}, row {number}, {name!r}: {row[name]!r} is not a number; correct it.")
+    return Candidate(**{field: row[name] for name, field in _RECORDED.items()})

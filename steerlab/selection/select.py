@@ -1,0 +1,396 @@
+"""At which layer and token does a contrast have its direction? Candidates scored on validation prompts, one chosen.
+
+Candidate (layer l, position i): r = mean state of positive minus mean state of negative training prompts at the i-th
+token from the end of the prompt, for every token after the instruction; all of them in one pass. Three scores, with s
+the log-odds of the target tokens (a refusal's first ones) at the prompt's last token:
+
+    bypass   mean s on positive prompts, r ablated wherever something enters the stream    low is good
+    induce   mean s on negative prompts, r added once at its layer, at every token         at least 0
+    KL       mean KL of the negative prompts' next-token law under ablation                at most 0.1
+
+Rule "published" (Arditi et al., 2024, section 2.3): layers from 80 % of the depth on, NaN, KL above 0.1 and induce
+below 0 are dropped; the smallest bypass wins, the first in the order of positions, then layers, between equals. Rule
+"corrected": of the six smallest bypasses that meet the conditions, the one under whose ablation fewest validation
+answers are refused or gibberish (a small bypass alone may break the language after the first token); where none
+meets both conditions the one on induce falls first, then the one on KL; in a model that does not separate the two
+kinds there is nothing to bypass, and of the six candidates that separate the states best the largest induce with
+KL <= 0.1 wins. `rule` of the result says which decided.
+
+Candidates lie in `resid_post` (the block's output), as all directions of these studies; the published ones in
+`resid_pre`, so that a published layer l is `resid_post` l - 1. Training prompts make the vectors, validation prompts
+the scores; test prompts are not given to this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from steerlab.datasets import ContrastSet
+from steerlab.errors import DatasetError, SteerlabError
+from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.models.prompts import Template
+from steerlab.progress import track
+from steerlab.readouts.refusals import Judge, difference, refusal_tokens
+from steerlab.readouts.requests import Reading, Split, differences, direction_at, read, removal
+from steerlab.selection.candidates import (
+    INDUCE_BOUND,
+    KL_BOUND,
+    USABLE_DEPTH,
+    Candidate,
+    Selection,
+    read_scores,
+    survivors,
+)
+from steerlab.selection.scores import Odds, Scorer, plain_odds
+from steerlab.statistics import proportion
+
+Rule = Literal["corrected", "published"]
+
+__all__ = ["Candidate", "Selection", "choose", "read_scores", "select_direction", "survivors"]
+
+Differences: TypeAlias = Float[np.ndarray, "layer position width"]
+_FINALISTS = 6
+_PUBLISHED_FLOORS = (1e-8, 1e-6)  # inside the logarithms of the log-odds and of the KL
+
+
+def select_direction(
+    model: LanguageModel,
+    train: ContrastSet,
+    val: ContrastSet | None = None,
+    *,
+    tokens: Sequence[str] | None = None,
+    rule: Rule = "corrected",
+    scores: Literal["needed", "all"] = "needed",
+    template: Template = "auto",
+    seed: int = 0,
+) -> Selection:
+    """Choose the direction of a contrast between two kinds of prompts; see the module for candidates and rules.
+
+    Args:
+        train: makes the vectors. Positive prompts (harmful ones) are those that the tokens answer.
+        val: scores them; none of its prompts may be in `train`. Without it `train` has splits, and its parts "train"
+            and "val" are used.
+        tokens: first words of the answer that positive prompts get, each one token; by default a refusal's. With
+            words of your own an answer counts as expected when they are likelier than not to begin it, and no
+            phrases are looked for.
+        rule: "corrected" or "published"; the latter also reads `resid_pre`, drops prompts whose log-odds are on the
+            wrong side, and keeps its small numbers inside the logarithms.
+        scores: "needed" computes what the choice needs, with the same choice; "all" fills the maps.
+        template: how prompts are rendered.
+        seed: of the answers sampled to learn what the model's own language looks like.
+
+    Raises:
+        DatasetError: train and val share a prompt, are not one split each, or lack a kind.
+        PromptError: one of `tokens` is not one token.
+        SteerlabError: no candidate meets the published rule, or it has no tokens to go by.
+    """
+    parts = _parts(train, val)
+    rendered = [
+        Split(*([model.instruction_prompt(text, template=template) for text in texts] for texts in kinds))
+        for kinds in ((part.positive, part.negative) for part in parts)
+    ]
+    if tokens is None:
+        known = refusal_tokens(model, rendered[1].harmful[0])
+    else:
+        known = {model.token_id(word): word for word in tokens}
+    by_tokens, refuses = tokens is not None, True
+    if rule == "published":  # which looks at no answer
+        judge = Judge(model, tuple(known), float("inf"))
+    else:
+        judge = Judge.of(model, rendered[1].prompts, list(known), seed)
+        positive, negative = (proportion(_expected(judge, part, by_tokens)) for part in rendered[1].kinds)
+        refuses = difference(positive, negative).low > 0
+    found = choose(
+        judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
+        by_tokens=by_tokens,
+    )  # fmt: skip
+    return found.model_copy(update={"kinds": (parts[0].positive_name, parts[0].negative_name)})
+
+
+def choose(
+    judge: Judge,
+    train: Split,
+    val: Split,
+    *,
+    refuses: bool,
+    words: Sequence[str] = (),
+    rule: Rule = "corrected",
+    scores: Literal["needed", "all"] = "needed",
+    site: str | None = None,
+    reading: Reading | None = None,
+    by_tokens: bool = False,
+) -> Selection:
+    """`select_direction` on rendered prompts, with a judge of the model's answers.
+
+    Args:
+        refuses: whether the model answers positive prompts with the tokens more than negative ones.
+        site: "resid_post", or "resid_pre" as published; by default the rule's own.
+        reading: states of the training prompts at `site` where they were read already.
+        by_tokens: whether the tokens alone, and no phrases, say that an answer is the expected one.
+    """
+    if rule not in get_args(Rule):
+        raise SteerlabError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
+    model, published = judge.model, rule == "published"
+    if published and not judge.tokens:
+        raise SteerlabError(
+            f"No token of {model.name} begins a refusal as a whole word, and the published rule goes by nothing else; "
+            "name tokens, or use rule='corrected'."
+        )
+    site = site or ("resid_pre" if published else "resid_post")
+    odds = Odds(judge.tokens, _PUBLISHED_FLOORS[0] if published else 0.0)
+    if published:
+        train, val = (_on_their_side(model, split, odds) for split in (train, val))
+    if reading is not None and len(reading.labels) == len(train.prompts):  # the filter left none out
+        vectors = reading.differences()
+    else:
+        vectors = differences(model, train, site=site, progress=f"reading prompts in {model.name}")
+    places = _Places(model, vectors, read(model, val, site=site), published)
+    scorer = Scorer(
+        model, val.harmful, val.harmless, site=site, layers=places.layers, odds=odds,
+        kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0,
+    )  # fmt: skip
+    race = _Race(places, scorer, complete=scores == "all")
+    if published:
+        chosen, why = _published(race, model.n_layers)
+    else:
+        chosen, why = _corrected(race, judge, val, refuses, by_tokens)
+    last = model.tokenize([val.prompts[0]])
+    place = race.candidates[chosen]
+    selection = Selection(
+        model=model.name,
+        n_layers=model.n_layers,
+        site=site,
+        template=val.harmful[0].template,
+        tokens=tuple(dict.fromkeys(words)),
+        token_ids=judge.tokens,
+        candidates=tuple(race.candidates),
+        chosen=place,
+        token=model.tokenizer.decode([int(last.input_ids[0, place.position])]),
+        rule=why,
+        kept=(len(train.harmful), len(train.harmless), len(val.harmful), len(val.harmless)),
+    )
+    return selection.of(direction_at(model, places.vectors[chosen], place.layer, site))
+
+
+# -- private, in the order they are called --
+
+
+def _parts(train: ContrastSet, val: ContrastSet | None) -> tuple[ContrastSet, ContrastSet]:
+    """Training and validation prompts, one split each and disjoint; a test split is never among them."""
+    if val is None:
+        if not any(train.splits):
+            raise DatasetError(
+                "The prompts have no splits; give validation prompts of their own, or make splits with "
+                "ContrastSet.from_texts."
+            )
+        train, val = train.split("train"), train.split("val")
+    for name, part in (("training", train), ("validation", val)):
+        if any(part.splits):
+            raise DatasetError(
+                f"The {name} prompts hold several splits, the test prompts among them; give one, such as "
+                "requests.split('train')."
+            )
+        if not part.positive or not part.negative:
+            raise DatasetError(
+                f"The {name} prompts are {len(part.positive)} {part.positive_name} and {len(part.negative)} "
+                f"{part.negative_name} ones; give some of each."
+            )
+    texts = [{" ".join(text.split()) for text in (*part.positive, *part.negative)} for part in (train, val)]
+    if shared := texts[0] & texts[1]:
+        raise DatasetError(f"Training and validation share {len(shared)} prompts; give disjoint splits.")
+    return train, val
+
+
+def _expected(
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    by_tokens: bool,
+    edits: Sequence[Edit] = (),
+    *,
+    broken: bool = False,
+) -> NDArray[np.bool_]:
+    """Which prompts get the expected kind of answer (a refusal), or with `broken` that or gibberish."""
+    verdicts = judge.verdicts(prompts, edits)
+    expected = verdicts.odds > 0 if by_tokens else verdicts.refused
+    return expected | (verdicts.gibberish & broken)
+
+
+def _on_their_side(model: LanguageModel, split: Split, odds: Odds) -> Split:
+    """Positive prompts with log-odds above zero and negative ones below (the published filter)."""
+    if not odds.tokens:
+        return split
+    kept = []
+    for prompts, sign in ((split.harmful, 1), (split.harmless, -1)):
+        side = sign * plain_odds(model, prompts, odds) > 0
+        kept.append([prompt for prompt, right in zip(prompts, side, strict=True) if right])
+        if not kept[-1]:
+            raise DatasetError(
+                f"No {'positive' if sign > 0 else 'negative'} prompt is answered as expected by {model.name}, so the "
+                "published filter leaves none; use rule='corrected'."
+            )
+    return Split(*kept)
+
+
+class _Places:
+    """The candidates' vectors [candidate, width], positions outside, layers inside, and their separation."""
+
+    def __init__(self, model: LanguageModel, train: Differences, val: Reading, published: bool) -> None:
+        shared = min(train.shape[1], val.n_positions)
+        n_layers, differences = model.n_layers, train[:, -shared:]
+        separation = _separation(val, differences, shared)
+        self.usable = max(0 if published else 1, int(USABLE_DEPTH * n_layers))
+        self.at = [(layer, position) for position in range(-shared, 0) for layer in range(n_layers)]
+        self.vectors = np.stack([differences[layer, position] for layer, position in self.at])
+        self.candidates = [
+            Candidate(
+                layer=layer,
+                position=position,
+                separation=float(separation[layer, position]),
+                gap=float(np.linalg.norm(differences[layer, position])),
+            )
+            for layer, position in self.at
+        ]
+
+    @property
+    def layers(self) -> range:
+        """All layers of the model."""
+        return range(1 + max(layer for layer, _ in self.at))
+
+    @property
+    def open(self) -> list[int]:
+        """Candidates at usable layers that point somewhere."""
+        return [
+            number for number, one in enumerate(self.candidates) if one.layer < self.usable and one.gap > 0
+        ]
+
+
+class _Race:
+    """Scores filled in where the choice needs them."""
+
+    def __init__(self, places: _Places, scorer: Scorer, *, complete: bool) -> None:
+        self.places, self.scorer, self.complete = places, scorer, complete
+        self.candidates = list(places.candidates)
+        self.usable = places.open
+        if complete:
+            every = [number for number, one in enumerate(self.candidates) if one.gap > 0]
+            self.induce(every)
+            self.kl(every)
+            self.bypass(every)
+
+    def induce(self, some: Sequence[int]) -> None:
+        """Fill in induce, layer by layer."""
+        missing = [number for number in some if np.isnan(self.candidates[number].induce)]
+        layers = sorted({self.candidates[number].layer for number in missing})
+        for layer in track(layers, self._bar("induce"), len(layers)):
+            here = [number for number in missing if self.candidates[number].layer == layer]
+            self._put("induce", here, self.scorer.induce(self.places.vectors[here], layer))
+
+    def kl(self, some: Sequence[int]) -> None:
+        """Fill in KL; without `complete` a candidate is left once it is above the bound."""
+        missing = [number for number in some if np.isnan(self.candidates[number].kl)]
+        if missing:
+            ceiling = np.inf if self.complete else KL_BOUND
+            values, bounds = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
+            self._put("kl", missing, values)
+            self._put("kl_at_least", missing, bounds)
+
+    def bypass(self, some: Sequence[int]) -> None:
+        """Fill in bypass."""
+        missing = [number for number in some if np.isnan(self.candidates[number].bypass)]
+        if missing:
+            values = self.scorer.bypass(self.places.vectors[missing], progress=self._bar("bypass"))
+            self._put("bypass", missing, values)
+
+    def unanswered(
+        self, some: Sequence[int], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
+    ) -> None:
+        """Fill in the share of prompts refused or answered with gibberish under ablation."""
+        for number in track(some, f"answers under ablation in {judge.model.name}", len(some)):
+            edit = removal(judge.model, self.places.vectors[number])
+            left = _expected(judge, prompts, by_tokens, [edit], broken=True)
+            self._put("unanswered", [number], np.array([left.mean()]))
+
+    def _put(self, field: str, numbers: Sequence[int], values: np.ndarray) -> None:
+        for number, value in zip(numbers, values.tolist(), strict=True):
+            self.candidates[number] = self.candidates[number].model_copy(update={field: value})
+
+    def _bar(self, what: str) -> str:
+        return f"{what} of candidates in {self.scorer.model.name}"
+
+
+def _published(race: _Race, n_layers: int) -> tuple[int, str]:
+    race.induce(race.usable)
+    race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
+    race.bypass([n for n in race.usable if _meets(race.candidates[n])])
+    kept = survivors(race.candidates, n_layers)
+    if not kept:
+        raise SteerlabError(
+            f"No candidate direction has KL <= {KL_BOUND} and induce >= {INDUCE_BOUND:g}, which the published rule "
+            "needs; use rule='corrected'."
+        )
+    return race.candidates.index(
+        kept[0]
+    ), f"smallest bypass with KL <= {KL_BOUND} and induce >= 0 (published)"
+
+
+def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool, by_tokens: bool) -> tuple[int, str]:
+    by_separation = sorted(race.usable, key=lambda n: -np.nan_to_num(race.candidates[n].separation))
+    if not by_separation:
+        raise SteerlabError(
+            "The mean states of the two kinds are equal everywhere; give prompts that differ."
+        )
+    if not judge.tokens:
+        return by_separation[0], "best separation of the validation prompts (no token begins the answer)"
+    if not refuses:
+        why = "the tokens do not tell the two kinds apart" if by_tokens else "the model does not refuse"
+        return _most_induced(race, by_separation[:_FINALISTS], why)
+    kept, rule = _meeting(race)
+    race.bypass(kept)
+    kept = sorted(kept, key=lambda n: np.nan_to_num(race.candidates[n].bypass, nan=np.inf))[:_FINALISTS]
+    race.unanswered(kept, judge, val.harmful, by_tokens)
+    best = min(kept, key=lambda n: (race.candidates[n].unanswered, race.candidates[n].bypass))
+    fewest = "begun with the tokens" if by_tokens else "refused"
+    return best, f"fewest {fewest} or gibberish, then smallest bypass, with {rule}"
+
+
+def _meeting(race: _Race) -> tuple[list[int], str]:
+    """The candidates that meet the conditions, or as many of them as any candidate meets."""
+    race.induce(race.usable)
+    race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
+    both = [n for n in race.usable if _meets(race.candidates[n])]
+    if both:
+        return both, f"KL <= {KL_BOUND} and induce >= {INDUCE_BOUND:g}"
+    race.kl(race.usable)
+    mild = [n for n in race.usable if race.candidates[n].kl <= KL_BOUND]
+    if mild:
+        return mild, f"KL <= {KL_BOUND} (no candidate has induce >= {INDUCE_BOUND:g})"
+    return race.usable, f"whatever KL (no candidate has KL <= {KL_BOUND})"
+
+
+def _most_induced(race: _Race, some: Sequence[int], why: str) -> tuple[int, str]:
+    race.induce(some)
+    race.kl(some)
+    mild = [n for n in some if race.candidates[n].kl <= KL_BOUND]
+    how = f"KL <= {KL_BOUND}" if mild else "whatever KL"
+    best = max(mild or some, key=lambda n: race.candidates[n].induce)
+    return best, f"largest induce with {how} ({why})"
+
+
+def _meets(one: Candidate) -> bool:
+    return one.kl <= KL_BOUND and one.induce >= INDUCE_BOUND
+
+
+def _separation(val: Reading, differences: Differences, shared: int) -> Float[np.ndarray, "layer position"]:
+    along = np.einsum("lnpd,lpd->lpn", val.states[:, :, -shared:].astype(np.float64), differences)
+    high, low = along[..., val.labels], along[..., ~val.labels]
+    spread = np.sqrt((high.var(axis=-1) + low.var(axis=-1)) / 2)
+    gap = high.mean(axis=-1) - low.mean(axis=-1)
+    found: Float[np.ndarray, "layer position"] = np.divide(
+        gap, spread, out=np.zeros_like(gap), where=spread > 0
+    )
+    return found

@@ -1,0 +1,318 @@
+"""Beside the branching factor itself: prompt sets and levels, AEP panels, published aggregations, nudging,
+resampling, votes.
+
+Everything here runs on both models of a pair with the same prompts, renderings and law as the study.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steerlab.datasets import prompt_sets
+from steerlab.datasets.tasks import is_number
+from steerlab.errors import DatasetError, PromptError
+from steerlab.models import LanguageModel
+from steerlab.models.generation import end_token_ids
+from steerlab.readouts.nudging import Nudged, nudge, nudge_words
+from steerlab.readouts.resampling import resample
+from steerlab.readouts.sampling import SamplingLaw, Trajectories, context_length, sample_tokens, step_law
+from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
+from steerlab.studies._branching import estimators, legacy
+from steerlab.studies._branching.aep import panels
+from steerlab.studies._branching.attribution import Attribution, attribute
+from steerlab.studies._branching.parts_result import (
+    GAMMA,
+    CommitmentRow,
+    LegacyRow,
+    NudgeRow,
+    Parts,
+    Role,
+    SetRow,
+    VotesRow,
+)
+from steerlab.studies._branching.votes import votes
+
+if TYPE_CHECKING:
+    pass
+
+_PREFIXES = (1, 5, 10)
+_NUMBER = re.compile(r"-?\d+")
+
+
+@dataclass(frozen=True)
+class PartsAmount:
+    """Prompts of a set, samples of each and steps; prompts, rollouts and continuations of resampling."""
+
+    prompts: int
+    samples: int
+    steps: int
+    questions: int
+    rollouts: int
+    continuations: int
+    positions: tuple[int, ...]
+    sum_steps: int = 64
+    levels: tuple[int, int] = (0, 2)
+
+
+PARTS: dict[str, PartsAmount] = {
+    "quick": PartsAmount(8, 4, 24, 10, 6, 4, (0, 4, 12)),
+    "full": PartsAmount(40, 16, 128, 40, 10, 8, (0, 5, 25, 50), 128),
+}
+
+
+def parts(
+    models: Mapping[Role, LanguageModel],
+    records: Mapping[Role, Trajectories],
+    *,
+    law: SamplingLaw,
+    size: str,
+    seed: int,
+    templates: Mapping[Role, str],
+) -> Parts:
+    """Run every part; what a pair cannot take is said in `missing`."""
+    amount, missing = PARTS[size], list[str]()
+    made = Parts(
+        panels=tuple(panels(role, one.entropy, one.surprisal, one.prompt) for role, one in records.items()),
+        legacy=tuple(_legacy(role, one) for role, one in records.items()),
+    )
+    run = _Runner(models, templates, law, amount, seed)
+    try:
+        sets, attribution = _sets(run)
+        made = made.model_copy(update={"sets": sets, "attribution": attribution})
+    except (PromptError, DatasetError) as error:
+        missing.append(f"Prompt sets were not run: {error}")
+    try:
+        made = made.model_copy(update={"nudging": _nudging(run)})
+    except PromptError as error:
+        missing.append(f"Nudging was not run: {error}")
+    try:
+        resampling, voted = _sums(run)
+        made = made.model_copy(update={"resampling": resampling, "votes": voted})
+    except PromptError as error:
+        missing.append(f"Resampling was not run: {error}")
+    return made.model_copy(update={"missing": tuple(missing)})
+
+
+# -- private, in the order they are called --
+
+
+class _Runner:
+    """The pair with its renderings: prompts as token ids, and samples of them."""
+
+    def __init__(
+        self,
+        models: Mapping[Role, LanguageModel],
+        templates: Mapping[Role, str],
+        law: SamplingLaw,
+        amount: PartsAmount,
+        seed: int,
+    ) -> None:
+        self.models, self.templates, self.law, self.amount, self.seed = models, templates, law, amount, seed
+
+    def ids(self, role: Role, texts: Sequence[str], template: str | None = None) -> list[list[int]]:
+        model = self.models[role]
+        kind = template or self.templates[role]
+        rendered = [model.instruction_prompt(text, template=kind) for text in texts]  # type: ignore[arg-type]
+        tokens = model.tokenize(rendered, padding_side="right")
+        return [row[:n].tolist() for row, n in zip(tokens.input_ids, tokens.lengths, strict=True)]
+
+    def steps(self, role: Role, ids: Sequence[Sequence[int]], wanted: int | None = None) -> int:
+        context = context_length(self.models[role].model)
+        most = wanted or self.amount.steps
+        room = most if context is None else min(most, context - max(map(len, ids)))
+        if room < 1:
+            raise PromptError(
+                f"A prompt fills the context of {self.models[role].name}; take shorter prompts."
+            )
+        return room
+
+    def sample(
+        self, role: Role, ids: Sequence[Sequence[int]], samples: int, wanted: int | None = None
+    ) -> Trajectories:
+        model = self.models[role]
+        return sample_tokens(
+            model.model,
+            ids,
+            vocab_size=model.vocab_size,
+            stop_ids=end_token_ids(model),
+            samples=samples,
+            max_new_tokens=self.steps(role, ids, wanted),
+            law=self.law,
+            seed=self.seed,
+            description=f"prompt sets, {role}",
+        )
+
+
+def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
+    entropies = [runs.entropy[runs.prompt == one] for one in np.unique(runs.prompt)]
+    surprisals = [runs.surprisal[runs.prompt == one] for one in np.unique(runs.prompt)]
+    printed = [math.exp(estimators.sequence_weighted(one)) for one in entropies]
+    found = {kind: legacy.over_prompts(entropies, surprisals, kind) for kind in ("L0", "L1", "L2")}
+    return LegacyRow(
+        model=role, printed=float(np.mean(printed)), l0=found["L0"], l1=found["L1"], l2=found["L2"]
+    )
+
+
+def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
+    """Four sets at two levels each; and what model and level do to log BF."""
+    n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
+    rows: list[SetRow] = []
+    logs: list[float] = []
+    factors: dict[str, list[str]] = {"model": [], "level": [], "set": []}
+    prompt: list[int] = []
+    for name in ("instructions", "story openings", "random strings", "arithmetic"):
+        for level in run.amount.levels:
+            texts = {
+                "instructions": lambda c: prompt_sets.instructions(n, c),
+                "story openings": lambda c: prompt_sets.story_openings(n, c, run.seed),
+                "random strings": lambda c: prompt_sets.random_strings(tokenizers, n, c, run.seed),
+                "arithmetic": lambda c: prompt_sets.arithmetic(n, c, run.seed),
+            }[name](level)
+            found = {}
+            for role in run.models:
+                runs = run.sample(role, run.ids(role, texts), run.amount.samples)
+                found[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
+                logs += found[role].tolist()
+                prompt += range(len(texts))
+                for factor, value in (("model", role), ("level", str(level)), ("set", name)):
+                    factors[factor] += [value] * len(texts)
+            rows.append(
+                SetRow(
+                    name=name,
+                    level=level,
+                    prompts=len(texts),
+                    base=bootstrap_mean(found["BASE"], seed=run.seed).transform(math.exp),
+                    post=bootstrap_mean(found["POST"], seed=run.seed).transform(math.exp),
+                    ratio=paired_difference(found["BASE"], found["POST"], seed=run.seed).transform(math.exp),
+                )
+            )
+    # prompts of different sets are different prompts, so only model and level can be held against each other
+    places = [hash_ for hash_ in _numbered(factors["set"], prompt)]
+    pair = {factor: factors[factor] for factor in ("model", "level")}
+    return tuple(rows), tuple(attribute(np.array(logs), pair, places, seed=run.seed))
+
+
+def _numbered(sets: Sequence[str], prompt: Sequence[int]) -> list[int]:
+    names = {name: number for number, name in enumerate(dict.fromkeys(sets))}
+    return [names[name] * 10_000 + one for name, one in zip(sets, prompt, strict=True)]
+
+
+def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
+    """By the post-trained model, with random tokens, by the base model itself, after forced prefixes, and not at
+    all."""
+    base, post = run.models["BASE"], run.models["POST"]
+    if post.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        return (_by_words(run, base, post),)
+    ids = run.ids("BASE", prompt_sets.instructions(run.amount.prompts, 0), "plain")
+    steps = run.steps("BASE", ids)
+
+    def row(name: str, found: Nudged) -> NudgeRow:
+        return NudgeRow(
+            name=name,
+            nudged=float(found.nudged[~np.isnan(found.process)].mean()),
+            process=_factor(found.process, found.prompt, run.seed),
+            base=_factor(found.base, found.prompt, run.seed),
+            away=_factor(found.away(3), found.prompt, run.seed),
+            share=tuple(found.share),
+        )
+
+    def nudged(nudger: LanguageModel | None, gamma: float = GAMMA, prefix: int | None = None) -> Nudged:
+        return nudge(
+            base,
+            nudger,
+            ids,
+            gamma=gamma,
+            samples=run.amount.samples,
+            max_new_tokens=steps,
+            law=run.law,
+            prefix=prefix,
+            seed=run.seed,
+        )
+
+    rows = [
+        row("the post-trained model", nudged(post)),
+        row("random tokens", nudged(None)),
+        row("the base model itself, greedily", nudged(base)),
+    ]
+    rows += [row(f"a prefix of {k} tokens", nudged(post, prefix=k)) for k in _PREFIXES if k < steps]
+    return (*rows, row("nobody", nudged(post, gamma=0.0)))
+
+
+def _by_words(run: _Runner, base: LanguageModel, post: LanguageModel) -> NudgeRow:
+    """Where tokenizers differ whole words are handed over; the base law is then read along the text that came out."""
+    texts = prompt_sets.instructions(max(2, run.amount.prompts // 2), 0)
+    prompts = [base.instruction_prompt(text, template="plain").text for text in texts]
+    written = nudge_words(base, post, prompts, gamma=GAMMA, max_new_tokens=run.amount.steps)
+    rows = []
+    for prompt, (text, _) in zip(prompts, written, strict=True):
+        tokens = base.tokenize([prompt + text])
+        logits = base.run(tokens, logits="all")
+        assert logits is not None
+        start = base.tokenize([prompt]).lengths[0]
+        rows.append(step_law(logits[0, start - 1 : -1], run.law).entropy.double().cpu().numpy())
+    values = np.full((len(rows), max(1, *map(len, rows))), np.nan)
+    for number, row in enumerate(rows):
+        values[number, : len(row)] = row
+    unknown = Estimate(value=math.nan)
+    return NudgeRow(
+        name="the post-trained model, by words",
+        nudged=float(np.mean([share for _, share in written])),
+        process=unknown,
+        base=_factor(values, np.arange(len(rows)), run.seed),
+        away=unknown,
+        share=(),
+    )
+
+
+def _factor(values: np.ndarray, prompt: np.ndarray, seed: int) -> Estimate:
+    """BF by the mean of each sequence's known steps, over prompts; sequences without one are left out."""
+    known = ~np.isnan(values).all(axis=1)
+    if not known.any():
+        return Estimate(value=math.nan)
+    logs = estimators.by_prompt(np.nanmean(values[known], axis=1), prompt[known])
+    return bootstrap_mean(logs, seed=seed).transform(math.exp)
+
+
+def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]]:
+    """Sums of three numbers: what is settled when, and majorities of the answers."""
+    amount = run.amount
+    texts = prompt_sets.arithmetic(amount.questions, 1, run.seed)
+    truth = [str(sum(map(int, _NUMBER.findall(text)))) for text in texts]
+    rows: list[CommitmentRow] = []
+    voted: list[VotesRow] = []
+    for role, model in run.models.items():
+        ids = run.ids(role, texts)
+        steps = run.steps(role, ids, amount.sum_steps)
+        found = resample(
+            model,
+            ids,
+            lambda question, text: is_number(text, truth[question]),
+            positions=[t for t in amount.positions if t < steps],
+            rollouts=amount.rollouts,
+            continuations=amount.continuations,
+            max_new_tokens=steps,
+            law=run.law,
+            seed=run.seed,
+        )
+        rows += [CommitmentRow(model=role, at=one) for one in found]
+        runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
+        said = [
+            (
+                _NUMBER.findall(model.tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True))
+                or [""]
+            )[-1]
+            for row in runs.tokens
+        ]
+        answers = [[said[at] for at in np.flatnonzero(runs.prompt == one)] for one in range(len(texts))]
+        factor = _factor(runs.entropy, runs.prompt, run.seed)
+        voted += [
+            VotesRow(model=role, votes=votes(answers, truth, k, seed=run.seed), factor=factor)
+            for k in (1, 3, 8)
+        ]
+    return tuple(rows), tuple(voted)

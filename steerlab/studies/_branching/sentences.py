@@ -1,0 +1,75 @@
+"""The branching study in plain sentences, and the rule by which its effect counts as identified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from steerlab.statistics import Estimate
+from steerlab.studies._branching.measures import Contrast, Measured
+
+_MAX_Z = 4.0
+
+
+def verdict(
+    measured: Sequence[Measured],
+    contrasts: Sequence[Contrast],
+    blind: Sequence[str],
+    same_tokenizer: bool,
+    steps: int,
+) -> tuple[bool, list[str]]:
+    """Whether the effect outlasts its controls, and what was found in plain words."""
+    base, own = measured[0], measured[1]
+    effect, matched, itself = (contrast.ratio for contrast in contrasts[:3])
+    per_byte = contrasts[-1].ratio
+    identified = _outlasts(effect, matched, itself)
+    if not same_tokenizer:  # then a token is not the same unit in both: the entropy per byte must agree
+        identified = identified and per_byte.excludes(1) and (per_byte.value > 1) == (effect.value > 1)
+    summary = [
+        f"The base model goes on in {base.factor:.2f} ways a token and the post-trained one in {own.factor:.2f}: "
+        f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
+        f"With both in the same plain format the ratio is {matched:.2f}; the base against itself gives {itself:.2f}.",
+    ]
+    if ("POST", "plain") not in {(one.model, one.rendering) for one in measured}:
+        summary.append(
+            "The chat template writes these prompts exactly like the plain rendering: one run serves both."
+        )
+    wrong = [one.name for one in measured if not abs(one.martingale_z) < _MAX_Z]
+    if wrong:
+        summary.insert(
+            0, f"The record of {', '.join(wrong)} does not fit its own draws (martingale check): no claim."
+        )
+    elif blind:
+        summary.append(
+            f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are hardly likelier than "
+            "tokens from other places, and its law spreads over much of the vocabulary, as in an untrained model."
+        )
+    elif not identified:
+        summary.append(
+            "Not identified: the difference does not stand clear of the format and resampling controls."
+        )
+    else:
+        change = "narrows" if effect.value > 1 else "widens"
+        summary.append(f"Post-training {change} the branching, and not by the format alone.")
+    if not same_tokenizer:
+        summary.append(
+            "The tokenizers differ, so a token is not the same unit in both: in entropy per byte the ratio is "
+            f"{per_byte:.2f}."
+        )
+    cut = [one for one in measured[:2] if one.ended.value < 0.5]
+    if cut:
+        names = " and ".join(one.model for one in cut)
+        summary.append(
+            f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
+        )
+    return not wrong and not blind and identified, summary
+
+
+def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
+    """Effect and same-format ratio on one side of 1, both farther from it than the model from itself reaches."""
+    if not (effect.excludes(1) and matched.excludes(1)) or (effect.value > 1) != (matched.value > 1):
+        return False
+    if not itself.has_interval:
+        return False
+    noise = max(abs(math.log(itself.low)), abs(math.log(itself.high)))
+    return all(min(abs(math.log(one.low)), abs(math.log(one.high))) > noise for one in (effect, matched))

@@ -1,0 +1,377 @@
+"""Confidence on multiple choice: is the chosen answer right as often as its probability says?
+
+A question's answers are scored as its continuations ("continuations": the summed log-probability of the tokens behind
+what the answers have in common with the question) or by their letters ("letters": answers listed as A), B), ..., the
+letter asked for), normalised over the answers. The form with which the models answer best is chosen on some subjects
+and measured on the others. One temperature for each model, fitted on half of the subjects and used on the other, says
+how much of the miscalibration is a matter of scale (Guo et al., 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from steerlab import plots
+from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
+from steerlab.errors import PromptError, SteerlabError
+from steerlab.models import LanguageModel, Tokens
+from steerlab.plots import Series
+from steerlab.readouts.confidence import Calibration, Role, calibration
+from steerlab.record import Record
+from steerlab.results import Table
+from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
+from steerlab.studies._confidence.changes import Change, choice_changes
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Form = Literal["continuations", "letters"]
+FEWEST = 20  # measured questions
+TEMPERATURES = (0.05, 20.0)
+_BUDGET = 2048  # padded tokens of one pass
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceReading:
+    """A model's log-probabilities of the answers [question, choice] (-inf where a question has fewer), which is right,
+    and the subject's number."""
+
+    scores: Float[np.ndarray, "question choice"]
+    right: Int[np.ndarray, " question"]
+    subject: Int[np.ndarray, " question"]
+
+    def law(self, temperature: float = 1.0) -> Float[np.ndarray, "question choice"]:
+        """Probabilities, normalised over the answers."""
+        return np.asarray(softmax(self.scores / temperature, axis=1))
+
+    def only(self, rows: Sequence[int] | np.ndarray) -> ChoiceReading:
+        """Some of the questions."""
+        some = np.asarray(rows)
+        return ChoiceReading(self.scores[some], self.right[some], self.subject[some])
+
+
+class ChoiceConfidence(Record):
+    """Confidence of one model in the answers it chooses. chance: mean of one over the number of answers.
+
+    brier: mean over questions of the squared distance between the law and the right answer (0 to 2). after: calibration
+    with the temperature of the other half of the subjects; temperature: the mean of both.
+    """
+
+    model: Role
+    n: int
+    accuracy: Estimate
+    chance: float
+    confidence: Estimate
+    brier: Estimate
+    brier_after: Estimate
+    calibration: Calibration
+    after: Calibration
+    temperature: Number
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether the interval of the accuracy lies above guessing."""
+        return self.accuracy.low > self.chance
+
+
+class Choices(Record):
+    """Multiple choice of a pair: how it was asked, both models' confidence, or why it was not asked."""
+
+    form: str
+    source: str
+    answers: tuple[ChoiceConfidence, ...]
+    sentences: tuple[str, ...]
+    changes: tuple[Change, ...] = ()
+
+    def tables(self) -> list[Table]:
+        """One table, or none."""
+        if not self.answers:
+            return []
+        return [
+            Table(
+                key="choice_confidence",
+                title=f"Confidence on multiple choice ({self.form})",
+                columns=[
+                    *(
+                        "model",
+                        "n",
+                        "accuracy",
+                        "chance",
+                        "confidence",
+                        "Brier",
+                        "calibration error",
+                        "adaptive",
+                        "floor",
+                    ),
+                    *("temperature", "Brier after", "calibration error after", "adaptive after"),
+                ],
+                rows=[
+                    [one.model, one.n, one.accuracy, one.chance, one.confidence, one.brier]
+                    + (
+                        [one.calibration.error, one.calibration.adaptive, one.calibration.floor]
+                        if one.above_chance
+                        else ["not identified: at chance", None, None]
+                    )
+                    + [one.temperature, one.brier_after]
+                    + ([one.after.error, one.after.adaptive] if one.above_chance else [None, None])
+                    for one in self.answers
+                ],
+                note=f"{self.source} Probabilities are normalised over a question's answers; Brier runs from 0 "
+                "to 2. After: with one temperature, fitted on the other half of the subjects"
+                f"{self._at_bound()}. Floor: the error of a perfectly calibrated model with as many answers.",
+            )
+        ]
+
+    def _at_bound(self) -> str:
+        low, high = TEMPERATURES
+        at = [one.model for one in self.answers if not 1.1 * low < one.temperature < high / 1.1]
+        return f"; {' and '.join(at)} at the bound of the search, {low} to {high:g}" if at else ""
+
+    def figures(self) -> dict[str, Figure]:
+        """Reliability before and after the temperature."""
+        if not self.answers:
+            return {}
+        return {
+            "choice_confidence": plots.reliability(
+                [
+                    Series(
+                        name,
+                        [each.accuracy.value for each in found.curve],
+                        [each.accuracy.low for each in found.curve],
+                        [each.accuracy.high for each in found.curve],
+                        x=[each.confidence for each in found.curve],
+                        n=[each.n for each in found.curve],
+                    )
+                    for one in self.answers
+                    for name, found in (
+                        (one.model, one.calibration),
+                        (f"{one.model}, one temperature", one.after),
+                    )
+                ],
+                title=f"Reliability: multiple choice, {self.form}",
+            )
+        }
+
+
+def choices_of_pair(
+    models: Mapping[Role, LanguageModel], questions: Sequence[ChoiceQuestion], *, source: str, seed: int
+) -> Choices:
+    """Ask both models, in the form that they answer better with on a third of the subjects, and measure on the
+    others."""
+    subjects = np.unique([one.subject or one.text for one in questions], return_inverse=True)[1]
+    order = np.random.default_rng(seed).permutation(len(np.unique(subjects)))
+    trial = np.isin(subjects, order[: len(order) // 3])
+    tried = [one for one, chosen in zip(questions, trial, strict=True) if chosen]
+    kept = [one for one, chosen in zip(questions, trial, strict=True) if not chosen]
+    if len(kept) < FEWEST:
+        return _not_asked(source, f"{len(questions)} questions are too few (at least {FEWEST} to measure).")
+    best: tuple[float, Form] | None = None
+    failed = ""
+    forms: tuple[Form, ...] = ("continuations", "letters")
+    for form in forms:
+        try:
+            share = min(_right(read_choices(model, tried, form)) for model in models.values())
+        except SteerlabError as error:
+            failed = str(error)
+            continue
+        if best is None or share > best[0]:
+            best = share, form
+    if best is None:
+        return _not_asked(source, failed)
+    try:
+        readings = {role: read_choices(model, kept, best[1]) for role, model in models.items()}
+    except SteerlabError as error:
+        return _not_asked(source, str(error))
+    found = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
+    changes = choice_changes(
+        {role: reading.law() for role, reading in readings.items()},
+        readings["BASE"].right,
+        readings["BASE"].subject,
+        above_chance=all(one.above_chance for one in found),
+        seed=seed,
+    )
+    return Choices(
+        form=best[1],
+        source=source,
+        answers=found,
+        sentences=(_said(found, best[1]),),
+        changes=tuple(changes),
+    )
+
+
+def read_choices(
+    model: LanguageModel, questions: Sequence[ChoiceQuestion], form: Form = "continuations"
+) -> ChoiceReading:
+    """Log-probability of every answer.
+
+    Raises:
+        PromptError: letters that are no single tokens, an answer that is the beginning of another, or a question beyond
+            the context.
+    """
+    subjects = np.unique([one.subject or one.text for one in questions], return_inverse=True)[1]
+    width = max(len(one.choices) for one in questions)
+    scores = np.full((len(questions), width), -np.inf)
+    score = _letters if form == "letters" else _continuations
+    for row, values in enumerate(score(model, questions)):
+        scores[row, : len(values)] = values
+    return ChoiceReading(scores, np.array([one.right for one in questions]), subjects.astype(np.int64))
+
+
+def choice_confidence(role: Role, reading: ChoiceReading, *, seed: int) -> ChoiceConfidence:
+    """Every number of one model."""
+    law, subject = reading.law(), reading.subject
+    after, temperature = tempered_choices(reading, seed=seed)
+    correct = law.argmax(axis=1) == reading.right
+    return ChoiceConfidence(
+        model=role,
+        n=len(law),
+        accuracy=proportion(correct, clusters=subject),
+        chance=float(np.mean(1 / np.isfinite(reading.scores).sum(axis=1))),
+        confidence=bootstrap_mean(law.max(axis=1), subject, seed=seed),
+        brier=bootstrap_mean(_brier(law, reading.right), subject, seed=seed),
+        brier_after=bootstrap_mean(_brier(after, reading.right), subject, seed=seed),
+        calibration=calibration(law.max(axis=1).clip(0, 1), correct, subject, seed=seed),
+        after=calibration(after.max(axis=1).clip(0, 1), correct, subject, seed=seed),
+        temperature=temperature,
+    )
+
+
+def tempered_choices(
+    reading: ChoiceReading, *, seed: int
+) -> tuple[Float[np.ndarray, "question choice"], float]:
+    """Laws of both halves of the subjects, each with the temperature of the other, and the mean temperature."""
+    subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
+    half = np.isin(reading.subject, subjects[: len(subjects) // 2])
+    law, found = reading.law(), []
+    for fitted, used in ((half, ~half), (~half, half)):
+        temperature = fit_choice_temperature(reading.only(np.flatnonzero(fitted)))
+        law[used] = reading.only(np.flatnonzero(used)).law(temperature)
+        found.append(temperature)
+    return law, float(np.mean(found))
+
+
+def fit_choice_temperature(reading: ChoiceReading) -> float:
+    """The temperature with the least log loss of the right answers, within `TEMPERATURES`."""
+
+    def loss(log_temperature: float) -> float:
+        law = log_softmax(reading.scores / np.exp(log_temperature), axis=1)
+        return -float(law[np.arange(len(law)), reading.right].mean())
+
+    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(found.x))
+
+
+# -- private, in the order they are called --
+
+
+def _not_asked(source: str, why: str) -> Choices:
+    said = f"Multiple choice was not asked: {why}"
+    return Choices(form="not asked", source=source, answers=(), sentences=(said,))
+
+
+def _right(reading: ChoiceReading) -> float:
+    return float((reading.scores.argmax(axis=1) == reading.right).mean())
+
+
+def _brier(
+    law: Float[np.ndarray, "question choice"], right: Int[np.ndarray, " question"]
+) -> Float[np.ndarray, " q"]:
+    wanted = np.zeros_like(law)
+    wanted[np.arange(len(law)), right] = 1
+    return np.asarray(((law - wanted) ** 2).sum(axis=1))
+
+
+def _said(found: Sequence[ChoiceConfidence], form: str) -> str:
+    at_chance = [one.model for one in found if not one.above_chance]
+    if at_chance:
+        shown = ", ".join(f"{one.model} {one.accuracy:.2f}, chance {one.chance:.2f}" for one in found)
+        return f"Calibration on multiple choice is not identified for {' and '.join(at_chance)}: at chance ({shown})."
+    base, post = found
+    return (
+        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:.2f} base and "
+        f"{post.accuracy:.2f} post, "
+        f"calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f}; with one temperature "
+        f"({base.temperature:.2f} and {post.temperature:.2f}) {base.after.error:.3f} and {post.after.error:.3f}."
+    )
+
+
+def _letters(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[Float[np.ndarray, " choice"]]:
+    most = max(len(one.choices) for one in questions)
+    ids = [model.token_id(f" {letter}") for letter in LETTERS[:most]]
+    prompts = [
+        "\n".join(
+            [
+                one.text,
+                *(f"{letter}) {choice}" for letter, choice in zip(LETTERS, one.choices, strict=False)),
+                "Answer:",
+            ]
+        )
+        for one in questions
+    ]
+    law = model.logits(prompts).double().log_softmax(dim=-1)[:, ids].numpy()
+    return [row[: len(one.choices)] for row, one in zip(law, questions, strict=True)]
+
+
+def _continuations(
+    model: LanguageModel, questions: Sequence[ChoiceQuestion]
+) -> list[Float[np.ndarray, " choice"]]:
+    texts = [f"{one.text} {choice}" for one in questions for choice in one.choices]
+    owner = [number for number, one in enumerate(questions) for _ in one.choices]
+    lengths = model.tokenize(texts).lengths
+    starts = _starts(model, questions)
+    found = np.zeros(len(texts))
+    for batch in _batches(lengths):
+        tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
+        found[batch] = _log_probability(model, tokens, [starts[owner[row]] for row in batch])
+    ends = np.cumsum([len(one.choices) for one in questions])[:-1]
+    return list(np.split(found, ends))
+
+
+def _starts(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[int]:
+    """The token behind what all answers of a question have in common."""
+    starts = []
+    for one in questions:
+        tokens = model.tokenize([f"{one.text} {choice}" for choice in one.choices], padding_side="right")
+        rows = [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+        same = 0
+        while all(same < len(row) for row in rows) and len({row[same] for row in rows}) == 1:
+            same += 1
+        if any(same == len(row) for row in rows):
+            raise PromptError(
+                f"An answer to {one.text[:60]!r} is the beginning of another one, so they cannot be told apart; "
+                f"score by "
+                "letters, or end the answers with a full stop."
+            )
+        starts.append(same)
+    return starts
+
+
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    batches: list[list[int]] = []
+    for row in order:
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > _BUDGET:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def _log_probability(
+    model: LanguageModel, tokens: Tokens, starts: Sequence[int]
+) -> Float[np.ndarray, " row"]:
+    logits = model.run(tokens, logits="all")
+    assert logits is not None
+    ids = tokens.input_ids.to(logits.device)
+    law = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0].double()
+    place = torch.arange(1, tokens.width)[None]
+    kept = (place >= torch.tensor(list(starts))[:, None]) & (place < torch.tensor(tokens.lengths)[:, None])
+    summed: Float[np.ndarray, " row"] = torch.where(kept.to(law.device), law, 0.0).sum(dim=1).cpu().numpy()
+    return summed

@@ -1,0 +1,362 @@
+"""Behind a pair's confidence: what explains the entropy gap, frequency neurons, what fixed activations do, and
+temperature.
+
+Everything about neurons works on the last stream of some texts (`neuron_head`): nothing is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize_scalar
+
+from steerlab import plots
+from steerlab.errors import SteerlabError
+from steerlab.models import LanguageModel
+from steerlab.neurons.effects import within
+from steerlab.neurons.frequency import count_tokens, frequency_direction, frequency_effects
+from steerlab.neurons.gap import Gap, entropy_gap
+from steerlab.neurons.head import NeuronHead
+from steerlab.neurons.weights import (
+    Neurons,
+    Rule,
+    layer_neurons,
+    matched_neurons,
+    norm_centres,
+    output_space,
+)
+from steerlab.plots import Series
+from steerlab.readouts.confidence import AnswerReading
+from steerlab.record import Record
+from steerlab.results import Table
+from steerlab.statistics import Estimate, Number, brier_score, expected_calibration_error
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Role = Literal["BASE", "POST"]
+_TRIED = 48  # neurons whose frequency share is measured: those that lie most along the frequency direction
+_STEPS = 9
+
+
+class FrequencyRow(Record):
+    """A neuron of the last layer along the frequency direction."""
+
+    model: Role
+    neuron: int
+    cosine: Number
+    total: Number
+    share: Number
+    kl_model_unigram: Number
+    kl_unigram_model: Number
+
+
+class FixedValues(Record):
+    """Mean entropy with one neuron held at some values (quantiles of its own activations)."""
+
+    model: Role
+    neuron: int
+    values: tuple[Number, ...]
+    entropy: tuple[Number, ...]
+
+
+class Tempered(Record):
+    """Calibration on statements before and after one temperature, fitted on the other half of the subjects."""
+
+    model: Role
+    temperature: Number
+    error: Estimate
+    error_after: Estimate
+    brier: Estimate
+    brier_after: Estimate
+
+
+class Depth(Record):
+    """All of it; `missing` says what a pair cannot take."""
+
+    gap: Gap | None = None
+    frequency: tuple[FrequencyRow, ...] = ()
+    fixed: tuple[FixedValues, ...] = ()
+    tempered: tuple[Tempered, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def tables(self) -> list[Table]:
+        """One for each part that was run."""
+        made = []
+        if self.gap is not None:
+            made.append(
+                Table(
+                    key="entropy_gap",
+                    title="How much of the entropy gap the neurons explain",
+                    columns=["neurons", "number", "exchange", "share explained", "random sets of like norm"],
+                    rows=[[one.neurons, one.n, one.way, one.share, one.random] for one in self.gap.explained],
+                    note=f"Entropy {self.gap.base} base and {self.gap.post} post, nats a token over the same "
+                    f"texts; gap {self.gap.gap}. "
+                    "1 means that the gap is gone; negative that it grows.",
+                )
+            )
+            made.append(
+                Table(
+                    key="cross_ablation",
+                    title="Ablating one model's entropy neurons in both models",
+                    columns=["neurons", "in", "change of entropy", "random sets of like norm"],
+                    rows=[[one.neurons, one.model, one.change, one.random] for one in self.gap.crossed],
+                    note="All neurons of the set at their means at once; nats a token.",
+                )
+            )
+        if self.frequency:
+            made.append(
+                Table(
+                    key="frequency_neurons",
+                    title="Neurons along the token-frequency direction",
+                    columns=[
+                        "model",
+                        "neuron",
+                        "cosine",
+                        "|Δloss|",
+                        "share",
+                        "ΔKL(model ‖ unigram)",
+                        "ΔKL(unigram ‖ model)",
+                    ],
+                    rows=[
+                        [
+                            one.model,
+                            one.neuron,
+                            one.cosine,
+                            one.total,
+                            one.share,
+                            one.kl_model_unigram,
+                            one.kl_unigram_model,
+                        ]
+                        for one in self.frequency
+                    ],
+                    note="Share: what of the effect on the loss goes when the logits' component along frequency "
+                    "is held. Counts are "
+                    "those of the texts that were read.",
+                )
+            )
+        if self.tempered:
+            made.append(
+                Table(
+                    key="temperature",
+                    title="Calibration on statements, before and after one temperature",
+                    columns=[
+                        "model",
+                        "temperature",
+                        "calibration error",
+                        "after",
+                        "Brier score",
+                        "Brier after",
+                    ],
+                    rows=[
+                        [one.model, one.temperature, one.error, one.error_after, one.brier, one.brier_after]
+                        for one in self.tempered
+                    ],
+                    note="Temperatures are fitted on one half of the subjects and used on the other.",
+                )
+            )
+        return made
+
+    def figures(self) -> dict[str, Figure]:
+        """The explained gap as bars, entropy against activation."""
+        made: dict[str, Figure] = {}
+        if self.gap is not None:
+            rows = self.gap.explained
+            made["explained_gap"] = plots.bars(
+                [f"{one.neurons}: {one.way}" for one in rows],
+                [
+                    Series.of("share of the entropy gap explained", [one.share for one in rows], role="post"),
+                    Series.of("random sets of like norm", [one.random for one in rows], role="control"),
+                ],
+                title="What explains the entropy gap between base and post-trained model",
+                y_title="Share of the gap",
+            )
+        if self.fixed:
+            made["entropy_by_activation"] = plots.curves(
+                [
+                    Series(
+                        f"{one.model}, neuron {one.neuron}", one.entropy, x=np.linspace(0, 1, len(one.values))
+                    )
+                    for one in self.fixed
+                ],
+                title="Entropy with one neuron held at a value",
+                x_title="Value, as a quantile of the neuron's own activations",
+                y_title="Entropy (nats a token)",
+            )
+        return made
+
+    @property
+    def sentences(self) -> list[str]:
+        """In plain words."""
+        said = []
+        if self.gap is not None:
+            for one in self.gap.explained:
+                if one.neurons == "entropy neurons of BASE" and one.way == "activations swapped":
+                    beyond = one.share.has_interval and one.share.low > one.random.high
+                    said.append(
+                        f"Giving POST the base model's activations at its {one.n} entropy neurons takes "
+                        f"{one.share} of the entropy gap away "
+                        f"(random neurons of like norm {one.random.value:.2f}, at most {one.random.high:.2f}): "
+                        + (
+                            "more than they do."
+                            if beyond
+                            else "not more than they do, so the gap is not theirs."
+                        )
+                    )
+        for row in self.tempered:
+            said.append(
+                f"One temperature ({row.temperature:.2f}) takes the calibration error of {row.model} on "
+                f"statements from {row.error:.3f} to "
+                f"{row.error_after:.3f}."
+            )
+        return said + list(self.missing)
+
+
+def depth(
+    models: Mapping[Role, LanguageModel],
+    texts: Sequence[str],
+    answers: Mapping[Role, AnswerReading],
+    *,
+    same_tokenizer: bool,
+    randoms: int,
+    rule: Rule = "published",
+    seed: int = 0,
+) -> Depth:
+    """Everything that this pair can take."""
+    missing: list[str] = []
+    heads: dict[Role, NeuronHead] = {}
+    chosen: dict[Role, tuple[Neurons, list[int]]] = {}
+    for role, model in models.items():
+        try:
+            space = output_space(
+                model.unembedding, model.final_norm_gain, centred=norm_centres(model), seed=seed
+            )
+            neurons = layer_neurons(model, model.n_layers - 1, space)
+            chosen[role] = neurons, neurons.chosen(rule)
+            heads[role] = NeuronHead(model, within(model, texts))
+        except SteerlabError as error:
+            missing.append(f"Neurons of {role} were not looked into: {error}")
+            heads.pop(role, None)
+    return Depth(
+        gap=_gap(heads, chosen, same_tokenizer, randoms, missing, seed),
+        frequency=tuple(row for role, head in heads.items() for row in _frequency(role, head, texts)),
+        fixed=tuple(_fixed(role, head, chosen[role][1]) for role, head in heads.items() if chosen[role][1]),
+        tempered=tuple(tempered(role, one, seed=seed) for role, one in answers.items()),
+        missing=tuple(missing),
+    )
+
+
+def tempered(role: Role, reading: AnswerReading, *, seed: int) -> Tempered:
+    """Two halves of the subjects, each with the temperature of the other; the mean temperature is reported."""
+    subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
+    half = np.isin(reading.subject, subjects[: len(subjects) // 2])
+    p = reading.p_true.copy()
+    found = []
+    for fitted, used in ((half, ~half), (~half, half)):
+        temperature = fit_temperature(reading.p_true[fitted], reading.label[fitted])
+        p[used] = _tempered(reading.p_true[used], temperature)
+        found.append(temperature)
+
+    def error(values: Float[np.ndarray, " row"]) -> Estimate:
+        sure, right = np.maximum(values, 1 - values), (values > 0.5) == reading.label
+        return expected_calibration_error(sure, right, reading.subject, seed=seed, draws=500)
+
+    return Tempered(
+        model=role,
+        temperature=float(np.mean(found)),
+        error=error(reading.p_true),
+        error_after=error(p),
+        brier=brier_score(reading.p_true, reading.label, reading.subject, seed=seed),
+        brier_after=brier_score(p, reading.label, reading.subject, seed=seed),
+    )
+
+
+def fit_temperature(p: Float[np.ndarray, " row"], label: Bool[np.ndarray, " row"]) -> float:
+    """The temperature between 0.05 and 20 under which the labels are likeliest."""
+    if len(p) == 0:
+        return 1.0
+
+    def loss(log_temperature: float) -> float:
+        q = np.clip(_tempered(p, float(np.exp(log_temperature))), 1e-12, 1 - 1e-12)
+        return float(-np.where(label, np.log(q), np.log(1 - q)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+
+
+# -- private, in the order they are called --
+
+
+def _gap(
+    heads: Mapping[Role, NeuronHead],
+    chosen: Mapping[Role, tuple[Neurons, list[int]]],
+    same_tokenizer: bool,
+    randoms: int,
+    missing: list[str],
+    seed: int,
+) -> Gap | None:
+    if len(heads) < 2:
+        return None
+    if not same_tokenizer:
+        missing.append(
+            "The entropy gap was not taken apart: the tokenizers differ, so tokens do not correspond."
+        )
+        return None
+    base, post = heads["BASE"], heads["POST"]
+    n = len(chosen["BASE"][1])
+    if base.acts.shape != post.acts.shape or not n:
+        missing.append(
+            "The entropy gap was not taken apart: the last layers differ in size, or no neuron stands out."
+        )
+        return None
+    sets = {f"entropy neurons of {role}": some for role, (_, some) in chosen.items()}
+    sets["all of the layer"] = list(range(base.n_neurons))
+    norm = chosen["BASE"][0].norm
+    draws = [
+        matched_neurons(norm, chosen["BASE"][1], each=1, seed=seed + draw) for draw in range(4 * randoms)
+    ]
+    return entropy_gap(base, post, sets, draws, seed=seed)
+
+
+def _frequency(role: Role, head: NeuronHead, texts: Sequence[str]) -> list[FrequencyRow]:
+    """The neurons that lie most along the frequency of the texts' tokens."""
+    counts = count_tokens(head.model, texts)
+    _, unit = frequency_direction(counts)
+    along = np.array([_cosine(head.written_logits(n).numpy(), unit) for n in range(head.n_neurons)])
+    tried = np.argsort(-np.abs(along), kind="stable")[:_TRIED].tolist()
+    found = frequency_effects(head, counts, tried)
+    return [
+        FrequencyRow(
+            model=role,
+            neuron=tried[at],
+            cosine=float(found.cosine[at]),
+            total=float(found.total[at]),
+            share=float(found.share[at]),
+            kl_model_unigram=float(found.kl_model_unigram[at]),
+            kl_unigram_model=float(found.kl_unigram_model[at]),
+        )
+        for at in found.candidates(5)
+    ]
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    centred = a - a.mean()
+    norm = np.linalg.norm(centred) * np.linalg.norm(b)
+    return float(centred @ b / norm) if norm > 0 else 0.0
+
+
+def _fixed(role: Role, head: NeuronHead, candidates: Sequence[int]) -> FixedValues:
+    """The candidate that writes most, held at quantiles of its own activations."""
+    neuron = max(candidates, key=lambda one: float(head.w_out[one].norm()))
+    values = np.quantile(head.acts[:, neuron].numpy(), np.linspace(0, 1, _STEPS))
+    entropies = [float(head.entropy(head.ablated(neuron, value=float(value))).mean()) for value in values]
+    return FixedValues(model=role, neuron=neuron, values=tuple(map(float, values)), entropy=tuple(entropies))
+
+
+def _tempered(p: Float[np.ndarray, " row"], temperature: float) -> Float[np.ndarray, " row"]:
+    kept = np.clip(p, 1e-12, 1 - 1e-12)
+    odds = (np.log(kept) - np.log1p(-kept)) / temperature
+    found: Float[np.ndarray, " row"] = 0.5 * (1 + np.tanh(0.5 * odds))
+    return found

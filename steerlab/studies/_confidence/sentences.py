@@ -1,0 +1,88 @@
+"""The confidence study in plain sentences: what was found, and where nothing is identified, why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steerlab.neurons.overlap import PairNeurons
+from steerlab.readouts.confidence import AnswerConfidence, Role, TextConfidence
+from steerlab.studies._confidence.changes import Change
+
+
+def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) -> list[str]:
+    """Plain text: how sure, whether that changed, or why it cannot be said."""
+    blind = [one.model for one in on_texts if one.untrained]
+    if blind:
+        return [
+            "Not identified on plain text: the next tokens are hardly likelier than tokens from other places or by a "
+            f"uniform law for {' and '.join(blind)}, as in an untrained model."
+        ]
+    base, post = on_texts
+    main = changes[0]
+    verdict = (
+        f"a change of {main.value:.2f}"
+        if main.identified
+        else f"no change beyond its control ({main.value:.2f})"
+    )
+    foreign = [one.model for one in on_texts if not one.reads]
+    doubt = [
+        f"These texts are foreign to {' and '.join(foreign)}: its predictions gain nothing over the controls."
+    ]
+    return [
+        f"On {base.n_texts} plain texts the entropy of the next token is {base.entropy:.2f} nats in the base model and "
+        f"{post.entropy:.2f} in the post-trained one: {verdict} ({main.what}).",
+        f"Calibration error of the next token: {base.calibration.error:.3f} base, {post.calibration.error:.3f} post.",
+        *(doubt if foreign else []),
+    ]
+
+
+def answer_summary(answers: Sequence[AnswerConfidence], changes: Sequence[Change], form: str) -> list[str]:
+    """Statements: accuracy and calibration, or why not."""
+    if not answers:
+        return [f"Confidence on statements was {form}"]
+    at_chance = [one.model for one in answers if not one.above_chance]
+    if at_chance:
+        found = ", ".join(f"{one.model} {one.accuracy:.2f}" for one in answers)
+        return [
+            f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance ({found})."
+        ]
+    base, post = answers
+    gap = next(one for one in changes if one.what == "calibration error on statements")
+    verdict = "changed" if gap.identified else "no change beyond its control"
+    return [
+        f"On {base.n} labelled statements ({form}) accuracy is {base.accuracy:.2f} base and {post.accuracy:.2f} post, "
+        f"calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f} ({verdict})."
+    ]
+
+
+def neuron_summary(neurons: PairNeurons) -> list[str]:
+    """Entropy neurons: what could not be read, the overlap beside its controls, the causal test."""
+    sentences = list(neurons.notes)
+    if neurons.agreements:
+        overlap = neurons.agreements[0].value
+        others = [
+            one.value.value for one in neurons.agreements if "layer" in one.name or "opposite" in one.name
+        ]
+        reach = f"{min(others):.2f} to {max(others):.2f}" if others else "n/a"
+        sentences.append(
+            f"The ten entropy-neuron candidates of each model overlap by {overlap:.2f}; the opposite rule and other "
+            f"layers give {reach}: "
+            + (
+                "more than any control."
+                if neurons.specific
+                else "not identified as anything special about confidence (weights alone would do it)."
+            )
+        )
+    roles: list[Role] = ["BASE", "POST"]
+    for role in roles:
+        rows = {one.group: one for one in neurons.effects if one.model == role}
+        if not rows:
+            continue
+        found, random = rows["candidates"], rows["random, like norm"]
+        verdict = "" if neurons.acts_through_norm(role) else " (not identified as entropy neurons)"
+        sentences.append(
+            f"Ablating one candidate of {role} changes the entropy by {found.total:.4f} nats a token, a share of "
+            f"{found.through_norm:.2f} of it through the final norm; random neurons of like norm {random.total:.4f}, "
+            f"{random.through_norm:.2f}{verdict}."
+        )
+    return sentences

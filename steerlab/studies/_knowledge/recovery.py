@@ -1,0 +1,225 @@
+"""Does one model's knowledge work in the other? States of the source's true run in the target's false run.
+
+    R = mean NIE(source -> target) / mean NIE(target -> target)
+
+over the peak cells of the target's own map (cells of subject and object tokens with at least half of the largest mean
+effect), which are chosen on one half of the pairs and measured on the other, in turn. Controls at the same cells: the
+source's states of another pair's true prompt, and the target's own states moved as far in a random direction.
+Source: Du et al. (2025), section 3.3, which compares quantised maps instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerlab.activations import Mapped, RandomShift, Run, Source
+from steerlab.models import LanguageModel, Site
+from steerlab.record import Record
+from steerlab.statistics import Estimate, bootstrap
+from steerlab.studies._knowledge.maps import Traced, trace
+from steerlab.studies._knowledge.pairs import Columns, TracingPair, TracingPairs
+from steerlab.studies._knowledge.statistics import Published, halves_of, mean_map, published
+
+Maps = Mapping[Site, Callable[[Tensor], Tensor]]
+LEAST = 0.1  # a peak below a tenth of the whole effect is none
+_LAST = "last token"
+
+
+class Recovery(Record):
+    """One direction of patching.
+
+    place: "subject and object" or "last token". cells: (row, column) of the target's peaks. recovered: R, and what the
+    two controls recover. published: the published statistics against the target's own map.
+    """
+
+    source: str
+    target: str
+    place: str
+    cells: tuple[tuple[int, int], ...]
+    recovered: Estimate
+    shuffled: Estimate | None
+    random: Estimate | None
+    published: Published
+
+    @property
+    def above_controls(self) -> bool:
+        """Whether the interval lies above both controls' values."""
+        bars = [one.value for one in (self.shuffled, self.random) if one is not None]
+        return bool(self.recovered.low > max(bars, default=0.0))
+
+
+def recover(
+    source: LanguageModel,
+    target: LanguageModel,
+    pairs: TracingPairs,
+    own: Traced,
+    *,
+    names: tuple[str, str],
+    maps: Maps | None = None,
+    columns: Columns = "roles",
+    seed: int = 0,
+    kept_in: Path | None = None,
+) -> tuple[list[Recovery], Traced]:
+    """Patch the source's true runs into the target's false runs.
+
+    Args:
+        own: the target's own map of the same pairs.
+        names: of source and target, for the result.
+        maps: for each site of the target a map of the source's states; by default they are put in as they are.
+
+    Returns:
+        Recovery at the knowledge cells and at the last token (where the target has a peak), and the whole map.
+    """
+    clean = [pair.true for pair in pairs.pairs]
+    told = f"{names[0]} into {names[1]}"
+    states = _carried(Run(source, clean), maps)
+    crossed = trace(
+        target,
+        pairs,
+        states,
+        columns=columns,
+        answers=own.answers,
+        kept_in=kept_in,
+        progress=f"patching {told}",
+    )
+    halves = halves_of(pairs.clusters, seed)
+    columns_of = {"subject and object": own.knowledge, _LAST: (own.columns.index(_LAST),)}
+    peaks = {
+        place: {half: _peaks(own.only(halves[1 - half]), wanted) for half in (0, 1)}
+        for place, wanted in columns_of.items()
+    }
+    union = np.any([mask for both in peaks.values() for mask in both.values()], axis=0)
+    order = _others(pairs)
+    known = np.array([other != row for row, other in enumerate(order)])
+    controls: dict[str, Traced] = {}
+    if union.any():
+        kinds: dict[str, Source] = {
+            "shuffled": _carried(Run(source, clean).of(order), maps),
+            "random": RandomShift(
+                _carried(Run(source, clean), maps), Run(target, [pair.false for pair in pairs.pairs]), seed
+            ),
+        }
+        for kind, control in kinds.items():
+            controls[kind] = trace(
+                target,
+                pairs,
+                control,
+                columns=columns,
+                only=_among(union, own.columns),
+                answers=own.answers,
+                kept_in=kept_in,
+                progress=f"{told}: {kind}",
+            )
+    rows = list(own.layers)
+    alike = published(mean_map(own.raw[:, rows]), mean_map(crossed.raw[:, rows]), own.knowledge)
+    found = []
+    for place, both in peaks.items():
+        if not all(mask.any() for mask in both.values()):
+            continue
+
+        def ratio(
+            one: Traced, some: NDArray[np.bool_], both: Mapping[int, NDArray[np.bool_]] = both
+        ) -> Estimate:
+            return _ratio(one, own, both, halves, some, pairs, seed)
+
+        everyone = np.ones(len(pairs), dtype=bool)
+        found.append(
+            Recovery(
+                source=names[0],
+                target=names[1],
+                place=place,
+                cells=tuple((int(row), int(column)) for row, column in np.argwhere(both[0] | both[1])),
+                recovered=ratio(crossed, everyone),
+                shuffled=ratio(controls["shuffled"], known) if known.sum() >= 2 else None,
+                random=ratio(controls["random"], everyone),
+                published=alike,
+            )
+        )
+    return found, crossed
+
+
+# -- private, in the order they are called --
+
+
+def _carried(run: Run, maps: Maps | None) -> Source:
+    return run if maps is None else Mapped(run, maps, name="aligned")
+
+
+def _peaks(own: Traced, columns: Sequence[int]) -> Bool[np.ndarray, "row column"]:
+    """Cells of some columns with at least half of their largest mean effect."""
+    mean = mean_map(own.nie)
+    allowed = np.zeros(mean.shape, dtype=bool)
+    allowed[np.ix_(own.layers, columns)] = True
+    inside = np.where(allowed & np.isfinite(mean), mean, -np.inf)
+    top = float(inside.max()) if columns else -np.inf
+    chosen: Bool[np.ndarray, "row column"] = inside >= (0.5 * top if top >= LEAST else np.inf)
+    return chosen
+
+
+def _others(pairs: TracingPairs) -> list[int]:
+    """For every pair another one of the same layout; itself where there is none.
+
+    Preferred is one of the same topic about another object: its subject is likely a wrong one here.
+    """
+    groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for row, pair in enumerate(pairs.pairs):
+        groups.setdefault((pair.first, pair.roles), []).append(row)
+    order = list(range(len(pairs)))
+    for rows in groups.values():
+        for at, row in enumerate(rows):
+            later = [
+                other for other in (*rows[at + 1 :], *rows[:at]) if pairs[other].cluster != pairs[row].cluster
+            ]
+            likeness = {other: _likeness(pairs[row], pairs[other]) for other in later}
+            order[row] = min(later, key=likeness.__getitem__, default=row)
+    return order
+
+
+def _likeness(pair: TracingPair, other: TracingPair) -> tuple[bool, bool]:
+    """Sorts what is about another object before what is not, and then the same topic before others."""
+    one, two = (each.true.text[slice(*each.true.spans["object"])] for each in (pair, other))
+    return one == two, pair.topic != other.topic
+
+
+def _among(cells: Bool[np.ndarray, "row column"], names: Sequence[str]) -> Callable[[int, str], bool]:
+    return lambda row, name: bool(cells[row, names.index(name)])
+
+
+def _ratio(
+    crossed: Traced,
+    own: Traced,
+    peaks: Mapping[int, NDArray[np.bool_]],
+    halves: Sequence[NDArray[np.int64]],
+    some: NDArray[np.bool_],
+    pairs: TracingPairs,
+    seed: int,
+) -> Estimate:
+    """Mean effect over mean own effect, each half of the pairs at the other half's peaks."""
+    top, bottom = (np.full(len(pairs), np.nan) for _ in range(2))
+    for half, rows in enumerate(halves):
+        for into, one in ((top, crossed), (bottom, own)):
+            at = one.nie[rows][:, peaks[half]]
+            both = np.isfinite(crossed.nie[rows][:, peaks[half]]) & np.isfinite(own.nie[rows][:, peaks[half]])
+            into[rows] = _row_means(np.where(both, at, np.nan))
+    kept = np.isfinite(top) & np.isfinite(bottom) & some
+
+    def statistic(above: Float[np.ndarray, " pair"], below: Float[np.ndarray, " pair"]) -> float:
+        return float(above.sum() / below.sum())
+
+    return bootstrap(statistic, top[kept], bottom[kept], clusters=pairs.clusters[kept], seed=seed, draws=1000)
+
+
+def _row_means(values: Float[np.ndarray, "pair cell"]) -> Float[np.ndarray, " pair"]:
+    present = np.isfinite(values)
+    total = present.sum(axis=1)
+    sums = np.where(present, values, 0.0).sum(axis=1)
+    means: Float[np.ndarray, " pair"] = np.divide(
+        sums, total, out=np.full(len(values), np.nan), where=total > 0
+    )
+    return means

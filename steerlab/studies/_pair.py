@@ -1,0 +1,60 @@
+"""What every study of a pair takes: the two models, a size and a preset, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from steerlab.errors import SteerlabError
+
+if TYPE_CHECKING:  # studies are listed without importing torch
+    from steerlab.models import LanguageModel
+
+Size = Literal["quick", "full"]
+Preset = Literal["corrected", "published"]
+Models: TypeAlias = "Sequence[LanguageModel]"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base model and the model post-trained from it."""
+
+    base: LanguageModel
+    post: LanguageModel
+
+    @classmethod
+    def of(cls, models: Pair | Models) -> Pair:
+        """A pair from two loaded models. Raises SteerlabError for anything else."""
+        if isinstance(models, Pair):
+            return models
+        given: Any = models
+        if (
+            not isinstance(given, Sequence)
+            or [isinstance(model, LanguageModel) for model in given] != [True] * 2
+        ):
+            raise SteerlabError(
+                "A study takes a pair (base, post) of loaded models; load each with sl.load first."
+            )
+        return cls(*models)
+
+    def __iter__(self) -> Iterator[LanguageModel]:
+        yield self.base
+        yield self.post
+
+    @property
+    def by_name(self) -> dict[str, LanguageModel]:
+        """The models as "base" and "post"."""
+        return {"base": self.base, "post": self.post}
+
+    @property
+    def same_tokenizer(self) -> bool:
+        """Whether both cut text into the same tokens."""
+        vocabularies = [model.tokenizer.get_vocab() for model in self]
+        return bool(vocabularies[0] == vocabularies[1])
+
+
+def require_known(study: str, what: str, given: str, known: Collection[str]) -> None:
+    """Raise SteerlabError with a sentence where `given` is none of `known`."""
+    if given not in known:
+        raise SteerlabError(f"The {study} study has no {what} {given!r}; choose from {', '.join(known)}.")

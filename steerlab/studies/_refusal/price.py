@@ -1,0 +1,222 @@
+"""What steering refusal costs elsewhere: plain text, the next word after harmless prompts, and a labelled task.
+
+Each model under its own direction (the dose of the study) and under random directions of the same length: loss and KL
+on plain passages at every token, KL of the answer's first token on harmless prompts, and how many statements the model
+labels right after "This statement is:" with examples. The edits act at every token, as they do in the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from steerlab import plots
+from steerlab.datasets import StatementSet
+from steerlab.errors import SteerlabError
+from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.plots import Series
+from steerlab.readouts.questions import answer_tokens, plan, question
+from steerlab.record import Record
+from steerlab.results import Table
+from steerlab.statistics import Estimate, proportion
+from steerlab.steering.price import SideEffects, side_effects
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+WORDS = (" TRUE", " FALSE")
+_SHOTS = 4
+
+
+class Price(Record):
+    """The price of one intervention in one model.
+
+    direction: "own", or "random" (mean of several, from the least to the greatest). loss_change, kl: nats a token of
+    plain text. prompt_kl: nats, at the last token of harmless prompts. task: share of statements labelled right;
+    None where the model does not label above chance when it is not steered.
+    """
+
+    model: str
+    intervention: Literal["none", "ablation", "addition"]
+    direction: Literal["none", "own", "random"]
+    loss_change: Estimate | None = None
+    kl: Estimate | None = None
+    prompt_kl: Estimate | None = None
+    task: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions about statements with their answers; `tokens` are those of the two words."""
+
+    prompts: tuple[Prompt, ...]
+    labels: tuple[bool, ...]
+    clusters: tuple[int, ...]
+    tokens: tuple[int, int]
+
+    @classmethod
+    def of(cls, model: LanguageModel, statements: StatementSet, n: int, seed: int) -> Task:
+        """Balanced statements behind four labelled ones of their topic. Raises `SteerlabError` where it cannot be."""
+        used = plan(statements, per_topic=max(8, n // 4), held_out=None, seed=seed, shots=_SHOTS)
+        rows = used.balanced(tuple(dict.fromkeys(used.groups.tolist())), n, seed)
+        prompts = [
+            question(used.statements[row], used.examples[str(used.groups[row])], WORDS, order=1 + row)
+            for row in rows.tolist()
+        ]
+        return cls(
+            tuple(prompts),
+            tuple(bool(used.labels[row]) for row in rows),
+            tuple(int(used.clusters[row]) for row in rows),
+            answer_tokens(model, WORDS),
+        )
+
+    def accuracy(self, model: LanguageModel) -> Estimate:
+        """Share of statements labelled right, as the model stands."""
+        logits = model.logits(self.prompts)
+        said = (logits[:, self.tokens[0]] > logits[:, self.tokens[1]]).numpy()
+        return proportion(said == np.array(self.labels), clusters=np.array(self.clusters))
+
+
+def prices(
+    name: str,
+    model: LanguageModel,
+    own: Mapping[str, Edit],
+    random: Mapping[str, Sequence[Edit]],
+    *,
+    texts: Sequence[str],
+    harmless: Sequence[Prompt],
+    statements: StatementSet | None,
+    rows: int,
+    seed: int,
+    missing: dict[str, str],
+) -> tuple[Price, ...]:
+    """Prices of a model's own direction and of random ones, by intervention ("ablation", "addition").
+
+    What cannot be measured is said in `missing`.
+    """
+    conditions: dict[tuple[str, str, int], list[Edit]] = {
+        (kind, "own", 0): [edit] for kind, edit in own.items()
+    }
+    conditions |= {
+        (kind, "random", draw): [edit] for kind, edits in random.items() for draw, edit in enumerate(edits)
+    }
+    named = {"/".join(map(str, key)): edits for key, edits in conditions.items()}
+    bar = f"price of steering in {name}"
+    text = side_effects(model, texts, named, seed=seed, progress=bar) if texts else {}
+    prompt = side_effects(model, harmless, named, positions="last", seed=seed)
+    plain, task = _task(name, model, statements, rows, seed, missing)
+    labelled = {key: _steered(model, task, edits) for key, edits in named.items()} if task else {}
+    found = [Price(model=name, intervention="none", direction="none", task=plain)]
+    for kind in own:
+        for direction in ("own", "random"):
+            keys = ["/".join(map(str, key)) for key in conditions if key[:2] == (kind, direction)]
+            found.append(
+                Price(
+                    model=name,
+                    intervention=kind,
+                    direction=direction,
+                    loss_change=_over(text, keys, lambda one: one.loss_change),
+                    kl=_over(text, keys, lambda one: one.kl),
+                    prompt_kl=_over(prompt, keys, lambda one: one.kl),
+                    task=_pooled([labelled[key] for key in keys]) if labelled else None,
+                )
+            )
+    return tuple(found)
+
+
+def price_table(found: Sequence[Price]) -> Table:
+    """Every price beside the unsteered model and random directions."""
+    columns = ["model", "intervention", "direction", "loss change on plain text", "KL on plain text"]
+    return Table(
+        key="side_effects",
+        title="What steering refusal costs elsewhere",
+        columns=[*columns, "KL on harmless prompts", "statements labelled right"],
+        rows=[
+            [one.model, one.intervention, one.direction, one.loss_change, one.kl, one.prompt_kl, one.task]
+            for one in found
+        ],
+        note="Nats a token, resampled by text; KL of the steered from the unsteered law. The edits act at every token. "
+        "Random: mean of several directions of the same length, from the least to the greatest.",
+    )
+
+
+def price_figure(found: Sequence[Price]) -> Figure:
+    """KL on plain text and on harmless prompts, own direction beside random ones."""
+    rows = [one for one in found if one.intervention != "none"]
+    places = list(dict.fromkeys((one.model, one.intervention) for one in rows))
+
+    def series(direction: str, field: str, name: str) -> Series:
+        by_place = {
+            (one.model, one.intervention): getattr(one, field) for one in rows if one.direction == direction
+        }
+        nothing = Estimate(value=float("nan"))
+        return Series.of(name, [by_place.get(place) or nothing for place in places])
+
+    return plots.bars(
+        [f"{kind} in {model}" for model, kind in places],
+        [
+            series("own", "kl", "own direction, plain text"),
+            series("random", "kl", "random directions, plain text"),
+            series("own", "prompt_kl", "own direction, harmless prompts"),
+            series("random", "prompt_kl", "random directions, harmless prompts"),
+        ],
+        title="What steering refusal costs elsewhere",
+        y_title="KL from the unsteered law (nats a token)",
+    )
+
+
+# -- private, in the order they are called --
+
+
+def _task(
+    name: str,
+    model: LanguageModel,
+    statements: StatementSet | None,
+    rows: int,
+    seed: int,
+    missing: dict[str, str],
+) -> tuple[Estimate | None, Task | None]:
+    """The unsteered accuracy, and the task where it lies above chance."""
+    if not statements:
+        return None, None
+    try:
+        task = Task.of(model, statements, rows, seed)
+        plain = task.accuracy(model)
+    except SteerlabError as error:
+        missing[f"task {name}"] = f"The labelled task was not measured in the {name} model: {error}"
+        return None, None
+    if plain.low <= max(np.mean(task.labels), 1 - np.mean(task.labels)):
+        missing[f"task {name}"] = (
+            f"The {name} model labels statements at chance ({plain}), so what steering does to that was not measured."
+        )
+        return plain, None
+    return plain, task
+
+
+def _steered(model: LanguageModel, task: Task, edits: Sequence[Edit]) -> Estimate:
+    with model.steering(*edits):
+        return task.accuracy(model)
+
+
+def _over(
+    found: Mapping[str, SideEffects], keys: Sequence[str], pick: Callable[[SideEffects], Estimate | None]
+) -> Estimate | None:
+    values = [value for key in keys if key in found and (value := pick(found[key])) is not None]
+    return _pooled(values) if values else None
+
+
+def _pooled(values: Sequence[Estimate]) -> Estimate:
+    """One estimate as it is; of several the mean, from the least to the greatest."""
+    if len(values) == 1:
+        return values[0]
+    points = [value.value for value in values]
+    return Estimate(
+        value=float(np.mean(points)),
+        low=min(points),
+        high=max(points),
+        n=len(points),
+        method=f"mean, least and greatest of {len(points)} random directions of the same length",
+    )

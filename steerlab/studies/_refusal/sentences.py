@@ -1,0 +1,158 @@
+"""The refusal study in plain words: what each model does, what the directions do, where they are and what they cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from steerlab.results import Headline
+from steerlab.statistics import Estimate
+
+if TYPE_CHECKING:
+    from steerlab.studies._refusal.result import Outcome, RefusalResult
+
+
+def sentences(result: RefusalResult) -> list[str]:
+    """The study in plain words."""
+    harmful, harmless = result.setting.kinds
+    said = []
+    for model in result.setting.models:
+        asked = f"{model.capitalize()} ({result.setting.templates[model]})"
+        unsteered = [result.outcome(model, "none", "none", kind) for kind in ("harmful", "harmless")]
+        refuses = [row.refused for row in unsteered if row is not None]
+        verdict = "" if result.separates[model] else " — no difference to explain"
+        said.append(
+            f"{asked} refuses {refuses[0]} of {harmful} and {refuses[1]} of {harmless} prompts{verdict}."
+        )
+    if not result.separates["post"]:
+        said.append(
+            "Refusal is not identified: the post-trained model does not refuse one kind more than the other."
+        )
+        return said + list(result.missing.values())
+    for model in result.setting.models:
+        for direction in (model, *(other for other in result.setting.models if other != model)):
+            said += [_effect_sentence(result, model, direction, kind) for kind in ("ablation", "addition")]
+    said = [sentence for sentence in said if sentence]
+    for name, rows in (
+        ("each in its own template", result.own),
+        ("both in the plain template", result.plain),
+    ):
+        at = next((row for row in rows if row.layer == result.choices["post"].chosen.layer), None)
+        if at is not None:
+            said.append(
+                f"Cosine of the two refusal directions at layer {at.layer}, {name}: {at.cosine}; on different halves "
+                f"of the prompts {at.crossed}, where one model with itself gives {at.ceiling}."
+            )
+    said.append(_grid_sentence(result))
+    said += [_apart_sentence(result, model) for model in result.setting.models]
+    said += [_price_sentence(result, model) for model in result.setting.models]
+    said = [sentence for sentence in said if sentence]
+    if result.surface is not None and result.surface.above_chance:
+        said.append(_surface_sentence(result))
+    if result.status == "not identified":
+        said.append(
+            "Refusal is not identified: random directions do as much as the post-trained model's own."
+        )
+    return said + list(result.missing.values())
+
+
+def headline(result: RefusalResult) -> Headline | None:
+    """What ablating its own direction does to the post-trained model's refusal, beside random directions."""
+    row, null = result.outcome("post", "ablation", "post"), result.outcome("post", "ablation", "random")
+    if row is None or row.effect is None:
+        asked = result.outcome("post", "none", "none", "harmful")
+        control = result.outcome("post", "none", "none", "harmless")
+        if asked is None or control is None:
+            return None
+        return Headline(
+            what=f"refusal of {result.setting.kinds[0]} prompts, post-trained model",
+            value=asked.refused,
+            control=control.refused,
+            control_name=f"{result.setting.kinds[1]} prompts",
+        )
+    return Headline(
+        what=f"change of refusal of {result.setting.kinds[0]} prompts, own direction ablated in the post-trained model",
+        value=row.effect,
+        control=null.effect if null else None,
+        control_name="random directions",
+    )
+
+
+# -- private, in the order they are called --
+
+
+def _effect_sentence(result: RefusalResult, model: str, direction: str, intervention: str) -> str:
+    row, null = result.outcome(model, intervention, direction), result.control(model, intervention, direction)
+    if row is None or null is None or row.effect is None:
+        return ""
+    plain = result.outcome(model, "none", "none", row.prompts)
+    kind = result.setting.kinds[0 if row.prompts == "harmful" else 1]
+    if intervention == "ablation" and not result.separates[model]:
+        return ""  # a model that does not refuse has nothing to lose
+    verb = "Removing" if intervention == "ablation" else "Adding"
+    verdict = (
+        "" if result.above_control(model, intervention, direction) else " — no more than random directions do"
+    )
+    broken = f", {row.gibberish.value:.0%} of the answers gibberish" if row.gibberish.value >= 0.1 else ""
+    return (
+        f"{verb} the {direction} direction in the {model} model changes its refusal of {kind} prompts from "
+        f"{plain.refused.value if plain else float('nan'):.2f} to {row.refused} (random directions: {null.refused}"
+        f"{_furthest(null)})"
+        f"{broken}{verdict}."
+    )
+
+
+def _furthest(null: Outcome) -> str:
+    """How far the furthest random direction goes."""
+    if not null.draws:
+        return ""
+    furthest = min(null.draws) if null.intervention == "ablation" else max(null.draws)
+    return f", the furthest of {len(null.draws)} by {furthest:+.2f}"
+
+
+def _grid_sentence(result: RefusalResult) -> str:
+    """The highest cosine of any place in the shared plain template, so that place and direction are told apart."""
+    cells = [one for one in result.grid if one.template == "plain"]
+    if not cells:
+        return ""
+    best = max(cells, key=lambda one: one.agreement.cosine.value)
+    at = best.agreement
+    return (
+        f"Over all {len(cells)} layers and positions of the plain template the cosine is at most {at.cosine} (layer "
+        f"{at.layer}, position {best.position}; ceiling there {at.ceiling}, random directions below {at.random:.2f})."
+    )
+
+
+def _apart_sentence(result: RefusalResult, model: str) -> str:
+    found = result.apart(model)
+    if found is None or found.low > 0.5:
+        return ""
+    return (
+        f"The {model} direction does not tell the kinds of test prompts apart in the {model} model (AUROC {found}), "
+        "so it is a difference of means and not a direction of refusal."
+    )
+
+
+def _price_sentence(result: RefusalResult, model: str) -> str:
+    rows = [one for one in result.prices if one.model == model and one.kl is not None]
+
+    def kl(kind: str, direction: str) -> Estimate | None:
+        found = (one.kl for one in rows if (one.intervention, one.direction) == (kind, direction))
+        return next(found, None)
+
+    parts = [
+        f"{verb} it changes plain text by {own} nats a token of KL (random directions: {null})"
+        for verb, kind in (("removing", "ablation"), ("adding", "addition"))
+        if (own := kl(kind, "own")) and (null := kl(kind, "random"))
+    ]
+    return f"Price of the {model} direction in the {model} model: {'; '.join(parts)}." if parts else ""
+
+
+def _surface_sentence(result: RefusalResult) -> str:
+    form = result.surface
+    assert form is not None
+    shares = [f"{share:.0%}" for share in form.ends_in_punctuation]
+    return (
+        f"Careful: length and final punctuation alone tell {result.setting.kinds[0]} from {result.setting.kinds[1]} "
+        f"prompts in {form.accuracy} of cases (chance {form.chance:.2f}; {shares[0]} and {shares[1]} end in "
+        "punctuation), so part of the direction may be one of form; match the two lists."
+    )

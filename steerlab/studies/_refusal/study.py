@@ -1,0 +1,289 @@
+"""Is refusal one direction in each model, and does one model's direction work in the other?
+
+Direction: difference between the mean states of harmful and of harmless training prompts, after the instruction;
+layer and position chosen on validation prompts. Test: ablated on harmful prompts refusal should fall, added on
+harmless ones it should rise, in both models with both directions and with random ones. A dose is stated in class gaps
+of the model that is steered, so that every direction added to it has the same length. Sources: Arditi et al. (2024),
+"Refusal in language models is mediated by a single direction"; Du et al. (2025), "How post-training reshapes LLMs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from steerlab.datasets import ContrastSet, StatementSet, StudyData
+from steerlab.errors import DatasetError
+from steerlab.models import LanguageModel
+from steerlab.progress import track
+from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_apart
+from steerlab.readouts.requests import Split
+from steerlab.readouts.surface import surface
+from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._refusal.outcomes import outcome
+from steerlab.studies._refusal.parts import (
+    METHODS,
+    Amount,
+    Found,
+    Method,
+    Subject,
+    added,
+    agreements,
+    direction_of,
+    effects,
+    find,
+    points_of,
+    prices_of,
+)
+from steerlab.studies._refusal.result import RefusalResult, Setting
+from steerlab.studies._refusal.sentences import headline, sentences
+
+__all__ = ["RefusalResult", "Setting", "refusal"]
+
+
+_AMOUNTS: dict[Size, Amount] = {
+    "quick": Amount(
+        64,
+        16,
+        24,
+        (0.5, 1.0, 2.0, 4.0),
+        randoms=20,
+        random_share=1 / 3,
+        texts=24,
+        task=48,
+        priced_randoms=4,
+        scores="needed",
+    ),
+    "full": Amount(
+        128,
+        32,
+        100,
+        (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+        randoms=20,
+        random_share=1 / 2,
+        texts=100,
+        task=200,
+        priced_randoms=10,
+        scores="all",
+    ),
+}
+
+
+def refusal(
+    pair: Pair | Models,
+    data: StudyData | ContrastSet | None = None,
+    *,
+    size: Size = "quick",
+    preset: Preset = "corrected",
+    seed: int = 0,
+    plain_text: Sequence[str] | None = None,
+    statements: StatementSet | None = None,
+) -> RefusalResult:
+    """Compare the refusal directions of a pair of models on harmful and harmless requests with splits.
+
+    A model with a chat template is asked through it, one without through the plain rendering; the result says which.
+    Answers are scored in memory and kept nowhere.
+
+    Args:
+        pair: base and post, loaded.
+        data: requests, or everything that studies read; None takes the packaged sets.
+        size: "quick" or "full" (more prompts, doses and random directions).
+        preset: "corrected", or "published": place chosen by the published rule in `resid_pre`, refusal by a phrase at
+            the start of 16 tokens and nothing else, addition at three points of the layer.
+        plain_text: passages on which the price of steering is measured; None takes those of `data`, an empty list
+            leaves it out.
+        statements: labelled statements of the task that steering should leave alone, likewise.
+
+    Returns:
+        The result; its `artefacts()` are the two `Direction`s (every layer, at the chosen position).
+
+    Raises:
+        DatasetError: the requests have no splits, or fewer than eight of a kind in one.
+        SteerlabError: an unknown size or preset.
+    """
+    require_known("refusal", "size", size, _AMOUNTS)
+    require_known("refusal", "preset", preset, METHODS)
+    amount, method = _AMOUNTS[size], METHODS[preset]
+    data = StudyData.of(data, "requests").with_own(plain_text=plain_text, statements=statements)
+    requests = data.requests
+    splits = _splits(requests, amount, seed)
+    missing: dict[str, str] = {}
+    subjects = [
+        _subject(name, model, splits, method, seed, missing) for name, model in Pair.of(pair).by_name.items()
+    ]
+    plain = {each.name: _unsteered(each) for each in subjects}
+    outcomes = [
+        outcome(each.name, kind, "none", "none", plain[each.name][kind], seed=seed)
+        for each in subjects
+        for kind in ("harmful", "harmless")
+    ]
+    separates = {
+        name: tells_apart(verdicts["harmful"], verdicts["harmless"]) for name, verdicts in plain.items()
+    }
+    result = RefusalResult(
+        status="not identified",
+        summary=[],
+        setting=_setting(subjects, splits, requests, size, seed, preset),
+        separates=separates,
+        outcomes=tuple(outcomes),
+        choices={},
+        surface=surface(requests.positive, requests.negative, seed=seed),
+        missing=missing,
+    )
+    if separates["post"]:
+        result = _with_directions(
+            result, subjects, plain, amount, seed, requests.hash, data.plain_text, data.labelled_statements
+        )
+    summary = {"summary": sentences(result), "headline": headline(result)}
+    return result.model_copy(update=summary).with_artefacts(result.artefacts())
+
+
+# -- private: the parts, in the order they are called --
+
+
+def _splits(requests: ContrastSet, amount: Amount, seed: int) -> dict[str, ContrastSet]:
+    """So many requests of each kind and split, drawn by the seed."""
+    if not any(requests.splits):
+        raise DatasetError(
+            "The refusal study needs requests with splits; make them with ContrastSet.from_texts."
+        )
+    chosen = {}
+    for name, n in (("train", amount.train), ("val", amount.val), ("test", amount.test)):
+        part = requests.split(name)
+        if min(len(part.positive), len(part.negative)) < 8:
+            raise DatasetError(
+                f"The {name} split holds {len(part.positive)} {requests.positive_name} and {len(part.negative)} "
+                f"{requests.negative_name} requests; give at least eight of each in every split (about 30 of each)."
+            )
+        rng = np.random.default_rng(seed)
+        positive, negative = (
+            tuple(texts[row] for row in np.sort(rng.permutation(len(texts))[:n]))
+            for texts in (part.positive, part.negative)
+        )
+        chosen[name] = ContrastSet(positive, negative)
+    return chosen
+
+
+def _subject(
+    name: str,
+    model: LanguageModel,
+    splits: Mapping[str, ContrastSet],
+    method: Method,
+    seed: int,
+    missing: dict[str, str],
+) -> Subject:
+    def rendered(part: ContrastSet) -> Split:
+        kinds = (
+            [model.instruction_prompt(text) for text in texts] for texts in (part.positive, part.negative)
+        )
+        return Split(*kinds)
+
+    train, val, test = (rendered(splits[part]) for part in ("train", "val", "test"))
+    tokens = refusal_tokens(model, val.harmful[0])
+    if not tokens:
+        missing[f"tokens {name}"] = (
+            f"No token of the {name} model begins a refusal as a whole word, so its log-odds are missing and its layer "
+            "was chosen by separation."
+        )
+    judge = Judge.of(
+        model, val.prompts, list(tokens), seed, phrases=method.phrases, new_tokens=method.new_tokens
+    )
+    words = tuple(dict.fromkeys(tokens.values()))
+    return Subject(name, model, train, val, test, judge, words, method)
+
+
+def _unsteered(subject: Subject) -> dict[str, Verdicts]:
+    return {
+        "harmful": subject.judge.verdicts(subject.test.harmful),
+        "harmless": subject.judge.verdicts(subject.test.harmless),
+    }
+
+
+def _setting(
+    subjects: Sequence[Subject],
+    splits: Mapping[str, ContrastSet],
+    requests: ContrastSet,
+    size: str,
+    seed: int,
+    preset: Preset,
+) -> Setting:
+    rendering = {"chat": "its chat template", "plain": "plain User:/Assistant: rendering"}
+    return Setting(
+        size=size,
+        seed=seed,
+        models={each.name: each.model.name for each in subjects},
+        templates={each.name: rendering[each.test.harmful[0].template] for each in subjects},
+        refusal_tokens={each.name: each.words for each in subjects},
+        train=len(splits["train"].positive),
+        val=len(splits["val"].positive),
+        test=len(splits["test"].positive),
+        new_tokens=METHODS[preset].new_tokens,
+        preset=preset,
+        kinds=(requests.positive_name, requests.negative_name),
+    )
+
+
+def _with_directions(
+    result: RefusalResult,
+    subjects: Sequence[Subject],
+    plain: Mapping[str, Mapping[str, Verdicts]],
+    amount: Amount,
+    seed: int,
+    data: str,
+    texts: Sequence[str],
+    statements: StatementSet | None,
+) -> RefusalResult:
+    """The result with directions, their effects and cosines."""
+    missing = dict(result.missing)
+    found = {each.name: find(each, amount.scores, missing) for each in subjects}
+    base, post = (each.model for each in subjects)
+    crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
+    if not crossed:
+        missing["comparison"] = (
+            f"The models differ in shape (width {base.d_model} and {post.d_model}, {base.n_layers} and {post.n_layers} "
+            "layers), so cosines and the effect of one model's direction in the other were not run."
+        )
+    strength = _choose_strength(subjects, found, amount)
+    outcomes = list(result.outcomes)
+    for each in subjects:
+        sources = [name for name in found if crossed or name == each.name]
+        outcomes += effects(each, found, sources, plain[each.name], strength, amount, seed)
+    own, plainly, cells = agreements(subjects, found, seed) if crossed else ((), (), ())
+    priced = [
+        price
+        for each in subjects
+        for price in prices_of(each, found[each.name], strength, amount, texts, statements, seed, missing)
+    ]
+    filled = result.model_copy(
+        update={
+            "outcomes": tuple(outcomes),
+            "choices": {name: one.selection for name, one in found.items()},
+            "setting": result.setting.model_copy(update={"strength": strength}),
+            "own": own,
+            "plain": plainly,
+            "grid": cells,
+            "points": points_of(subjects, found),
+            "prices": tuple(priced),
+            "missing": missing,
+        }
+    )
+    clear = any(filled.above_control("post", kind, "post") for kind in ("ablation", "addition"))
+    directions = {f"refusal_{each.name}": direction_of(each, found[each.name], data) for each in subjects}
+    return filled.model_copy(update={"status": "done" if clear else "not identified"}).with_artefacts(
+        directions if clear else {}
+    )
+
+
+def _choose_strength(subjects: Sequence[Subject], found: Mapping[str, Found], amount: Amount) -> float:
+    """The smallest strength with the most coherent refusals of harmless validation prompts, over both models."""
+    scores = []
+    for strength in track(amount.strengths, "choosing the strength of addition"):
+        shares = []
+        for each in subjects:
+            own = found[each.name]
+            edit = added(each, own.unit * own.gap(own.choice.layer), own.choice.layer, strength)
+            verdicts = each.judge.verdicts(each.val.harmless, [edit])
+            shares.append(float((verdicts.refused & ~verdicts.gibberish).mean()))
+        scores.append(np.mean(shares))
+    return amount.strengths[int(np.argmax(scores))]

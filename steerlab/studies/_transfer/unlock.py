@@ -1,0 +1,304 @@
+"""UNLOCK: what unlocks a capability in one model, carried to another by a linear map between their states.
+
+    result = sl.studies.unlock(source=(small, small), target=large, prompts=(direct, stepwise))
+    with large.steering(*result.interventions()):
+        large.generate(...)
+
+The source's locked and unlocked states may differ by prompt (the same model twice) or by weights (base and
+post-trained, the same prompts). The map is fitted on locked prompts only, so nothing of the target's unlocked
+behaviour is used.
+
+Source: *The Master Key Hypothesis* (arXiv 2604.06377). `preset="published"` is its code: truncated-SVD regression,
+layers by depth, every layer steered, states of the last layer after the final norm, the mean uncentred, the
+component's sign as it comes, the last prompts of the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from steerlab.activations import Activations, capture
+from steerlab.alignment import (
+    Aligner,
+    Alignment,
+    AlignmentReport,
+    LayerMap,
+    PairedActivations,
+    Ridge,
+    SvdRegression,
+    align,
+)
+from steerlab.alignment.paired import Part, digest, split
+from steerlab.directions import Direction
+from steerlab.errors import AlignmentError
+from steerlab.models import LanguageModel, Last, Selector, Site
+from steerlab.steering import Add, Intervention, Rotate
+from steerlab.studies._pair import Preset, require_known
+from steerlab.studies._transfer.capability import (
+    Aggregator,
+    Deltas,
+    aggregated,
+    capability_direction,
+    deltas,
+    split_half,
+)
+from steerlab.studies._transfer.strength import GRID, Chosen, choose_strength
+from steerlab.studies._transfer.writing import asked
+
+Steered: TypeAlias = Literal["identified", "all"]
+PUBLISHED_STRENGTH = 0.05
+_SITE = "resid_post"
+
+
+@dataclass(frozen=True, eq=False)
+class Unlocked:
+    """A capability direction in the target, with what is known of it.
+
+    source: the direction in the source. direction: in the target, at the layers that are steered. every: in the
+    target at all layers. pairs: the rows that were read. alignment, report: the map and its held-out diagnostics.
+    stability: by source site, mean cosine of the directions of two halves of the questions. native: the target's
+    own direction, where it can be had. chosen: the strength, how it was chosen, and the curve. preset, aggregator:
+    what was asked for.
+    """
+
+    source: Direction
+    direction: Direction
+    every: Direction
+    pairs: PairedActivations
+    alignment: Alignment
+    report: AlignmentReport
+    stability: dict[Site, float]
+    native: Direction | None
+    chosen: Chosen
+    preset: Preset
+    aggregator: Aggregator
+
+    @property
+    def strength(self) -> float:
+        """α of the turn."""
+        return self.chosen.strength
+
+    @property
+    def sentence(self) -> str:
+        """Verdict, layers and strength in words."""
+        layers = ", ".join(str(site.layer) for site in self.direction.sites)
+        return f"{self.report.sentence} Steered at layers {layers} with α = {self.strength:g} ({self.chosen.how})."
+
+    def interventions(
+        self,
+        strength: float | None = None,
+        *,
+        positions: Selector = Last(),  # noqa: B008  # frozen
+        kind: Literal["rotate", "add"] = "rotate",
+    ) -> tuple[Intervention, ...]:
+        """What steers the target: a turn of the last prompt token at every kept layer (as published), or an addition of
+        as many mean norms of the stream."""
+        return turn(
+            self.direction, self.strength if strength is None else strength, positions=positions, kind=kind
+        )
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write direction, source direction and alignment into a folder; returns the files."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        files = [place / f"{name}.safetensors" for name in ("direction", "source_direction", "alignment")]
+        self.direction.save(files[0])
+        self.source.save(files[1])
+        self.alignment.save(files[2])
+        return files
+
+
+def unlock(
+    source: tuple[LanguageModel, LanguageModel],
+    target: LanguageModel,
+    prompts: tuple[Sequence[str], Sequence[str]],
+    *,
+    preset: Preset = "corrected",
+    aggregator: Aggregator = "mean",
+    aligner: Aligner | None = None,
+    layers: LayerMap | None = None,
+    target_unlocked: LanguageModel | None = None,
+    template: str = "plain",
+    strength: float | None = None,
+    steered: Steered = "identified",
+    grid: Sequence[float] = GRID,
+    score: Callable[[Sequence[Intervention]], tuple[float, float]] | None = None,
+    shares: tuple[float, float] = (0.75, 0.25),
+    rank: int = 64,
+    seed: int = 0,
+) -> Unlocked:
+    """Find the direction that unlocks the source and carry it to the target.
+
+    Args:
+        source: the locked and the unlocked source model; the same model twice where the prompts differ.
+        target: the model to be unlocked.
+        prompts: locked and unlocked wording of the same questions; the same texts where the models differ.
+        preset: "corrected", or "published" for the paper's code (see above).
+        aggregator: "mean" or "pca" of the changes.
+        aligner: of the map; `Ridge()`, or `SvdRegression(rank)` as published.
+        layers: source layer by target layer; proportional to depth by default.
+        target_unlocked: a post-trained target, for its native direction where the change is one of weights. Where
+            it is one of prompts the target itself gives it. Only diagnostics use it.
+        template: how the texts are rendered in every model; the published prompts are plain text.
+        strength: α; None chooses it on dev questions by `score`, without one the published 0.05.
+        steered: "all" layers, or those whose map is not called "not identified" (the published code steers all).
+        grid: α to choose from.
+        score: what some interventions achieve on dev questions, and a guard that must not grow (share of repetition).
+        shares: of the questions that go to fit and to dev.
+        rank: of the published aligner.
+        seed: of the split.
+
+    Raises:
+        AlignmentError: other numbers of locked and unlocked prompts, too few of them, or rows that cannot be aligned.
+        DirectionError: nothing changes between locked and unlocked.
+    """
+    require_known("transfer", "preset", preset, get_args(Preset))
+    published = preset == "published"
+    locked, unlocked = (list(texts) for texts in prompts)
+    if len(locked) != len(unlocked):
+        raise AlignmentError(f"{len(locked)} locked prompts came with {len(unlocked)} unlocked ones.")
+    parts = _last_rows(len(locked), shares) if published else split(len(locked), (*shares, 0.0), seed)
+    reads = [
+        _read(model, texts, template, published)
+        for model, texts in ((source[0], locked), (source[1], unlocked), (target, locked))
+    ]
+    ours, theirs = asked(source[0], locked, template), asked(target, locked, template)
+    pairs = PairedActivations(
+        reads[0], reads[2], parts, "last_prompt", digest(ours, theirs, "last_prompt", parts)
+    )
+    change = _of(deltas(reads[1], reads[0]), parts["fit"])
+    direction = capability_direction(
+        change,
+        model_name=source[0].name,
+        fingerprint=source[0].fingerprint,
+        aggregator=aggregator,
+        published=published,
+        data=pairs.hash,
+    )
+    if aligner is None:
+        k = min(rank, len(parts["fit"]) - (aggregator == "pca"))
+        aligner = SvdRegression(k, center=aggregator == "pca") if published else Ridge()
+    alignment = align(pairs, layers=layers, aligner=aligner)
+    every = alignment.transfer(direction)
+    native = _native(
+        target, target_unlocked, unlocked, template, published, reads[2], parts["fit"], aggregator
+    )
+    report = alignment.diagnose(pairs, direction, native=native, seed=seed)
+    kept = every if published or steered == "all" else _kept(every, report)
+    chosen = (
+        Chosen(strength, "given")
+        if strength is not None
+        else Chosen(PUBLISHED_STRENGTH, "the published value")
+        if score is None
+        else choose_strength(lambda alpha: score(turn(kept, alpha)), grid)
+    )
+    return Unlocked(
+        source=direction,
+        direction=kept,
+        every=every,
+        pairs=pairs,
+        alignment=alignment,
+        report=report,
+        stability={site: split_half(rows, aggregator, seed=seed) for site, rows in change.items()},
+        native=native,
+        chosen=chosen,
+        preset=preset,
+        aggregator=aggregator,
+    )
+
+
+def turn(
+    direction: Direction,
+    strength: float,
+    *,
+    positions: Selector = Last(),  # noqa: B008  # frozen
+    kind: Literal["rotate", "add"] = "rotate",
+) -> tuple[Intervention, ...]:
+    """The turn towards a direction at all its sites, on the last prompt token; or an addition of so many stream
+    norms."""
+    if kind == "add":
+        return (Add(direction, strength=strength, unit="norm", positions=positions),)
+    return (Rotate(direction, strength=strength, positions=positions),)
+
+
+def refitted(result: Unlocked, aligner: Aligner, *, rows: int | None = None) -> tuple[Direction, Alignment]:
+    """The source direction carried by another aligner of the same layers (fitted on the first `rows` questions
+    only), at
+    the layers that are steered; and that alignment.
+    """
+    pairs = result.pairs
+    if rows is not None:
+        pairs = replace(pairs, splits={**pairs.splits, "fit": pairs.splits["fit"][:rows]})
+    layers = LayerMap.explicit(
+        {site.layer or 0: source.layer or 0 for site, source in result.alignment.sources.items()}
+    )
+    again = align(pairs, layers=layers, aligner=clone(aligner))
+    moved = again.transfer(result.source)
+    return moved.at(*(site for site in result.direction.sites if site in moved.vectors)), again
+
+
+# -- private, in the order they are called --
+
+
+def _last_rows(n: int, shares: tuple[float, float]) -> dict[Part, np.ndarray]:
+    """The published split: the last rows are fitted on, the first ones choose."""
+    dev = max(4, round(shares[1] * n))
+    if n - dev < 4:
+        raise AlignmentError(
+            f"{n} prompts leave {max(0, n - dev)} to fit on, which is fewer than four; give more."
+        )
+    return {"fit": np.arange(dev, n), "dev": np.arange(dev)}
+
+
+def _read(model: LanguageModel, texts: Sequence[str], template: str, published: bool) -> Activations:
+    """The last prompt token after every block; as published, behind the final norm at the last one."""
+    read = capture(model, list(asked(model, texts, template)), model.sites(_SITE), positions=Last())
+    if not published or model.anatomy.ln_final is None:
+        return read
+    last = read.sites[-1]
+    norm = model.anatomy.ln_final
+    with torch.inference_mode():
+        after = norm(read[last].to(model.device, model.dtype)).float().cpu()
+    return replace(read, states={**read.states, last: after})
+
+
+def _of(change: dict[Site, Deltas], rows: np.ndarray) -> dict[Site, Deltas]:
+    return {site: one[rows] for site, one in change.items()}
+
+
+def _native(
+    target: LanguageModel,
+    target_unlocked: LanguageModel | None,
+    unlocked: Sequence[str],
+    template: str,
+    published: bool,
+    locked: Activations,
+    rows: np.ndarray,
+    aggregator: Aggregator,
+) -> Direction | None:
+    """The target's own direction: from its post-trained version, or from itself on the unlocked prompts."""
+    model = target_unlocked or target
+    if (model.d_model, model.n_layers) != (target.d_model, target.n_layers):
+        raise AlignmentError(
+            f"{model.name} cannot show the native direction of {target.name}: its width or depth is another one."
+        )
+    change = _of(deltas(_read(model, unlocked, template, published), locked), rows)
+    if not any(np.linalg.norm(aggregated(one, aggregator)) > 0 for one in change.values()):
+        return None
+    return capability_direction(
+        change, model_name=target.name, fingerprint=target.fingerprint, aggregator=aggregator
+    )
+
+
+def _kept(every: Direction, report: AlignmentReport) -> Direction:
+    """Layers that are not called "not identified"; all of them where none is left, which the report then says."""
+    good = [one.target for one in report.layers if one.verdict != "not identified"]
+    sites = [site for site in every.sites if site.layer in good]
+    return every.at(*sites) if sites else every

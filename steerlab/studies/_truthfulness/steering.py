@@ -1,0 +1,406 @@
+"""Does a direction turn a model's answer, and what does the same edit cost on text that has nothing to do with it?
+
+Steering adds +v (false statements) or -v (true ones) at some tokens, in every layer of a window. v has the length
+strength x class gap of the model that is steered, whichever model the direction comes from, and so have the random
+directions of the control ("published": the length and the vector of the window's last layer in the direction's model).
+
+Two normalisations of the shift of PD are in use, both given: "to certainty" divides by the way to PD = -1 or 1 (Du et
+al., 2025), "to the other class" by the way to the mean PD of the unsteered statements of the other class (Marks and
+Tegmark, 2023). 0 is no effect, 1 the whole way. Window and strength are chosen on training topics.
+
+Price: the edit with the direction of all topics, in the window and strength chosen most often, at every token of plain
+text; once added and once subtracted, because steering does both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from steerlab.directions import Direction
+from steerlab.models import All, LanguageModel, Selector, Site
+from steerlab.progress import track
+from steerlab.readouts.agreement import random_units
+from steerlab.readouts.questions import Plan
+from steerlab.record import Record
+from steerlab.statistics import Estimate, bootstrap
+from steerlab.steering import Add
+from steerlab.steering.price import SideEffects, side_effects
+from steerlab.studies._truthfulness.answers import Examinee
+
+Normalisation = Literal["to certainty", "to the other class"]
+NORMALISATIONS: tuple[Normalisation, ...] = ("to certainty", "to the other class")
+Part = Literal["true", "false", "mean"]
+Window = tuple[int, int]
+Vectors = Float[np.ndarray, "layer width"]
+
+
+class Steering(Record):
+    """The share of the way to the other answer that a direction moves a model, beside random directions.
+
+    place: which tokens. topics: those held out, one for each fold steered. layers, strength: the window (first and last
+    layer) and the dose in class gaps of each.
+    """
+
+    direction: str
+    model: str
+    place: str
+    normalisation: Normalisation
+    topics: tuple[str, ...]
+    layers: tuple[Window, ...]
+    strength: tuple[float, ...]
+    true_to_false: Estimate
+    false_to_true: Estimate
+    mean: Estimate
+    control: Estimate
+
+    @property
+    def above_control(self) -> bool:
+        """True when the interval lies above zero and above the random directions."""
+        return self.mean.low > max(0.0, self.control.high)
+
+
+class Price(Record):
+    """What an edit does to plain text, all tokens steered, beside random directions of the same length.
+
+    random_kl, random_loss: mean, least and greatest over the random directions, nats a token.
+    """
+
+    direction: str
+    model: str
+    place: str
+    layers: Window
+    strength: float
+    adding: SideEffects
+    subtracting: SideEffects
+    random_kl: Estimate
+    random_loss: Estimate
+
+
+@dataclass(frozen=True)
+class Dose:
+    """Layers `first`..`last` (both included) and the strength in class gaps."""
+
+    window: Window
+    strength: float
+
+    @property
+    def layers(self) -> range:
+        """The layers of the window."""
+        return range(self.window[0], self.window[1] + 1)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How steering is done: where, how strongly, and on how much.
+
+    folds: numbers of the folds that are steered. places: tokens by name. windows, strengths: what the dose is chosen
+    from. shots: numbers of labelled lines to choose from. rows, choice_rows: statements of a fold's test and of its
+    choice of dose. as_published: one vector, the last layer's, in the whole window, with the length it has in its own
+    model.
+    """
+
+    folds: tuple[int, ...]
+    places: Mapping[str, Selector]
+    windows: tuple[Window, ...]
+    strengths: tuple[float, ...]
+    shots: tuple[int, ...]
+    rows: int
+    choice_rows: int
+    randoms: int = 20
+    as_published: bool = False
+    seed: int = 0
+
+
+def windows(n_layers: int, n: int) -> tuple[Window, ...]:
+    """Windows of about a sixth of the depth that end between a sixth and three quarters of it."""
+    length = max(1, round(n_layers / 6))
+    ends = np.unique(np.linspace(length - 1, max(length - 1, int(0.75 * n_layers)), n).round().astype(int))
+    return tuple((int(end) - length + 1, int(end)) for end in ends)
+
+
+def steer_all(
+    examinees: Sequence[Examinee], plan: Plan, shots: Sequence[int], rule: Rule, *, crossed: bool
+) -> tuple[list[Steering], dict[str, list[Dose]]]:
+    """Every direction in every model (only its own without `crossed`), and the doses by place, one for each fold."""
+    found: list[Steering] = []
+    doses: dict[str, list[Dose]] = {}
+    for place, at in rule.places.items():
+        doses[place] = [_choose_dose(examinees, plan, fold, shots[fold], at, rule) for fold in rule.folds]
+        for target in examinees:
+            sources = [each for each in examinees if crossed or each is target]
+            found += _steer_one(target, sources, plan, shots, place, doses[place], rule)
+    return found, doses
+
+
+def prices(
+    examinees: Sequence[Examinee],
+    plan: Plan,
+    doses: Mapping[str, Sequence[Dose]],
+    texts: Sequence[str],
+    rule: Rule,
+    *,
+    crossed: bool,
+) -> list[Price]:
+    """The price of every cell of the steering at each place's most frequent dose."""
+    found: list[Price] = []
+    known: dict[tuple[str, Dose], list[Price]] = {}
+    for place, chosen in doses.items():
+        dose = Counter(chosen).most_common(1)[0][0]
+        for target in examinees:
+            key = (target.name, dose)
+            if key not in known:
+                sources = [each for each in examinees if crossed or each is target]
+                known[key] = _price_one(target, sources, plan, place, dose, texts, rule)
+            found += [one.model_copy(update={"place": place}) for one in known[key]]
+    return found
+
+
+def normalised(
+    kind: Normalisation,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    part: Part = "mean",
+) -> float:
+    """The normalised shift of PD [row] of true statements, of false ones, or the mean of both; NaN for one class."""
+    true, false = labels.astype(bool), ~labels.astype(bool)
+    if not true.any() or not false.any():
+        return float("nan")
+    start = before[true].mean(), before[false].mean()
+    goal = (-1.0, 1.0) if kind == "to certainty" else (start[1], start[0])
+    way = [to - at for to, at in zip(goal, start, strict=True)]
+    if min(abs(step) for step in way) < 1e-9:
+        return float("nan")
+    shares = (after[true].mean() - start[0]) / way[0], (after[false].mean() - start[1]) / way[1]
+    return float({"true": shares[0], "false": shares[1], "mean": np.mean(shares)}[part])
+
+
+# -- private, in the order they are called --
+
+
+def _choose_dose(
+    examinees: Sequence[Examinee], plan: Plan, fold: int, shots: int, at: Selector, rule: Rule
+) -> Dose:
+    """The window and the weakest strength whose effect on some training topics comes within a tenth of the best.
+
+    The effect is the mean one of the models' own directions; a weaker edit costs less elsewhere.
+    """
+    options = [Dose(window, strength) for window, strength in product(rule.windows, rule.strengths)]
+    if len(options) == 1:
+        return options[0]
+    train = plan.folds[fold].train
+    judged, rest = train[: 1 + len(train) // 5], train[1 + len(train) // 5 :]
+    rows = plan.balanced(judged, rule.choice_rows, rule.seed)
+    effects = np.zeros(len(options))
+    for each in examinees:
+        prompts = each.prompts(plan, rows, shots)
+        before = each.answers(prompts)[:, 0]
+        own = _vectors(each, each, rest, rule)
+        for number, window in enumerate(track(rule.windows, f"choosing the truth dose in {each.name}")):
+            part = slice(number * len(rule.strengths), (number + 1) * len(rule.strengths))
+            variants = [strength * _inside(own, window, rule) for strength in rule.strengths]
+            after = _steered(each, plan, rows, shots, variants, window, at)
+            effects[part] += [normalised("to certainty", before, one, plan.labels[rows]) for one in after]
+    effects = np.nan_to_num(effects, nan=-np.inf)
+    best = float(effects.max())
+    near = np.flatnonzero(effects >= (0.9 * best if best > 0 else best)).tolist()
+    return options[min(near, key=lambda number: (options[number].strength, -effects[number]))]
+
+
+def _vectors(source: Examinee, target: Examinee, groups: tuple[str, ...], rule: Rule) -> Vectors:
+    """The source's direction at every layer, as long as the class gap along it (of the target, unless published)."""
+    own = _own_vectors(source, groups)
+    if source is target or rule.as_published:
+        return own
+    lengths = np.linalg.norm(own, axis=1, keepdims=True)
+    gaps = np.linalg.norm(_own_vectors(target, groups), axis=1, keepdims=True)
+    scaled: Vectors = own / np.maximum(lengths, 1e-30) * gaps
+    return scaled
+
+
+def _own_vectors(source: Examinee, groups: tuple[str, ...]) -> Vectors:
+    """At every layer ((mean of true - mean of false) . u) u, with u the source's direction at length one."""
+    probes = [fit(groups) for fit in source.fits]
+    vectors: Vectors = np.stack(
+        [
+            one.directions[0] * one.gaps[0] / max(float((one.directions[0] ** 2).sum()), 1e-30)
+            for one in probes
+        ]
+    )
+    return vectors
+
+
+def _inside(vectors: Vectors, window: Window, rule: Rule) -> Vectors:
+    """The vectors of a window's layers: each layer's own, or the last one's throughout."""
+    first, last = window
+    if rule.as_published:
+        return np.repeat(vectors[last : last + 1], last - first + 1, axis=0)
+    return vectors[first : last + 1]
+
+
+def _steered(
+    target: Examinee,
+    plan: Plan,
+    rows: NDArray[np.int64],
+    shots: int,
+    variants: Sequence[Vectors],
+    window: Window,
+    at: Selector,
+) -> Float[np.ndarray, "variant row"]:
+    """PD with each variant's vectors [layer of the window, width] subtracted from true, added to false statements.
+
+    All variants of all statements are rows of the same batches.
+    """
+    signs = np.where(plan.labels[rows], -1.0, 1.0)
+    stacked = np.stack(variants)
+    shifts = {
+        Site("resid_post", layer): torch.from_numpy(
+            (stacked[:, None, number] * signs[None, :, None]).reshape(-1, stacked.shape[2])
+        ).float()
+        for number, layer in enumerate(range(window[0], window[1] + 1))
+    }
+    prompts = target.prompts(plan, rows, shots) * len(variants)
+    pd: Float[np.ndarray, "variant row"] = target.answers(prompts, shifts, at)[:, 0].reshape(
+        len(variants), -1
+    )
+    return pd
+
+
+def _steer_one(
+    target: Examinee,
+    sources: Sequence[Examinee],
+    plan: Plan,
+    shots: Sequence[int],
+    place: str,
+    doses: Sequence[Dose],
+    rule: Rule,
+) -> list[Steering]:
+    before, after, all_rows = [], [], []
+    steps = list(zip(rule.folds, doses, strict=True))
+    for number, dose in track(steps, f"steering at the {place} in {target.name}", len(steps)):
+        fold = plan.folds[number]
+        rows = plan.balanced(fold.test, rule.rows, rule.seed)
+        variants = [_vectors(source, target, fold.train, rule) for source in sources]
+        variants += _random_vectors(target, fold.train, rule, number)
+        moved = [dose.strength * _inside(one, dose.window, rule) for one in variants]
+        all_rows.append(rows)
+        before.append(target.answers(target.prompts(plan, rows, shots[number]))[:, 0])
+        after.append(_steered(target, plan, rows, shots[number], moved, dose.window, rule.places[place]))
+    rows, start, steered = np.concatenate(all_rows), np.concatenate(before), np.concatenate(after, axis=1)
+    labels, clusters = plan.labels[rows], plan.clusters[rows]
+    found = []
+    for (source, end), kind in product(zip(sources, steered, strict=False), NORMALISATIONS):
+        true, false, mean = (
+            _estimate(kind, part, start, end, labels, clusters, rule.seed) for part in _PARTS
+        )
+        null = [normalised(kind, start, one, labels) for one in steered[len(sources) :]]
+        found.append(
+            Steering(
+                direction=source.name,
+                model=target.name,
+                place=place,
+                normalisation=kind,
+                topics=tuple(plan.folds[number].test[0] for number in rule.folds),
+                layers=tuple(dose.window for dose in doses),
+                strength=tuple(dose.strength for dose in doses),
+                true_to_false=true,
+                false_to_true=false,
+                mean=mean,
+                control=_range(null),
+            )
+        )
+    return found
+
+
+_PARTS: tuple[Part, ...] = ("true", "false", "mean")
+
+
+def _random_vectors(target: Examinee, groups: tuple[str, ...], rule: Rule, number: int) -> list[Vectors]:
+    """One random direction for all layers, as alike from layer to layer as a real one is; the target's class gaps."""
+    gaps = np.linalg.norm(_own_vectors(target, groups), axis=1, keepdims=True)
+    units = random_units(target.model.d_model, rule.randoms, rule.seed + number)
+    return [unit * gaps for unit in units]
+
+
+def _estimate(
+    kind: Normalisation,
+    part: Part,
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    clusters: NDArray[np.int64],
+    seed: int,
+) -> Estimate:
+    def effect(start: NDArray[np.float64], end: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+        return normalised(kind, start, end, truth, part)
+
+    return bootstrap(effect, before, after, labels, clusters=clusters, seed=seed, draws=500)
+
+
+def _range(values: Sequence[float]) -> Estimate:
+    method = f"mean, least and greatest of {len(values)} random directions of the same length"
+    return Estimate(
+        value=float(np.mean(values)),
+        low=float(np.min(values)),
+        high=float(np.max(values)),
+        n=len(values),
+        method=method,
+    )
+
+
+def _price_one(
+    target: Examinee,
+    sources: Sequence[Examinee],
+    plan: Plan,
+    place: str,
+    dose: Dose,
+    texts: Sequence[str],
+    rule: Rule,
+) -> list[Price]:
+    groups = tuple(dict.fromkeys(plan.groups[plan.simple].tolist()))
+    edits = {}
+    for source in sources:
+        vectors = _inside(_vectors(source, target, groups, rule), dose.window, rule)
+        edits[f"{source.name} +"] = [_add(target.model, vectors, dose, 1.0)]
+        edits[f"{source.name} -"] = [_add(target.model, vectors, dose, -1.0)]
+    for number, vectors in enumerate(_random_vectors(target, groups, rule, 0)):
+        edits[f"random {number}"] = [_add(target.model, _inside(vectors, dose.window, rule), dose, 1.0)]
+    found = side_effects(
+        target.model, texts, edits, seed=rule.seed, progress=f"price of steering in {target.name}"
+    )
+    random = [found[f"random {number}"] for number in range(rule.randoms)]
+    return [
+        Price(
+            direction=source.name,
+            model=target.name,
+            place=place,
+            layers=dose.window,
+            strength=dose.strength,
+            adding=found[f"{source.name} +"],
+            subtracting=found[f"{source.name} -"],
+            random_kl=_range([one.kl.value for one in random]),
+            random_loss=_range([one.loss_change.value for one in random if one.loss_change is not None]),
+        )
+        for source in sources
+    ]
+
+
+def _add(model: LanguageModel, vectors: Vectors, dose: Dose, sign: float) -> Add:
+    direction = Direction(
+        vectors={
+            Site("resid_post", layer): torch.from_numpy(row).float()
+            for layer, row in zip(dose.layers, vectors, strict=True)
+        },
+        model_name=model.name,
+        fingerprint=model.fingerprint,
+    )
+    return Add(direction, strength=sign * dose.strength, unit="raw", positions=All())

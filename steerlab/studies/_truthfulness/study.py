@@ -1,0 +1,337 @@
+"""Do a base model and its post-trained version write truth in the same direction?
+
+Each model reads bare statements (no template in either); at the last token of each, at every layer, the direction is
+the difference between the mean states of true and of false statements, topics centred apart. Asked are: the cosine of
+the two directions beside its ceiling, whether one model's probe reads the other's states on topics it never saw,
+whether adding either direction turns the answer of either model after "This statement is:", and what that costs on
+unrelated text. Sources: Marks and Tegmark (2023), "The geometry of truth"; Du et al. (2025), "How post-training
+reshapes LLMs".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from steerlab.activations import Activations, capture
+from steerlab.datasets import StatementSet, StudyData
+from steerlab.directions import Ccs, DifferenceInMeans, LinearDirection, PcaReader
+from steerlab.errors import DirectionError, SiteError, SteerlabError
+from steerlab.models import LanguageModel, Last, Selector, Span
+from steerlab.progress import track
+from steerlab.readouts.agreement import Stack
+from steerlab.readouts.questions import (
+    ANSWER_SITE,
+    QUESTION_END,
+    WANTED_TOPICS,
+    Plan,
+    plan,
+    question,
+    some_folds,
+)
+from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._truthfulness.answers import Examinee, Labels, choose_shots, label_accuracy, words_for
+from steerlab.studies._truthfulness.geometry import agreements, direction, points
+from steerlab.studies._truthfulness.probes import (
+    OWN,
+    accuracy_by_layer,
+    choose_layers,
+    fitter,
+    transfer,
+)
+from steerlab.studies._truthfulness.result import Setting, TruthfulnessResult, headline, sentences
+from steerlab.studies._truthfulness.steering import Price, Rule, Steering, Window, prices, steer_all, windows
+
+__all__ = ["Setting", "TruthfulnessResult", "truthfulness"]
+
+#: Where an answer can be steered: where the statement ends (Marks and Tegmark), or where the answer is decided.
+PLACES: dict[str, Selector] = {
+    "object and full stop": Span(ANSWER_SITE),
+    "end of the question": Span(QUESTION_END),
+}
+
+
+@dataclass(frozen=True)
+class _Amount:
+    per_topic: int
+    questions: int
+    shots: tuple[int, ...]
+    steered_folds: int | None
+    rows: int
+    choice_rows: int
+    windows: int
+    strengths: tuple[float, ...]
+    passages: int
+
+
+_AMOUNTS: dict[Size, _Amount] = {
+    "quick": _Amount(64, 120, (0, 4), 3, 16, 12, windows=3, strengths=(1.0, 2.0, 4.0), passages=12),
+    "full": _Amount(
+        400, 400, (0, 2, 4), None, 48, 48, windows=8, strengths=(0.5, 1.0, 2.0, 4.0, 8.0), passages=64
+    ),
+}
+
+
+def truthfulness(
+    pair: Pair | Models,
+    data: StudyData | StatementSet | None = None,
+    *,
+    size: Size = "quick",
+    preset: Preset = "corrected",
+    seed: int = 0,
+    answers: tuple[str, str] = (" TRUE", " FALSE"),
+    estimator: LinearDirection | None = None,
+    layers: Window | None = None,
+    places: Mapping[str, Selector] | None = None,
+    plain_text: Sequence[str] | None = None,
+) -> TruthfulnessResult:
+    """Compare the truth directions of a pair of models on labelled statements.
+
+    Every topic is held out in turn; statements that join others are tested on only.
+
+    Args:
+        pair: base and post, loaded.
+        data: statements, or everything that studies read; None takes the packaged sets.
+        size: "full" reads and asks more; "quick" steers three of the held-out topics, "full" all of them.
+        answers: the words for true and false after the question (with their space). Where one is not a single token
+            that follows the question, they are scored as sequences.
+        preset: "published" takes the choices of Du et al. (2025): the probe's layer at 0.375 of the depth and a window
+            that begins at 0.25 of it, strength 1, one vector with its own length in the whole window, four lines.
+        estimator: what makes a direction of a topic-centred training set; the difference in means by default.
+        layers: first and last layer steered; probes are then read at the last. None chooses both on training topics.
+        places: tokens to steer, by name; the spans "answer_site" and "question_end" are at hand.
+        plain_text: passages on which steering is priced; None takes those of `data`, an empty list leaves it out.
+
+    Returns:
+        The result; its `artefacts()` are the two `Direction`s (every layer, all simple statements). What this pair
+        cannot take (other widths, answers that cannot be told apart) is left out and said in `missing`.
+
+    Raises:
+        DatasetError: too few statements to hold any out.
+        SiteError: `layers` that a model has not.
+        SteerlabError: an unknown size or preset.
+        DirectionError: an estimator that reads pairs, which resampled and shuffled statements are not.
+    """
+    if isinstance(estimator, Ccs | PcaReader):
+        raise DirectionError(
+            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
+            "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
+        )
+    require_known("truthfulness", "size", size, _AMOUNTS)
+    require_known("truthfulness", "preset", preset, get_args(Preset))
+    data = StudyData.of(data, "statements").with_own(plain_text=plain_text)
+    models, amount = Pair.of(pair).by_name, _AMOUNTS[size]
+    used = plan(data.labelled_statements, per_topic=amount.per_topic, seed=seed)
+    fixed = _fixed_layers(models, layers, preset)
+    read = {name: _read(model, used, name) for name, model in models.items()}
+    stacks = {name: np.stack([one[site].numpy() for site in one.sites]) for name, one in read.items()}
+    missing: dict[str, str] = _few_topics(used)
+    comparable = _comparable(models, missing)
+
+    at = {
+        name: [fixed[name][1]] * len(used.folds) if name in fixed else choose_layers(stack, used, estimator)
+        for name, stack in stacks.items()
+    }
+    by_layer = [
+        row
+        for name, stack in track(stacks.items(), "probing truth by layer", len(stacks))
+        for row in accuracy_by_layer(name, stack, used, seed=seed, estimator=estimator)
+    ]
+    groups = [stacks] if comparable else [{name: stack} for name, stack in stacks.items()]
+    cells = [cell for group in groups for cell in transfer(group, used, at, seed=seed, estimator=estimator)]
+    found = {
+        cell.probe: cell.above_chance
+        for cell in cells
+        if (cell.probe, cell.centred_by, cell.statements, cell.topic) == (cell.states, OWN, "all", "all")
+    }
+    rule = _rule(models, used, amount, fixed, preset, places, seed)
+    labels, steering, priced = _answers(
+        models, stacks, used, answers, found, comparable, amount, rule, estimator, data.plain_text, missing
+    )
+    result = TruthfulnessResult(
+        status="done" if any(found.values()) else "not identified",
+        summary=[],
+        setting=Setting(
+            size=size,
+            seed=seed,
+            preset=preset,
+            estimator=repr(estimator or DifferenceInMeans()),
+            models={name: model.name for name, model in models.items()},
+            statements=len(used.statements),
+            topics=tuple(fold.test[0] for fold in used.folds),
+            by_topic=used.by_topic,
+            answers=answers,
+        ),
+        chosen={name: tuple(layers) for name, layers in at.items()},
+        by_layer=tuple(by_layer),
+        transfer=tuple(cell for cell in cells if cell.probe == cell.states or found[cell.probe]),
+        agreement=agreements(stacks, used, seed, estimator) if comparable and all(found.values()) else (),
+        labels=labels,
+        steering=steering,
+        prices=priced,
+        points=points({name: stack for name, stack in stacks.items() if found[name]}, used, at, estimator),
+        missing=missing,
+    )
+    result = result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
+    return result.with_artefacts(
+        {
+            f"truthfulness_{name}": direction(read[name], models[name], used, estimator)
+            for name in models
+            if found[name]
+        }
+    )
+
+
+# -- private, in the order they are called --
+
+
+def _read(model: LanguageModel, used: Plan, name: str) -> Activations:
+    """States of every statement's last token at every layer."""
+    sites = model.sites("resid_post")
+    return capture(
+        model, used.statements.texts, sites, positions=Last(), progress=f"reading statements in {name}"
+    )
+
+
+def _fixed_layers(
+    models: Mapping[str, LanguageModel], layers: Window | None, preset: Preset
+) -> dict[str, Window]:
+    """The window of each model where it is given or published; the probe is read at its last layer."""
+    if layers is None and preset == "corrected":
+        return {}
+    fixed = {}
+    for name, model in models.items():
+        first, last = layers or (round(0.25 * model.n_layers), round(0.375 * model.n_layers))
+        if not 0 <= first <= last < model.n_layers:
+            raise SiteError(
+                f"The layers {first} to {last} do not lie in order between 0 and {model.n_layers - 1}, the layers of "
+                f"{model.name}; give the first and the last layer to steer."
+            )
+        fixed[name] = (first, last)
+    return fixed
+
+
+def _few_topics(used: Plan) -> dict[str, str]:
+    if not used.by_topic:
+        said = (
+            "The statements name too few topics to hold topics out, so random parts of them were held out: what is "
+            "found may be particular to their subject."
+        )
+        return {"topics": said}
+    if len(used.folds) < WANTED_TOPICS:
+        return {
+            "topics": f"Only {len(used.folds)} topics have enough statements (six would be better): held-out "
+            "accuracies say little about topics of another kind."
+        }
+    return {}
+
+
+def _rule(
+    models: Mapping[str, LanguageModel],
+    used: Plan,
+    amount: _Amount,
+    fixed: Mapping[str, Window],
+    preset: Preset,
+    places: Mapping[str, Selector] | None,
+    seed: int,
+) -> Rule:
+    published = preset == "published"
+    depth = min(model.n_layers for model in models.values())
+    usual = dict(list(PLACES.items())[:1]) if published else PLACES
+    return Rule(
+        folds=some_folds(used.folds, amount.steered_folds, seed),
+        places=usual if places is None else places,
+        # models of one depth have one window; of different depths the shallower one's fits both
+        windows=(min(fixed.values()),) if fixed else windows(depth, amount.windows),
+        strengths=(1.0,) if published else amount.strengths,
+        shots=(4,) if published else amount.shots,
+        rows=amount.rows,
+        choice_rows=amount.choice_rows,
+        as_published=published,
+        seed=seed,
+    )
+
+
+def _comparable(models: Mapping[str, LanguageModel], missing: dict[str, str]) -> bool:
+    """Whether one model's directions fit the other; says why not in `missing`."""
+    base, post = models["base"], models["post"]
+    if (base.d_model, base.n_layers) == (post.d_model, post.n_layers):
+        return True
+    missing["comparison"] = (
+        f"The models differ in shape (width {base.d_model} and {post.d_model}, {base.n_layers} and {post.n_layers} "
+        "layers), so cosines and the transfer of probes and steering between them were not run; each was studied alone."
+    )
+    return False
+
+
+def _answers(
+    models: Mapping[str, LanguageModel],
+    stacks: Mapping[str, Stack],
+    used: Plan,
+    words: tuple[str, str],
+    found: Mapping[str, bool],
+    comparable: bool,
+    amount: _Amount,
+    rule: Rule,
+    estimator: LinearDirection | None,
+    texts: Sequence[str],
+    missing: dict[str, str],
+) -> tuple[tuple[Labels, ...], tuple[Steering, ...], tuple[Price, ...]]:
+    """The models' own labels, and the steering of those that label above chance and have a direction."""
+    rows = used.balanced([fold.test[0] for fold in used.folds], amount.questions, rule.seed)
+    try:
+        examinees = [
+            _examinee(name, model, stacks[name], used, words, estimator) for name, model in models.items()
+        ]
+        shown = [n for n in rule.shots if all(each.has_room(used, rows, n) for each in examinees)]
+        log_odds = [
+            {n: each.answers(each.prompts(used, rows, n))[:, 1] for n in shown or rule.shots[:1]}
+            for each in track(examinees, "asking the models for labels", len(examinees))
+        ]
+    except SteerlabError as error:
+        missing["answers"] = f"The models were not asked for their own labels, and not steered: {error}"
+        return (), (), ()
+    shots = choose_shots(log_odds, used, rows)
+    labels = [
+        row
+        for each, odds in zip(examinees, log_odds, strict=True)
+        for row in label_accuracy(each, odds, shots, used, rows)
+    ]
+    able = {one.model for one in labels if one.statements == "all" and one.above_chance}
+    chosen = [each for each in examinees if each.name in able and found[each.name]]
+    for name in found:
+        if not found[name] or name not in able:
+            why = (
+                "its truth direction is not identified"
+                if not found[name]
+                else "it labels statements at chance"
+            )
+            missing[f"steering {name}"] = f"The {name} model's answers were not steered: {why}."
+    if not chosen:
+        return tuple(labels), (), ()
+    steering, doses = steer_all(chosen, used, shots, rule, crossed=comparable)
+    priced = (
+        prices(chosen, used, doses, texts[: amount.passages], rule, crossed=comparable) if len(texts) else []
+    )
+    return tuple(labels), tuple(steering), tuple(priced)
+
+
+def _examinee(
+    name: str,
+    model: LanguageModel,
+    stack: Stack,
+    used: Plan,
+    words: tuple[str, str],
+    estimator: LinearDirection | None,
+) -> Examinee:
+    one_each = np.array([used.rows(fold.test)[0] for fold in used.folds])
+    questions = [question(used.statements[row], (), words) for row in one_each.tolist()]
+    return Examinee(
+        name,
+        model,
+        words_for(model, words, questions),
+        tuple(fitter(x, used, None, estimator) for x in stack),
+    )

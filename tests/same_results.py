@@ -1,0 +1,99 @@
+"""Do two commits give the same results? Runs the main jobs of both on this machine and compares every byte.
+
+    python tests/same_results.py OLD [NEW]        # NEW: HEAD by default; `.` is this folder as it stands
+
+The jobs are `compare`, `trace`, `transfer` and `branching` on the bundled models and `neurons` on one of them, each
+with seed 0. Compared are the stored results, their tables as CSV, the directions and what `neurons` prints. Timings
+and times of day are kept apart by where they are stored: in the manifest and the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+JOBS = {
+    "compare": ["compare", "zoo:small-base", "zoo:small-post"],
+    "trace": ["trace", "zoo:large-base", "zoo:large-post"],
+    "transfer": ["transfer", "zoo:large-base", "zoo:large-post", "zoo:small-base"],
+    "branching": ["branching", "zoo:small-base", "zoo:small-post"],
+}
+NEURONS = ["neurons", "zoo:small-post"]
+TABLES = """
+import json, pathlib, sys
+from steerlab.report import csv_text
+from steerlab.studies import result_from_dict
+for file in sorted(pathlib.Path(sys.argv[1]).glob("*/results/*.json")):
+    for table in result_from_dict(json.loads(file.read_text())).tables():
+        file.with_name(f"{file.stem}_{table.key}.csv").write_text(csv_text(table), newline="")
+"""
+
+
+def checkout(commit: str, folder: Path) -> Path:
+    """The files of `commit` below `folder`; this folder itself for `.`."""
+    if commit == ".":
+        return ROOT
+    folder.mkdir(parents=True)
+    archive = subprocess.run(
+        ["git", "archive", commit, "steerlab"], cwd=ROOT, check=True, stdout=subprocess.PIPE
+    )
+    subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+    return folder
+
+
+def run_jobs(code: Path, out: Path) -> None:
+    """Every job with the code below `code`, its files below `out`; what is there already is kept."""
+    environment = {**os.environ, "PYTHONPATH": str(code), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+    def python(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=code, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    for name, words in JOBS.items():
+        if not (out / name / "report.html").exists():
+            python("-m", "steerlab.cli", *words, "--out", str(out / name), "--overwrite")
+    (out / "neurons.txt").write_text(python("-m", "steerlab.cli", *NEURONS))
+    python("-c", TABLES, str(out))
+
+
+def digests(out: Path) -> dict[str, str]:
+    """SHA-256 of everything that must be equal, by its place below `out`."""
+    patterns = ("*/results/*", "*/directions/*", "neurons.txt")
+    files = sorted(file for pattern in patterns for file in out.glob(pattern))
+    return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
+
+
+def main() -> None:
+    """Run both commits and print what differs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("old", help="a commit")
+    parser.add_argument("new", nargs="?", default="HEAD", help="another commit, or `.` for this folder")
+    parser.add_argument("--keep", type=Path, help="where the runs are kept, to use them again")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = arguments.keep or Path(temporary)
+        found = {}
+        for role, commit in (("old", arguments.old), ("new", arguments.new)):
+            out = kept / (role if commit == "." else commit)
+            out.mkdir(parents=True, exist_ok=True)
+            run_jobs(checkout(commit, Path(temporary) / role), out)
+            found[role] = digests(out)
+    old, new = found["old"], found["new"]
+    differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    print(json.dumps({"files": len(old), "differ": differing}, indent=1))
+    sys.exit(bool(differing))
+
+
+if __name__ == "__main__":
+    main()
