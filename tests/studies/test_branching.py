@@ -28,7 +28,7 @@ from steerlab.steering import Add
 from steerlab.studies import branching
 from steerlab.studies._branching import estimators
 from steerlab.studies._branching.measures import Record
-from steerlab.studies._branching.study import BranchingResult
+from steerlab.studies._branching.result import BranchingResult
 
 NONE = SamplingLaw(1.0, "none", 1.0)
 MARKOV = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5]])

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,9 +36,6 @@ from steerlab.studies._branching.parts_result import (
     VotesRow,
 )
 from steerlab.studies._branching.votes import votes
-
-if TYPE_CHECKING:
-    pass
 
 _PREFIXES = (1, 5, 10)
 _NUMBER = re.compile(r"-?\d+")

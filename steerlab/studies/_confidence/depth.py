@@ -7,7 +7,6 @@ Everything about neurons works on the last stream of some texts (`NeuronHead`): 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -28,10 +27,9 @@ from steerlab.neurons.weights import (
     output_space,
 )
 from steerlab.readouts.confidence import AnswerReading
-from steerlab.record import Record
+from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, brier_score, expected_calibration_error
 
-Role = Literal["BASE", "POST"]
 _TRIED = 48  # neurons whose frequency share is measured: those that lie most along the frequency direction
 _STEPS = 9
 
