@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerlab.record import Role
 from steerlab.results import StudyResult, Table
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.figures import figures
 from steerlab.studies._branching.measures import Contrast, Measured
-from steerlab.studies._branching.parts_result import Parts, Role
+from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.tables import tables
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from scipy.special import log_softmax, softmax
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Tokens
-from steerlab.readouts.confidence import Calibration, Role, calibration
-from steerlab.record import Record
+from steerlab.readouts.confidence import Calibration, calibration
+from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._confidence.changes import Change, choice_changes
 

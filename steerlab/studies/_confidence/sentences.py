@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from steerlab.neurons.gap import Explained
 from steerlab.neurons.overlap import PairNeurons
-from steerlab.readouts.confidence import AnswerConfidence, Role, TextConfidence
+from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
+from steerlab.record import Role
 from steerlab.studies._confidence.changes import Change
 from steerlab.studies._confidence.depth import Depth
 

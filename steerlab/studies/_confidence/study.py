@@ -19,7 +19,6 @@ from steerlab.models import LanguageModel
 from steerlab.neurons.overlap import compare_neurons
 from steerlab.readouts.confidence import (
     AnswerReading,
-    Role,
     answer_confidence,
     fitting,
     read_answers,
@@ -27,7 +26,7 @@ from steerlab.readouts.confidence import (
     text_confidence,
 )
 from steerlab.readouts.questions import plan
-from steerlab.record import Record
+from steerlab.record import Record, Role
 from steerlab.results import Headline
 from steerlab.studies._confidence.changes import answer_changes, text_changes
 from steerlab.studies._confidence.choices import Choices, choices_of_pair
