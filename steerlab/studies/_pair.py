@@ -28,10 +28,13 @@ class Pair:
         """A pair from two loaded models. Raises SteerlabError for anything else."""
         if isinstance(models, Pair):
             return models
+        from steerlab.models import LanguageModel
+
         given: Any = models
-        if (
-            not isinstance(given, Sequence)
-            or [isinstance(model, LanguageModel) for model in given] != [True] * 2
+        if not (
+            isinstance(given, Sequence)
+            and len(given) == 2
+            and all(isinstance(model, LanguageModel) for model in given)
         ):
             raise SteerlabError(
                 "A study takes a pair (base, post) of loaded models; load each with sl.load first."

@@ -20,7 +20,8 @@ from steerlab.activations import Cell, Cost, LogitDifference, Patch, PatchSweep,
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Site
 from steerlab.statistics import Estimate, proportion
-from steerlab.studies._knowledge.pairs import ROLES, Columns, TracingPairs, answer_ids
+from steerlab.studies._knowledge.layouts import ROLES
+from steerlab.studies._knowledge.pairs import Columns, TracingPairs, answer_ids
 
 Row = tuple[Site, tuple[int, ...]]
 HEADS = "heads"
