@@ -22,9 +22,10 @@ from jaxtyping import Float
 from steerlab.errors import ModelError
 from steerlab.neurons.head import NeuronHead
 from steerlab.record import Record
-from steerlab.statistics import Estimate, Number, bootstrap, bootstrap_mean
+from steerlab.statistics import Estimate, Number, bootstrap, bootstrap_mean, mean_and_extremes
 
 Way = Literal["activations swapped", "weights swapped", "mean-ablated in both"]
+_RANDOM_SETS = "extremes of {n} random sets"
 WAYS: tuple[Way, ...] = ("activations swapped", "weights swapped", "mean-ablated in both")
 
 
@@ -89,7 +90,7 @@ def entropy_gap(
             n=len(some),
             way=way,
             share=_share(before, _after(base, post, some, way), seed),
-            random=_spread([_value(before, pair) for pair in controls[way]]),
+            random=mean_and_extremes([_value(before, pair) for pair in controls[way]], _RANDOM_SETS),
         )
         for name, some in sets.items()
         for way in WAYS
@@ -147,17 +148,3 @@ def _value(before: Mapping[str, np.ndarray], after: Pair) -> float:
 def _explained(base: np.ndarray, post: np.ndarray, base_after: np.ndarray, post_after: np.ndarray) -> float:
     gap = float((post - base).mean())
     return 1 - float((post_after - base_after).mean()) / gap if abs(gap) > 1e-9 else float("nan")
-
-
-def _spread(values: Sequence[float]) -> Estimate:
-    """Mean and extremes over random sets."""
-    known = [value for value in values if np.isfinite(value)]
-    if not known:
-        return Estimate(value=float("nan"))
-    return Estimate(
-        value=float(np.mean(known)),
-        low=min(known),
-        high=max(known),
-        n=len(known),
-        method=f"extremes of {len(known)} random sets",
-    )

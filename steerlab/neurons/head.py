@@ -22,12 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.models import LanguageModel
-from steerlab.neurons.weights import (
-    _final_norm,
-    _last_layer,
-    _linear_w_out,
-    norm_centres,
-)
+from steerlab.neurons.ablation import last_layer, linear_w_out
+from steerlab.neurons.weights import final_norm, norm_centres
 from steerlab.readouts.sampling import entropy
 
 _LEAST = 1e-20
@@ -44,11 +40,11 @@ class NeuronHead:
 
     def __init__(self, model: LanguageModel, texts: Sequence[str]) -> None:
         self.model = model
-        self.stream, acts, self.text = _last_layer(model, texts)
+        self.stream, acts, self.text = last_layer(model, texts)
         self.acts: Float[Tensor, "token neuron"] = acts["mlp_post"]
-        self.w_out: Float[Tensor, "neuron d_model"] = _linear_w_out(model, acts)
+        self.w_out: Float[Tensor, "neuron d_model"] = linear_w_out(model, acts)
         self.target = _targets(model, texts)
-        self.final = _final_norm(model)
+        self.final = final_norm(model)
         self.centres = norm_centres(model)
         self.gain = model.final_norm_gain.float().cpu()
         self.normed = self._norm(self.stream)
@@ -223,7 +219,7 @@ class NeuronHead:
 
 
 def _targets(model: LanguageModel, texts: Sequence[str]) -> Int[Tensor, " token"]:
-    """The next token of each token, in the order in which `_last_layer` keeps them; −1 at the end of a text."""
+    """The next token of each token, in the order in which `last_layer` keeps them; −1 at the end of a text."""
     found = []
     for start in range(0, len(texts), 16):
         tokens = model.tokenize(texts[start : start + 16], padding_side="right")

@@ -20,12 +20,11 @@ from scipy.stats import rankdata
 
 from steerlab.errors import ModelError, SteerlabError
 from steerlab.models import LanguageModel
+from steerlab.neurons.ablation import Effects, ablation_effects
 from steerlab.neurons.weights import (
     COUNT,
-    Effects,
     Neurons,
     OutputSpace,
-    ablation_effects,
     iou,
     layer_neurons,
     logit_variance,

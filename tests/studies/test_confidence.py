@@ -22,9 +22,9 @@ from families import TEXTS, tiny
 from steerlab import datasets, zoo
 from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load
+from steerlab.neurons.ablation import ablation_effects
 from steerlab.neurons.weights import (
     Neurons,
-    ablation_effects,
     iou,
     layer_neurons,
     logit_variance,

@@ -33,8 +33,8 @@ from steerlab.models import Selector, Site, Span
 from steerlab.results import result_from_dict
 from steerlab.steering import Patch
 from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_trace, trace, tracing_pairs
-from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
 from steerlab.studies._knowledge.layouts import ROLES, roles_of
+from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
 from steerlab.studies._knowledge.recovery import recover
 from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
 

@@ -34,7 +34,7 @@ from steerlab.studies._branching.parts import parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
 from steerlab.studies._branching.sentences import parts_sentences, verdict
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 
 Rendering = Literal["chat", "plain", "raw"]
 Key = tuple[Role, Rendering]
@@ -87,8 +87,7 @@ def branching(
         PromptError: no prompt is given, or the models' context leaves no room for an output.
         SteerlabError: an unknown size or preset.
     """
-    require_known("branching", "size", size, BUDGETS)
-    require_known("branching", "preset", preset, ["corrected"])
+    check_options("branching", size=size, preset=preset)
     budget, pair = BUDGETS[size], Pair.of(pair)
     texts = list(dict.fromkeys(StudyData.of(data, "open_prompts").open_prompts))[: budget.prompts]
     if not texts:

@@ -18,7 +18,7 @@ from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt
 from steerlab.readouts.questions import answer_tokens, plan, question
 from steerlab.record import Record
-from steerlab.statistics import Estimate, proportion
+from steerlab.statistics import Estimate, mean_and_extremes, proportion
 from steerlab.steering.price import SideEffects, side_effects
 
 if TYPE_CHECKING:
@@ -168,11 +168,7 @@ def _pooled(values: Sequence[Estimate]) -> Estimate:
     """One estimate as it is; of several the mean, from the least to the greatest."""
     if len(values) == 1:
         return values[0]
-    points = [value.value for value in values]
-    return Estimate(
-        value=float(np.mean(points)),
-        low=min(points),
-        high=max(points),
-        n=len(points),
-        method=f"mean, least and greatest of {len(points)} random directions of the same length",
+    return mean_and_extremes(
+        [value.value for value in values],
+        "mean, least and greatest of {n} random directions of the same length",
     )

@@ -20,7 +20,7 @@ from steerlab.progress import track
 from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_apart
 from steerlab.readouts.requests import Split
 from steerlab.readouts.surface import surface
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 from steerlab.studies._refusal.outcomes import outcome
 from steerlab.studies._refusal.parts import (
     METHODS,
@@ -102,8 +102,7 @@ def refusal(
         DatasetError: the requests have no splits, or fewer than eight of a kind in one.
         SteerlabError: an unknown size or preset.
     """
-    require_known("refusal", "size", size, _AMOUNTS)
-    require_known("refusal", "preset", preset, METHODS)
+    check_options("refusal", size=size, preset=preset, presets=METHODS)
     amount, method = _AMOUNTS[size], METHODS[preset]
     data = StudyData.of(data, "requests").with_own(plain_text=plain_text, statements=statements)
     requests = data.requests

@@ -40,7 +40,7 @@ from steerlab.directions import Direction
 from steerlab.errors import AlignmentError
 from steerlab.models import LanguageModel, Last, Selector, Site
 from steerlab.steering import Add, Intervention, Rotate
-from steerlab.studies._pair import Preset, require_known
+from steerlab.studies._pair import Preset, check_options
 from steerlab.studies._transfer.capability import (
     Aggregator,
     Deltas,
@@ -159,7 +159,7 @@ def unlock(
         AlignmentError: other numbers of locked and unlocked prompts, too few of them, or rows that cannot be aligned.
         DirectionError: nothing changes between locked and unlocked.
     """
-    require_known("transfer", "preset", preset, get_args(Preset))
+    check_options("transfer", preset=preset, presets=get_args(Preset))
     published = preset == "published"
     locked, unlocked = (list(texts) for texts in prompts)
     if len(locked) != len(unlocked):

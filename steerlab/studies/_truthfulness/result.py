@@ -11,8 +11,9 @@ from steerlab.results import StudyResult, Table
 from steerlab.statistics import Number
 from steerlab.studies._truthfulness.answers import Labels
 from steerlab.studies._truthfulness.figures import figures
+from steerlab.studies._truthfulness.price import Price
 from steerlab.studies._truthfulness.probes import OWN, Accuracy, Centring
-from steerlab.studies._truthfulness.steering import Price, Steering
+from steerlab.studies._truthfulness.steering import Steering
 from steerlab.studies._truthfulness.tables import tables
 
 if TYPE_CHECKING:
