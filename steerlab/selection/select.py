@@ -133,14 +133,8 @@ def choose(
         reading: states of the training prompts at `site` where they were read already.
         by_tokens: whether the tokens alone, and no phrases, say that an answer is the expected one.
     """
-    if rule not in get_args(Rule):
-        raise SteerlabError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
+    _require_rule(judge, rule)
     model, published = judge.model, rule == "published"
-    if published and not judge.tokens:
-        raise SteerlabError(
-            f"No token of {model.name} begins a refusal as a whole word, and the published rule goes by nothing else; "
-            "name tokens, or use rule='corrected'."
-        )
     site = site or ("resid_pre" if published else "resid_post")
     odds = Odds(judge.tokens, _PUBLISHED_FLOORS[0] if published else 0.0)
     if published:
@@ -155,10 +149,9 @@ def choose(
         kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0,
     )  # fmt: skip
     race = _Race(places, scorer, complete=scores == "all")
-    if published:
-        chosen, why = _published(race, model.n_layers)
-    else:
-        chosen, why = _corrected(race, judge, val, refuses, by_tokens)
+    chosen, why = (
+        _published(race, model.n_layers) if published else _corrected(race, judge, val, refuses, by_tokens)
+    )
     last = model.tokenize([val.prompts[0]])
     place = race.candidates[chosen]
     selection = Selection(
@@ -178,6 +171,17 @@ def choose(
 
 
 # -- private, in the order they are called --
+
+
+def _require_rule(judge: Judge, rule: str) -> None:
+    """Raise SteerlabError for an unknown rule, and for one that the model's tokens do not allow."""
+    if rule not in get_args(Rule):
+        raise SteerlabError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
+    if rule == "published" and not judge.tokens:
+        raise SteerlabError(
+            f"No token of {judge.model.name} begins a refusal as a whole word, and the published rule goes by nothing "
+            "else; name tokens, or use rule='corrected'."
+        )
 
 
 def _parts(train: ContrastSet, val: ContrastSet | None) -> tuple[ContrastSet, ContrastSet]:

@@ -60,6 +60,7 @@ BUDGETS = {
 }
 
 
+# Long: a third or more of it documents its options.
 def branching(
     pair: Pair | Models,
     data: StudyData | Sequence[str] | None = None,

@@ -55,6 +55,7 @@ BUDGETS = {
 _SHOTS = (0, 4)
 
 
+# Long: a third or more of it documents its options.
 def confidence(
     pair: Pair | Models,
     data: StudyData | StatementSet | None = None,

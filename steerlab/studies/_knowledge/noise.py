@@ -129,6 +129,7 @@ def facts_of(model: LanguageModel, statements: StatementSet) -> list[Fact]:
     return list(facts.values())
 
 
+# Long: a third or more of it documents its options.
 def noise_trace(
     model: LanguageModel,
     facts: Sequence[Fact],

@@ -56,6 +56,7 @@ class Recovery(Record):
         return bool(self.recovered.low > max(bars, default=0.0))
 
 
+# Long: a third or more of it documents its options.
 def recover(
     source: LanguageModel,
     target: LanguageModel,

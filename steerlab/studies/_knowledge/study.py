@@ -57,6 +57,7 @@ class _Amount:
 _AMOUNTS: dict[Size, _Amount] = {"quick": _Amount(64, 24, 4), "full": _Amount(400, 200, 10)}
 
 
+# Long: a third or more of it documents its options.
 def knowledge(
     pair: Pair | Models,
     data: StudyData | StatementSet | Sequence[StatementPair] | None = None,

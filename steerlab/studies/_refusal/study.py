@@ -70,6 +70,7 @@ _AMOUNTS: dict[Size, Amount] = {
 }
 
 
+# Long: a third or more of it documents its options.
 def refusal(
     pair: Pair | Models,
     data: StudyData | ContrastSet | None = None,

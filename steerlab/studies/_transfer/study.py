@@ -54,6 +54,7 @@ _AMOUNTS: dict[Size, Amount] = {
 }
 
 
+# Long: a third or more of it documents its options.
 def transfer(
     source: tuple[LanguageModel, LanguageModel],
     target: LanguageModel,

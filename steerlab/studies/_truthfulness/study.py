@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -34,15 +34,11 @@ from steerlab.readouts.questions import (
 )
 from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 from steerlab.studies._truthfulness.answers import Examinee, Labels, choose_shots, label_accuracy, words_for
-from steerlab.studies._truthfulness.geometry import agreements, direction, points
+from steerlab.studies._truthfulness.geometry import direction
 from steerlab.studies._truthfulness.price import Price, prices
+from steerlab.studies._truthfulness.probed import Probed, probed_states
 from steerlab.studies._truthfulness.probes import (
-    OWN,
-    Accuracy,
-    accuracy_by_layer,
-    choose_layers,
     fitter,
-    transfer,
 )
 from steerlab.studies._truthfulness.result import Setting, TruthfulnessResult
 from steerlab.studies._truthfulness.sentences import headline, sentences
@@ -78,6 +74,7 @@ _AMOUNTS: dict[Size, _Amount] = {
 }
 
 
+# Long: a third or more of it documents its options.
 def truthfulness(
     pair: Pair | Models,
     data: StudyData | StatementSet | None = None,
@@ -118,11 +115,7 @@ def truthfulness(
         SteerlabError: an unknown size or preset.
         DirectionError: an estimator that reads pairs, which resampled and shuffled statements are not.
     """
-    if isinstance(estimator, Ccs | PcaReader):
-        raise DirectionError(
-            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
-            "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
-        )
+    _require_single(estimator)
     check_options("truthfulness", size=size, preset=preset, presets=get_args(Preset))
     data = StudyData.of(data, "statements").with_own(plain_text=plain_text)
     models, amount = Pair.of(pair).by_name, _AMOUNTS[size]
@@ -130,7 +123,7 @@ def truthfulness(
     fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}
     missing = _few_topics(used)
-    probed = _probed(models, read, used, fixed, estimator, missing, seed)
+    probed = probed_states(models, read, used, fixed, estimator, missing, seed)
     rule = _rule(models, used, amount, fixed, preset, places, seed)
     labels, steering, priced = _answers(
         models, probed, used, answers, amount, rule, estimator, data.plain_text, missing
@@ -138,17 +131,7 @@ def truthfulness(
     result = TruthfulnessResult(
         status="done" if any(probed.has_direction.values()) else "not identified",
         summary=[],
-        setting=Setting(
-            size=size,
-            seed=seed,
-            preset=preset,
-            estimator=repr(estimator or DifferenceInMeans()),
-            models={name: model.name for name, model in models.items()},
-            statements=len(used.statements),
-            topics=tuple(fold.test[0] for fold in used.folds),
-            by_topic=used.by_topic,
-            answers=answers,
-        ),
+        setting=_setting(models, used, size, preset, answers, estimator, seed),
         **probed.fields(used, estimator, seed),
         labels=labels,
         steering=steering,
@@ -168,77 +151,43 @@ def truthfulness(
 # -- private, in the order they are called --
 
 
+def _require_single(estimator: LinearDirection | None) -> None:
+    """Raise DirectionError for an estimator that reads pairs."""
+    if isinstance(estimator, Ccs | PcaReader):
+        raise DirectionError(
+            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
+            "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
+        )
+
+
+def _setting(
+    models: Mapping[str, LanguageModel],
+    used: Plan,
+    size: Size,
+    preset: Preset,
+    answers: tuple[str, str],
+    estimator: LinearDirection | None,
+    seed: int,
+) -> Setting:
+    return Setting(
+        size=size,
+        seed=seed,
+        preset=preset,
+        estimator=repr(estimator or DifferenceInMeans()),
+        models={name: model.name for name, model in models.items()},
+        statements=len(used.statements),
+        topics=tuple(fold.test[0] for fold in used.folds),
+        by_topic=used.by_topic,
+        answers=answers,
+    )
+
+
 def _read(model: LanguageModel, used: Plan, name: str) -> Activations:
     """States of every statement's last token at every layer."""
     sites = model.sites("resid_post")
     return capture(
         model, used.statements.texts, sites, positions=Last(), progress=f"reading statements in {name}"
     )
-
-
-@dataclass(frozen=True)
-class _Probed:
-    """What probes say of both models' states.
-
-    stacks: states by model. layers: of each model's probe, by fold. by_layer, cells: accuracies. has_direction: whose
-    own probe is above chance on held-out statements. comparable: whether one model's probe fits the other's states.
-    """
-
-    stacks: dict[str, Stack]
-    layers: dict[str, list[int]]
-    by_layer: list[Accuracy]
-    cells: list[Accuracy]
-    has_direction: dict[str, bool]
-    comparable: bool
-
-    def fields(self, used: Plan, estimator: LinearDirection | None, seed: int) -> dict[str, Any]:
-        """The fields of the result: what leans on a direction only where there is one."""
-        own = {name: stack for name, stack in self.stacks.items() if self.has_direction[name]}
-        both = self.comparable and all(self.has_direction.values())
-        return {
-            "chosen": {name: tuple(layers) for name, layers in self.layers.items()},
-            "by_layer": tuple(self.by_layer),
-            "transfer": tuple(
-                cell for cell in self.cells if cell.probe == cell.states or self.has_direction[cell.probe]
-            ),
-            "agreement": agreements(self.stacks, used, seed, estimator) if both else (),
-            "points": points(own, used, self.layers, estimator),
-        }
-
-
-def _probed(
-    models: Mapping[str, LanguageModel],
-    read: Mapping[str, Activations],
-    used: Plan,
-    fixed: Mapping[str, Window],
-    estimator: LinearDirection | None,
-    missing: dict[str, str],
-    seed: int,
-) -> _Probed:
-    """Probes by layer, and every probe on every model's held-out states."""
-    stacks = {
-        name: np.stack([states[site].numpy() for site in states.sites]) for name, states in read.items()
-    }
-    comparable = _comparable(models, missing)
-    layers = {
-        name: [fixed[name][1]] * len(used.folds) if name in fixed else choose_layers(stack, used, estimator)
-        for name, stack in stacks.items()
-    }
-    by_layer = [
-        row
-        for name, stack in track(stacks.items(), "probing truth by layer", len(stacks))
-        for row in accuracy_by_layer(name, stack, used, seed=seed, estimator=estimator)
-    ]
-    groups = [stacks] if comparable else [{name: stack} for name, stack in stacks.items()]
-    cells = [
-        cell for group in groups for cell in transfer(group, used, layers, seed=seed, estimator=estimator)
-    ]
-    has_direction = {
-        cell.probe: cell.above_chance
-        for cell in cells
-        if (cell.probe, cell.centred_by, cell.statements, cell.topic) == (cell.states, OWN, "all", "all")
-    }
-    return _Probed(stacks, layers, by_layer, cells, has_direction, comparable)
 
 
 def _fixed_layers(
@@ -300,21 +249,9 @@ def _rule(
     )
 
 
-def _comparable(models: Mapping[str, LanguageModel], missing: dict[str, str]) -> bool:
-    """Whether one model's directions fit the other; says why not in `missing`."""
-    base, post = models["base"], models["post"]
-    if (base.d_model, base.n_layers) == (post.d_model, post.n_layers):
-        return True
-    missing["comparison"] = (
-        f"The models differ in shape (width {base.d_model} and {post.d_model}, {base.n_layers} and {post.n_layers} "
-        "layers), so cosines and the transfer of probes and steering between them were not run; each was studied alone."
-    )
-    return False
-
-
 def _answers(
     models: Mapping[str, LanguageModel],
-    probed: _Probed,
+    probed: Probed,
     used: Plan,
     words: tuple[str, str],
     amount: _Amount,
