@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,7 +65,7 @@ def neurons(
         out.print(f"All neurons: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _from_checkpoint(name: str, seed: int) -> tuple[Neurons, OutputSpace, Sequence[Any]]:
+def _from_checkpoint(name: str, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
     """Neurons of a checkpoint's last layer, from three of its tensors."""
     from steerlab import zoo
     from steerlab.models import read_output_weights
@@ -77,7 +76,7 @@ def _from_checkpoint(name: str, seed: int) -> tuple[Neurons, OutputSpace, Sequen
     return *checkpoint_neurons(weights, seed=seed), (weights.w_out, weights.unembedding, weights.gain)
 
 
-def _from_model(model: LanguageModel, seed: int) -> tuple[Neurons, OutputSpace, Sequence[Any]]:
+def _from_model(model: LanguageModel, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
     """The same of a loaded model."""
     from steerlab.neurons.weights import layer_neurons, norm_centres, output_space
 
