@@ -100,7 +100,7 @@ def entropy_gap(
             neurons=name,
             model=role,
             change=bootstrap_mean(_ablated(head, some) - before[role], seed=seed),
-            random=float(np.mean([(_ablated(head, one) - before[role]).mean() for one in randoms])),
+            random=float(np.mean([(_ablated(head, draw) - before[role]).mean() for draw in randoms])),
         )
         for name, some in sets.items()
         for role, head in heads.items()

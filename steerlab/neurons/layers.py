@@ -51,7 +51,7 @@ def layer_effects(
     acts, w_out = _activations(model, layer, texts)
     chosen = list(range(len(w_out)) if neurons is None else neurons)
     mean = torch.cat(acts).mean(0) if to == "mean" else torch.zeros(len(w_out))
-    change = _Ablation(Site("resid_post", layer), [(mean - one)[:, chosen] for one in acts], w_out[chosen])
+    change = _Ablation(Site("resid_post", layer), [(mean - act)[:, chosen] for act in acts], w_out[chosen])
     recording = record(model, list(texts), range(model.n_layers), token_budget=token_budget)
     plain = recording.logits.float().log_softmax(-1)
 

@@ -97,15 +97,15 @@ class PairNeurons(Record):
     @property
     def specific(self) -> bool:
         """True when the overlap's interval lies above every overlap of the controls."""
-        overlaps = [one for one in self.agreements if one.name.startswith("overlap")]
+        overlaps = [row for row in self.agreements if row.name.startswith("overlap")]
         if not overlaps:
             return False
-        controls = [one.value for one in overlaps[1:] if one.kind == "control"]
-        return all(overlaps[0].value.low > max(one.value, one.high) for one in controls)
+        controls = [overlap.value for overlap in overlaps[1:] if overlap.kind == "control"]
+        return all(overlaps[0].value.low > max(row.value, row.high) for row in controls)
 
     def acts_through_norm(self, model: Role) -> bool:
         """True when the candidates act through the norm: a tenth or more, and more than random neurons do."""
-        rows = {one.group: one for one in self.effects if one.model == model}
+        rows = {effect.group: effect for effect in self.effects if effect.model == model}
         difference = rows.get("candidates - random")
         if difference is None or rows["candidates"].total.value < _FLOOR:
             return False
@@ -143,7 +143,7 @@ def compare_neurons(
             notes.append(reason)
         else:
             agreements = _agreements(models, found, spaces, seed)
-    shared = set.intersection(*(set(one.candidates()) for one in found.values())) if agreements else set()
+    shared = set.intersection(*(set(item.candidates()) for item in found.values())) if agreements else set()
     sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in found.items()]
     return PairNeurons(sets=sets, agreements=agreements, effects=effects, notes=notes)
 

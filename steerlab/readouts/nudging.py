@@ -178,8 +178,8 @@ def _run(
 ) -> Nudged:
     steps, device = numbers.shape[1], readers[0].stops.device
     ids, mask = _left_padded(rows, device)
-    caches = [DynamicCache(config=one.network.config) for one in readers]
-    logits = [one._forward(ids, mask, cache) for one, cache in zip(readers, caches, strict=True)]
+    caches = [DynamicCache(config=reader.network.config) for reader in readers]
+    logits = [reader._forward(ids, mask, cache) for reader, cache in zip(readers, caches, strict=True)]
     uniform = torch.from_numpy(numbers).to(device, _wide(device))
     random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
     values = np.full((3, *numbers.shape), np.nan)
@@ -205,7 +205,8 @@ def _run(
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = [
-            one._forward(token[:, None], mask, cache) for one, cache in zip(readers, caches, strict=True)
+            reader._forward(token[:, None], mask, cache)
+            for reader, cache in zip(readers, caches, strict=True)
         ]
     return Nudged(np.array([prompt for prompt, _ in pairs]), tokens, values[0], values[1], values[2], nudged)
 

@@ -71,8 +71,8 @@ def survivors(candidates: Sequence[Candidate], n_layers: int | None = None) -> l
     Args:
         n_layers: blocks of the model; by default one more than the deepest candidate's layer.
     """
-    depth = n_layers or 1 + max((one.layer for one in candidates), default=0)
-    kept = [one for one in candidates if not one.dropped(depth)]
+    depth = n_layers or 1 + max((place.layer for place in candidates), default=0)
+    kept = [place for place in candidates if not place.dropped(depth)]
     return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
 
 
@@ -160,7 +160,7 @@ class Selection(Record):
     @property
     def scored(self) -> bool:
         """Whether any candidate has a bypass, an induce or a KL (the target tokens are known)."""
-        return any(np.isfinite([one.bypass, one.induce, one.kl]).any() for one in self.candidates)
+        return any(np.isfinite([place.bypass, place.induce, place.kl]).any() for place in self.candidates)
 
     def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
         """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed to the end."""
@@ -180,7 +180,7 @@ class Selection(Record):
     @property
     def positions(self) -> list[int]:
         """Positions of the candidates, ascending."""
-        return sorted({one.position for one in self.candidates})
+        return sorted({place.position for place in self.candidates})
 
 
 # -- private --

@@ -269,7 +269,9 @@ class _Places:
     def open(self) -> list[int]:
         """Candidates at usable layers that point somewhere."""
         return [
-            number for number, one in enumerate(self.candidates) if one.layer < self.usable and one.gap > 0
+            number
+            for number, place in enumerate(self.candidates)
+            if place.layer < self.usable and place.gap > 0
         ]
 
 
@@ -281,7 +283,7 @@ class _Race:
         self.candidates = list(places.candidates)
         self.usable = places.open
         if complete:
-            every = [number for number, one in enumerate(self.candidates) if one.gap > 0]
+            every = [number for number, place in enumerate(self.candidates) if place.gap > 0]
             self.induce(every)
             self.kl(every)
             self.bypass(every)

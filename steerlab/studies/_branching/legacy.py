@@ -70,7 +70,7 @@ def log_factor(entropy: Steps, surprisal: Steps) -> float:
 def over_prompts(entropies: Sequence[Steps], surprisals: Sequence[Steps], kind: Legacy) -> float:
     """The published number of several prompts; prompts that the rule cannot take are left out."""
     if kind == "L0":
-        return float(np.mean([l0(one) for one in entropies]))
+        return float(np.mean([l0(entropy) for entropy in entropies]))
     logs = np.array([log_factor(h, s) for h, s in zip(entropies, surprisals, strict=True)])
     logs = logs[~np.isnan(logs)]
     if len(logs) == 0:
@@ -85,7 +85,7 @@ def l3(entropies: Sequence[Steps]) -> Float[np.ndarray, " step"]:
         np.exp(np.cumsum(one) / np.arange(1, len(one) + 1)) for one in map(condensed, entropies) if len(one)
     ]
     steps = max(map(len, curves), default=0)
-    return np.array([np.mean([one[at] for one in curves if len(one) > at]) for at in range(steps)])
+    return np.array([np.mean([curve[at] for curve in curves if len(curve) > at]) for at in range(steps)])
 
 
 def smoothed(

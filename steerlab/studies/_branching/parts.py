@@ -74,8 +74,10 @@ def parts(
     """Run every part; what a pair cannot take is said in `missing`."""
     amount, missing = PARTS[size], list[str]()
     made = Parts(
-        panels=tuple(panels(role, one.entropy, one.surprisal, one.prompt) for role, one in records.items()),
-        legacy=tuple(_legacy(role, one) for role, one in records.items()),
+        panels=tuple(
+            panels(role, record.entropy, record.surprisal, record.prompt) for role, record in records.items()
+        ),
+        legacy=tuple(_legacy(role, record) for role, record in records.items()),
     )
     run = _Runner(models, templates, law, amount, seed)
     try:
@@ -148,7 +150,7 @@ class _Runner:
 def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
     entropies = [runs.entropy[runs.prompt == one] for one in np.unique(runs.prompt)]
     surprisals = [runs.surprisal[runs.prompt == one] for one in np.unique(runs.prompt)]
-    printed = [math.exp(estimators.sequence_weighted(one)) for one in entropies]
+    printed = [math.exp(estimators.sequence_weighted(entropy)) for entropy in entropies]
     found = {kind: legacy.over_prompts(entropies, surprisals, kind) for kind in ("L0", "L1", "L2")}
     return LegacyRow(
         model=role, printed=float(np.mean(printed)), l0=found["L0"], l1=found["L1"], l2=found["L2"]
@@ -296,7 +298,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             law=run.law,
             seed=run.seed,
         )
-        rows += [CommitmentRow(model=role, at=one) for one in found]
+        rows += [CommitmentRow(model=role, at=item) for item in found]
         runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
         said = [
             (

@@ -35,7 +35,7 @@ def votes(
     Raises:
         ValueError: no answers, or k below one.
     """
-    if k < 1 or not answers or any(len(one) == 0 for one in answers):
+    if k < 1 or not answers or any(len(row) == 0 for row in answers):
         raise ValueError("a majority needs at least one answer a question, and k of at least one")
     rng = np.random.default_rng(seed)
     accuracy, deviation, excess = [], [], []

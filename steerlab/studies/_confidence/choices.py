@@ -91,11 +91,13 @@ def choices_of_pair(
 ) -> Choices:
     """Ask both models, in the form that they answer better with on a third of the subjects, and measure on the
     others."""
-    subjects = np.unique([one.subject or one.text for one in questions], return_inverse=True)[1]
+    subjects = np.unique([question.subject or question.text for question in questions], return_inverse=True)[
+        1
+    ]
     order = np.random.default_rng(seed).permutation(len(np.unique(subjects)))
     trial = np.isin(subjects, order[: len(order) // 3])
-    tried = [one for one, chosen in zip(questions, trial, strict=True) if chosen]
-    kept = [one for one, chosen in zip(questions, trial, strict=True) if not chosen]
+    tried = [question for question, chosen in zip(questions, trial, strict=True) if chosen]
+    kept = [question for question, chosen in zip(questions, trial, strict=True) if not chosen]
     if len(kept) < FEWEST:
         return _not_asked(source, f"{len(questions)} questions are too few (at least {FEWEST} to measure).")
     best: tuple[float, Form] | None = None
@@ -120,7 +122,7 @@ def choices_of_pair(
         {role: reading.law() for role, reading in readings.items()},
         readings["BASE"].right,
         readings["BASE"].subject,
-        above_chance=all(one.above_chance for one in found),
+        above_chance=all(item.above_chance for item in found),
         seed=seed,
     )
     return Choices(
@@ -141,13 +143,17 @@ def read_choices(
         PromptError: letters that are no single tokens, an answer that is the beginning of another, or a question beyond
             the context.
     """
-    subjects = np.unique([one.subject or one.text for one in questions], return_inverse=True)[1]
-    width = max(len(one.choices) for one in questions)
+    subjects = np.unique([question.subject or question.text for question in questions], return_inverse=True)[
+        1
+    ]
+    width = max(len(question.choices) for question in questions)
     scores = np.full((len(questions), width), -np.inf)
     score = _letters if form == "letters" else _continuations
     for row, values in enumerate(score(model, questions)):
         scores[row, : len(values)] = values
-    return ChoiceReading(scores, np.array([one.right for one in questions]), subjects.astype(np.int64))
+    return ChoiceReading(
+        scores, np.array([question.right for question in questions]), subjects.astype(np.int64)
+    )
 
 
 def choice_confidence(role: Role, reading: ChoiceReading, *, seed: int) -> ChoiceConfidence:
@@ -215,9 +221,9 @@ def _brier(
 
 
 def _said(found: Sequence[ChoiceConfidence], form: str) -> str:
-    at_chance = [one.model for one in found if not one.above_chance]
+    at_chance = [item.model for item in found if not item.above_chance]
     if at_chance:
-        shown = ", ".join(f"{one.model} {one.accuracy:.2f}, chance {one.chance:.2f}" for one in found)
+        shown = ", ".join(f"{item.model} {item.accuracy:.2f}, chance {item.chance:.2f}" for item in found)
         return f"Calibration on multiple choice is not identified for {' and '.join(at_chance)}: at chance ({shown})."
     base, post = found
     return (
@@ -229,34 +235,34 @@ def _said(found: Sequence[ChoiceConfidence], form: str) -> str:
 
 
 def _letters(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[Float[np.ndarray, " choice"]]:
-    most = max(len(one.choices) for one in questions)
+    most = max(len(question.choices) for question in questions)
     ids = [model.token_id(f" {letter}") for letter in LETTERS[:most]]
     prompts = [
         "\n".join(
             [
-                one.text,
-                *(f"{letter}) {choice}" for letter, choice in zip(LETTERS, one.choices, strict=False)),
+                question.text,
+                *(f"{letter}) {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)),
                 "Answer:",
             ]
         )
-        for one in questions
+        for question in questions
     ]
     law = model.logits(prompts).double().log_softmax(dim=-1)[:, ids].numpy()
-    return [row[: len(one.choices)] for row, one in zip(law, questions, strict=True)]
+    return [row[: len(question.choices)] for row, question in zip(law, questions, strict=True)]
 
 
 def _continuations(
     model: LanguageModel, questions: Sequence[ChoiceQuestion]
 ) -> list[Float[np.ndarray, " choice"]]:
-    texts = [f"{one.text} {choice}" for one in questions for choice in one.choices]
-    owner = [number for number, one in enumerate(questions) for _ in one.choices]
+    texts = [f"{question.text} {choice}" for question in questions for choice in question.choices]
+    owner = [number for number, question in enumerate(questions) for _ in question.choices]
     lengths = model.tokenize(texts).lengths
     starts = _starts(model, questions)
     found = np.zeros(len(texts))
     for batch in _batches(lengths):
         tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
         found[batch] = _log_probability(model, tokens, [starts[owner[row]] for row in batch])
-    ends = np.cumsum([len(one.choices) for one in questions])[:-1]
+    ends = np.cumsum([len(question.choices) for question in questions])[:-1]
     return list(np.split(found, ends))
 
 

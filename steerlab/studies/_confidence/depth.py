@@ -105,7 +105,7 @@ def depth(
         gap=_gap(heads, chosen, same_tokenizer, randoms, missing, seed),
         frequency=tuple(row for role, head in heads.items() for row in _frequency(role, head, texts)),
         fixed=tuple(_fixed(role, head, chosen[role][1]) for role, head in heads.items() if chosen[role][1]),
-        tempered=tuple(tempered(role, one, seed=seed) for role, one in answers.items()),
+        tempered=tuple(tempered(role, row, seed=seed) for role, row in answers.items()),
         missing=tuple(missing),
     )
 

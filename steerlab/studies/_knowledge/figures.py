@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 def figures(result: KnowledgeResult) -> dict[str, Figure]:
     """The maps with their difference, maps of other kinds, cross-model maps, recovery, noise."""
     made: dict[str, Figure] = {}
-    for kind in dict.fromkeys(one.kind for one in result.maps):
+    for kind in dict.fromkeys(effects.kind for effects in result.maps):
         if result.own(kind):
             made["maps" if kind == "resid_post" else f"maps_{kind}"] = maps_figure(result, kind)
-    crossed = {f"{one.source} into {one.target}": one for one in result.maps if one.source != one.target}
+    crossed = {
+        f"{effects.source} into {effects.target}": effects
+        for effects in result.maps
+        if effects.source != effects.target
+    }
     if crossed:
         made["crossed"] = _side_by_side(crossed, "States of one model in the other's runs")
     if result.recovery:
@@ -45,13 +49,13 @@ def maps_figure(result: KnowledgeResult, kind: str) -> Figure:
     for one in result.comparison.cells:
         difference[one.row, one.column] = one.difference.value
     return plots.heatmaps(
-        {**{name: one.values for name, one in own.items()}, "post less base": difference},
+        {**{name: own_map.values for name, own_map in own.items()}, "post less base": difference},
         x=names.columns,
         y=names.rows,
         title="Effect of a true prompt's state in the false prompt's run",
         y_title="Layer",
         diverging=True,
-        framed={"post less base": [(one.row, one.column) for one in result.significant]},
+        framed={"post less base": [(cell.row, cell.column) for cell in result.significant]},
     )
 
 
@@ -59,11 +63,11 @@ def recovery_figure(result: KnowledgeResult) -> Figure:
     rows = list(result.recovery)
     nothing = Estimate(value=float("nan"))
     return plots.bars(
-        [f"{one.source} → {one.target}, {one.place}" for one in rows],
+        [f"{row.source} → {row.target}, {row.place}" for row in rows],
         [
-            Series.of("the source's states", [one.recovered for one in rows], role="post"),
-            Series.of("of another pair", [one.shuffled or nothing for one in rows], role="other"),
-            Series.of("random shift", [one.random or nothing for one in rows], role="control"),
+            Series.of("the source's states", [row.recovered for row in rows], role="post"),
+            Series.of("of another pair", [row.shuffled or nothing for row in rows], role="other"),
+            Series.of("random shift", [row.random or nothing for row in rows], role="control"),
         ],
         title="Effect of the other model's states, as a share of the own",
         y_title="Recovered",
@@ -73,7 +77,9 @@ def recovery_figure(result: KnowledgeResult) -> Figure:
 def _side_by_side(maps: dict[str, EffectMap], title: str) -> Figure:
     first = next(iter(maps.values()))
     alike = {
-        name: one for name, one in maps.items() if (one.rows, one.columns) == (first.rows, first.columns)
+        name: effects
+        for name, effects in maps.items()
+        if (effects.rows, effects.columns) == (first.rows, first.columns)
     }
     return plots.heatmaps(
         {name: one.values for name, one in alike.items()},

@@ -120,7 +120,7 @@ def _recovered(one: Recovery) -> str:
 
 def _noised(one: NoiseTrace) -> str:
     part = (
-        one.by("resid_post") if any(each.kind == "resid_post" for each in one.restored) else one.restored[0]
+        one.by("resid_post") if any(part.kind == "resid_post" for part in one.restored) else one.restored[0]
     )
     values = np.array([[cell.value for cell in row] for row in part.effects])
     column = one.roles.index("last subject")

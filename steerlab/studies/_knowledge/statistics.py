@@ -103,7 +103,7 @@ def compare_maps(
     rows, places = list(base.layers), list(base.knowledge)
     effects = {name: one.nie[:, rows] for name, one in (("base", base), ("post", post))}
     raw = {name: mean_map(one.raw[:, rows]) for name, one in (("base", base), ("post", post))}
-    knowledge = {name: one[:, :, places] for name, one in effects.items()}
+    knowledge = {name: effect[:, :, places] for name, effect in effects.items()}
 
     def half(name: str) -> Estimate:
         return split_half(lambda some: mean_map(knowledge[name][some]), _pearson, clusters, seed=seed)
@@ -216,9 +216,9 @@ def _cells(
     p[np.isnan(seen)] = np.nan
     q = benjamini_hochberg(p)
     cells = [
-        CellDifference(row=rows[at // shape[1]], column=at % shape[1], difference=one, q=float(q[at]))
-        for at, one in enumerate(estimates)
-        if np.isfinite(one.value)
+        CellDifference(row=rows[at // shape[1]], column=at % shape[1], difference=estimate, q=float(q[at]))
+        for at, estimate in enumerate(estimates)
+        if np.isfinite(estimate.value)
     ]
     mine = [at for at in range(flat.shape[1]) if at % shape[1] in knowledge and np.isfinite(seen[at])]
     if not mine:

@@ -228,8 +228,8 @@ def agreements(
 ) -> tuple[tuple[Agreement, ...], tuple[Agreement, ...], tuple[Cell, ...]]:
     """Cosines by layer, each model in its own template at its chosen position and both in the plain one at the last
     token; and over all layers and positions, in both kinds of templates."""
-    own = {each.name: found[each.name].reading for each in subjects}
-    plain = {each.name: _plain_reading(each, own[each.name]) for each in subjects}
+    own = {subject.name: found[subject.name].reading for subject in subjects}
+    plain = {subject.name: _plain_reading(subject, own[subject.name]) for subject in subjects}
     rows = own["base"].states.shape[1]
 
     def by_layer(base: Stack, post: Stack) -> tuple[Agreement, ...]:
@@ -247,7 +247,7 @@ def agreements(
     at = {name: reading.states[:, :, found[name].choice.position] for name, reading in own.items()}
     last = {name: reading.states[:, :, -1] for name, reading in plain.items()}
     cells = grid("plain", plain, seed=seed)
-    if any(each.train.harmful[0].template != "plain" for each in subjects):
+    if any(subject.train.harmful[0].template != "plain" for subject in subjects):
         cells = (*grid("own", own, seed=seed), *cells)
     return by_layer(at["base"], at["post"]), by_layer(last["base"], last["post"]), cells
 
@@ -303,7 +303,7 @@ def prices_of(
         subject.name,
         subject.model,
         edits(found.unit),
-        {kind: [one[kind] for one in random] for kind in ("ablation", "addition")},
+        {kind: [draw[kind] for draw in random] for kind in ("ablation", "addition")},
         texts=texts[: amount.texts],
         harmless=subject.test.harmless,
         statements=statements,

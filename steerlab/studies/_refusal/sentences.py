@@ -111,7 +111,7 @@ def _furthest(null: Outcome) -> str:
 
 def _grid_sentence(result: RefusalResult) -> str:
     """The highest cosine of any place in the shared plain template, so that place and direction are told apart."""
-    cells = [one for one in result.grid if one.template == "plain"]
+    cells = [cell for cell in result.grid if cell.template == "plain"]
     if not cells:
         return ""
     best = max(cells, key=lambda one: one.agreement.cosine.value)
@@ -133,10 +133,10 @@ def _apart_sentence(result: RefusalResult, model: str) -> str:
 
 
 def _price_sentence(result: RefusalResult, model: str) -> str:
-    rows = [one for one in result.prices if one.model == model and one.kl is not None]
+    rows = [price for price in result.prices if price.model == model and price.kl is not None]
 
     def kl(kind: str, direction: str) -> Estimate | None:
-        found = (one.kl for one in rows if (one.intervention, one.direction) == (kind, direction))
+        found = (row.kl for row in rows if (row.intervention, row.direction) == (kind, direction))
         return next(found, None)
 
     parts = [

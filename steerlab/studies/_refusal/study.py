@@ -112,10 +112,10 @@ def refusal(
     subjects = [
         _subject(name, model, splits, method, seed, missing) for name, model in Pair.of(pair).by_name.items()
     ]
-    plain = {each.name: _unsteered(each) for each in subjects}
+    plain = {subject.name: _unsteered(subject) for subject in subjects}
     outcomes = [
-        outcome(each.name, kind, "none", "none", plain[each.name][kind], seed=seed)
-        for each in subjects
+        outcome(subject.name, kind, "none", "none", plain[subject.name][kind], seed=seed)
+        for subject in subjects
         for kind in ("harmful", "harmless")
     ]
     separates = {
@@ -212,9 +212,9 @@ def _setting(
     return Setting(
         size=size,
         seed=seed,
-        models={each.name: each.model.name for each in subjects},
-        templates={each.name: rendering[each.test.harmful[0].template] for each in subjects},
-        refusal_tokens={each.name: each.words for each in subjects},
+        models={subject.name: subject.model.name for subject in subjects},
+        templates={subject.name: rendering[subject.test.harmful[0].template] for subject in subjects},
+        refusal_tokens={subject.name: subject.words for subject in subjects},
         train=len(splits["train"].positive),
         val=len(splits["val"].positive),
         test=len(splits["test"].positive),
@@ -236,8 +236,8 @@ def _with_directions(
 ) -> RefusalResult:
     """The result with directions, their effects and cosines."""
     missing = dict(result.missing)
-    found = {each.name: find(each, amount.scores, missing) for each in subjects}
-    base, post = (each.model for each in subjects)
+    found = {subject.name: find(subject, amount.scores, missing) for subject in subjects}
+    base, post = (subject.model for subject in subjects)
     crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
     if not crossed:
         missing["comparison"] = (
@@ -252,13 +252,15 @@ def _with_directions(
     own, plainly, cells = agreements(subjects, found, seed) if crossed else ((), (), ())
     priced = [
         price
-        for each in subjects
-        for price in prices_of(each, found[each.name], strength, amount, texts, statements, seed, missing)
+        for subject in subjects
+        for price in prices_of(
+            subject, found[subject.name], strength, amount, texts, statements, seed, missing
+        )
     ]
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
-            "choices": {name: one.selection for name, one in found.items()},
+            "choices": {name: item.selection for name, item in found.items()},
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,
@@ -269,7 +271,9 @@ def _with_directions(
         }
     )
     clear = any(filled.above_control("post", kind, "post") for kind in ("ablation", "addition"))
-    directions = {f"refusal_{each.name}": direction_of(each, found[each.name], data) for each in subjects}
+    directions = {
+        f"refusal_{subject.name}": direction_of(subject, found[subject.name], data) for subject in subjects
+    }
     return filled.model_copy(update={"status": "done" if clear else "not identified"}).with_artefacts(
         directions if clear else {}
     )

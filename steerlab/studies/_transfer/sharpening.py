@@ -39,7 +39,7 @@ def sharpening(
         repeated, max_new_tokens=task.max_new_tokens, do_sample=True, temperature=_TEMPERATURE, seed=seed
     )
     rows = [row for row in range(len(prompts)) for _ in range(k)]
-    texts = [one.text for one in found]
+    texts = [item.text for item in found]
     right = np.array(task.take(rows).right(texts), dtype=bool)
     usable = np.array([bool(text.strip()) for text in texts])
     gain = np.full(len(texts), np.nan)

@@ -47,14 +47,14 @@ def judged(
 ) -> Answers:
     """Generations graded; `opening` is text that was forced before each."""
     before = list(opening) or [""] * len(found)
-    texts = tuple(start + one.text for start, one in zip(before, found, strict=True))
-    length = np.array([len(one.token_ids) for one in found], dtype=np.float64)
+    texts = tuple(start + item.text for start, item in zip(before, found, strict=True))
+    length = np.array([len(item.token_ids) for item in found], dtype=np.float64)
     behaves = task.behaves(texts) if task.behaviour is not None else (length >= least).tolist()
     return Answers(
         texts=texts,
         right=np.array(task.right(texts), dtype=bool),
         behaves=np.array(behaves, dtype=bool),
-        repeats=np.array([repeated(one.token_ids) for one in found]),
+        repeats=np.array([repeated(item.token_ids) for item in found]),
         length=length,
         generations=tuple(found),
     )

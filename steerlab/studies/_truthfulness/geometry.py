@@ -56,7 +56,7 @@ def refitted(estimator: LinearDirection, polarity: NDArray[np.int64]) -> Fit:
         states: NDArray[np.float64], labels: NDArray[np.bool_], counts: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         truth = np.broadcast_to(labels, counts.shape)
-        drawn = [np.repeat(np.arange(len(states)), one.astype(int)) for one in counts]
+        drawn = [np.repeat(np.arange(len(states)), count.astype(int)) for count in counts]
         return np.stack(
             [
                 clone(estimator)

@@ -81,9 +81,9 @@ class TruthfulnessResult(StudyResult):
         """One model's probe on another's held-out states."""
         wanted = (probe, states, centred_by, statements, topic)
         return next(
-            one
-            for one in self.transfer
-            if (one.probe, one.states, one.centred_by, one.statements, one.topic) == wanted
+            cell
+            for cell in self.transfer
+            if (cell.probe, cell.states, cell.centred_by, cell.statements, cell.topic) == wanted
         )
 
     @property

@@ -114,7 +114,7 @@ def steer_all(
     for place, at in rule.places.items():
         doses[place] = [_choose_dose(examinees, plan, fold, shots[fold], at, rule) for fold in rule.folds]
         for target in examinees:
-            sources = [each for each in examinees if crossed or each is target]
+            sources = [examinee for examinee in examinees if crossed or examinee is target]
             found += _steer_one(target, sources, plan, shots, place, doses[place], rule)
     return found, doses
 
@@ -187,8 +187,8 @@ def _own_vectors(source: Examinee, groups: tuple[str, ...]) -> Vectors:
     probes = [fit(groups) for fit in source.fits]
     vectors: Vectors = np.stack(
         [
-            one.directions[0] * one.gaps[0] / max(float((one.directions[0] ** 2).sum()), 1e-30)
-            for one in probes
+            probe.directions[0] * probe.gaps[0] / max(float((probe.directions[0] ** 2).sum()), 1e-30)
+            for probe in probes
         ]
     )
     return vectors
@@ -246,7 +246,7 @@ def _steer_one(
         rows = plan.balanced(fold.test, rule.rows, rule.seed)
         variants = [vectors_of(source, target, fold.train, rule) for source in sources]
         variants += random_vectors(target, fold.train, rule, number)
-        moved = [dose.strength * inside(one, dose.window, rule) for one in variants]
+        moved = [dose.strength * inside(variant, dose.window, rule) for variant in variants]
         all_rows.append(rows)
         before.append(target.answers(target.prompts(plan, rows, shots[number]))[:, 0])
         after.append(_steered(target, plan, rows, shots[number], moved, dose.window, rule.places[place]))
