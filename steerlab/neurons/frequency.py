@@ -63,9 +63,8 @@ def read_counts(path: str | Path, vocab_size: int) -> Float[np.ndarray, " vocab"
         raise DatasetError(f"{path} cannot be read as an array of counts: {error}.") from error
     if len(counts) < vocab_size or (counts < 0).any():
         raise DatasetError(
-            f"{path} holds {len(counts)} counts{' with negative ones' if (counts < 0).any() else ''} for "
-            f"{vocab_size} tokens; "
-            "it belongs to another tokenizer."
+            f"{path} holds {len(counts)} counts{' with negative ones' if (counts < 0).any() else ''} for {vocab_size} "
+            "tokens; it belongs to another tokenizer."
         )
     kept: Float[np.ndarray, " vocab"] = counts[:vocab_size]
     return kept

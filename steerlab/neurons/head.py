@@ -184,8 +184,8 @@ class NeuronHead:
 
     def by_text(self, values: Float[Tensor, " token"]) -> Float[np.ndarray, " text"]:
         """Mean over the tokens of each text."""
-        found = np.bincount(self.text, weights=values.double().numpy()) / np.bincount(self.text)
-        return np.asarray(found)
+        means = np.bincount(self.text, weights=values.double().numpy()) / np.bincount(self.text)
+        return np.asarray(means)
 
     # -- private --
 
@@ -220,9 +220,9 @@ class NeuronHead:
 
 def _targets(model: LanguageModel, texts: Sequence[str]) -> Int[Tensor, " token"]:
     """The next token of each token, in the order in which `last_layer` keeps them; −1 at the end of a text."""
-    found = []
+    targets = []
     for start in range(0, len(texts), 16):
         tokens = model.tokenize(texts[start : start + 16], padding_side="right")
         for row, length in zip(tokens.input_ids, tokens.lengths, strict=True):
-            found.append(torch.cat([row[1:length], torch.tensor([-1])]))
-    return torch.cat(found)
+            targets.append(torch.cat([row[1:length], torch.tensor([-1])]))
+    return torch.cat(targets)

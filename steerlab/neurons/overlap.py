@@ -121,7 +121,7 @@ def compare_neurons(
     """
     models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
     spaces: dict[Role, OutputSpace] = {}
-    found: dict[Role, Neurons] = {}
+    by_role: dict[Role, Neurons] = {}
     effects: list[NeuronEffect] = []
     notes: list[str] = []
     for role, model in models.items():
@@ -133,18 +133,18 @@ def compare_neurons(
                 raise ModelError(
                     "All neurons of the last layer have the same output norm, so none stands out."
                 )
-            found[role], spaces[role] = neurons, space
-            effects += _causal(role, model, found[role], texts, randoms, seed)
+            by_role[role], spaces[role] = neurons, space
+            effects += _causal(role, model, by_role[role], texts, randoms, seed)
         except SteerlabError as error:
             notes.append(f"{role}: {error}")
     agreements: list[Agreement] = []
-    if len(found) == 2:
+    if len(by_role) == 2:
         if reason := _incomparable(base, post):
             notes.append(reason)
         else:
-            agreements = _agreements(models, found, spaces, seed)
-    shared = set.intersection(*(set(item.candidates()) for item in found.values())) if agreements else set()
-    sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in found.items()]
+            agreements = _agreements(models, by_role, spaces, seed)
+    shared = set.intersection(*(set(item.candidates()) for item in by_role.values())) if agreements else set()
+    sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in by_role.items()]
     return PairNeurons(sets=sets, agreements=agreements, effects=effects, notes=notes)
 
 
@@ -161,9 +161,12 @@ def _incomparable(base: LanguageModel, post: LanguageModel) -> str | None:
 
 
 def _agreements(
-    models: dict[Role, LanguageModel], found: dict[Role, Neurons], spaces: dict[Role, OutputSpace], seed: int
+    models: dict[Role, LanguageModel],
+    neurons: dict[Role, Neurons],
+    spaces: dict[Role, OutputSpace],
+    seed: int,
 ) -> list[Agreement]:
-    base, post = found["BASE"], found["POST"]
+    base, post = neurons["BASE"], neurons["POST"]
     weights = _block_weights(len(spaces["BASE"].counts), seed)
     drawn = {
         role: logit_variance(model.w_out(model.n_layers - 1), spaces[role], weights)
@@ -217,7 +220,7 @@ def _overlap(
 def _random_overlap(base: Neurons, post: Neurons, seed: int) -> Estimate:
     """Overlap of as many neurons drawn at random from the eligible ones of each model."""
     rng = np.random.default_rng(seed)
-    pools = [np.flatnonzero(one.eligible()) for one in (base, post)]
+    pools = [np.flatnonzero(model.eligible()) for model in (base, post)]
     draws = np.array(
         [iou(*(rng.permutation(pool)[:COUNT].tolist() for pool in pools)) for _ in range(_DRAWS)]
     )

@@ -193,9 +193,9 @@ def with_kurtosis(
     first, second, third, fourth = sums / vocab
     variance = second - first**2
     central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
-    found = np.full(len(neurons.norm), np.nan)
-    found[chosen] = (central / variance.clamp(min=1e-30) ** 2).numpy()
-    return replace(neurons, kurtosis=found)
+    kurtosis = np.full(len(neurons.norm), np.nan)
+    kurtosis[chosen] = (central / variance.clamp(min=1e-30) ** 2).numpy()
+    return replace(neurons, kurtosis=kurtosis)
 
 
 def logit_variance(

@@ -128,7 +128,7 @@ def nudge_words(
     The nudger proposes; its first word is taken, and more while the base model stays below γ behind them. Then the
     base model goes on greedily up to its first unsure token.
     """
-    found = []
+    nudged = []
     for prompt in prompts:
         text, words, nudges = "", 0, 0
         for _ in range(_ROUNDS):
@@ -150,8 +150,8 @@ def nudge_words(
             words += len(certain.split())
             if not certain and proposal.finished and word == proposal.text:
                 break
-        found.append((text, nudges / words if words else 0.0))
-    return found
+        nudged.append((text, nudges / words if words else 0.0))
+    return nudged
 
 
 def first_word(text: str) -> str:

@@ -66,8 +66,8 @@ class Plan:
     @property
     def simple(self) -> NDArray[np.bool_]:
         """[row] True for statements that join no others."""
-        found: NDArray[np.bool_] = self.forms == "simple"
-        return found
+        simple: NDArray[np.bool_] = self.forms == "simple"
+        return simple
 
     @property
     def strata(self) -> NDArray[np.str_]:
@@ -85,10 +85,10 @@ class Plan:
     def balanced(self, groups: Sequence[str], n: int, seed: int) -> NDArray[np.int64]:
         """About `n` rows of some groups, as many true as false ones, spread evenly over the groups."""
         rng = np.random.default_rng(seed)
-        each = max(1, n // (2 * len(groups)))
+        per_group = max(1, n // (2 * len(groups)))
         picked = [
             rng.permutation(np.flatnonzero((self.groups == group) & (self.labels == label) & self.simple))[
-                :each
+                :per_group
             ]
             for group in groups
             for label in (True, False)

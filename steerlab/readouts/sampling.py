@@ -115,11 +115,11 @@ def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
     scores = logits.float()
     if law.temperature == 0:
         probs = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-        zero, one = (
+        zero, unit = (
             scores.new_zeros(len(scores)),
             torch.ones(len(scores), dtype=torch.int64, device=scores.device),
         )
-        return StepLaw(probs, zero, zero, one)
+        return StepLaw(probs, zero, zero, unit)
     logs = torch.log_softmax(scores / law.temperature, dim=-1)
     plain = logs.exp()
     # p ln p, 0 for impossible tokens; every entropy below is a sum of these

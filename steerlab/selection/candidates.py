@@ -73,7 +73,7 @@ def survivors(candidates: Sequence[Candidate], n_layers: int | None = None) -> l
     """
     depth = n_layers or 1 + max((place.layer for place in candidates), default=0)
     kept = [place for place in candidates if not place.dropped(depth)]
-    return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
+    return sorted(kept, key=lambda place: (place.bypass, place.position, place.layer))
 
 
 def read_scores(path: str | Path) -> list[Candidate]:
@@ -165,11 +165,11 @@ class Selection(Record):
     def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
         """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed to the end."""
         positions, layers = self.positions, range(self.n_layers)
-        found = np.full((len(positions), len(layers)), np.nan)
-        for one in self.candidates:
-            bound = field == "kl" and one.kl_at_least
-            found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
-        return found
+        values = np.full((len(positions), len(layers)), np.nan)
+        for place in self.candidates:
+            bound = field == "kl" and place.kl_at_least
+            values[positions.index(place.position), place.layer] = np.nan if bound else getattr(place, field)
+        return values
 
     def verdict(self, place: Candidate) -> str:
         """ "chosen", why the published rule drops a candidate, or nothing."""

@@ -105,8 +105,8 @@ class Scorer:
         sums, left = np.zeros(len(vectors)), np.arange(len(vectors))
         read = np.zeros(len(vectors), dtype=int)
         for part in self._harmless:
-            some = change.only(left)
-            values = sweep(part, some, len(left), self._divergence(part), progress=progress)
+            kept = change.only(left)
+            values = sweep(part, kept, len(left), self._divergence(part), progress=progress)
             sums[left] += values.sum(dim=1).numpy()
             read[left] += len(part)
             left = left[sums[left] <= ceiling * total]
@@ -119,10 +119,10 @@ class Scorer:
     def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
         """Mean log-odds of refusing harmful prompts under ablation of each vector."""
         change = self._ablated(vectors)
-        found = sweep(
+        swept = sweep(
             self._harmful, change, len(vectors), lambda logits, _: self.odds(logits), progress=progress
         )
-        return _mean([found])
+        return _mean([swept])
 
     def _ablated(self, vectors: Vectors) -> _Ablated:
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -142,8 +142,8 @@ class Scorer:
 
 def plain_odds(model: LanguageModel, prompts: Sequence[Prompt], odds: Odds) -> Float[np.ndarray, " prompt"]:
     """Log-odds of each prompt without any change."""
-    found: Float[np.ndarray, " prompt"] = odds(model.logits(prompts)).numpy()
-    return found
+    values: Float[np.ndarray, " prompt"] = odds(model.logits(prompts)).numpy()
+    return values
 
 
 @dataclass(frozen=True)
@@ -184,5 +184,5 @@ def _exact(logits: Tensor) -> Tensor:
 
 def _mean(parts: Sequence[Tensor]) -> Scores:
     joined = torch.cat([part.double() for part in parts], dim=1)
-    found: Scores = joined.mean(dim=1).numpy()
-    return found
+    means: Scores = joined.mean(dim=1).numpy()
+    return means

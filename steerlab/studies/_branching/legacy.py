@@ -82,7 +82,9 @@ def l3(entropies: Sequence[Steps]) -> Float[np.ndarray, " step"]:
     """The published curve: exp of each prompt's condensed running mean, averaged over the prompts that reach a
     position."""
     curves = [
-        np.exp(np.cumsum(one) / np.arange(1, len(one) + 1)) for one in map(condensed, entropies) if len(one)
+        np.exp(np.cumsum(curve) / np.arange(1, len(curve) + 1))
+        for curve in map(condensed, entropies)
+        if len(curve)
     ]
     steps = max(map(len, curves), default=0)
     return np.array([np.mean([curve[at] for curve in curves if len(curve) > at]) for at in range(steps)])
@@ -93,12 +95,12 @@ def smoothed(
 ) -> Float[np.ndarray, " step"]:
     """Exponential smoothing; `corrected` divides by the weight seen so far, without it the first value lingers
     (published)."""
-    found = np.empty(len(curve))
+    means = np.empty(len(curve))
     total = weight = 0.0
     for at, value in enumerate(curve):
         if corrected:
             total, weight = (1 - alpha) * total + alpha * value, (1 - alpha) * weight + alpha
         else:
             total, weight = (value if at == 0 else (1 - alpha) * total + alpha * value), 1.0
-        found[at] = total / weight
-    return found
+        means[at] = total / weight
+    return means

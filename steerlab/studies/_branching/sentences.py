@@ -102,10 +102,8 @@ def _resampled(rows: Sequence[CommitmentRow]) -> str:
     moved = [row for row in rows if abs(row.at.z) > _FAR]
     if not moved:
         return "Taking answers up again changes no accuracy, as it must."
-    return (
-        f"Resampling changed accuracy at {len(moved)} of {len(rows)} places, which it must not: "
-        "look at the sampling."
-    )
+    share = f"{len(moved)} of {len(rows)}"
+    return f"Resampling changed accuracy at {share} places, which it must not: look at the sampling."
 
 
 def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
@@ -115,4 +113,6 @@ def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
     if not itself.has_interval:
         return False
     noise = max(abs(math.log(itself.low)), abs(math.log(itself.high)))
-    return all(min(abs(math.log(one.low)), abs(math.log(one.high))) > noise for one in (effect, matched))
+    return all(
+        min(abs(math.log(ratio.low)), abs(math.log(ratio.high))) > noise for ratio in (effect, matched)
+    )

@@ -226,17 +226,19 @@ def _contrasts(records: dict[Key, Sampled], seed: int) -> list[Contrast]:
     def contrast(name: str, kind: Literal["effect", "control", "other"], first: Key, second: Key) -> Contrast:
         return Contrast(name=name, kind=kind, ratio=ratio(logs[first], logs[second], seed=seed))
 
-    found = [
+    contrasts = [
         contrast("BASE plain over POST in its own format", "effect", ("BASE", "plain"), own),
         contrast("BASE over POST, both plain", "effect", ("BASE", "plain"), ("POST", "plain")),
         Contrast(name="BASE over itself (halves of its samples)", kind="control", ratio=halves(base)),
     ]
     if own == ("POST", "chat") and not template_is_plain:
-        found.append(contrast("format alone: POST plain over POST chat", "control", ("POST", "plain"), own))
-    found.append(
+        contrasts.append(
+            contrast("format alone: POST plain over POST chat", "control", ("POST", "plain"), own)
+        )
+    contrasts.append(
         contrast("format alone: BASE raw over BASE plain", "control", ("BASE", "raw"), ("BASE", "plain"))
     )
     first_answers = ratio(firsts["BASE", "plain"], firsts[own], seed=seed)
-    found.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
+    contrasts.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
     per_byte = per_byte_ratio(base, records[own])
-    return [*found, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]
+    return [*contrasts, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]

@@ -48,8 +48,8 @@ class ChoiceReading:
 
     def only(self, rows: Sequence[int] | np.ndarray) -> ChoiceReading:
         """Some of the questions."""
-        some = np.asarray(rows)
-        return ChoiceReading(self.scores[some], self.right[some], self.subject[some])
+        chosen = np.asarray(rows)
+        return ChoiceReading(self.scores[chosen], self.right[chosen], self.subject[chosen])
 
 
 class ChoiceConfidence(Record):
@@ -117,19 +117,19 @@ def choices_of_pair(
         readings = {role: read_choices(model, kept, best[1]) for role, model in models.items()}
     except SteerlabError as error:
         return _not_asked(source, str(error))
-    found = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
+    answers = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
     changes = choice_changes(
         {role: reading.law() for role, reading in readings.items()},
         readings["BASE"].right,
         readings["BASE"].subject,
-        above_chance=all(item.above_chance for item in found),
+        above_chance=all(item.above_chance for item in answers),
         seed=seed,
     )
     return Choices(
         form=best[1],
         source=source,
-        answers=found,
-        sentences=(_said(found, best[1]),),
+        answers=answers,
+        sentences=(_said(answers, best[1]),),
         changes=tuple(changes),
     )
 
@@ -181,12 +181,12 @@ def tempered_choices(
     """Laws of both halves of the subjects, each with the temperature of the other, and the mean temperature."""
     subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
     half = np.isin(reading.subject, subjects[: len(subjects) // 2])
-    law, found = reading.law(), []
+    law, temperatures = reading.law(), []
     for fitted, used in ((half, ~half), (~half, half)):
         temperature = fit_choice_temperature(reading.only(np.flatnonzero(fitted)))
         law[used] = reading.only(np.flatnonzero(used)).law(temperature)
-        found.append(temperature)
-    return law, float(np.mean(found))
+        temperatures.append(temperature)
+    return law, float(np.mean(temperatures))
 
 
 def fit_choice_temperature(reading: ChoiceReading) -> float:
@@ -196,16 +196,16 @@ def fit_choice_temperature(reading: ChoiceReading) -> float:
         law = log_softmax(reading.scores / np.exp(log_temperature), axis=1)
         return -float(law[np.arange(len(law)), reading.right].mean())
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-    return float(np.exp(found.x))
+    fitted = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(fitted.x))
 
 
 # -- private, in the order they are called --
 
 
 def _not_asked(source: str, why: str) -> Choices:
-    said = f"Multiple choice was not asked: {why}"
-    return Choices(form="not asked", source=source, answers=(), sentences=(said,))
+    sentence = f"Multiple choice was not asked: {why}"
+    return Choices(form="not asked", source=source, answers=(), sentences=(sentence,))
 
 
 def _right(reading: ChoiceReading) -> float:
@@ -220,16 +220,15 @@ def _brier(
     return np.asarray(((law - wanted) ** 2).sum(axis=1))
 
 
-def _said(found: Sequence[ChoiceConfidence], form: str) -> str:
-    at_chance = [item.model for item in found if not item.above_chance]
+def _said(answers: Sequence[ChoiceConfidence], form: str) -> str:
+    at_chance = [item.model for item in answers if not item.above_chance]
     if at_chance:
-        shown = ", ".join(f"{item.model} {item.accuracy:.2f}, chance {item.chance:.2f}" for item in found)
+        shown = ", ".join(f"{item.model} {item.accuracy:.2f}, chance {item.chance:.2f}" for item in answers)
         return f"Calibration on multiple choice is not identified for {' and '.join(at_chance)}: at chance ({shown})."
-    base, post = found
+    base, post = answers
     return (
-        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:.2f} base and "
-        f"{post.accuracy:.2f} post, "
-        f"calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f}; with one temperature "
+        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:.2f} base and {post.accuracy:.2f} "
+        f"post, calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f}; with one temperature "
         f"({base.temperature:.2f} and {post.temperature:.2f}) {base.after.error:.3f} and {post.after.error:.3f}."
     )
 
@@ -258,28 +257,29 @@ def _continuations(
     owner = [number for number, question in enumerate(questions) for _ in question.choices]
     lengths = model.tokenize(texts).lengths
     starts = _starts(model, questions)
-    found = np.zeros(len(texts))
+    scores = np.zeros(len(texts))
     for batch in _batches(lengths):
         tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
-        found[batch] = _log_probability(model, tokens, [starts[owner[row]] for row in batch])
+        scores[batch] = _log_probability(model, tokens, [starts[owner[row]] for row in batch])
     ends = np.cumsum([len(question.choices) for question in questions])[:-1]
-    return list(np.split(found, ends))
+    return list(np.split(scores, ends))
 
 
 def _starts(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[int]:
     """The token behind what all answers of a question have in common."""
     starts = []
-    for one in questions:
-        tokens = model.tokenize([f"{one.text} {choice}" for choice in one.choices], padding_side="right")
+    for question in questions:
+        tokens = model.tokenize(
+            [f"{question.text} {choice}" for choice in question.choices], padding_side="right"
+        )
         rows = [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
         same = 0
         while all(same < len(row) for row in rows) and len({row[same] for row in rows}) == 1:
             same += 1
         if any(same == len(row) for row in rows):
             raise PromptError(
-                f"An answer to {one.text[:60]!r} is the beginning of another one, so they cannot be told apart; "
-                f"score by "
-                "letters, or end the answers with a full stop."
+                f"An answer to {question.text[:60]!r} is the beginning of another one, so they cannot be told apart; "
+                "score by letters, or end the answers with a full stop."
             )
         starts.append(same)
     return starts

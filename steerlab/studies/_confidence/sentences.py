@@ -45,9 +45,10 @@ def answer_summary(answers: Sequence[AnswerConfidence], changes: Sequence[Change
         return [f"Confidence on statements was {form}"]
     at_chance = [row.model for row in answers if not row.above_chance]
     if at_chance:
-        found = ", ".join(f"{row.model} {row.accuracy:.2f}" for row in answers)
+        accuracies = ", ".join(f"{row.model} {row.accuracy:.2f}" for row in answers)
         return [
-            f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance ({found})."
+            f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance "
+            f"({accuracies})."
         ]
     base, post = answers
     gap = next(change for change in changes if change.what == "calibration error on statements")
@@ -81,12 +82,12 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
         rows = {effect.group: effect for effect in neurons.effects if effect.model == role}
         if not rows:
             continue
-        found, random = rows["candidates"], rows["random, like norm"]
+        candidates, random = rows["candidates"], rows["random, like norm"]
         verdict = "" if neurons.acts_through_norm(role) else " (not identified as entropy neurons)"
         sentences.append(
-            f"Ablating one candidate of {role} changes the entropy by {found.total:.4f} nats a token, a share of "
-            f"{found.through_norm:.2f} of it through the final norm; random neurons of like norm {random.total:.4f}, "
-            f"{random.through_norm:.2f}{verdict}."
+            f"Ablating one candidate of {role} changes the entropy by {candidates.total:.4f} nats a token, a share of "
+            f"{candidates.through_norm:.2f} of it through the final norm; random neurons of like norm "
+            f"{random.total:.4f}, {random.through_norm:.2f}{verdict}."
         )
     return sentences
 

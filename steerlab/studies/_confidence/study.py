@@ -158,12 +158,15 @@ def _choices(
     """Multiple choice of the caller's questions, or of those that the statements make."""
     if questions is not None:
         return choices_of_pair(models, questions, source="The caller's questions.", seed=seed)
-    made = choice_questions(statements, seed=seed)
+    from_statements = choice_questions(statements, seed=seed)
     limit = 6 * budget.statements_a_topic
-    if len(made) > limit:
-        made = [made[row] for row in np.sort(np.random.default_rng(seed).permutation(len(made))[:limit])]
+    if len(from_statements) > limit:
+        from_statements = [
+            from_statements[row]
+            for row in np.sort(np.random.default_rng(seed).permutation(len(from_statements))[:limit])
+        ]
     source = "True statements cut before their object, among objects of the same topic."
-    return choices_of_pair(models, made, source=source, seed=seed)
+    return choices_of_pair(models, from_statements, source=source, seed=seed)
 
 
 def _ask(
@@ -182,7 +185,7 @@ def _ask(
 
         shots = max(_SHOTS, key=accuracy)
         rows = chosen.rows(fold.test)
-        found = {role: read_answers(model, chosen, rows, shots) for role, model in models.items()}
+        readings = {role: read_answers(model, chosen, rows, shots) for role, model in models.items()}
     except SteerlabError as error:
         return {}, f"not asked: {error}"
-    return found, "after four labelled statements of the topic" if shots else "the bare statement"
+    return readings, "after four labelled statements of the topic" if shots else "the bare statement"

@@ -32,10 +32,10 @@ def figures(result: KnowledgeResult) -> dict[str, Figure]:
         made["crossed"] = _side_by_side(crossed, "States of one model in the other's runs")
     if result.recovery:
         made["recovery"] = recovery_figure(result)
-    for one in result.noise:
-        made[f"noise_{one.model}"] = _noise_figure(one)
-        if one.severed:
-            made[f"severed_{one.model}"] = _severed_figure(one)
+    for trace in result.noise:
+        made[f"noise_{trace.model}"] = _noise_figure(trace)
+        if trace.severed:
+            made[f"severed_{trace.model}"] = _severed_figure(trace)
     return made
 
 
@@ -46,8 +46,8 @@ def maps_figure(result: KnowledgeResult, kind: str) -> Figure:
         return _side_by_side(own, title)
     names = own["base"]
     difference = np.full(names.values.shape, np.nan)
-    for one in result.comparison.cells:
-        difference[one.row, one.column] = one.difference.value
+    for cell in result.comparison.cells:
+        difference[cell.row, cell.column] = cell.difference.value
     return plots.heatmaps(
         {**{name: own_map.values for name, own_map in own.items()}, "post less base": difference},
         x=names.columns,
@@ -82,7 +82,7 @@ def _side_by_side(maps: dict[str, EffectMap], title: str) -> Figure:
         if (effects.rows, effects.columns) == (first.rows, first.columns)
     }
     return plots.heatmaps(
-        {name: one.values for name, one in alike.items()},
+        {name: effects.values for name, effects in alike.items()},
         x=first.columns,
         y=first.rows,
         title=title,
@@ -91,34 +91,34 @@ def _side_by_side(maps: dict[str, EffectMap], title: str) -> Figure:
     )
 
 
-def _noise_figure(one: NoiseTrace) -> Figure:
+def _noise_figure(trace: NoiseTrace) -> Figure:
     maps = {
         part.kind if part.window == 1 else f"{part.kind}, {part.window} layers": np.array(
             [[cell.value for cell in row] for row in part.effects]
         )
-        for part in one.restored
-        if part.layers == one.restored[0].layers
+        for part in trace.restored
+        if part.layers == trace.restored[0].layers
     }
     # Short prompts have no tokens of some roles.
     seen = np.isfinite(np.stack(list(maps.values()))).any(axis=(0, 1))
     return plots.heatmaps(
         {name: values[:, seen] for name, values in maps.items()},
-        x=[role for role, any_ in zip(one.roles, seen, strict=True) if any_],
-        y=one.restored[0].layers,
-        title=f"What restoring a clean state gives back ({one.model})",
+        x=[role for role, any_ in zip(trace.roles, seen, strict=True) if any_],
+        y=trace.restored[0].layers,
+        title=f"What restoring a clean state gives back ({trace.model})",
         y_title="Layer",
         diverging=True,
     )
 
 
-def _severed_figure(one: NoiseTrace) -> Figure:
+def _severed_figure(trace: NoiseTrace) -> Figure:
     return plots.curves(
         [
             Series.of(name, list(curve), role="control" if name == "whole" else "other")
-            for name, curve in one.severed.items()
+            for name, curve in trace.severed.items()
         ],
-        np.arange(len(next(iter(one.severed.values())))),
-        title=f"Restored at the subject's last token, later paths severed ({one.model})",
+        np.arange(len(next(iter(trace.severed.values())))),
+        title=f"Restored at the subject's last token, later paths severed ({trace.model})",
         x_title="Layer",
         y_title="Indirect effect",
         zero_line=True,

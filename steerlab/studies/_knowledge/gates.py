@@ -67,10 +67,9 @@ def at_chance(gates: Sequence[Gate], right: int, published: bool) -> str:
     for gate in gates:
         if not gate.both.low > _CHANCE:
             return (
-                f"The {gate.model} model answers both statements of a pair right for {gate.both} of pairs, "
-                f"which is not "
-                f"above chance ({_CHANCE}), so there is no knowledge of them to locate; ask in another way (answers, "
-                "shots), or about what it knows."
+                f"The {gate.model} model answers both statements of a pair right for {gate.both} of pairs, which is "
+                f"not above chance ({_CHANCE}), so there is no knowledge of them to locate; ask in another way "
+                "(answers, shots), or about what it knows."
             )
     if right < FEWEST and not published:
         return (

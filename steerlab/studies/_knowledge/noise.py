@@ -211,8 +211,8 @@ def _ends_in_object(item: Statement) -> bool:
 
 def _known(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
     """Facts whose right word is the model's own first choice."""
-    said = model.logits([fact.prompt for fact in facts]).argmax(dim=-1).tolist()
-    return [fact for fact, word in zip(facts, said, strict=True) if word == fact.answer]
+    words = model.logits([fact.prompt for fact in facts]).argmax(dim=-1).tolist()
+    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
 
 
 def _spread(model: LanguageModel, facts: Sequence[Fact]) -> float:

@@ -52,7 +52,7 @@ class Recovery(Record):
     @property
     def above_controls(self) -> bool:
         """Whether the interval lies above both controls' values."""
-        bars = [one.value for one in (self.shuffled, self.random) if one is not None]
+        bars = [control.value for control in (self.shuffled, self.random) if control is not None]
         return bool(self.recovered.low > max(bars, default=0.0))
 
 

@@ -236,7 +236,7 @@ def _with_directions(
 ) -> RefusalResult:
     """The result with directions, their effects and cosines."""
     missing = dict(result.missing)
-    found = {subject.name: find(subject, amount.scores, missing) for subject in subjects}
+    chosen = {subject.name: find(subject, amount.scores, missing) for subject in subjects}
     base, post = (subject.model for subject in subjects)
     crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
     if not crossed:
@@ -244,50 +244,50 @@ def _with_directions(
             f"The models differ in shape (width {base.d_model} and {post.d_model}, {base.n_layers} and {post.n_layers} "
             "layers), so cosines and the effect of one model's direction in the other were not run."
         )
-    strength = _choose_strength(subjects, found, amount)
+    strength = _choose_strength(subjects, chosen, amount)
     outcomes = list(result.outcomes)
-    for each in subjects:
-        sources = [name for name in found if crossed or name == each.name]
-        outcomes += effects(each, found, sources, plain[each.name], strength, amount, seed)
-    own, plainly, cells = agreements(subjects, found, seed) if crossed else ((), (), ())
+    for subject in subjects:
+        sources = [name for name in chosen if crossed or name == subject.name]
+        outcomes += effects(subject, chosen, sources, plain[subject.name], strength, amount, seed)
+    own, plainly, cells = agreements(subjects, chosen, seed) if crossed else ((), (), ())
     priced = [
         price
         for subject in subjects
         for price in prices_of(
-            subject, found[subject.name], strength, amount, texts, statements, seed, missing
+            subject, chosen[subject.name], strength, amount, texts, statements, seed, missing
         )
     ]
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
-            "choices": {name: item.selection for name, item in found.items()},
+            "choices": {name: item.selection for name, item in chosen.items()},
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,
             "grid": cells,
-            "points": points_of(subjects, found),
+            "points": points_of(subjects, chosen),
             "prices": tuple(priced),
             "missing": missing,
         }
     )
     clear = any(filled.above_control("post", kind, "post") for kind in ("ablation", "addition"))
     directions = {
-        f"refusal_{subject.name}": direction_of(subject, found[subject.name], data) for subject in subjects
+        f"refusal_{subject.name}": direction_of(subject, chosen[subject.name], data) for subject in subjects
     }
     return filled.model_copy(update={"status": "done" if clear else "not identified"}).with_artefacts(
         directions if clear else {}
     )
 
 
-def _choose_strength(subjects: Sequence[Subject], found: Mapping[str, Found], amount: Amount) -> float:
+def _choose_strength(subjects: Sequence[Subject], directions: Mapping[str, Found], amount: Amount) -> float:
     """The smallest strength with the most coherent refusals of harmless validation prompts, over both models."""
     scores = []
     for strength in track(amount.strengths, "choosing the strength of addition"):
         shares = []
-        for each in subjects:
-            own = found[each.name]
-            edit = added(each, own.unit * own.gap(own.choice.layer), own.choice.layer, strength)
-            verdicts = each.judge.verdicts(each.val.harmless, [edit])
+        for subject in subjects:
+            own = directions[subject.name]
+            edit = added(subject, own.unit * own.gap(own.choice.layer), own.choice.layer, strength)
+            verdicts = subject.judge.verdicts(subject.val.harmless, [edit])
             shares.append(float((verdicts.refused & ~verdicts.gibberish).mean()))
         scores.append(np.mean(shares))
     return amount.strengths[int(np.argmax(scores))]

@@ -77,7 +77,7 @@ def words_for(model: LanguageModel, texts: tuple[str, str], questions: Sequence[
     """
     asked = model.tokenize(questions)
     after = [_continued(model, questions, text) for text in texts]
-    found: set[tuple[int, ...]] = set()
+    known: set[tuple[int, ...]] = set()
     for row in range(len(asked)):
         true, false = (_ids(tokens, row) for tokens in after)
         same = _common(true, false)
@@ -87,9 +87,9 @@ def words_for(model: LanguageModel, texts: tuple[str, str], questions: Sequence[
                 "cannot be told apart; choose others."
             )
         plain = same == len(_ids(asked, row)) and true[:same] == _ids(asked, row)
-        found.add((*true[same:], *false[same:]) if plain and len(true) == len(false) == same + 1 else ())
-    if len(found) == 1 and () not in found:
-        true_id, false_id = next(iter(found))
+        known.add((*true[same:], *false[same:]) if plain and len(true) == len(false) == same + 1 else ())
+    if len(known) == 1 and () not in known:
+        true_id, false_id = next(iter(known))
         return Words(texts, "single tokens", (true_id, false_id))
     return Words(texts, "sequences")
 
@@ -118,7 +118,7 @@ class Examinee:
     def has_room(self, plan: Plan, rows: NDArray[np.int64], shots: int) -> bool:
         """Whether the questions with so many labelled lines fit into the model's context."""
         prompts = [
-            Prompt(one.text + max(self.words.texts, key=len)) for one in self.prompts(plan, rows, shots)
+            Prompt(prompt.text + max(self.words.texts, key=len)) for prompt in self.prompts(plan, rows, shots)
         ]
         try:
             self.model.tokenize(prompts)
@@ -133,16 +133,16 @@ class Examinee:
 
         shifts: [prompt, width] by site; many steered versions of one question are simply many prompts.
         """
-        found = torch.empty(len(prompts), 2, dtype=torch.float64)
+        log_odds = torch.empty(len(prompts), 2, dtype=torch.float64)
         for batch in self._batches(prompts):
-            some = [prompts[row] for row in batch]
+            part = [prompts[row] for row in batch]
             edit = None
             if shifts is not None:
                 edit = _RowShift(
                     {site: rows[batch] for site, rows in shifts.items()}, at or Span(QUESTION_END)
                 )
-            found[batch] = self._scores(some, edit).cpu()
-        scores: Float[np.ndarray, "row 2"] = found.numpy()
+            log_odds[batch] = self._scores(part, edit).cpu()
+        scores: Float[np.ndarray, "row 2"] = log_odds.numpy()
         return scores
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:

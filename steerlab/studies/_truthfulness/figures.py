@@ -77,7 +77,7 @@ def _transfer(result: TruthfulnessResult) -> Figure:
     ]
 
     def part(name: str) -> list[list[float]]:
-        return [[np.nan if one is None else getattr(one, name) for one in row] for row in cells]
+        return [[np.nan if cell is None else getattr(cell, name) for cell in row] for row in cells]
 
     return plots.heatmap(
         part("value"),
@@ -204,5 +204,5 @@ def _price(result: TruthfulnessResult) -> Figure:
     )
 
 
-def _or_nothing(found: Estimate | None) -> Estimate:
-    return Estimate(value=float("nan")) if found is None else found
+def _or_nothing(estimate: Estimate | None) -> Estimate:
+    return Estimate(value=float("nan")) if estimate is None else estimate

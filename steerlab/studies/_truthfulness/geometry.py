@@ -101,7 +101,7 @@ def direction(
     for site, all_rows in read.states.items():
         raw = all_rows.numpy()[rows]
         states[site] = torch.from_numpy(centre(raw, groups) + raw.mean(axis=0, dtype=np.float64)).float()
-    some = replace(
+    part = replace(
         read,
         states=states,
         example=torch.arange(len(rows)),
@@ -110,7 +110,7 @@ def direction(
     )
     return fit_direction(
         estimator or DifferenceInMeans(),
-        some,
+        part,
         used.labels[rows].tolist(),
         model=model,
         dataset_hash=StatementSet(used.statements[row] for row in rows.tolist()).hash,

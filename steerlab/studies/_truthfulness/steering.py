@@ -109,14 +109,14 @@ def steer_all(
     examinees: Sequence[Examinee], plan: Plan, shots: Sequence[int], rule: Rule, *, crossed: bool
 ) -> tuple[list[Steering], dict[str, list[Dose]]]:
     """Every direction in every model (only its own without `crossed`), and the doses by place, one for each fold."""
-    found: list[Steering] = []
+    cells: list[Steering] = []
     doses: dict[str, list[Dose]] = {}
     for place, at in rule.places.items():
         doses[place] = [_choose_dose(examinees, plan, fold, shots[fold], at, rule) for fold in rule.folds]
         for target in examinees:
             sources = [examinee for examinee in examinees if crossed or examinee is target]
-            found += _steer_one(target, sources, plan, shots, place, doses[place], rule)
-    return found, doses
+            cells += _steer_one(target, sources, plan, shots, place, doses[place], rule)
+    return cells, doses
 
 
 def normalised(
@@ -156,15 +156,17 @@ def _choose_dose(
     judged, rest = train[: 1 + len(train) // 5], train[1 + len(train) // 5 :]
     rows = plan.balanced(judged, rule.choice_rows, rule.seed)
     effects = np.zeros(len(options))
-    for each in examinees:
-        prompts = each.prompts(plan, rows, shots)
-        before = each.answers(prompts)[:, 0]
-        own = vectors_of(each, each, rest, rule)
-        for number, window in enumerate(track(rule.windows, f"choosing the truth dose in {each.name}")):
+    for examinee in examinees:
+        prompts = examinee.prompts(plan, rows, shots)
+        before = examinee.answers(prompts)[:, 0]
+        own = vectors_of(examinee, examinee, rest, rule)
+        for number, window in enumerate(track(rule.windows, f"choosing the truth dose in {examinee.name}")):
             part = slice(number * len(rule.strengths), (number + 1) * len(rule.strengths))
             variants = [strength * inside(own, window, rule) for strength in rule.strengths]
-            after = _steered(each, plan, rows, shots, variants, window, at)
-            effects[part] += [normalised("to certainty", before, one, plan.labels[rows]) for one in after]
+            after = _steered(examinee, plan, rows, shots, variants, window, at)
+            effects[part] += [
+                normalised("to certainty", before, steered, plan.labels[rows]) for steered in after
+            ]
     effects = np.nan_to_num(effects, nan=-np.inf)
     best = float(effects.max())
     near = np.flatnonzero(effects >= (0.9 * best if best > 0 else best)).tolist()
@@ -252,13 +254,13 @@ def _steer_one(
         after.append(_steered(target, plan, rows, shots[number], moved, dose.window, rule.places[place]))
     rows, start, steered = np.concatenate(all_rows), np.concatenate(before), np.concatenate(after, axis=1)
     labels, clusters = plan.labels[rows], plan.clusters[rows]
-    found = []
+    cells = []
     for (source, end), kind in product(zip(sources, steered, strict=False), NORMALISATIONS):
         true, false, mean = (
             _estimate(kind, part, start, end, labels, clusters, rule.seed) for part in _PARTS
         )
-        null = [normalised(kind, start, one, labels) for one in steered[len(sources) :]]
-        found.append(
+        null = [normalised(kind, start, after, labels) for after in steered[len(sources) :]]
+        cells.append(
             Steering(
                 direction=source.name,
                 model=target.name,
@@ -275,7 +277,7 @@ def _steer_one(
                 ),
             )
         )
-    return found
+    return cells
 
 
 _PARTS: tuple[Part, ...] = ("true", "false", "mean")

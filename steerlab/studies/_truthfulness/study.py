@@ -210,11 +210,11 @@ def _fixed_layers(
 
 def _few_topics(used: Plan) -> dict[str, str]:
     if not used.by_topic:
-        said = (
+        sentence = (
             "The statements name too few topics to hold topics out, so random parts of them were held out: what is "
             "found may be particular to their subject."
         )
-        return {"topics": said}
+        return {"topics": sentence}
     if len(used.folds) < WANTED_TOPICS:
         return {
             "topics": f"Only {len(used.folds)} topics have enough statements (six would be better): held-out "
