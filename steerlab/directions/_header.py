@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import ConfigDict, JsonValue
+
+from steerlab.record import Record
 
 FORMAT: Literal["steerlab.direction"] = "steerlab.direction"
 VERSION: Literal[1] = 1
 Numbers: TypeAlias = tuple[float, ...]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+class _Strict(Record):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class ModelRef(_Strict):

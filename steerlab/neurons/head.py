@@ -1,8 +1,7 @@
 """From the last stream to the logits, neuron by neuron, without running the network again.
 
-The last MLP feeds only the final norm, so ablating one of its neurons by Δ = (ā − a) w changes the logits by a
-vector that does not depend on the
-token, times numbers that do: with g = W_U (γ ⊙ w) (w centred for a LayerNorm),
+The last MLP feeds only the final norm, so ablating one of its neurons by Δ = (ā − a) w changes the logits by a vector
+that does not depend on the token, times numbers that do: with g = W_U (γ ⊙ w) (w centred for a LayerNorm),
 
     frozen scale      logits + Δa g / s            s: the norm's scale of the unablated stream
     recomputed norm   (s (logits − b) + Δa g) / s' + b,   s'² = s² + (2 Δa ⟨x, w⟩ + Δa² ‖w‖²) / d

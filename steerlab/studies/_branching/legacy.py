@@ -1,7 +1,7 @@
 """The four aggregations behind the published branching-factor figures, defects included, for comparison only.
 
 None of them equals the printed formula when lengths vary. `values` is [sequence, step] of one prompt, NaN after a
-sequence's end, as in `branching_estimators`. Source: public code of arXiv 2506.17871; section 3.3 of our reading
+sequence's end, as in `estimators`. Source: public code of arXiv 2506.17871; section 3.3 of our reading
 of it is summed up on the methods page.
 
     L0  exp of each sample's mean entropy, averaged over samples; every sample is cut to the shortest seen *so far*

@@ -1,9 +1,8 @@
 """Published curves of large models, read from their CSV files, and drawn next to ours.
 
-The files (model, series, x, bf) hold cumulative branching factors of random strings by position, as the revision
-of arXiv 2506.17871
-published them: from stored top-50 scores, so with a ceiling of about 51, and cumulative, so not to be read as
-local values.
+The files (model, series, x, bf) hold cumulative branching factors of random strings by position, as the revision of
+arXiv 2506.17871 published them: from stored top-50 scores, so with a ceiling of about 51, and cumulative, so not to
+be read as local values.
 """
 
 from __future__ import annotations
