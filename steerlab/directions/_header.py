@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import ConfigDict, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from steerlab.record import Record
 
@@ -42,7 +42,7 @@ class SiteStatistics(_Strict):
         heads: for `z` sites, the attention heads the vector lives in; it is zero elsewhere.
     """
 
-    class_means: dict[str, Numbers] = {}
+    class_means: dict[str, Numbers] = Field(default_factory=dict)
     positive: str | None = None
     negative: str | None = None
     stream_norm: float | None = None
