@@ -29,11 +29,20 @@ NEURONS = ["neurons", "zoo:small-post"]
 TABLES = """
 import json, pathlib, sys
 from steerlab.report import csv_text
-from steerlab.studies import result_from_dict
+try:
+    from steerlab.results import result_from_dict
+except ImportError:  # before results had a room of their own
+    from steerlab.studies import result_from_dict
 for file in sorted(pathlib.Path(sys.argv[1]).glob("*/results/*.json")):
     for table in result_from_dict(json.loads(file.read_text())).tables():
         file.with_name(f"{file.stem}_{table.key}.csv").write_text(csv_text(table), newline="")
 """
+
+
+def short(commit: str) -> str:
+    """The commit's short hash."""
+    command = ["git", "rev-parse", "--short", commit]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def checkout(commit: str, folder: Path) -> Path:
@@ -85,7 +94,7 @@ def main() -> None:
         kept = arguments.keep or Path(temporary)
         found = {}
         for role, commit in (("old", arguments.old), ("new", arguments.new)):
-            out = kept / (role if commit == "." else commit)
+            out = kept / (role if commit == "." else short(commit))
             out.mkdir(parents=True, exist_ok=True)
             run_jobs(checkout(commit, Path(temporary) / role), out)
             found[role] = digests(out)
