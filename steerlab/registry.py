@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from steerlab.errors import RunError, SteerlabError
 
 Entry = TypeVar("Entry")
+Defined = TypeVar("Defined")
 
 
 class Registry(Generic[Entry]):
@@ -42,11 +43,11 @@ class Registry(Generic[Entry]):
             raise ValueError(f"There are two of the {self._kind} {name!r}; give one of them another name.")
         self._entries[name] = entry
 
-    def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator form of `add`."""
+    def register(self, name: str) -> Callable[[Defined], Defined]:
+        """Decorator form of `add`; what it decorates keeps its own type."""
 
-        def _registered(entry: Entry) -> Entry:
-            self.add(name, entry)
+        def _registered(entry: Defined) -> Defined:
+            self.add(name, cast(Entry, entry))
             return entry
 
         return _registered

@@ -7,7 +7,7 @@ direction without them (v ↦ v W), and a linear readout of the target is seen f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -33,9 +33,6 @@ class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
         n_rows_: rows it was fitted on.
     """
 
-    #: By class name, for reading files.
-    known: ClassVar[dict[str, type[Aligner]]] = {}
-
     mean_x_: Float[np.ndarray, " width_x"]
     mean_y_: Float[np.ndarray, " width_y"]
     left_: Float[np.ndarray, "width_x rank"]
@@ -43,11 +40,6 @@ class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
     right_: Float[np.ndarray, "width_y rank_y"]
     n_rows_: int
     n_features_in_: int
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if not cls.__name__.startswith("_"):
-            Aligner.known[cls.__name__] = cls
 
     def fit(self, X: Any, Y: Any) -> Self:
         """Fit on matched rows X [row, width_x] and Y [row, width_y] (numpy or tensors).

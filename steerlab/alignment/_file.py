@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from steerlab.alignment._aligner import Aligner
+from steerlab.alignment.registry import aligner_class
 from steerlab.errors import AlignmentError
 
 ALIGNER, ALIGNMENT, VERSION = "steerlab.aligner", "steerlab.alignment", 1
@@ -108,4 +109,4 @@ def _made(header: Mapping[str, Any]) -> Aligner:
         name: _made(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
         for name, value in header["options"].items()
     }
-    return Aligner.known[header["kind"]](**options)
+    return aligner_class(header["kind"])(**options)

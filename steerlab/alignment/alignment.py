@@ -18,6 +18,7 @@ from steerlab.alignment.controls import ShuffledPairs
 from steerlab.alignment.diagnostics import AlignmentReport, examine
 from steerlab.alignment.layer_map import LayerMap
 from steerlab.alignment.paired import PairedActivations, Part
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.alignment.ridge import Ridge
 from steerlab.directions import Direction, ModelRef, SiteStatistics
 from steerlab.errors import AlignmentError
@@ -185,18 +186,21 @@ class Alignment:
 
 
 def align(
-    pairs: PairedActivations, *, layers: LayerMap | None = None, aligner: Aligner | None = None
+    pairs: PairedActivations, *, layers: LayerMap | None = None, aligner: Aligner | str | None = None
 ) -> Alignment:
     """Fit one aligner for every target layer on the fit part of the rows.
 
     Args:
         pairs: the same prompts through both models.
         layers: which source layer each target layer is fitted from; proportional by default.
-        aligner: unfitted; `Ridge()` by default.
+        aligner: an unfitted one, or its name in `ALIGNERS`; "ridge" by default.
 
     Raises:
-        AlignmentError: a layer that was not read, or rows that the aligner cannot take.
+        AlignmentError: an unknown name, a layer that was not read, or rows that the aligner cannot take.
     """
+    if aligner is None:
+        aligner = Ridge()
+    unfitted = ALIGNERS[aligner]() if isinstance(aligner, str) else aligner
     name = pairs.target.sites[0].name
     at = {site.layer or 0: site for site in pairs.target.sites}
     theirs = {site.layer or 0: site for site in pairs.source.sites}
@@ -214,7 +218,7 @@ def align(
     for target in track(wanted, f"aligning {name}", len(wanted)):
         site, source = at[target], theirs[chosen[target]]
         x, y = pairs.layer(source, site, "fit")
-        fitted[site] = clone(aligner if aligner is not None else Ridge()).fit(x, y)
+        fitted[site] = clone(unfitted).fit(x, y)
         sources[site] = source
         norms[site] = float(np.linalg.norm(y, axis=1).mean())
     return Alignment(

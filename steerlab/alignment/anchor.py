@@ -6,9 +6,11 @@ import numpy as np
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment._spectra import Rows
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.errors import AlignmentError
 
 
+@ALIGNERS.register("anchor")
 class Anchor(Aligner):
     """W = s Â_xᵀ (Â_y⁺)ᵀ, with Â the centred anchor rows of each model at length one.
 

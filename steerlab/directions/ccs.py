@@ -10,7 +10,7 @@ is ``Ccs(restarts=1, fit_intercept=False, standardise=False, weight_decay=0.1)``
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from torch import Tensor
 from steerlab.directions._descent import adamw
 from steerlab.directions._pairs import kind_means, paired_rows, row_polarity
 from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 
 
+@ESTIMATORS.register("ccs")
 class Ccs(LinearDirection):
     """Contrast-consistent search on pairs of a statement and its negation.
 
@@ -36,6 +38,8 @@ class Ccs(LinearDirection):
         weight_decay: its decoupled decay.
         random_state: seed of the starts.
     """
+
+    needs_pairs: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -22,12 +22,14 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
 from steerlab.directions.linear import Floats, LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
 _FLOOR = 1e-9  # share of the largest eigenvalue up to which one counts as zero
 
 
+@ESTIMATORS.register("lda")
 class Lda(LinearDirection):
     """Linear discriminant analysis with shrunk class covariances.
 

@@ -6,7 +6,7 @@ An estimator learns ``direction_`` (w), ``bias_`` (b) and ``classes_`` = [negati
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +22,13 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 
 
 class LinearDirection(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """A two-class linear classifier whose weight vector is a direction."""
+    """A two-class linear classifier whose weight vector is a direction.
+
+    Attributes:
+        needs_pairs: whether a fit means something on pairs of a statement and its negation only.
+    """
+
+    needs_pairs: ClassVar[bool] = False
 
     classes_: NDArray[Any]
     direction_: NDArray[np.float64]

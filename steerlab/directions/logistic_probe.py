@@ -23,9 +23,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from steerlab.directions._descent import adamw
 from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 
 
+@ESTIMATORS.register("logistic")
 class LogisticProbe(LinearDirection):
     """Logistic regression on states.
 

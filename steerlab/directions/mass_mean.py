@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
 from steerlab.directions.linear import LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
 
+@ESTIMATORS.register("mass-mean")
 class MassMean(LinearDirection):
     """Difference in means with the tilt as an option.
 

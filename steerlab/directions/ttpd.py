@@ -21,8 +21,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from steerlab.directions._pairs import row_polarity
 from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair, to_numpy
 from steerlab.directions.logistic_probe import LogisticProbe
+from steerlab.directions.registry import ESTIMATORS
 
 
+@ESTIMATORS.register("ttpd")
 class Ttpd(LinearDirection):
     """Training of truth and polarity direction.
 

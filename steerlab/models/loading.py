@@ -42,9 +42,9 @@ def load(
     Args:
         name_or_path_or_model: a hub name, a local folder, or a live object, used as it is, in evaluation mode: a
             transformers model (needs `tokenizer`), a TransformerLens `TransformerBridge` or an nnsight model.
-        backend: the engine the model runs in, "transformers", "transformer_lens" or "nnsight"; states are the
-            same in each. By default a live object's own, else "transformers". A live transformers model is
-            wrapped as it is; a bridge replaces its modules.
+        backend: the engine the model runs in, "transformers", "transformer_lens", "nnsight" or another name of
+            `steerlab.models.backends.BACKENDS`; states are the same in each. By default a live object's own, else
+            "transformers". A live transformers model is wrapped as it is; a bridge replaces its modules.
         remote: with "nnsight": run on nnsight's server instead of here, where only the model's skeleton is made (see
             `steerlab.models.backends.remote`): True, a server's address, or "local", which packs every request
             and runs it here.
@@ -66,7 +66,7 @@ def load(
                 f"{given.name} is loaded already, in the backend {given.backend!r}; load it by its name, or its source."
             )
         return given
-    wanted = backends.backend(backend) if backend is not None else None
+    wanted = backends.BACKENDS[backend] if backend is not None else None
     if remote:
         return _remote(given, backend, remote, tokenizer, revision, trust_remote_code)
     if isinstance(given, str | Path):

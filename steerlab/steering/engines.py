@@ -31,6 +31,7 @@ from steerlab.steering._proof import first_line
 from steerlab.steering.add import Add
 from steerlab.steering.bake import require_constant, shift_of
 from steerlab.steering.export import new_folder
+from steerlab.steering.registry import EXPORTS
 
 
 def block_shifts(model: LanguageModel, interventions: Sequence[Edit]) -> dict[int, Float[Tensor, " d_model"]]:
@@ -58,6 +59,7 @@ def block_shifts(model: LanguageModel, interventions: Sequence[Edit]) -> dict[in
     return moved
 
 
+@EXPORTS.register("gguf")
 def export_gguf(model: LanguageModel, interventions: Sequence[Edit], path: str | Path) -> Path:
     """Write a control vector for llama.cpp, to be used with `--control-vector FILE` (strength 1).
 
@@ -75,6 +77,7 @@ def export_gguf(model: LanguageModel, interventions: Sequence[Edit], path: str |
     return _whole(Path(path), lambda partial: write_gguf(partial, shifts, model, used))
 
 
+@EXPORTS.register("vllm-lens")
 def export_vllm_lens(model: LanguageModel, interventions: Sequence[Edit], path: str | Path) -> Path:
     """Write the value of `apply_steering_vectors` for vllm-lens: JSON, float32 in base64.
 
@@ -99,6 +102,7 @@ def export_vllm_lens(model: LanguageModel, interventions: Sequence[Edit], path: 
     return _whole(Path(path), lambda partial: partial.write_text(json.dumps([vector]), encoding="utf-8"))
 
 
+@EXPORTS.register("easysteer")
 def export_easysteer(model: LanguageModel, interventions: Sequence[Edit], folder: str | Path) -> Path:
     """Write a specification for EasySteer: `steering.json` and the `vectors.gguf` it names, in a new folder.
 

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from steerlab.models.backends.native import Transformers
 from steerlab.steering import _biases
 from steerlab.steering._proof import first_line, logits, prove
 from steerlab.steering.bake import bake
+from steerlab.steering.registry import EXPORTS
 
 _LLAMA_TWINS = ("qwen2", "mistral")
 _SHARED_SETTINGS = (
@@ -69,6 +71,9 @@ def export_transformers(
         (partial / "steering.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         (partial / "README.md").write_text(_card(record, baked, untied=untied), encoding="utf-8")
     return target
+
+
+EXPORTS.add("transformers", partial(export_transformers, in_place=True))
 
 
 @contextmanager

@@ -26,8 +26,10 @@ from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, precise
 from steerlab.steering._intervention import Intervention
+from steerlab.steering.registry import register_intervention
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
     """Put given states in.

@@ -15,8 +15,10 @@ from steerlab.directions import Direction
 from steerlab.models import Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, orthonormal
+from steerlab.steering.registry import register_intervention
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Project(Intervention):
     """Keep only the part of the states in a direction's span.

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from steerlab.errors import ModelError, reason
 from steerlab.models import weights
 from steerlab.models.backends.native import Transformers
+from steerlab.models.backends.registry import register_backend
 
 
+@register_backend
 class TransformerLens(Transformers):
     """A `TransformerBridge` around a transformers model."""
 
