@@ -75,6 +75,22 @@ def load(
         tokenizer = source.tokenizer(tokenizer)
         engine = (wanted or Transformers).around(_place(module, device, dtype), tokenizer, name=name)
         return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+    engine, tokenizer, name = _live(given, wanted, tokenizer, revision, trust_remote_code)
+    if device != "auto":
+        given.to(device)
+    if dtype != "auto":
+        given.to(_dtype(dtype))
+    return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+
+
+def _live(
+    given: Any,
+    wanted: type[Transformers] | None,
+    tokenizer: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Transformers, Any, str]:
+    """Engine, tokenizer and name of a live object, in the backend that is wanted."""
     engine = backends.backend_of(given)(given)
     tokenizer = engine.tokenizer if tokenizer is None else tokenizer
     if tokenizer is None:
@@ -91,11 +107,7 @@ def load(
                 "out."
             )
         engine = wanted.around(module, tokenizer, name=name)
-    if device != "auto":
-        given.to(device)
-    if dtype != "auto":
-        given.to(_dtype(dtype))
-    return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+    return engine, tokenizer, name
 
 
 def _remote(
