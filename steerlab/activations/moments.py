@@ -20,13 +20,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steerlab.activations._class_sums import ClassSums, Pair
 from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
+from steerlab.files import SafetensorError, read_tensors, write_tensors
 from steerlab.models import LanguageModel, Site
 
 Order: TypeAlias = Literal["mean", "scatter", "cross"]
@@ -240,10 +239,10 @@ class Moments:
         }
         tensors: dict[str, Tensor] = {}
         for i, sums in enumerate(self._classes.values()):
-            tensors |= {f"{i}/{key}": value.contiguous().cpu() for key, value in sums.tensors().items()}
+            tensors |= {f"{i}/{key}": value.cpu() for key, value in sums.tensors().items()}
         metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
         # safetensors has no empty file: a marker stands in when no row was seen
-        save_file(tensors or {"empty": torch.zeros(1)}, str(path), metadata=metadata)
+        write_tensors(Path(path), tensors or {"empty": torch.zeros(1)}, metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, memory_budget: int = 4 * 2**30) -> Moments:
@@ -253,19 +252,15 @@ class Moments:
             SteerlabError: when the file is missing, is not safetensors, or is of another kind or version.
         """
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(VERSION)):
-                    raise SteerlabError(
-                        f"{path} does not hold moments of format {FORMAT} {VERSION}; name another file."
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SteerlabError:
-            raise
-        except Exception as error:
+            metadata, tensors = read_tensors(Path(path))
+        except (OSError, SafetensorError) as error:
             raise SteerlabError(
                 f"{path} cannot be read as a safetensors file ({error}); save the moments again."
             ) from error
+        if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(VERSION)):
+            raise SteerlabError(
+                f"{path} does not hold moments of format {FORMAT} {VERSION}; name another file."
+            )
         return cls._from_parts(json.loads(metadata["header"]), tensors, memory_budget)
 
     @classmethod

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -42,6 +41,7 @@ from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, RunError, SteerlabError
+from steerlab.files import whole
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.progress import track
 
@@ -376,8 +376,5 @@ def _read(path: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 def _write(path: Path, key: str, values: NDArray[Any], done: NDArray[np.bool_]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    with half.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         np.savez(file, key=np.array(key), values=values, done=done)
-    os.replace(half, path)

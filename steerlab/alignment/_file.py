@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment.registry import aligner_class
 from steerlab.errors import AlignmentError
+from steerlab.files import SafetensorError, read_tensors, write_tensors
 
 ALIGNER, ALIGNMENT, VERSION = "steerlab.aligner", "steerlab.alignment", 1
 _PARTS = ("mean_x_", "mean_y_", "left_", "core_", "right_")
@@ -76,25 +75,18 @@ def rebuilt(path: Path, header: Mapping[str, Any], stored: Mapping[str, torch.Te
 
 
 def write(path: Path, form: str, header: dict[str, Any], stored: dict[str, torch.Tensor]) -> None:
-    """Write beside the place and move there when complete."""
-    partial = path.with_name(f".{path.name}.part")
+    """Write the file, whole or not at all."""
     metadata = {"format": form, "version": str(VERSION), "header": json.dumps(header)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, str(partial), metadata=metadata)
-        partial.replace(path)
+        write_tensors(path, stored, metadata)
     except (OSError, SafetensorError) as error:
         raise AlignmentError(f"{path} cannot be written: {error}; choose another place.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Header and tensors of a file of this form."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, stored = read_tensors(path)
         if (metadata.get("format"), metadata.get("version")) != (form, str(VERSION)):
             raise AlignmentError(
                 f"{path} is no file of {form}, version {VERSION}; name one that `save` wrote."

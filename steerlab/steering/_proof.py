@@ -38,9 +38,3 @@ def prove(model: LanguageModel, expected: Float[Tensor, "position vocab"], *, wh
             f"{allowed:.2g} allowed): this family writes to its stream in a way not known here; steer with hooks, and "
             "load the model again if it was changed in place."
         )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line without its full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip().splitlines()[:1] or type(error).__name__
-    return (said if isinstance(said, str) else said[0]).rstrip(".")[:200]

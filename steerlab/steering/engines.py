@@ -15,9 +15,7 @@ not been run against a live server.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.errors import SteeringError
+from steerlab.files import system_reason, whole
 from steerlab.models import Edit, LanguageModel, Site
-from steerlab.steering._proof import first_line
 from steerlab.steering.add import Add
 from steerlab.steering.bake import require_constant, shift_of
 from steerlab.steering.export import new_folder
@@ -74,7 +72,7 @@ def export_gguf(model: LanguageModel, interventions: Sequence[Edit], path: str |
             "export_transformers."
         )
     used = ",".join(_direction_hashes(interventions))
-    return _whole(Path(path), lambda partial: write_gguf(partial, shifts, model, used))
+    return _written(Path(path), lambda partial: write_gguf(partial, shifts, model, used))
 
 
 @EXPORTS.register("vllm-lens")
@@ -99,7 +97,7 @@ def export_vllm_lens(model: LanguageModel, interventions: Sequence[Edit], path: 
         "norm_match": False,
         "position_indices": None,
     }
-    return _whole(Path(path), lambda partial: partial.write_text(json.dumps([vector]), encoding="utf-8"))
+    return _written(Path(path), lambda partial: partial.write_text(json.dumps([vector]), encoding="utf-8"))
 
 
 @EXPORTS.register("easysteer")
@@ -167,18 +165,13 @@ def _block_of(model: LanguageModel, site: Site) -> int:
     )
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write beside the place and move there when complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _written(path: Path, write: Callable[[Path], object]) -> Path:
+    """The path, once `write` has made the file, whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            write(partial)
     except OSError as error:
         raise SteeringError(
-            f"{path} cannot be written: {first_line(error)}; choose another place or free space."
+            f"{path} cannot be written: {system_reason(error)}; choose another place or free space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return path

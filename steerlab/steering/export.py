@@ -24,10 +24,11 @@ import torch
 from steerlab import progress
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
+from steerlab.files import system_reason
 from steerlab.models import Edit, LanguageModel
 from steerlab.models.backends.native import Transformers
 from steerlab.steering import _biases
-from steerlab.steering._proof import first_line, logits, prove
+from steerlab.steering._proof import logits, prove
 from steerlab.steering.bake import bake
 from steerlab.steering.registry import EXPORTS
 
@@ -88,7 +89,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     except OSError as error:
         raise SteeringError(
-            f"{target} cannot be written: {first_line(error)}; choose another place or free space."
+            f"{target} cannot be written: {system_reason(error)}; choose another place or free space."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
