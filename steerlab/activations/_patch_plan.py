@@ -27,19 +27,6 @@ class Batch:
     column: int
 
 
-def chunks_of(lengths: Sequence[int], token_budget: int) -> list[Chunk]:
-    """Prompts of equal length whose tokens stay within the budget, in the order in which they come."""
-    by_length: dict[int, list[int]] = {}
-    for number, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(number)
-    return [
-        numbers[first : first + each]
-        for length, numbers in by_length.items()
-        for each in [max(1, token_budget // length)]
-        for first in range(0, len(numbers), each)
-    ]
-
-
 def batches_of(
     items: Sequence[Item],
     starts: Mapping[Item, int],

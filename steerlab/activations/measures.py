@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import PromptError
+from steerlab.models.laws import kl, log_probability
 
 
 class PatchMeasure(Protocol):
@@ -66,8 +67,7 @@ class LogProbability:
         self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
         """The token's log-probability."""
-        chosen = self._of[prompts].to(logits.device)
-        return logits.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+        return log_probability(logits, self._of[prompts])
 
     def identity(self) -> str:
         """Its tokens."""
@@ -104,7 +104,7 @@ class Divergence:
     ) -> Float[Tensor, " row"]:
         """From the reference's law to the patched one."""
         law = self._law[prompts.to(self._law.device)].to(logits.device)
-        return (law.exp() * (law - logits.log_softmax(dim=-1))).sum(dim=-1)
+        return kl(law, logits.log_softmax(dim=-1))
 
     def identity(self) -> str:
         """The reference's bytes."""

@@ -34,7 +34,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of, chunks_of
+from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of
 from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
@@ -43,6 +43,7 @@ from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, RunError, SteerlabError
 from steerlab.files import whole
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -154,7 +155,7 @@ class PatchSweep:
     def results(self, done: NDArray[np.bool_] | None = None) -> Iterator[Patched]:
         """Cells as they are finished, those that are `done` [prompt, cell] left out."""
         with torch.inference_mode():
-            for chunk in chunks_of(self.lengths, self._budget):
+            for chunk in batches_by_length(self.lengths, self._budget, stretch=1):
                 yield from self._chunk(chunk, done)
 
     def run(self, *, progress: str | None = None, kept_in: Path | None = None) -> PatchResult:

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.activations._patch_plan import chunks_of
 from steerlab.activations._suffix import WHOLE
 from steerlab.activations.patches import Cell, RowPatches
 from steerlab.errors import PromptError, SteeringError
 from steerlab.models import LanguageModel, Prompt, Site
+from steerlab.models.prompts import batches_by_length
 
 TOKEN_BUDGET = 8192
 _Rows = Float[Tensor, "position width"]
@@ -156,7 +156,7 @@ class Run:
             key: held for key, held in self._states.items() if key[0] in prompts and held[0] <= first
         }
         missing = [prompt for prompt in prompts if any((prompt, site) not in self._states for site in sites)]
-        for chunk in chunks_of([self.lengths[prompt] for prompt in missing], TOKEN_BUDGET):
+        for chunk in batches_by_length([self.lengths[prompt] for prompt in missing], TOKEN_BUDGET, stretch=1):
             self._run([missing[number] for number in chunk], sites, first)
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:

@@ -30,6 +30,7 @@ from steerlab.activations._restart import Batch, Change, Forms, forms_noted, res
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.errors import PromptError, SteeringError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -189,7 +190,8 @@ def _recorded(
     logits: Tensor,
 ) -> Iterator[Batch]:
     """The batches with their streams; their logits go into the rows of `logits`."""
-    waiting = deque(_groups(model.tokenize(prompts).lengths, token_budget))
+    groups = batches_by_length(model.tokenize(prompts).lengths, token_budget, stretch=_LIKE_LENGTH)
+    waiting = deque(group[::-1] for group in reversed(groups))  # the longest prompt comes last
     while waiting:
         group = waiting.popleft()
         tokens = _tokens(model, [prompts[number] for number in group])
@@ -215,18 +217,6 @@ def _recorded(
                 "alone; shorten it or load the model in a smaller dtype."
             )
         waiting.extendleft((group[len(group) // 2 :], group[: len(group) // 2]))
-
-
-def _groups(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Numbers of prompts in batches of like length within the budget, so that little is padded."""
-    groups: list[list[int]] = []
-    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        fits = groups and (len(groups[-1]) + 1) * lengths[number] <= token_budget
-        if fits and lengths[number] <= _LIKE_LENGTH * lengths[groups[-1][0]]:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
 
 
 def _tokens(model: LanguageModel, prompts: Sequence[str | Prompt]) -> Tokens:

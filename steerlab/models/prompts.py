@@ -347,15 +347,24 @@ def _join(before: str, text: str, after: str, response: str, *, special: bool, t
     return Prompt(before + text + after + response, spans, has_special_tokens=special, template=template)
 
 
-def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices of prompts in batches of like length whose padded size stays within `token_budget`.
+def batches_by_length(
+    lengths: Sequence[int], token_budget: int, *, stretch: float = math.inf
+) -> list[list[int]]:
+    """Indices of prompts, longest first, in batches of like length whose padded size stays within `token_budget`.
 
-    A prompt longer than the budget makes a batch of its own.
+    A prompt longer than the budget makes a batch of its own. Prompts of one length keep their order.
+
+    Args:
+        lengths: tokens of each prompt.
+        token_budget: padded tokens of a batch.
+        stretch: how many times as long as its shortest prompt the longest one of a batch may be; 1 gives batches of
+            one length, without padding.
     """
     batches: list[list[int]] = []
-    longest = -math.inf
+    longest = 0
     for index in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
+        is_full = not batches or (len(batches[-1]) + 1) * longest > token_budget
+        if is_full or longest > stretch * lengths[index]:
             batches.append([])
             longest = lengths[index]
         batches[-1].append(index)

@@ -22,6 +22,7 @@ from pydantic import PrivateAttr
 from steerlab import plots
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.models.laws import log_odds
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.steering._intervention import Intervention
@@ -164,17 +165,8 @@ def token_log_odds(
     """
 
     def effect(model: LanguageModel, prompts: Sequence[str | Prompt]) -> np.ndarray:
-        for_, against = _ids(model, towards), _ids(model, away)
-        logits = model.logits(prompts).double()
-        inside = torch.zeros(logits.shape[1], dtype=torch.bool)
-        inside[for_] = True
-        outside = ~inside
-        if against:
-            outside = torch.zeros_like(inside)
-            outside[against] = True
-        odds = logits[:, inside].logsumexp(dim=1) - logits[:, outside].logsumexp(dim=1)
-        found: np.ndarray = odds.numpy()
-        return found
+        odds: np.ndarray = log_odds(model.logits(prompts), _ids(model, towards), _ids(model, away)).numpy()
+        return odds
 
     return effect
 
