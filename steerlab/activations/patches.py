@@ -101,7 +101,7 @@ class RowPatches:
     def __init__(
         self, model: LanguageModel, rows: Sequence[tuple[int, Cell, Cell]], start: int, column: int
     ) -> None:
-        self._column, self._n_layers = column, model.n_layers
+        self._n_layers = model.n_layers
         collected: dict[tuple[Site, int], list[tuple[int, int, Patch]]] = {}
         for row, (prompt, base, cell) in enumerate(rows):
             depth: dict[Site, int] = {}

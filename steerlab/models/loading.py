@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from steerlab import progress
 from steerlab.errors import ModelError, reason
 from steerlab.models import backends
 from steerlab.models.adapters import architecture_of
 from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.output_weights import TOKENIZER_FILES
+from steerlab.progress import transformers_bars
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
 _FLOAT32_LIMIT = 4_000_000_000
@@ -323,13 +323,10 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as quietable
 
     logging: Any = quietable  # its functions carry no types
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    if not progress.watched():
-        logging.disable_progress_bar()
     try:
-        yield
+        with transformers_bars():
+            yield
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -14,7 +14,7 @@ from typing import Any
 
 from steerlab.errors import SteeringError
 from steerlab.models import Generation, LanguageModel, Prompt
-from steerlab.models.generation import end_token_ids
+from steerlab.models.generation import end_token_ids, rows_without_token
 
 _PAGE = 64
 
@@ -90,13 +90,12 @@ def _settings(model: LanguageModel, max_new_tokens: int) -> Any:
     from transformers import GenerationConfig
 
     build: Any = GenerationConfig
-    rows = int(model.anatomy.head.weight.shape[0])
     return build(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         eos_token_id=list(end_token_ids(model)) or -1,
         pad_token_id=0,
-        suppress_tokens=list(range(model.vocab_size, rows)) or None,
+        suppress_tokens=rows_without_token(model) or None,
     )
 
 

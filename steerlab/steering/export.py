@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from steerlab import progress
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
 from steerlab.files import system_reason
 from steerlab.models import Edit, LanguageModel
 from steerlab.models.backends.native import Transformers
+from steerlab.progress import transformers_bars
 from steerlab.steering import _biases
 from steerlab.steering._proof import logits, prove
 from steerlab.steering.bake import bake
@@ -66,7 +66,7 @@ def export_transformers(
         was_tied = bool(model.model.config.tie_word_embeddings)
         baked = _loadable(bake(model, *interventions, in_place=in_place))
         untied = was_tied and not baked.model.config.tie_word_embeddings
-        with _without_bars():
+        with transformers_bars():
             baked.model.save_pretrained(partial)
         baked.tokenizer.save_pretrained(partial)
         (partial / "steering.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -93,22 +93,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers' progress bars only while somebody watches."""
-    from transformers.utils import logging as quietable
-
-    logging: Any = quietable  # its functions carry no types
-    shown = logging.is_progress_bar_enabled() and not progress.watched()
-    if shown:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _record(model: LanguageModel, interventions: Sequence[Edit]) -> dict[str, Any]:
