@@ -186,8 +186,8 @@ def until(pieces: Iterable[str], stop: str) -> Generator[str, None, None]:
     held = ""
     for piece in pieces:
         held += piece
-        before, found, _ = held.partition(stop)
-        if found:
+        before, stop_text, _ = held.partition(stop)
+        if stop_text:
             if before:
                 yield before
             return

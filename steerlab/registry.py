@@ -138,8 +138,8 @@ def register_study(study: Study) -> None:
 
 def ordered_studies(*, in_compare: bool = False) -> list[Study]:
     """The registered studies in the order of runs and reports; only those that `compare` runs where asked."""
-    found = sorted(STUDIES.values(), key=lambda study: (study.order, study.name))
-    return [study for study in found if study.in_compare or not in_compare]
+    studies = sorted(STUDIES.values(), key=lambda study: (study.order, study.name))
+    return [study for study in studies if study.in_compare or not in_compare]
 
 
 def _named(path: str) -> Any:

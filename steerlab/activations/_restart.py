@@ -97,13 +97,13 @@ def forms_noted(model: LanguageModel, forms: dict[int, int]) -> Iterator[None]:
 
 def steered_before(model: LanguageModel, start: int) -> frozenset[int]:
     """The toolkit's hooks on the embedding and the blocks before `start`, by their numbers."""
-    found: set[int] = set()
+    layers: set[int] = set()
     for part in (model.anatomy.embed, *model.anatomy.blocks[:start]):
         for module in part.modules():
             for number, hook in (*module._forward_pre_hooks.items(), *module._forward_hooks.items()):
                 if getattr(hook, "__module__", "") == attach.__module__:
-                    found.add(number)
-    return frozenset(found)
+                    layers.add(number)
+    return frozenset(layers)
 
 
 def rows_of(tokens: Tokens, rows: Sequence[int]) -> Tokens:

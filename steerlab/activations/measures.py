@@ -39,11 +39,11 @@ class LogitDifference:
 
     def __init__(self, first: Sequence[int], second: Sequence[int]) -> None:
         self.tokens: Int[Tensor, "prompt 2"] | None = torch.tensor([list(first), list(second)]).T
-        for prompt, (one, other) in enumerate(zip(first, second, strict=True)):
-            if one == other:
+        for prompt, (first_token, second_token) in enumerate(zip(first, second, strict=True)):
+            if first_token == second_token:
                 raise PromptError(
-                    f"Both answers of prompt {prompt} are token {one}, so their logits never differ; choose words that "
-                    "are different tokens."
+                    f"Both answers of prompt {prompt} are token {first_token}, so their logits never differ; choose "
+                    "words that are different tokens."
                 )
 
     def __call__(self, logits: Float[Tensor, "row 2"], prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:

@@ -168,13 +168,13 @@ class _Write:
                 continue
             rows += [row] * len(here)
             columns += [patch.positions[at] - column for at in here]
-            found = patch.source.values(patch.site, prompt, [taken[at] for at in here], width)
-            if found.shape[-1] != width:
+            replacement = patch.source.values(patch.site, prompt, [taken[at] for at in here], width)
+            if replacement.shape[-1] != width:
                 raise SteeringError(
-                    f"The source's states at {patch.site} are {found.shape[-1]} wide, but {model.name} has {width} "
-                    "there; carry them across with Mapped and an aligner."
+                    f"The source's states at {patch.site} are {replacement.shape[-1]} wide, but {model.name} has "
+                    f"{width} there; carry them across with Mapped and an aligner."
                 )
-            values.append(found.to(model.device))
+            values.append(replacement.to(model.device))
             adds += [patch.source.adds] * len(here)
             masks += [patch.heads] * len(here)
         if not rows:
@@ -202,8 +202,8 @@ class _Write:
 def _head_mask(heads: Sequence[tuple[int, ...]], n_heads: int, width: int) -> Tensor:
     """[write, width] True where a head's part lies; a write that names no heads takes all of the state."""
     chosen = torch.zeros(len(heads), n_heads, dtype=torch.bool)
-    for row, some in enumerate(heads):
-        chosen[row, list(some) if some else slice(None)] = True
+    for row, row_heads in enumerate(heads):
+        chosen[row, list(row_heads) if row_heads else slice(None)] = True
     return chosen.repeat_interleave(width // n_heads, dim=1)
 
 

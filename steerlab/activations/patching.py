@@ -141,15 +141,15 @@ class PatchSweep:
                 f"A sweep of {len(prompts)} prompts needs the cells of each, not {len(cells)} lists; give one a prompt."
             )
         self.model, self.prompts, self.measure = model, list(prompts), measure
-        self.cells, self.base = [list(some) for some in cells], list(base or [()] * len(prompts))
+        self.cells, self.base = [list(own_cells) for own_cells in cells], list(base or [()] * len(prompts))
         self.lengths = model.tokenize(self.prompts).lengths
         self.cost = Cost()
         self.mode: Mode = "whole" if whole else "suffix"
         self.plain: NDArray[np.float64] | None = None
         self._budget = token_budget
         self._proved: set[int] = set()  # blocks from which runs were taken up exactly
-        for number, some in enumerate(self.cells):
-            for cell in (*some, *([self.base[number]] if self.base[number] else [])):
+        for number, own_cells in enumerate(self.cells):
+            for cell in (*own_cells, *([self.base[number]] if self.base[number] else [])):
                 check(model, cell, number, self.lengths[number])
 
     def results(self, done: NDArray[np.bool_] | None = None) -> Iterator[Patched]:
@@ -178,11 +178,11 @@ class PatchSweep:
         total = sum(map(len, self.cells)) - int(done.sum())
         saved = time.monotonic()
         try:
-            for found in self._counted(self.results(done), progress, total):
-                if found.values.ndim > 1 and values.ndim == 2:
-                    values = np.full((*values.shape, *found.values.shape[1:]), np.nan)
-                values[found.prompts, found.cells] = found.values
-                done[found.prompts, found.cells] = True
+            for patched in self._counted(self.results(done), progress, total):
+                if patched.values.ndim > 1 and values.ndim == 2:
+                    values = np.full((*values.shape, *patched.values.shape[1:]), np.nan)
+                values[patched.prompts, patched.cells] = patched.values
+                done[patched.prompts, patched.cells] = True
                 if file is not None and time.monotonic() - saved > _SAVED_EVERY:
                     _write(file, key, values, done)
                     saved = time.monotonic()
@@ -194,16 +194,16 @@ class PatchSweep:
 
     # -- private, in the order they are called --
 
-    def _counted(self, found: Iterator[Patched], progress: str | None, total: int) -> Iterator[Patched]:
+    def _counted(self, results: Iterator[Patched], progress: str | None, total: int) -> Iterator[Patched]:
         """The results, a bar moving on by one for each cell."""
         if progress is None:
-            yield from found
+            yield from results
             return
         bar = iter(track(range(total), progress, total))
-        for some in found:
-            for _ in some.cells:
+        for patched in results:
+            for _ in patched.cells:
                 next(bar, None)
-            yield some
+            yield patched
         for _ in bar:
             pass
 
@@ -240,9 +240,9 @@ class PatchSweep:
                 if suffix and left and kept.keys_values is None:
                     raise _Inexact
                 for batch, prove in zip(batches, self._to_prove(batches), strict=True):
-                    for found, items in self._halving(numbers, kept, batch, prove):
+                    for patched, items in self._halving(numbers, kept, batch, prove):
                         left = [item for item in left if item not in items]
-                        yield found
+                        yield patched
             except _Inexact:
                 inexact = True
                 self.mode, self._proved = ("restart" if suffix else "whole"), set()
@@ -301,17 +301,17 @@ class PatchSweep:
         self, numbers: Chunk, kept: Kept, batch: Batch, prove: bool
     ) -> Iterator[tuple[Patched, frozenset[Item]]]:
         """One batch with what it finished, in halves where memory runs out."""
-        found: Patched | None
+        patched: Patched | None
         try:
-            found = self._batch(numbers, kept, batch, prove)
+            patched = self._batch(numbers, kept, batch, prove)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found = None
-        if found is not None:
+            patched = None
+        if patched is not None:
             tokens = (len(batch.items) + prove) * (kept.tokens.width - batch.column)
             self.cost += Cost(patched=tokens * (self.model.n_layers - max(batch.start, 0)))
-            yield found, frozenset(batch.items)
+            yield patched, frozenset(batch.items)
             return
         release_cached_memory()
         if len(batch.items) + prove < 2:
@@ -366,12 +366,12 @@ def _said(model: LanguageModel, mode: Mode) -> str:
 def _read(path: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found, values, done = str(stored["key"]), stored["values"], stored["done"]
+            stored_key, values, done = str(stored["key"]), stored["values"], stored["done"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(
             f"{path} does not hold a sweep that can be gone on with ({error}); remove it."
         ) from error
-    if found != key:
+    if stored_key != key:
         raise RunError(f"{path} holds another sweep (other models, prompts or cells); name another file.")
     return values, done
 

@@ -39,7 +39,7 @@ def described(aligner: Aligner) -> dict[str, Any]:
 def described_option(value: Any) -> Any:
     """An option as JSON; an aligner among the options by its class and options."""
     if isinstance(value, Aligner):
-        options = {name: described_option(one) for name, one in value.get_params(deep=False).items()}
+        options = {name: described_option(option) for name, option in value.get_params(deep=False).items()}
         return {"kind": type(value).__name__, "options": options}
     return list(value) if isinstance(value, tuple) else value
 

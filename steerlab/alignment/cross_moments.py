@@ -45,11 +45,11 @@ class _Sums:
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray) -> _Sums:
-        made = cls(0, 0)
-        made.n, made.mean_x, made.mean_y = len(x), x.mean(axis=0), y.mean(axis=0)
-        x, y = x - made.mean_x, y - made.mean_y
-        made.xx, made.yy, made.xy = x.T @ x, y.T @ y, x.T @ y
-        return made
+        moments = cls(0, 0)
+        moments.n, moments.mean_x, moments.mean_y = len(x), x.mean(axis=0), y.mean(axis=0)
+        x, y = x - moments.mean_x, y - moments.mean_y
+        moments.xx, moments.yy, moments.xy = x.T @ x, y.T @ y, x.T @ y
+        return moments
 
 
 class CrossMoments:
@@ -108,9 +108,9 @@ class CrossMoments:
         turn = (np.arange(len(rows_x)) + self._next) % len(self.folds)
         self._next = (self._next + len(rows_x)) % len(self.folds)
         for number, fold in enumerate(self.folds):
-            mine = turn == number
-            if mine.any():
-                fold.merge(_Sums.of(rows_x[mine], rows_y[mine]))
+            in_fold = turn == number
+            if in_fold.any():
+                fold.merge(_Sums.of(rows_x[in_fold], rows_y[in_fold]))
         return self
 
     def merge(self, other: CrossMoments) -> CrossMoments:

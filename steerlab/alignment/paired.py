@@ -149,12 +149,12 @@ def digest(
     splits: dict[Part, Int[np.ndarray, " prompt"]],
 ) -> str:
     """A short hash of the texts, the rule and the split."""
-    made = hashlib.sha256(rule.encode())
+    digest = hashlib.sha256(rule.encode())
     for text in (*map(_text, prompts), *map(_text, theirs)):
-        made.update(text.encode() + b"\0")
+        digest.update(text.encode() + b"\0")
     for part, rows in splits.items():
-        made.update(part.encode() + rows.astype(np.int64).tobytes())
-    return made.hexdigest()[:16]
+        digest.update(part.encode() + rows.astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]
 
 
 # -- private, in the order they are called --
@@ -195,16 +195,16 @@ def _selectors(
         raise AlignmentError(
             "A tokenizer gives no character offsets, so ends of words cannot be matched; use a fast one."
         )
-    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for row, (one, other) in enumerate(zip(ours.prompts, others.prompts, strict=True)):
-        if one.text != other.text:
+    couples: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for row, (own_prompt, their_prompt) in enumerate(zip(ours.prompts, others.prompts, strict=True)):
+        if own_prompt.text != their_prompt.text:
             raise AlignmentError(
                 f"Prompt {row} is another text for each model; end_of_word needs equal ones."
             )
-        found.append(_shared_ends(one.text, ours.offsets[row], others.offsets[row]))
-        if not found[-1][0]:
+        couples.append(_shared_ends(own_prompt.text, ours.offsets[row], others.offsets[row]))
+        if not couples[-1][0]:
             raise AlignmentError(f"No word of prompt {row} ends at a token's end in both models.")
-    mine, yours = zip(*found, strict=True)
+    mine, yours = zip(*couples, strict=True)
     return _Given(tuple(mine)), _Given(tuple(yours))
 
 

@@ -46,7 +46,7 @@ def extract(
     ESTIMATORS[estimator]  # an unknown name is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
     data = labelled_prompts(loaded, contrast, prompts, template)
-    found = extract_direction(
+    extraction = extract_direction(
         loaded,
         data.prompts,
         data.labels,
@@ -56,9 +56,9 @@ def extract(
         pairs=data.pairs,
         polarity=data.polarity,
     )
-    found.direction.save(output)
-    out.print(_extraction_table(found.accuracy))
-    out.print(f"Direction of {len(found.direction.sites)} sites: {output}", markup=False, soft_wrap=True)
+    extraction.direction.save(output)
+    out.print(_extraction_table(extraction.accuracy))
+    out.print(f"Direction of {len(extraction.direction.sites)} sites: {output}", markup=False, soft_wrap=True)
 
 
 def _extraction_table(accuracy: dict[str, Estimate]) -> Table:

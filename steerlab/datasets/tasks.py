@@ -95,8 +95,8 @@ class Task:
 
 def is_number(text: str, answer: str) -> bool:
     """The last number of the text is the answer; thousands separators do not count."""
-    found = _NUMBER.findall(text)
-    return bool(found) and _value(found[-1]) == _value(answer)
+    numbers = _NUMBER.findall(text)
+    return bool(numbers) and _value(numbers[-1]) == _value(answer)
 
 
 def is_math(text: str, answer: str) -> bool:

@@ -63,7 +63,7 @@ def template_pattern(template: str) -> re.Pattern[str]:
 
 
 def _marked(item: Statement, pattern: re.Pattern[str]) -> Statement | None:
-    found = pattern.fullmatch(item.text)
-    if found is None:
+    match = pattern.fullmatch(item.text)
+    if match is None:
         return None
-    return replace(item, spans={name: found.span(name) for name in pattern.groupindex})
+    return replace(item, spans={name: match.span(name) for name in pattern.groupindex})

@@ -121,18 +121,18 @@ def _extra(
 
 def classes_of(labels: Sequence[Label], positive: Label | None) -> tuple[Label, Label]:
     """(negative, positive) of exactly two classes."""
-    found = list(dict.fromkeys(labels))
-    if len(found) != 2:
-        raise DirectionError(f"A direction needs two classes; the labels hold {found}.")
+    classes = list(dict.fromkeys(labels))
+    if len(classes) != 2:
+        raise DirectionError(f"A direction needs two classes; the labels hold {classes}.")
     if positive is None:
-        if set(found) != {0, 1}:
+        if set(classes) != {0, 1}:
             raise DirectionError(
-                f"The labels {found} do not say which class is positive; name it with positive=...."
+                f"The labels {classes} do not say which class is positive; name it with positive=...."
             )
-        return (found[0], found[1]) if found[1] else (found[1], found[0])
-    if positive not in found:
-        raise DirectionError(f"No label is {positive!r}; the labels hold {found}.")
-    return next(label for label in found if label != positive), positive
+        return (classes[0], classes[1]) if classes[1] else (classes[1], classes[0])
+    if positive not in classes:
+        raise DirectionError(f"No label is {positive!r}; the labels hold {classes}.")
+    return next(label for label in classes if label != positive), positive
 
 
 def _fit_rows(

@@ -52,7 +52,7 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
     try:
         reader = GGUFReader(path)
         fields = {name: _gguf_text(reader, name) for name in ("general.architecture", "steerlab.fingerprint")}
-        found = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+        tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
     except Exception as error:  # the reader raises whatever its numpy views raise on a damaged file
         raise DirectionError(
             f"{path} cannot be read as a GGUF file: {_said(error)}; write it again."
@@ -66,7 +66,7 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
             f"{path} was written for a model with fingerprint {fields['steerlab.fingerprint']}, and {model.name} has "
             f"{model.fingerprint}; load the model it belongs to."
         )
-    layers = {_gguf_layer(path, name): vector for name, vector in found.items()}
+    layers = {_gguf_layer(path, name): vector for name, vector in tensors.items()}
     return _direction(layers, "resid_post", model, "control vector", {"file": path.name})
 
 
@@ -151,17 +151,19 @@ def read_refusal_direction(
             {chosen["layer"]: vector}, "resid_pre", model, "refusal_direction", {}, position=place
         )
     file = _existing(folder / "mean_diffs.pt")
-    found = _tensors(file)
-    if not isinstance(found, Tensor) or found.dim() != 3:
+    tensors = _tensors(file)
+    if not isinstance(tensors, Tensor) or tensors.dim() != 3:
         raise DirectionError(
             f"{file} does not hold a tensor [positions, layers, d_model]; give a run's folder."
         )
-    if not -found.shape[0] <= position < 0:
+    if not -tensors.shape[0] <= position < 0:
         raise DirectionError(
-            f"{file} has the positions {-found.shape[0]} to -1, not {position}; choose one of them."
+            f"{file} has the positions {-tensors.shape[0]} to -1, not {position}; choose one of them."
         )
-    norms = found[position].norm(dim=-1)
-    layers = {int(layer): found[position, layer] for layer in (norms > _NOISE * norms.max()).nonzero()[:, 0]}
+    norms = tensors[position].norm(dim=-1)
+    layers = {
+        int(layer): tensors[position, layer] for layer in (norms > _NOISE * norms.max()).nonzero()[:, 0]
+    }
     return _direction(
         layers, "resid_pre", model, "refusal_direction", {}, position=f"Index(index={position})"
     )
@@ -217,13 +219,13 @@ def _tensors(path: Path) -> Any:
 
 
 def _one_vector(path: Path) -> Tensor:
-    found = _tensors(path)
-    if not isinstance(found, Tensor) or found.dim() != 1:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    tensors = _tensors(path)
+    if not isinstance(tensors, Tensor) or tensors.dim() != 1:
+        shape = tuple(tensors.shape) if isinstance(tensors, Tensor) else type(tensors).__name__
         raise DirectionError(
             f"{path} holds {shape}, not one vector [d_model]; give a file with a single vector."
         )
-    return found
+    return tensors
 
 
 def _metadata(path: Path) -> dict[str, int]:

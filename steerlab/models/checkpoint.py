@@ -118,10 +118,10 @@ class Checkpoint:
             for site in named:
                 self.require(site)
             return named
-        found = self.anatomy.sites(name)
-        if not found:
+        sites = self.anatomy.sites(name)
+        if not sites:
             self.require(Site(name) if name in ("embed", "ln_final_in") else Site(name, 0))
-        return found
+        return sites
 
     def require(self, site: Site) -> None:
         """Raise `SiteError` with the reason when the model has no such site."""

@@ -92,7 +92,7 @@ class Places:
         # Only a window counted from the text's start asks how long each prompt was.
         lengths: Sequence[int] = frame.prompt.lengths if self.positions.by_length else (0,)
         chosen = [[self.positions.selects(step, length) for step in steps] for length in lengths]
-        flat = {one for row in chosen for one in row}
+        flat = {column for row in chosen for column in row}
         if len(flat) == 1:
             return flat.pop()
         mask = torch.tensor(chosen)

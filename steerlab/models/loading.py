@@ -249,8 +249,8 @@ class _Source:
             raise ModelError(
                 f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
             ) from error
-        module, found = loaded
-        absent = sorted(found["missing_keys"])
+        module, report = loaded
+        absent = sorted(report["missing_keys"])
         if absent:
             raise ModelError(
                 f"{self.name} lacks the weights of {len(absent)} parts of a {type(module).__name__} (first: "

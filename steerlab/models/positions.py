@@ -205,12 +205,12 @@ class Span(Selector):
 
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
         """The overlapping tokens."""
-        found = overlapping(tokens, row, self.name)
-        if not found:
+        indices = overlapping(tokens, row, self.name)
+        if not indices:
             raise PromptError(
                 f"No token of prompt {row} overlaps its span {self.name!r}; check the span's characters."
             )
-        return found
+        return indices
 
 
 @dataclass(frozen=True)

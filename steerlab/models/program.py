@@ -120,7 +120,10 @@ def programs(edits: Sequence[Steering]) -> tuple[list[_Line], dict[Site, SitePro
     """Every edit as a line to count, and what runs at each site."""
     gates = _Gates()
     items: list[_Line | _Rows] = [
-        [[_Line(one, gates.of(one), row) for one in several] for row, several in enumerate(edit.rows)]
+        [
+            [_Line(row_edit, gates.of(row_edit), row) for row_edit in several]
+            for row, several in enumerate(edit.rows)
+        ]
         if isinstance(edit, EditTable)
         else _Line(edit, gates.of(edit))
         for edit in edits

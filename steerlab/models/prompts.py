@@ -102,10 +102,10 @@ class Tokens:
 
     def select(self, positions: Selector) -> Selection:
         """Resolve `positions` in every prompt, in prompt order."""
-        found = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
-        rows = torch.tensor([row for row, _ in found], dtype=torch.long)
-        columns = torch.tensor([self.column(row, index) for row, index in found], dtype=torch.long)
-        return Selection(rows, columns, torch.tensor([index for _, index in found], dtype=torch.long))
+        selected = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
+        rows = torch.tensor([row for row, _ in selected], dtype=torch.long)
+        columns = torch.tensor([self.column(row, index) for row, index in selected], dtype=torch.long)
+        return Selection(rows, columns, torch.tensor([index for _, index in selected], dtype=torch.long))
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,8 +311,8 @@ def _chat(tokenizer: Any, text: str, system: str | None, response: str) -> Promp
 def _around(tokenizer: Any, system: str | None) -> tuple[str, str]:
     """What the template writes before and after the user's text."""
     rendered = _apply_template(tokenizer, _SENTINEL, system)
-    before, found, after = rendered.partition(_SENTINEL)
-    if not found:
+    before, sentinel, after = rendered.partition(_SENTINEL)
+    if not sentinel:
         raise PromptError("The chat template does not contain the user's text; use template='plain'.")
     return before, after
 

@@ -54,9 +54,9 @@ class Series:
         """A series from numbers with intervals (`Estimate`s); options are the other attributes."""
         return cls(
             name,
-            y=[each.value for each in estimates],
-            low=[each.low for each in estimates],
-            high=[each.high for each in estimates],
+            y=[estimate.value for estimate in estimates],
+            low=[estimate.low for estimate in estimates],
+            high=[estimate.high for estimate in estimates],
             **options,
         )
 
@@ -119,10 +119,10 @@ class Look:
 
 def looks(series: Sequence[Series]) -> list[Look]:
     """The look of each series: by role, the others in the order of the palette, repeats of a role dashed."""
-    found: list[Look] = []
+    looks: list[Look] = []
     seen: dict[str, int] = {}
-    for one in series:
-        role = one.role or theme.role_of(one.name)
+    for line in series:
+        role = line.role or theme.role_of(line.name)
         repeat = seen.get(role, 0)
         seen[role] = repeat + 1
         colour = {"base": theme.BASE, "post": theme.POST, "control": theme.CONTROL}.get(
@@ -130,5 +130,5 @@ def looks(series: Sequence[Series]) -> list[Look]:
         )
         repeated = repeat > 0 and role != "other"
         dash = ("dash", "dashdot", "longdash")[(repeat - 1) % 3] if repeated else _DASHES[role]
-        found.append(Look(colour, _MARKERS[role], dash))
-    return found
+        looks.append(Look(colour, _MARKERS[role], dash))
+    return looks

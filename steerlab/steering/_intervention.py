@@ -133,9 +133,9 @@ class Intervention(ABC):
             SteeringError: for a schedule that is a function of the caller's.
         """
         data: dict[str, Any] = {"edit": self.kind}
-        for each in fields(self):
-            if each.init and each.name not in _SHARED:
-                data[each.name] = self._plain_value(each.name, getattr(self, each.name))
+        for part in fields(self):
+            if part.init and part.name not in _SHARED:
+                data[part.name] = self._plain_value(part.name, getattr(self, part.name))
         data["sites"] = self._sites_as_data()
         data["positions"] = _text.positions_to_text(self.positions)
         if self.schedule is not None:
@@ -157,7 +157,7 @@ class Intervention(ABC):
             SteeringError: data that means nothing, or something it refers to is not given.
         """
         directions, states = list(directions), list(states)
-        names = {each.name for each in fields(cls) if each.init}
+        names = {part.name for part in fields(cls) if part.init}
         unknown = data.keys() - names - {"edit"}
         if unknown:
             raise SteeringError(f"The edit {cls.kind!r} has no {', '.join(sorted(unknown))}; check the file.")
@@ -247,7 +247,7 @@ class Intervention(ABC):
         return tuple(direction.sites) if layers is None else at_layers(direction, layers)
 
 
-_SHARED = {each.name for each in fields(Intervention)} | {"layers"}
+_SHARED = {field_.name for field_ in fields(Intervention)} | {"layers"}
 
 
 def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:

@@ -21,8 +21,8 @@ def logits(model: LanguageModel, interventions: Sequence[Edit]) -> Float[Tensor,
     tokens = torch.arange(1, length + 1) * 7919 % model.vocab_size
     context = model.steering(*interventions) if interventions else nullcontext()
     with model.lock, torch.inference_mode(), context:
-        found: Tensor = model.model(input_ids=tokens[None].to(model.device), use_cache=False).logits
-    return found[0, :, : model.vocab_size].double().cpu()
+        output: Tensor = model.model(input_ids=tokens[None].to(model.device), use_cache=False).logits
+    return output[0, :, : model.vocab_size].double().cpu()
 
 
 def prove(model: LanguageModel, expected: Float[Tensor, "position vocab"], *, what: str) -> None:

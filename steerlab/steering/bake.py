@@ -139,9 +139,9 @@ def shift_of(edit: Add, site: Site) -> Tensor:
     """
     width = edit.direction.vectors[edit.direction.source(site)].shape[1]
     nothing = torch.zeros(width, dtype=torch.float64)
-    some = torch.linspace(-1.0, 1.0, width, dtype=torch.float64)
+    probe = torch.linspace(-1.0, 1.0, width, dtype=torch.float64)
     shift = edit.apply(nothing, site)
-    if not torch.allclose(edit.apply(some, site) - some, shift, atol=1e-9, rtol=1e-9):
+    if not torch.allclose(edit.apply(probe, site) - probe, shift, atol=1e-9, rtol=1e-9):
         raise SteeringError(
             f"{edit.unit} strengths depend on the state, so no bias does the same; use raw, class_gap or norm."
         )

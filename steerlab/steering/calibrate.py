@@ -81,10 +81,10 @@ class Calibration(Record):
         """The trade-off: effect over KL, one line a candidate, with the target."""
         series = []
         for name in dict.fromkeys(trial.candidate for trial in self.trials):
-            mine = [trial for trial in self.trials if trial.candidate == name]
-            effects = [self.unsteered, *(trial.effect for trial in mine)]
-            labels = ["unsteered", *(f"strength {trial.strength:.3g}" for trial in mine)]
-            prices = [0.0, *(trial.kl.value for trial in mine)]
+            own_trials = [trial for trial in self.trials if trial.candidate == name]
+            effects = [self.unsteered, *(trial.effect for trial in own_trials)]
+            labels = ["unsteered", *(f"strength {trial.strength:.3g}" for trial in own_trials)]
+            prices = [0.0, *(trial.kl.value for trial in own_trials)]
             series.append(plots.Series.of(name, effects, x=prices, labels=labels))
         figure = plots.curves(
             series,
@@ -199,7 +199,7 @@ class _Search:
     ) -> list[Trial]:
         """The candidate at the given strengths and at those between which the target lies, from weak to strong."""
         effects = {strength: self._effect(dose(strength)) for strength in strengths if strength}
-        first = next((s for s, found in effects.items() if self.reaches(found.value)), None)
+        first = next((s for s, reached in effects.items() if self.reaches(reached.value)), None)
         if first is not None:
             weak = max((s for s in effects if abs(s) < abs(first) and s * first > 0), key=abs, default=0.0)
             strong = first
@@ -241,15 +241,15 @@ def _dose(name: str, candidate: Intervention | Dose) -> tuple[Callable[[float], 
     make = candidate
 
     def dose(strength: float) -> tuple[Edit, ...]:
-        made = make(strength)
-        return (made,) if isinstance(made, Edit) else tuple(made)
+        edits = make(strength)
+        return (edits,) if isinstance(edits, Edit) else tuple(edits)
 
     return dose, 1.0
 
 
 def _with_strength(candidate: Intervention, own: Any, strength: float) -> Edit:
     """The intervention with this strength; strengths by layer are all multiplied with it."""
-    new = {layer: strength * each for layer, each in own.items()} if isinstance(own, Mapping) else strength
+    new = {layer: strength * base for layer, base in own.items()} if isinstance(own, Mapping) else strength
     changes: dict[str, Any] = {"strength": new}
     return replace(candidate, **changes)
 

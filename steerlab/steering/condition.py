@@ -126,8 +126,8 @@ class Condition:
         """
         if not 0 < false_positives < 1:
             raise SteeringError(f"A rate of false positives lies between 0 and 1, not at {false_positives}.")
-        made = cls(direction, threshold=0.0, positions=positions, above=above)
-        made.check(model)
+        ungated = cls(direction, threshold=0.0, positions=positions, above=above)
+        ungated.check(model)
         scores, _ = _scores(model, quiet, direction, positions)
         rank = math.ceil((len(scores) + 1) * (1 - false_positives))
         if rank > len(scores):

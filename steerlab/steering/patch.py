@@ -143,9 +143,9 @@ class Patch(Intervention):
         if not isinstance(value, dict):
             return super()._read(name, value, directions, states)
         wanted = value.get("activations")
-        for one in states:
-            if states_hash(one) == wanted:
-                return one
+        for candidate in states:
+            if states_hash(candidate) == wanted:
+                return candidate
         raise SteeringError(f"The edit refers to states {wanted}, which are not among those given.")
 
 

@@ -113,8 +113,8 @@ def measure(
     rows: list[Measured] = []
     for name in [scale] if isinstance(scale, str) else scale:
         pair = [Path(folder) / f"{name}-{kind}" if folder else path(f"{name}-{kind}") for kind in _KINDS]
-        for each in pair:
-            if not (each / "model.safetensors").is_file():
-                raise ModelError(f"{each} holds no weights; name a folder that `steerlab zoo train` wrote.")
+        for place in pair:
+            if not (place / "model.safetensors").is_file():
+                raise ModelError(f"{place} holds no weights; name a folder that `steerlab zoo train` wrote.")
         rows += measure_pair(*pair, large=name == "large", amounts=amounts)
     return rows

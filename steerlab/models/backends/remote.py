@@ -139,12 +139,13 @@ class RemoteModel(LanguageModel):
         What is counted is counted on the server and not sent back, so the `Applied` handed over is empty.
         """
         edits: list[Edit] = []
-        for one in interventions:
-            if isinstance(one, EditTable):
+        for intervention in interventions:
+            if isinstance(intervention, EditTable):
                 raise SteeringError(
-                    f"A {type(one).__name__} cannot be sent to a server; steer each prompt in a context of its own."
+                    f"A {type(intervention).__name__} cannot be sent to a server; steer each prompt in a context of "
+                    "its own."
                 )
-            edits.append(one)
+            edits.append(intervention)
         return self._steering(edits)
 
     @contextmanager

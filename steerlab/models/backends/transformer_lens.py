@@ -91,14 +91,14 @@ class TransformerLens(Transformers):
 
     def _parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters by the names they have in a plain model of the same configuration."""
-        found = {
+        parameters = {
             name.replace(f".{weights.WRAPPED}", ""): parameter
             for name, parameter in self.module.named_parameters(remove_duplicate=False)
         }
         with torch.device("meta"):
             plain = type(self.module)(self.module.config)
         for name, _ in plain.named_parameters():
-            yield name, found[name]
+            yield name, parameters[name]
 
 
 def _logits(module: Any) -> Tensor:
