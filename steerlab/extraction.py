@@ -60,8 +60,11 @@ def labelled_prompts(
 ) -> LabelledPrompts:
     """The prompts of a packaged contrast or of the user's file or folder.
 
-    Statements are read as they stand (the packaged ones of the topics it knows for a bundled model); requests are
-    rendered in the model's template, as many of either kind. Raises `DatasetError` for a bad file.
+    Statements are not rendered in a template; for a bundled model they are the packaged ones of the topics it knows.
+    Requests are rendered in the model's template, equally many of each kind.
+
+    Raises:
+        DatasetError: for a bad file.
     """
     from steerlab import datasets, zoo
 

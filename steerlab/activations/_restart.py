@@ -147,7 +147,7 @@ class _AsEdit:
 
     def __init__(self, change: Change, variants: slice, prompts: Tensor, start: int) -> None:
         self._change, self._variants, self._prompts = change, variants, prompts
-        # What left the last skipped block is changed where it enters the first one that runs.
+        # The output of the last skipped block is changed where it enters the first one that runs.
         moved = {Site("resid_post", start - 1): Site("resid_pre", start)} if start else {}
         self._named: dict[Site, list[Site]] = {}
         for site in sorted(set(change.sites)):

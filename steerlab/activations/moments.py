@@ -32,7 +32,7 @@ Order: TypeAlias = Literal["mean", "scatter", "cross"]
 Label: TypeAlias = Hashable
 
 FORMAT, VERSION = "steerlab.moments", 1
-# Rows wait until so many bytes, or so many of them, make one matrix product worth its while.
+# Rows are collected up to this many bytes or rows, so that matrix products are large enough to be fast.
 _BLOCK_BYTES, _BLOCK_ROWS = 64 * 2**20, 256
 _log = logging.getLogger(__name__)
 

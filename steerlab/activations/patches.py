@@ -130,12 +130,12 @@ class RowPatches:
         return new
 
     def check(self, model: LanguageModel) -> None:
-        """The sites exist."""
+        """Raise `SiteError` for a site that the model has not."""
         for site in self.sites:
             model.require(site)
 
     def _moved(self, site: Site, start: int) -> Site:
-        """What left the last block that is left out is changed where it enters the first that runs."""
+        """Where a change acts: the output of the last skipped block is changed where it enters block `start`."""
         left_out = start not in (WHOLE, 0) and site == Site("resid_post", start - 1)
         return Site("resid_pre", start) if left_out and start < self._n_layers else site
 

@@ -1,8 +1,8 @@
 """Patch sweeps: what every (site, position) of a run carries, each cell computed only from where it differs.
 
     cells = [[(Patch(Site("resid_post", l), (p,), clean),) for l in layers for p in positions] for prompt in prompts]
-    found = PatchSweep(model, prompts, cells, LogitDifference(true, false)).run(progress="tracing")
-    found.values    # [prompt, cell]
+    result = PatchSweep(model, prompts, cells, LogitDifference(true, false)).run(progress="tracing")
+    result.values    # [prompt, cell]
 
 Patching position p behind block l reaches positions >= p of later blocks alone. So each prompt is run once, with the
 streams between its blocks and its keys and values kept; a cell runs the blocks after l over the tokens from p on, as
@@ -11,9 +11,8 @@ For L layers, S positions at a prompt's end of N tokens the token-layers of all 
 
     S (S + 1) / 2 x L (L - 1) / 2    against    S N x L L    of whole passes,
 
-about 4 N / S times fewer. `PatchSweep.cost` counts them as they run. Where a family cannot be taken up in the middle
-(for every block one run without a patch goes along and must give its own states) whole passes are made, and the log
-says so.
+about 4 N / S times fewer. `PatchSweep.cost` counts them as they run. For every block one run without a patch goes along
+and must give its own states. In families where it does not, whole passes are made, and the log says so.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class Cost:
     """Token-layers: tokens times blocks that ran.
 
     Attributes:
-        patched: of the cells, and of the unpatched runs that prove it exact to begin where they begin.
+        patched: of the cells, and of the unpatched runs that check exactness.
         kept: of the plain runs they start from.
         naive: what one whole pass a cell takes.
     """
@@ -246,7 +245,7 @@ class PatchSweep:
             except _Inexact:
                 inexact = True
                 self.mode, self._proved = ("restart" if suffix else "whole"), set()
-                _log.warning(_said(self.model, self.mode))
+                _log.warning(_explained(self.model, self.mode))
 
     def _to_prove(self, batches: Sequence[Batch]) -> list[bool]:
         """Whether a batch carries a run without a patch, which must come out as it was kept: one for each start."""
@@ -354,7 +353,7 @@ class _Inexact(Exception):
     """A run that was taken up without a patch did not give its own states."""
 
 
-def _said(model: LanguageModel, mode: Mode) -> str:
+def _explained(model: LanguageModel, mode: Mode) -> str:
     what = {
         "restart": "keeps more of earlier tokens than keys and values, so patched runs begin at the first token",
         "whole": "cannot be taken up between two blocks, so every patched run is a whole pass",

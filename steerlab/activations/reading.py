@@ -1,4 +1,4 @@
-"""Read states while a model runs over prompts, with no more forward than needed.
+"""Read states while a model runs over prompts, with the shortest forward passes that give them.
 
 Prompts are sorted by length into batches of a token budget, the base model runs without its unembedding and only up
 to the deepest site, and the selected tokens are picked inside the hook with one index per batch. When memory runs

@@ -43,7 +43,7 @@ class Source(Protocol):
         """One row a position."""
 
     def identity(self) -> str:
-        """What it depends on, in words: a sweep is only resumed with equal sources."""
+        """Names everything the states depend on: a sweep resumes with equal sources only."""
 
 
 class Given:
@@ -52,17 +52,17 @@ class Given:
     adds: ClassVar[bool] = False
 
     def require(self, prompt: int, length: int) -> None:
-        """Every prompt will do."""
+        """Accept every prompt."""
 
     def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
-        """Nothing to do."""
+        """Do nothing: no run is needed."""
 
 
 class Zero(Given):
     """Zeros: what a site carries is taken away."""
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
-        """Zeros."""
+        """Zeros [position, width]."""
         return torch.zeros(len(positions), width)
 
     def identity(self) -> str:
@@ -97,7 +97,7 @@ class Noise(Given):
 
     Args:
         scale: standard deviation of each element, in the site's own units.
-        seed: another seed, other noise.
+        seed: of the noise.
     """
 
     adds: ClassVar[bool] = True
@@ -106,7 +106,7 @@ class Noise(Given):
         self.scale, self.seed = float(scale), seed
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
-        """Noise of its scale."""
+        """Gaussian noise [position, width] of standard deviation `scale`."""
         rows = [
             torch.randn(width, generator=_generator(self.seed, prompt, at, str(site))) for at in positions
         ]
@@ -214,7 +214,7 @@ class RandomShift:
         self._own.require(prompt, length)
 
     def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
-        """Both runs."""
+        """Run what is missing of both runs."""
         self._towards.load(prompts, sites, first)
         self._own.load(prompts, sites, first)
 
@@ -231,7 +231,7 @@ class RandomShift:
         return shift
 
     def identity(self) -> str:
-        """Both runs', and the seed."""
+        """The identities of both runs, and the seed."""
         return f"random shift {self._seed} {self._towards.identity()} {self._own.identity()}"
 
 
@@ -258,11 +258,11 @@ class Mapped:
         self._source, self._maps, self._sites, self._name = source, dict(maps), dict(sites or {}), name
 
     def require(self, prompt: int, length: int) -> None:
-        """As the run."""
+        """Raise `PromptError` where the other model's run has no states for the prompt."""
         self._source.require(prompt, length)
 
     def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
-        """The run, at the sites that belong to those of this model."""
+        """Run the other model at its own sites."""
         for site in sites:
             if site not in self._maps:
                 raise SteeringError(f"There is no map for {site}; fit an aligner there as well.")
@@ -276,7 +276,7 @@ class Mapped:
         return mapped
 
     def identity(self) -> str:
-        """The run's, the maps' name, and the sites."""
+        """The run's identity, the name of the maps, and the sites."""
         return f"mapped {self._name} {sorted(map(str, self._sites.items()))} {self._source.identity()}"
 
 

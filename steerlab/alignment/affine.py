@@ -1,4 +1,4 @@
-"""Two affine maps, there and back, trained together so that the way there and back returns."""
+"""Two affine maps, to the target and back, trained together so that their composition is near the identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Through what two models say of the same anchor prompts: similarities there, pseudo-inverse back."""
+"""Relative representations: similarities to anchor prompts in the source, pseudo-inverse in the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps that must not work: what a transfer is held against."""
+"""Controls: maps that cannot carry a direction, with which a transfer is compared."""
 
 from __future__ import annotations
 

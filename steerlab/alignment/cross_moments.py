@@ -1,4 +1,4 @@
-"""Second moments of two models' matched rows, streamed: what many rows are aligned from.
+"""Streamed second moments of two models' matched rows, from which closed-form aligners are fitted.
 
 Keeps n, both means and Σ(x−μ_x)(x−μ_x)ᵀ, Σ(y−μ_y)(y−μ_y)ᵀ, Σ(x−μ_x)(y−μ_y)ᵀ in float64, for each of a few folds,
 so that a ridge strength can be chosen without the rows. Blocks merge exactly (Chan, Golub and LeVeque, 1979).

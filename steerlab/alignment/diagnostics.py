@@ -1,4 +1,4 @@
-"""Does a map between two models carry a direction, or does it only look like it? Everything on rows it never saw.
+"""Does a map between two models carry a direction, or does it only look like it? Measured on held-out rows.
 
 A high R² of points says little: the first axes of two related models match, and a behaviour may live elsewhere. So the
 verdict needs the direction itself: how much of it the map reads, whether the map would give the same answer for any
@@ -113,7 +113,7 @@ class AlignmentReport(Record):
 
     @property
     def sentence(self) -> str:
-        """The verdict in words."""
+        """The verdict as a sentence."""
         counts = {kind: [layer.verdict for layer in self.layers].count(kind) for kind in ("reliable", "weak")}
         faults = [fault for layer in self.layers for fault in layer.faults]
         worst = max(set(faults), key=lambda fault: (faults.count(fault), fault)) if faults else ""

@@ -1,5 +1,4 @@
-"""The same prompts through two models: rows matched by prompt and token, split so that nothing is judged on what
-it saw."""
+"""The same prompts through two models: rows matched by prompt and token, split into fit, dev and test prompts."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def fit_direction(
 
 
 def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
-    """What was given for each prompt, for each row."""
+    """Values given for each prompt, repeated for each row of it."""
     if values is None:
         raise DirectionError(f"Fitting on states needs {what}, one a prompt.")
     given = [plain_label(value) for value in values]

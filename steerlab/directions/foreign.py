@@ -1,14 +1,14 @@
 """Directions other tools have written: control vectors, CAA, steering-vectors, refusal_direction.
 
-Each format counts layers in its own way; here is what is read as what:
+Each format counts layers in its own way. They are read as follows:
 
     GGUF control vector (repeng, llama.cpp)   direction.N        output of block N              resid_post.N
     steering-vectors, saved as {layer: v}     layer N            output of block N (default)    resid_post.N
     CAA                                       vec_layer_N_*.pt   output of block N              resid_post.N
     refusal_direction                         layer N            input of block N               resid_pre.N
 
-None of them says which checkpoint it belongs to, so the model given is taken at its user's word; widths and layers must
-fit. Files of `torch.save` are read as plain tensors only (`weights_only`): a pickled object is code, and is refused.
+None of them names its checkpoint, so the caller vouches for the model; widths and layers must fit. Files of
+`torch.save` are read as plain tensors only (`weights_only`): a pickled object is code, and is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Linear discriminant: the best direction for two classes that spread alike, with the spread shrunk.
+"""Linear discriminant analysis: the best direction for two classes with one covariance, which is shrunk.
 
     w = Σ⁻¹ (μ₊ − μ₋),    Σ = Σ_c π_c [(1 − α_c) S_c + α_c (tr S_c / d) I],    b = −w·(μ₊ + μ₋)/2 + log(π₊ / π₋)
 

@@ -1,4 +1,4 @@
-"""What every estimator of a single direction shares: two classes, a linear score, scikit-learn's manners.
+"""What every estimator of a single direction shares: two classes, a linear score, scikit-learn's interface.
 
 An estimator learns ``direction_`` (w), ``bias_`` (b) and ``classes_`` = [negative, positive]; a row x is scored
 ``x·w + b`` and called positive above zero.

@@ -194,7 +194,7 @@ class Checkpoint:
     # Weights
 
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
-        """Logits the model would give for a final residual: final norm, unembedding, bias, scale, soft-cap."""
+        """Logits the model gives for a final residual: final norm, unembedding, bias, scale, soft-cap; float32."""
         with torch.inference_mode():
             state = resid.to(device=self.device, dtype=self.dtype)
             normed = state if self.anatomy.ln_final is None else self.anatomy.ln_final(state)

@@ -92,9 +92,9 @@ class Places:
         # Only a window counted from the text's start asks how long each prompt was.
         lengths: Sequence[int] = frame.prompt.lengths if self.positions.by_length else (0,)
         chosen = [[self.positions.selects(step, length) for step in steps] for length in lengths]
-        flat = {column for row in chosen for column in row}
-        if len(flat) == 1:
-            return flat.pop()
+        answers = {is_selected for row in chosen for is_selected in row}
+        if len(answers) == 1:
+            return answers.pop()
         mask = torch.tensor(chosen)
         return mask.repeat_interleave(frame.repeats, dim=0) if self.positions.by_length else mask
 
@@ -288,7 +288,7 @@ class RowGate:
 
     def __init__(self, gates: Sequence[Gate | None], *, masked: bool) -> None:
         self._gates = gates
-        self._only = _the_one(gates) if not (masked and None in gates) else None
+        self._only = _only_gate(gates) if not (masked and None in gates) else None
         self.acting: frozenset[int] = frozenset()
         self._frame: Frame | None = None
         self._on: dict[torch.device, _Amounts] = {}
@@ -334,8 +334,8 @@ class RowGate:
         return [self._gates[row] for row in frame.rows]
 
 
-def _the_one(gates: Sequence[Gate | None]) -> Gate | None:
-    """The only gate there is."""
+def _only_gate(gates: Sequence[Gate | None]) -> Gate | None:
+    """The only gate among these; None where there is none or more than one."""
     different = {gate for gate in gates if gate is not None}
     return different.pop() if len(different) == 1 else None
 

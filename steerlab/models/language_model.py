@@ -3,7 +3,7 @@
 A thin face over the parts of this room: the transformers module stays what it is, and hooks are placed for the time of
 a call or a context only. What needs no forward pass is in `checkpoint`.
 
-Reading goes through one door, `run`, which `activations` builds on:
+All reading goes through `run`, on which `activations` builds:
 
     model.run(tokens, read={site: callback}, logits=None | "last" | "all")
 

@@ -1,4 +1,4 @@
-"""`load`: from a hub name, a folder or a live object to a proved `LanguageModel`.
+"""`load`: from a hub name, a folder or a live object to a `LanguageModel` that passed the self-check.
 
 Everything that can be wrong with a checkpoint is found before it is used and said in one sentence: a
 missing folder or hub name, no configuration, no or damaged or missing weights, a family the adapters do

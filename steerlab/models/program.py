@@ -140,7 +140,7 @@ def programs(edits: Sequence[Steering]) -> tuple[list[_Line], dict[Site, SitePro
 
 
 class _Gates:
-    """Gates by what they depend on, so that edits which share them share masks and decisions."""
+    """Gates by positions, schedule and condition, so that edits which share these share masks and decisions."""
 
     def __init__(self) -> None:
         self.decisions: dict[int, Decision] = {}

@@ -1,6 +1,6 @@
 """Prompts and tokenised batches: one BOS, explicit positions, either padding side.
 
-`Prompt` is text plus the character spans worth finding again; `render` puts a user's text into the chat
+`Prompt` is text plus named character spans, which selectors use; `render` puts a user's text into the chat
 template or the plain `User:`/`Assistant:` form and remembers where it went; `encode` makes a padded
 batch with explicit `position_ids`, so that left and right padding give the same states.
 """
@@ -42,7 +42,7 @@ class Prompt:
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
-    """A plain string means `Prompt(text)`."""
+    """The prompt itself; a plain string becomes `Prompt(text)`."""
     return Prompt(prompt) if isinstance(prompt, str) else prompt
 
 
@@ -59,7 +59,7 @@ class Tokens:
         lengths: real tokens of each prompt.
         padding_side: "left" or "right".
         rows: which of the caller's prompts each row is; by default its place in the batch. Calls that sort
-            prompts into batches keep here who is who.
+            prompts into batches use it to put results back in the caller's order.
     """
 
     input_ids: Int[Tensor, "batch position"]

@@ -1,4 +1,4 @@
-"""One line, cloud or group of bars with its interval, and the colour it has everywhere."""
+"""A series: one line, cloud of points or group of bars with its intervals, colour and dash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Biases a projection does not have yet: which the configuration may switch on, and adding them.
+"""Biases that a projection does not have yet: which of them the configuration allows, and how to add them.
 
 A saved checkpoint is rebuilt from its configuration, so a bias survives only if the configuration asks for it. Which
 flag brings which bias is not written down here: the architecture is built again without weights (on the meta device)

@@ -1,4 +1,4 @@
-"""What every intervention shares: where, on which tokens, when and on what condition; and the way to data and back.
+"""What every intervention shares: sites, positions, schedule, condition, and conversion to data and back.
 
 A subclass is a frozen dataclass that says what it does to a state: by its `_operator` in the normal form
 x ← keep ⊙ x + (x A) C + c, or by `_changed` where it has none.
@@ -38,7 +38,7 @@ class Intervention(ABC):
         positions: which tokens.
         schedule: a function of the step: generated token j gets s(j) times the intervention, the prompt s(0).
             A strength is multiplied by it, of other interventions it is the share of the change. None: always 1.
-        condition: when it acts at all. None: always.
+        condition: under which it acts. None: always.
     """
 
     kind: ClassVar[str]
@@ -69,7 +69,9 @@ class Intervention(ABC):
         self._validate()
         if not self._needs_width:
             for site in self.sites:
-                self.operator(site)  # what cannot be made is refused now, not in the middle of a forward pass
+                self.operator(
+                    site
+                )  # an operator that cannot be made is refused now and not in the middle of a forward pass
 
     # ------------------------------------------------------------------------------------------- what a kind defines
 

@@ -1,4 +1,4 @@
-"""The proof by example that two models compute the same: logits on a few tokens, within rounding."""
+"""Check that two models compute the same: logits on a few tokens agree within rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much: the strength that reaches a target effect at the least divergence on unrelated text.
+"""Calibration: the strength that reaches a target effect at the least divergence on unrelated text.
 
     effect(s) = mean over dev prompts of what the caller measures, steered with strength s
     price(s)  = mean KL(unsteered ‖ steered) a token on plain texts, see `side_effects`

@@ -1,4 +1,4 @@
-"""Conditions: steer only where a probe says so, row by row of the batch, or token by token.
+"""Conditions: steer only the rows of a batch, or the tokens, whose score on a probe passes a threshold.
 
 The score of a state is its projection x·v̂ on a direction's unit vector; the condition holds above the threshold (or
 below it). With `positions` the mean score of these tokens of the prompt decides once, while the prompt is read, for the

@@ -32,7 +32,7 @@ from steerlab.steering.registry import register_intervention
 @register_intervention
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
-    """Put given states in.
+    """Put given states in the place of the model's own.
 
     Args:
         states: one vector a site (a `Direction`, as `mean_state` makes it), captured states of another run, or

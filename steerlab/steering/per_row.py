@@ -1,4 +1,4 @@
-"""Interventions by row: a batch in which every prompt carries its own.
+"""Interventions by row: every prompt of a batch has interventions of its own.
 
     with model.steering(PerRow([Add(a)], [Add(b), Ablate(c)], ())):
         model.generate(three_prompts, ...)
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @register_intervention
 class PerRow:
-    """For each prompt its interventions, in the order they act.
+    """A table that gives each prompt its interventions, in the order in which they act.
 
     Args:
         rows: an intervention, several, or () for a prompt that is left alone.

@@ -1,4 +1,4 @@
-"""What steering costs where it is not wanted: loss and divergence on text that has nothing to do with the direction.
+"""The price of steering: change of loss and KL divergence on text unrelated to the direction.
 
 On each text, at every token but the first, with p the unsteered and q the steered law of the next token:
 

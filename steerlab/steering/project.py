@@ -1,7 +1,7 @@
 """Project on a subspace: x ← m + Q Qᵀ (x − m), with Q an orthonormal basis of the direction's vectors.
 
-Everything outside the subspace is replaced by that of the point m (the mean of some states, see `mean_state`), or by
-nothing: what the rest of the model does with the subspace alone.
+The component outside the subspace becomes that of the point m (the mean of some states, see `mean_state`) or zero. This
+shows what the rest of the model does with the subspace alone.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Row:
     cells: Mapping[str, object]
 
     def fault(self, column: str, reason: str) -> DatasetError:
-        """The error that something is wrong in a column of this row; `said` must not repeat a prompt."""
+        """The error that something is wrong in a column of this row; `reason` must not repeat a prompt."""
         return DatasetError(f"{self.file}, row {self.number}, column {column!r}: {reason}")
 
     def text(self, column: str) -> str:
