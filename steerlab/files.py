@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
+from steerlab.errors import reason
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,5 +66,5 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def system_reason(error: Exception) -> str:
     """What the system says about a failed read or write: one line without its codes and full stop."""
-    text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return str(text).rstrip(".")[:200]
+    system_text: str | None = getattr(error, "strerror", None)
+    return system_text.rstrip(".") if system_text else reason(error)

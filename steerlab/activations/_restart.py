@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -107,17 +106,8 @@ def steered_before(model: LanguageModel, start: int) -> frozenset[int]:
 
 
 def rows_of(tokens: Tokens, rows: Sequence[int]) -> Tokens:
-    """These rows of a batch, each as often as it is named."""
-    index = torch.tensor(rows, dtype=torch.long)
-    return Tokens(
-        input_ids=tokens.input_ids[index],
-        attention_mask=tokens.attention_mask[index],
-        position_ids=tokens.position_ids[index],
-        offsets=None if tokens.offsets is None else tuple(tokens.offsets[row] for row in rows),
-        prompts=tuple(tokens.prompts[row] for row in rows),
-        lengths=tuple(tokens.lengths[row] for row in rows),
-        padding_side=tokens.padding_side,
-    )
+    """These rows of a batch, each as often as it is named, as a call of its own."""
+    return tokens.take(rows).of_rows(range(len(rows)))
 
 
 @contextmanager

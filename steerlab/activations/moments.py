@@ -27,6 +27,7 @@ from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
 from steerlab.files import SafetensorError, read_tensors, write_tensors
 from steerlab.models import LanguageModel, Site
+from steerlab.models.laws import exact
 
 Order: TypeAlias = Literal["mean", "scatter", "cross"]
 Label: TypeAlias = Hashable
@@ -364,7 +365,7 @@ class Moments:
         rows_of: dict[Label, list[int]] = {}
         for row, label in enumerate(labels):
             rows_of.setdefault(label, []).append(row)
-        blocks = {site: _wide(torch.cat([states[site] for states, _ in pending])) for site in self._widths}
+        blocks = {site: exact(torch.cat([states[site] for states, _ in pending])) for site in self._widths}
         kept = {site for site in self._widths if self._keeps_scatter(site)}
         for label, rows in rows_of.items():
             index = torch.tensor(rows)
@@ -377,11 +378,6 @@ def plain_label(label: Label) -> Label:
     """A label as a plain Python value: numpy and torch scalars become bool, int or float."""
     item = getattr(label, "item", None)
     return item() if callable(item) else label
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Float64 where the device has it; MPS has none, so its rows move to the CPU."""
-    return x.to("cpu", torch.float64) if x.device.type == "mps" else x.to(torch.float64)
 
 
 def _entry(store: Mapping[Any, Tensor], key: Site | Pair, what: str) -> Tensor:

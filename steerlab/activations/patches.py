@@ -123,7 +123,7 @@ class RowPatches:
         return tuple(self._writes)
 
     def apply(self, state: Float[Tensor, "row column width"], site: Site) -> Tensor:
-        """The changed states."""
+        """The changed states [row, column, width]."""
         new = state.clone()
         for write in self._writes[site]:
             write.into(new)

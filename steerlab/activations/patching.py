@@ -251,9 +251,9 @@ class PatchSweep:
         """Whether a batch carries a run without a patch, which must come out as it was kept: one for each start."""
         wanted = []
         for start in dict.fromkeys(batch.start for batch in batches):
-            mine = [number for number, batch in enumerate(batches) if batch.start == start]
+            own_batches = [number for number, batch in enumerate(batches) if batch.start == start]
             if self.mode != "whole" and start not in self._proved:
-                wanted.append(mine[start % len(mine)])
+                wanted.append(own_batches[start % len(own_batches)])
                 self._proved.add(start)
         return [number in wanted for number in range(len(batches))]
 

@@ -66,7 +66,7 @@ class Zero(Given):
         return torch.zeros(len(positions), width)
 
     def identity(self) -> str:
-        """Its name."""
+        """The source's name."""
         return "zero"
 
 
@@ -269,7 +269,7 @@ class Mapped:
         self._source.load(prompts, sorted({self._sites.get(site, site) for site in sites}), first)
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
-        """The mapped states."""
+        """The mapped states [position, width]."""
         there = self._sites.get(site, site)
         rows = self._source.values(there, prompt, positions, self._source.model.width(there))
         mapped: Tensor = self._maps[site](rows)

@@ -29,7 +29,7 @@ from torch import Tensor
 from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.errors import PromptError, SteeringError, SteerlabError
-from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models import LanguageModel, Prompt, Site
 from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
 
@@ -194,7 +194,7 @@ def _recorded(
     waiting = deque(group[::-1] for group in reversed(groups))  # the longest prompt comes last
     while waiting:
         group = waiting.popleft()
-        tokens = _tokens(model, [prompts[number] for number in group])
+        tokens = model.tokenize([prompts[number] for number in group], padding_side="right").unmasked()
         streams: dict[int, Tensor] = {}
         reads = {Site("resid_pre", layer): _keep(streams, layer) for layer in layers}
         try:
@@ -217,14 +217,6 @@ def _recorded(
                 "alone; shorten it or load the model in a smaller dtype."
             )
         waiting.extendleft((group[len(group) // 2 :], group[: len(group) // 2]))
-
-
-def _tokens(model: LanguageModel, prompts: Sequence[str | Prompt]) -> Tokens:
-    """A right-padded batch; nothing is masked: in a causal model no token sees the padding behind it."""
-    tokens = model.tokenize(prompts, padding_side="right")
-    ids = tokens.input_ids
-    positions = torch.arange(ids.shape[1]).expand_as(ids)
-    return replace(tokens, attention_mask=torch.ones_like(ids), position_ids=positions)
 
 
 def _keep(streams: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:

@@ -86,21 +86,23 @@ class PairedActivations:
             AlignmentError: other numbers of prompts, tokens that cannot be matched, or shares that are none.
             SiteError: a layer that a model has not.
         """
-        theirs = prompts if target_prompts is None else target_prompts
-        if len(theirs) != len(prompts):
-            raise AlignmentError(f"{len(prompts)} source prompts came with {len(theirs)} target prompts.")
+        their_prompts = prompts if target_prompts is None else target_prompts
+        if len(their_prompts) != len(prompts):
+            raise AlignmentError(
+                f"{len(prompts)} source prompts came with {len(their_prompts)} target prompts."
+            )
         if rule not in get_args(Rule):
             raise AlignmentError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
-        ours, others = _selectors(source, target, prompts, theirs, rule)
+        ours, others = _selectors(source, target, prompts, their_prompts, rule)
         first, second = (
             capture(model, list(texts), model.sites(site, layers), positions=selector)
             for model, texts, layers, selector in (
                 (source, prompts, source_layers, ours),
-                (target, theirs, target_layers, others),
+                (target, their_prompts, target_layers, others),
             )
         )
         splits = split(len(prompts), shares, seed)
-        return cls(first, second, splits, rule, digest(prompts, theirs, rule, splits))
+        return cls(first, second, splits, rule, digest(prompts, their_prompts, rule, splits))
 
     def rows(self, part: Part) -> Int[np.ndarray, " row"]:
         """The rows of a part's prompts."""
@@ -143,13 +145,13 @@ def split(n: int, shares: tuple[float, float, float], seed: int) -> dict[Part, I
 
 def digest(
     prompts: Sequence[str | Prompt],
-    theirs: Sequence[str | Prompt],
+    their_prompts: Sequence[str | Prompt],
     rule: str,
     splits: dict[Part, Int[np.ndarray, " prompt"]],
 ) -> str:
     """A short hash of the texts, the rule and the split."""
     digest = hashlib.sha256(rule.encode())
-    for text in (*map(_text, prompts), *map(_text, theirs)):
+    for text in (*map(_text, prompts), *map(_text, their_prompts)):
         digest.update(text.encode() + b"\0")
     for part, rows in splits.items():
         digest.update(part.encode() + rows.astype(np.int64).tobytes())
@@ -173,12 +175,12 @@ def _selectors(
     source: LanguageModel,
     target: LanguageModel,
     prompts: Sequence[str | Prompt],
-    theirs: Sequence[str | Prompt],
+    their_prompts: Sequence[str | Prompt],
     rule: Rule,
 ) -> tuple[Selector, Selector]:
     if rule == "last_prompt":
         return Last(), Last()
-    ours, others = source.tokenize(list(prompts)), target.tokenize(list(theirs))
+    ours, others = source.tokenize(list(prompts)), target.tokenize(list(their_prompts))
     if rule == "all_tokens":
         for row in range(len(prompts)):
             ids = [
@@ -203,8 +205,8 @@ def _selectors(
         couples.append(_shared_ends(own_prompt.text, ours.offsets[row], others.offsets[row]))
         if not couples[-1][0]:
             raise AlignmentError(f"No word of prompt {row} ends at a token's end in both models.")
-    mine, yours = zip(*couples, strict=True)
-    return _Given(tuple(mine)), _Given(tuple(yours))
+    own_indices, their_indices = zip(*couples, strict=True)
+    return _Given(tuple(own_indices)), _Given(tuple(their_indices))
 
 
 def _shared_ends(

@@ -57,7 +57,7 @@ class Task:
         return len(self.answers)
 
     def take(self, rows: Sequence[int]) -> Task:
-        """These questions only."""
+        """The task with the questions of these rows only."""
         picked = (tuple(texts[row] for row in rows) for texts in (self.locked, self.unlocked, self.answers))
         locked, unlocked, answers = picked
         return replace(self, locked=locked, unlocked=unlocked, answers=answers)

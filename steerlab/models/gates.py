@@ -302,13 +302,13 @@ class RowGate:
         return self._on[device]
 
     def _joined(self, frame: Frame, device: torch.device) -> Amount:
-        mine = self._of_rows(frame)
+        own = self._of_rows(frame)
         amounts = {
-            gate: gate.amounts(frame, device).amount for gate in dict.fromkeys(mine) if gate is not None
+            gate: gate.amounts(frame, device).amount for gate in dict.fromkeys(own) if gate is not None
         }
         self.acting = frozenset(
             row
-            for row, gate in zip(frame.rows, mine, strict=True)
+            for row, gate in zip(frame.rows, own, strict=True)
             if gate is not None and amounts[gate] is not None
         )
         if not self.acting:
@@ -316,11 +316,12 @@ class RowGate:
         if self._only is not None:
             return amounts[self._only]
         # Numbers that hold for a whole row make one column; what differs by token is laid over it.
-        whole = [amounts[gate] if gate is not None else None for gate in mine]
+        whole = [amounts[gate] if gate is not None else None for gate in own]
         plain = [amount if isinstance(amount, float) else 0.0 for amount in whole]
         joined = torch.tensor(plain, device=device)[:, None, None]
-        for amount in {id(one): one for one in amounts.values() if isinstance(one, Tensor)}.values():
-            rows = torch.tensor([one is amount for one in whole], device=device)[:, None, None]
+        by_token = {id(amount): amount for amount in amounts.values() if isinstance(amount, Tensor)}
+        for amount in by_token.values():
+            rows = torch.tensor([of_row is amount for of_row in whole], device=device)[:, None, None]
             joined = torch.where(rows, amount.to(joined.dtype), joined)
         return joined.bool() if all(_is_mask(amount) for amount in amounts.values()) else joined
 

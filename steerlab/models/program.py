@@ -200,8 +200,8 @@ def _table_steps(rows: _Rows, site: Site) -> list[_Step]:
             steps.append(_Gathered(linear, site))
         others = [group[0] if group and not ours else None for group, ours in zip(stage, linear, strict=True)]
         for edit in {id(line.edit): line.edit for line in others if line is not None}.values():
-            mine = [line if line is not None and line.edit is edit else None for line in others]
-            steps.append(_SingleOfRows(edit, mine, site))
+            own_lines = [line if line is not None and line.edit is edit else None for line in others]
+            steps.append(_SingleOfRows(edit, own_lines, site))
     return steps
 
 

@@ -96,6 +96,25 @@ class Tokens:
         """The same batch, whose rows are these of the caller's prompts."""
         return replace(self, rows=tuple(rows))
 
+    def take(self, rows: Sequence[int]) -> Tokens:
+        """Some rows of the batch, each as often as it is named; each keeps its number among the caller's prompts."""
+        index = torch.tensor(rows, dtype=torch.long)
+        return Tokens(
+            input_ids=self.input_ids[index],
+            attention_mask=self.attention_mask[index],
+            position_ids=self.position_ids[index],
+            offsets=None if self.offsets is None else tuple(self.offsets[row] for row in rows),
+            prompts=tuple(self.prompts[row] for row in rows),
+            lengths=tuple(self.lengths[row] for row in rows),
+            padding_side=self.padding_side,
+            rows=tuple(self.rows[row] for row in rows),
+        )
+
+    def unmasked(self) -> Tokens:
+        """A right-padded batch without its mask: in a causal model no token sees the padding behind it."""
+        positions = torch.arange(self.width).expand_as(self.input_ids)
+        return replace(self, attention_mask=torch.ones_like(self.input_ids), position_ids=positions)
+
     def column(self, row: int, index: int) -> int:
         """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""
         return index + (self.width - self.lengths[row] if self.padding_side == "left" else 0)

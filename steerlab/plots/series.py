@@ -20,7 +20,7 @@ class HasInterval(Protocol):
 
     @property
     def value(self) -> float:
-        """The number."""
+        """The point value."""
 
     @property
     def low(self) -> float:

@@ -22,7 +22,7 @@ __all__ = ["load", "measure", "names", "path", "scales", "statements", "sums_tas
 
 
 def scales() -> tuple[str, ...]:
-    """The scales there are."""
+    """Names of the scales of the bundled pairs."""
     return _SCALES
 
 
