@@ -137,7 +137,11 @@ class Moments:
     def update(
         self, states: Mapping[Site, Float[Tensor, "row width"]], labels: Sequence[Label] | None = None
     ) -> None:
-        """Take rows of every site; ``labels[i]`` is the class of row i (None: one class named None)."""
+        """Take rows of every site; ``labels[i]`` is the class of row i (None: one class named None).
+
+        Raises:
+            SteerlabError: sites with different numbers of rows, or another number of labels.
+        """
         rows = {len(state) for state in states.values()}
         if len(rows) != 1:
             raise SteerlabError(f"Every site needs the same number of rows; got {sorted(rows)}.")
@@ -153,7 +157,11 @@ class Moments:
             self._flush_if_full()
 
     def merge(self, other: Moments) -> Moments:
-        """Add another object's rows to this one's, exactly, and return self."""
+        """Add another object's rows to this one's, exactly, and return self.
+
+        Raises:
+            SteerlabError: moments of another order, other sites, pairs or classes, or of another model.
+        """
         if self._kept() != other._kept():
             raise SteerlabError("Moments of different order, sites, pairs or classes cannot be merged.")
         if None not in (self.fingerprint, other.fingerprint) and self.fingerprint != other.fingerprint:
@@ -209,7 +217,11 @@ class Moments:
         return functools.reduce(torch.add, (self.scatter(site, label) for label in self.labels))
 
     def covariance(self, site: Site, label: Label = None, *, ddof: int = 1) -> Float[Tensor, "width width"]:
-        """``scatter / (count − ddof)``."""
+        """``scatter / (count − ddof)``.
+
+        Raises:
+            SteerlabError: no more rows than `ddof`.
+        """
         n = self.count(label) - ddof
         if n <= 0:
             raise SteerlabError(f"A covariance with ddof={ddof} needs more than {ddof} rows.")
@@ -223,7 +235,11 @@ class Moments:
     # ---------------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; labels must be strings, numbers, booleans or None."""
+        """Write one safetensors file; labels must be strings, numbers, booleans or None.
+
+        Raises:
+            SteerlabError: a label that JSON cannot hold.
+        """
         self._flush()
         for label in (*self._classes, *(self._second_classes or ())):
             if not isinstance(label, (str, int, float, bool, type(None))):

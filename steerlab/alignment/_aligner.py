@@ -45,8 +45,8 @@ class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
         """Fit on matched rows X [row, width_x] and Y [row, width_y] (numpy or tensors).
 
         Raises:
-            AlignmentError: rows that do not match in number, are not finite, or are all alike; options they do not
-                allow.
+            AlignmentError: rows that do not match in number, are not finite, or are all alike; options that
+                the rows do not allow.
         """
         x, y = matched(X, Y, type(self).__name__)
         self.n_features_in_, self.n_rows_ = x.shape[1], len(x)
@@ -180,8 +180,7 @@ def matched(X: Any, Y: Any, who: str) -> tuple[Rows, Rows]:
     """Both sets of rows in float64, checked to match.
 
     Raises:
-        AlignmentError: other shapes, another number of rows, fewer than two, NaN or infinity, or rows that are all
-            alike.
+        AlignmentError: other shapes, another number of rows, fewer than two, NaN or infinity, or equal rows.
     """
     x, y = (np.asarray(to_numpy(rows), dtype=np.float64) for rows in (X, Y))
     for name, rows in (("X", x), ("Y", y)):

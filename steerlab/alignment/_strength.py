@@ -1,8 +1,8 @@
 """The ridge strength that best predicts differences of held-out rows, by K-fold, in the smaller of two forms.
 
 λ = strength · ‖X‖²_F / n with X centred, so that a strength means the same at every layer. The score is R² of
-differences of held-out rows: residuals and targets about the mean of the held-out fold, which counts the means as
-fitted.
+differences of held-out rows: residuals and targets are taken about the mean of the held-out fold, as if the
+means were fitted there.
 """
 
 from __future__ import annotations

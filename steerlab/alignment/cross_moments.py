@@ -70,9 +70,8 @@ class CrossMoments:
         needed = self.memory_needed(width_x, width_y, folds)
         if needed > memory_budget:
             raise AlignmentError(
-                f"Moments of widths {width_x} and {width_y} in {folds} folds need {readable(needed)}, more than "
-                f"the budget "
-                f"of {readable(memory_budget)}. Take fewer folds, or raise memory_budget."
+                f"Moments of widths {width_x} and {width_y} in {folds} folds need {readable(needed)}, more "
+                f"than the budget of {readable(memory_budget)}. Take fewer folds, or raise memory_budget."
             )
         _log.info("cross moments of widths %d and %d: %s", width_x, width_y, readable(needed))
         self.folds = [_Sums(width_x, width_y) for _ in range(folds)]
@@ -98,8 +97,7 @@ class CrossMoments:
         if (rows_x.shape[1:], rows_y.shape[1:]) != ((self.widths[0],), (self.widths[1],)):
             raise AlignmentError(
                 f"These moments take rows of widths {self.widths[0]} and {self.widths[1]}, not of shapes "
-                f"{rows_x.shape} "
-                f"and {rows_y.shape}."
+                f"{rows_x.shape} and {rows_y.shape}."
             )
         if len(rows_x) != len(rows_y):
             raise AlignmentError(f"{len(rows_x)} source rows came with {len(rows_y)} target rows.")
@@ -114,7 +112,11 @@ class CrossMoments:
         return self
 
     def merge(self, other: CrossMoments) -> CrossMoments:
-        """Add another object's rows, exactly; returns self."""
+        """Add another object's rows, exactly; returns self.
+
+        Raises:
+            AlignmentError: moments of other widths or of another number of folds.
+        """
         if (self.widths, len(self.folds)) != (other.widths, len(other.folds)):
             raise AlignmentError("Cross moments of other widths or numbers of folds cannot be merged.")
         for mine, theirs in zip(self.folds, other.folds, strict=True):

@@ -39,8 +39,7 @@ class PairedActivations:
         ):
             raise AlignmentError(
                 f"{len(self.source)} source and {len(self.target)} target rows do not come from the same "
-                f"prompts in the "
-                "same order."
+                "prompts in the same order."
             )
         seen: set[int] = set()
         for part, prompts in self.splits.items():

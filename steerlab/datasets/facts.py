@@ -47,7 +47,11 @@ def share_of(text: str) -> float:
 
 @cache
 def facts(topic: str) -> tuple[Fact, ...]:
-    """All facts of one of `TOPICS` or `FURTHER_TOPICS`, in the order of the table."""
+    """All facts of one of `TOPICS` or `FURTHER_TOPICS`, in the order of the table.
+
+    Raises:
+        KeyError: an unknown topic.
+    """
     if topic == "numbers":
         return _number_facts()
     table = _table()

@@ -110,9 +110,8 @@ def read_multiple_choice(path: str | Path) -> list[ChoiceQuestion]:
         ]
     if not {"question", "prompt"} & set(table.columns):
         raise DatasetError(
-            f"{table.file}: its columns ({table.named}) are not those of multiple choice; question, choices and "
-            f"answer are "
-            "needed."
+            f"{table.file}: its columns ({table.named}) are not those of multiple choice; question, choices "
+            "and answer are needed."
         )
     return [_read(row) for row in table.rows]
 

@@ -1,5 +1,4 @@
-"""Questions with one right answer, asked in a locked and an unlocked wording, and the rules that grade what is
-written."""
+"""Questions with one right answer, asked in a locked and an unlocked wording, and the rules that grade texts."""
 
 from __future__ import annotations
 
@@ -71,8 +70,7 @@ class Task:
         if fit + dev + test > len(self):
             raise DatasetError(
                 f"The task {self.name!r} has {len(self)} questions, but {fit} to fit, {dev} to choose and "
-                f"{test} to test "
-                "were asked for."
+                f"{test} to test were asked for."
             )
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
         return (

@@ -208,7 +208,11 @@ class Checkpoint:
 
     @cached_property
     def final_norm_gain(self) -> Float[Tensor, " d_model"]:
-        """What the final norm multiplies each normalised coordinate with (Gemma's 1 + w), float32."""
+        """What the final norm multiplies each normalised coordinate with (Gemma's 1 + w), float32.
+
+        Raises:
+            ModelError: the model has no final norm.
+        """
         if self.anatomy.ln_final is None:
             raise ModelError("This model has no final norm, so it has no final norm gain.")
         return weights.norm_gain(self.anatomy.ln_final, self.d_model, self.device, self.dtype)

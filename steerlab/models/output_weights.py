@@ -133,8 +133,7 @@ class _Stored:
             raise ModelError(f"{single} is damaged: {reason(error)}.") from error
 
     def key(self, name: str) -> str | None:
-        """The stored name of a parameter: checkpoints of a base model lack the prefix of the whole one, or have
-        another."""
+        """The stored name of a parameter; checkpoints of a base model lack the prefix, or have another one."""
         if name in self.files:
             return name
         ends = [key for key in self.files if name.endswith(f".{key}") or key.endswith(f".{name}")]

@@ -306,7 +306,11 @@ class Except(_Pair):
 
 
 def overlapping(tokens: Tokens, row: int, span: str) -> list[int]:
-    """Indices of the tokens of prompt `row` that overlap its character span called `span`."""
+    """Indices of the tokens of prompt `row` that overlap its character span called `span`.
+
+    Raises:
+        PromptError: the prompt has no such span, or the tokenizer gives no character offsets.
+    """
     spans = tokens.prompts[row].spans
     if span not in spans:
         known = ", ".join(sorted(spans)) or "none"

@@ -31,6 +31,9 @@ def heatmap(
     """`values` [y, x] as colours, first row on top; small maps carry their values and intervals as text.
 
     diverging: a scale centred at zero (cosines, differences), symmetric. limits: the ends of the scale.
+
+    Raises:
+        ValueError: values of another shape than [len(y), len(x)].
     """
     cells = np.asarray(values, dtype=np.float64)
     if cells.shape != (len(y), len(x)):

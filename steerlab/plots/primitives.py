@@ -84,7 +84,11 @@ def bars(
     y_title: str = "",
     y_range: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Groups of bars, one group a category and one bar a series, with intervals as error bars."""
+    """Groups of bars, one group a category and one bar a series, with intervals as error bars.
+
+    Raises:
+        ValueError: a series without one value for each category.
+    """
     figure = theme.themed(title, x_title, y_title)
     for group, look in zip(series, looks(series), strict=True):
         if len(group.values()) != len(categories):

@@ -36,8 +36,8 @@ class Series:
     """Named values [point] with the ends of their intervals, where there are any.
 
     x: [point] positions of its own (curves and scatters), otherwise those of the figure. n: [point] rows
-    behind each. labels: [point] texts shown on hover. role: fixes colour and dash; None reads it from the
-    name.
+    behind each. labels: [point] texts shown on hover. role: fixes colour and dash; read from
+    the name where it is None.
     """
 
     name: str

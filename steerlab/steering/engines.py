@@ -126,7 +126,11 @@ def export_easysteer(model: LanguageModel, interventions: Sequence[Edit], folder
 
 
 def write_gguf(path: Path, shifts: Mapping[int, Tensor], model: LanguageModel, directions: str) -> None:
-    """One float32 tensor `direction.N` a layer, under the architecture name control vectors have."""
+    """One float32 tensor `direction.N` a layer, under the architecture name control vectors have.
+
+    Raises:
+        SteeringError: the library gguf is not installed.
+    """
     try:
         from gguf import GGUFWriter
     except ImportError as error:

@@ -79,7 +79,11 @@ EXPORTS.add("transformers", partial(export_transformers, in_place=True))
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `target` when the context ends well, and is removed when it does not."""
+    """A folder to write into that becomes `target` when the context ends well, and is removed when it does not.
+
+    Raises:
+        SteeringError: `target` holds something, or nothing can be written there.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SteeringError(f"{target} exists already; choose a folder that does not, or empty it.")
     partial = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")

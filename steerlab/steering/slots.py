@@ -80,8 +80,7 @@ class Slots:
             if isinstance(edit, EditTable):
                 raise SteeringError(
                     f"A {type(edit).__name__} goes by the rows of a batch, which a slot does not see; put in "
-                    f"what all rows "
-                    "share, or use model.steering without compiling."
+                    "what all rows share, or use model.steering without compiling."
                 )
             edit.check(self.model)  # first: some learn the sites' widths here
             self._require_constant(edit)

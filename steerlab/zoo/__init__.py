@@ -107,7 +107,11 @@ def train(
 def measure(
     folder: str | Path | None = None, *, scale: str | Sequence[str] = _SCALES, amounts: Amounts | None = None
 ) -> list[Measured]:
-    """Measure the bundled pairs (or the pairs that `train` wrote into `folder`) against their bars."""
+    """Measure the bundled pairs (or the pairs that `train` wrote into `folder`) against their bars.
+
+    Raises:
+        ModelError: a folder without weights.
+    """
     from steerlab.zoo.measuring import measure_pair
 
     rows: list[Measured] = []
