@@ -12,7 +12,6 @@ ranks may be merged in any order. Memory does not grow with the number of rows.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,17 +21,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlab.activations import _moments_file
 from steerlab.activations._class_sums import ClassSums, Pair
 from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
-from steerlab.files import SafetensorError, read_tensors, write_tensors
 from steerlab.models import LanguageModel, Site
 from steerlab.models.laws import exact
 
 Order: TypeAlias = Literal["mean", "scatter", "cross"]
 Label: TypeAlias = Hashable
 
-FORMAT, VERSION = "steerlab.moments", 1
 # Rows are collected up to this many bytes or rows, so that matrix products are large enough to be fast.
 _BLOCK_BYTES, _BLOCK_ROWS = 64 * 2**20, 256
 _log = logging.getLogger(__name__)
@@ -241,9 +239,7 @@ class Moments:
             SteerlabError: a label that JSON cannot hold.
         """
         self._flush()
-        for label in (*self._classes, *(self._second_classes or ())):
-            if not isinstance(label, (str, int, float, bool, type(None))):
-                raise SteerlabError(f"Label {label!r} cannot be saved; use strings, numbers or booleans.")
+        _moments_file.require_storable((*self._classes, *(self._second_classes or ())))
         header = {
             "order": self.order,
             "sites": [[str(site), width] for site, width in self._widths.items()],
@@ -257,9 +253,7 @@ class Moments:
         tensors: dict[str, Tensor] = {}
         for i, sums in enumerate(self._classes.values()):
             tensors |= {f"{i}/{key}": value.cpu() for key, value in sums.tensors().items()}
-        metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
-        # safetensors has no empty file: a marker stands in when no row was seen
-        write_tensors(Path(path), tensors or {"empty": torch.zeros(1)}, metadata)
+        _moments_file.write(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, *, memory_budget: int = 4 * 2**30) -> Moments:
@@ -268,17 +262,7 @@ class Moments:
         Raises:
             SteerlabError: when the file is missing, is not safetensors, or is of another kind or version.
         """
-        try:
-            metadata, tensors = read_tensors(Path(path))
-        except (OSError, SafetensorError) as error:
-            raise SteerlabError(
-                f"{path} cannot be read as a safetensors file ({error}); save the moments again."
-            ) from error
-        if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(VERSION)):
-            raise SteerlabError(
-                f"{path} does not hold moments of format {FORMAT} {VERSION}; name another file."
-            )
-        return cls._from_parts(json.loads(metadata["header"]), tensors, memory_budget)
+        return cls._from_parts(*_moments_file.read(Path(path)), memory_budget)
 
     @classmethod
     def _from_parts(cls, header: dict[str, Any], tensors: dict[str, Tensor], memory_budget: int) -> Moments:

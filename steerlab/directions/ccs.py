@@ -20,14 +20,14 @@ from torch import Tensor
 
 from steerlab.directions._descent import adamw
 from steerlab.directions._pairs import kind_means, paired_rows, row_polarity
-from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
+from steerlab.directions.linear import Floats, ProbabilisticDirection
 from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 
 
 @ESTIMATORS.register("ccs")
-class Ccs(LinearDirection):
-    """Contrast-consistent search on pairs of a statement and its negation.
+class Ccs(ProbabilisticDirection):
+    """Contrast-consistent search on pairs of a statement and its negation; its probabilities are its own p(x).
 
     Args:
         restarts: random starts.
@@ -89,10 +89,6 @@ class Ccs(LinearDirection):
         if ((scores > 0) == positive).mean() < 0.5:
             self.direction_, self.bias_ = -self.direction_, -self.bias_
         return self
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] of the negative and the positive class, as far as CCS calibrates them."""
-        return sigmoid_pair(self.decision_function(X))
 
     @torch.inference_mode(False)  # estimators are fitted inside it, too
     @torch.enable_grad()

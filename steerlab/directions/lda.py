@@ -21,7 +21,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
-from steerlab.directions.linear import Floats, LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.linear import Floats, ProbabilisticDirection, class_means
 from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 from steerlab.models import Site
@@ -30,7 +30,7 @@ _FLOOR = 1e-9  # share of the largest eigenvalue up to which one counts as zero
 
 
 @ESTIMATORS.register("lda")
-class Lda(LinearDirection):
+class Lda(ProbabilisticDirection):
     """Linear discriminant analysis with shrunk class covariances.
 
     Args:
@@ -85,10 +85,6 @@ class Lda(LinearDirection):
         return self._learn(
             *means, inverse_times(means[0] - means[1], values, vectors, 0.0, floor), shares, alphas
         )
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] of the negative and the positive class."""
-        return sigmoid_pair(self.decision_function(X))
 
     def _learn(
         self,

@@ -281,12 +281,6 @@ def _factor(before: Tensor, after: Tensor) -> float:
     return factor
 
 
-def basis_of(rows: Float[Tensor, "k width"]) -> Float[Tensor, "width k"]:
-    """An orthonormal basis of the span of some vectors."""
-    basis: Tensor = torch.linalg.qr(rows.double().T).Q
-    return basis
-
-
 def project(delta: Tensor, bases: Sequence[Tensor]) -> Tensor:
     """`delta` without its part in the span of each basis, one after the other."""
     for basis in bases:
@@ -294,4 +288,4 @@ def project(delta: Tensor, bases: Sequence[Tensor]) -> Tensor:
     return delta
 
 
-__all__ = ["Part", "Writers", "basis_of", "project"]
+__all__ = ["Part", "Writers", "project"]
