@@ -9,35 +9,25 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import partial
-from importlib import import_module
 from typing import Any
 
-_REGISTRIES = {
-    "estimators": "steerlab.directions:ESTIMATORS",
-    "aligners": "steerlab.alignment:ALIGNERS",
-    "backends": "steerlab.models.backends:BACKENDS",
-    "interventions": "steerlab.steering:INTERVENTIONS",
-    "exports": "steerlab.steering:EXPORTS",
-    "studies": "steerlab.registry:STUDIES",
-}
+from steerlab.registry import ordered_studies, registry_of
+
 _MARK = re.compile(r"^<!-- registered: (\w+) -->$", flags=re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The page with every mark replaced. Raises ValueError for a mark that names no registry."""
+    """The page with every mark replaced. Raises KeyError for a mark that names no registry."""
     return _MARK.sub(lambda mark: "\n".join(_table(mark[1])), markdown)
 
 
 def _table(name: str) -> Iterator[str]:
-    if name not in _REGISTRIES:
-        raise ValueError(f"There is no registry {name!r}; choose from {', '.join(_REGISTRIES)}.")
-    module, _, attribute = _REGISTRIES[name].partition(":")
-    registry = getattr(import_module(module), attribute)
     if name == "studies":
         yield from ("| study | title | question |", "| --- | --- | --- |")
-        for study in sorted(registry.values(), key=lambda study: (study.order, study.name)):
+        for study in ordered_studies():
             yield f"| `{study.name}` | {study.title} | {_cell(study.question)} |"
         return
+    registry = registry_of(name)
     yield from ("| name | in Python | what it is |", "| --- | --- | --- |")
     for key in registry:
         thing = registry[key].func if isinstance(registry[key], partial) else registry[key]

@@ -131,6 +131,27 @@ STUDIES: Registry[Study] = Registry(
 )
 
 
+#: Where each registry is, by the name of its things; looked up late, since rooms are expensive to import.
+REGISTRIES = {
+    "studies": "steerlab.registry:STUDIES",
+    "estimators": "steerlab.directions:ESTIMATORS",
+    "interventions": "steerlab.steering:INTERVENTIONS",
+    "aligners": "steerlab.alignment:ALIGNERS",
+    "backends": "steerlab.models.backends:BACKENDS",
+    "exports": "steerlab.steering:EXPORTS",
+}
+
+
+def registry_of(things: str) -> Registry[Any]:
+    """The registry of these things ("estimators"), its room imported now.
+
+    Raises:
+        KeyError: there is none.
+    """
+    registry: Registry[Any] = _named(REGISTRIES[things])
+    return registry
+
+
 def register_study(study: Study) -> None:
     """Make a study known to runs, commands, reports and docs. Raises ValueError where its name is taken."""
     STUDIES.add(study.name, study)

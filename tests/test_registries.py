@@ -170,6 +170,20 @@ def test_an_export_is_written_by_its_name(tmp_path: Path) -> None:
     assert written.read_text() == "Scale"
 
 
+def test_the_doctor_lists_every_registry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from steerlab import cli
+
+    monkeypatch.setattr(sys, "argv", ["steerlab", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    shown = capsys.readouterr().out
+    for name in ("difference-in-means", "procrustes", "transformer_lens", "easysteer", "per_row", "refusal"):
+        assert name in shown
+
+
 @pytest.mark.parametrize("command", ["extract", "export"])
 def test_help_does_not_wait_for_torch(command: str) -> None:
     check = (

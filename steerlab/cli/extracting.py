@@ -27,9 +27,7 @@ def extract(
     ] = None,
     estimator: Annotated[
         str,
-        typer.Option(
-            help="Name of an estimator (lda, pca, ...: the docs list them, and so does the error for an unknown one)."
-        ),
+        typer.Option(help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them."),
     ] = "difference-in-means",
     layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
     template: Annotated[Template, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",

@@ -105,9 +105,7 @@ def bake(
 
 @app.command()
 def export(
-    form: Annotated[
-        str, typer.Argument(help="transformers, gguf, ...: the docs list the forms, and so does an error.")
-    ],
+    form: Annotated[str, typer.Argument(help="transformers, gguf, ...; `steerlab doctor` lists the forms.")],
     model: ModelName,
     output: Annotated[Path, typer.Option("--out", help="The folder (transformers, easysteer) or file.")],
     steer: Steer = None,
