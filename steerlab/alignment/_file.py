@@ -57,7 +57,7 @@ def tensors(aligner: Aligner, dtype: torch.dtype, prefix: str = "") -> dict[str,
 def rebuilt(path: Path, header: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> Aligner:
     """The aligner that a header and its tensors describe."""
     try:
-        aligner = _made(header)
+        aligner = _aligner_of(header)
         parts = {name: stored[name.rstrip("_")].double().numpy() for name in _PARTS}
         fits = parts["left_"].shape == (len(parts["mean_x_"]), parts["core_"].shape[0]) and parts[
             "right_"
@@ -96,9 +96,13 @@ def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]
         raise AlignmentError(f"{path} cannot be read as {form}: {error}.") from error
 
 
-def _made(header: Mapping[str, Any]) -> Aligner:
+def _aligner_of(header: Mapping[str, Any]) -> Aligner:
     options = {
-        name: _made(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        name: _aligner_of(value)
+        if isinstance(value, dict)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
         for name, value in header["options"].items()
     }
     return aligner_class(header["kind"])(**options)

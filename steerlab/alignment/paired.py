@@ -161,7 +161,7 @@ def digest(
 
 
 @dataclass(frozen=True)
-class _Given(Selector):
+class _TokensByPrompt(Selector):
     """Tokens by prompt."""
 
     indices: tuple[tuple[int, ...], ...]
@@ -205,7 +205,7 @@ def _selectors(
         if not couples[-1][0]:
             raise AlignmentError(f"No word of prompt {row} ends at a token's end in both models.")
     own_indices, their_indices = zip(*couples, strict=True)
-    return _Given(tuple(own_indices)), _Given(tuple(their_indices))
+    return _TokensByPrompt(tuple(own_indices)), _TokensByPrompt(tuple(their_indices))
 
 
 def _shared_ends(

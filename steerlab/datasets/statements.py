@@ -36,7 +36,7 @@ def statements(
     _require("topic", wanted, PACKAGED_TOPICS)
     _require("language", (language,), LANGUAGES)
     _require("form", (form,), get_args(Form))
-    return StatementSet(item for topic in wanted for item in _made(topic, language, form))
+    return StatementSet(item for topic in wanted for item in _statements_of(topic, language, form))
 
 
 def state(fact: Fact, *, object: str | None = None, negated: bool = False, language: str = "en") -> Statement:
@@ -62,7 +62,7 @@ def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:
 
 
 @cache
-def _made(topic: str, language: str, form: Form) -> tuple[Statement, ...]:
+def _statements_of(topic: str, language: str, form: Form) -> tuple[Statement, ...]:
     if form == "simple":
         return tuple(
             state(claim, object=named, negated=negated, language=language)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from steerlab.directions.direction import Direction
-from steerlab.errors import DirectionError
+from steerlab.errors import DirectionError, reason
 from steerlab.models import Site
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
         tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
     except Exception as error:  # the reader raises whatever its numpy views raise on a damaged file
         raise DirectionError(
-            f"{path} cannot be read as a GGUF file: {_said(error)}; write it again."
+            f"{path} cannot be read as a GGUF file: {reason(error)}; write it again."
         ) from error
     if fields["general.architecture"] != "controlvector":
         raise DirectionError(
@@ -213,7 +213,7 @@ def _tensors(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its unpickler raises many kinds; each means: not plain tensors
         raise DirectionError(
-            f"{path} is not a file of plain tensors, and pickled objects are not opened ({_said(error)}); save the "
+            f"{path} is not a file of plain tensors, and pickled objects are not opened ({reason(error)}); save the "
             "tensors themselves with torch.save."
         ) from error
 
@@ -248,8 +248,3 @@ def _gguf_layer(path: Path, name: str) -> int:
             f"{path} has a tensor {name!r}, and a control vector has only direction.N; write it again."
         )
     return int(match[1])
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:120]

@@ -62,12 +62,12 @@ class Calibration(Record):
     @property
     def strength(self) -> float:
         """The chosen strength. Raises SteeringError when no trial reached the target."""
-        return self._found.strength
+        return self._chosen_trial.strength
 
     @property
     def interventions(self) -> tuple[Edit, ...]:
         """What to give to ``model.steering(*...)``. Raises SteeringError when no trial reached the target."""
-        if self._found and not self._interventions:
+        if self._chosen_trial and not self._interventions:
             raise SteeringError(
                 "A calibration read from data holds no interventions; make them with its strength."
             )
@@ -96,7 +96,7 @@ class Calibration(Record):
         return figure
 
     @property
-    def _found(self) -> Trial:
+    def _chosen_trial(self) -> Trial:
         if self.chosen is None:
             best = min(self.trials, key=lambda trial: abs(trial.effect.value - self.target))
             raise SteeringError(
