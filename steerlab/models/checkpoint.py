@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
-from steerlab.models import prompts, weights
+from steerlab.models import prompts, templates, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
@@ -96,7 +96,7 @@ class Checkpoint:
     @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer carries a chat template."""
-        return prompts.has_chat_template(self.tokenizer)
+        return templates.has_chat_template(self.tokenizer)
 
     # Sites
 
@@ -149,7 +149,7 @@ class Checkpoint:
         Raises:
             PromptError: an empty text, no chat template, or one that takes no system message.
         """
-        return prompts.render(self.tokenizer, text, template=template, system=system, response=response)
+        return templates.render(self.tokenizer, text, template=template, system=system, response=response)
 
     def conversation_prompt(
         self, turns: Sequence[tuple[str, str]], *, template: Template = "auto", system: str | None = None
@@ -161,7 +161,7 @@ class Checkpoint:
         Raises:
             PromptError: turns that do not alternate or do not end with the user, or a template that fails.
         """
-        return prompts.render_conversation(self.tokenizer, turns, template=template, system=system)
+        return templates.render_conversation(self.tokenizer, turns, template=template, system=system)
 
     def tokenize(self, texts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
         """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
