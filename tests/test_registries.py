@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,24 @@ def test_a_file_in_a_package_is_an_entry(tmp_path: Path, monkeypatch: pytest.Mon
     assert FORMS["shout"]("a") == "A"
     with pytest.raises(SteerlabError, match="There is no form 'whisper'; choose from shout"):
         FORMS["whisper"]
+
+
+def test_an_entry_point_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "our_forms").mkdir()
+    (tmp_path / "our_forms" / "__init__.py").write_text(
+        "from steerlab.registry import Registry\n"
+        "FORMS = Registry('form', package='our_forms', group='some.forms')\n"
+    )
+    (tmp_path / "their_forms.py").write_text(
+        "from our_forms import FORMS\n\nFORMS.add('whisper', str.lower)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        "steerlab.registry.entry_points", lambda group: [EntryPoint("theirs", "their_forms", group)]
+    )
+    from our_forms import FORMS  # type: ignore[import-not-found]
+
+    assert FORMS["whisper"]("A") == "a"
 
 
 def test_an_export_is_written_by_its_name(tmp_path: Path) -> None:
