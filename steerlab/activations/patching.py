@@ -79,7 +79,7 @@ class Patched:
 
     prompts: Int[np.ndarray, " cell"]
     cells: Int[np.ndarray, " cell"]
-    values: Float[np.ndarray, cell * value]
+    values: Float[np.ndarray, " cell *value"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class PatchResult:
     """
 
     values: Float[np.ndarray, "prompt cell *value"]
-    plain: Float[np.ndarray, prompt * value]
+    plain: Float[np.ndarray, " prompt *value"]
     cost: Cost
     mode: Mode
 
