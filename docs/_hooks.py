@@ -29,7 +29,7 @@ def _table(name: str) -> Iterator[str]:
         return
     registry = registry_of(name)
     yield from ("| name | in Python | what it is |", "| --- | --- | --- |")
-    for key in registry:
+    for key in sorted(registry):
         thing = registry[key].func if isinstance(registry[key], partial) else registry[key]
         first_line = (inspect.getdoc(thing) or "").partition("\n")[0]
         yield f"| `{key}` | `{thing.__name__}` | {_cell(first_line)} |"

@@ -46,7 +46,7 @@ def doctor(
 def _registered_table() -> Table:
     table = Table("what", "names", title="What can be named", title_justify="left")
     for things in REGISTRIES:
-        table.add_row(things, ", ".join(registry_of(things)))
+        table.add_row(things, ", ".join(sorted(registry_of(things))))
     return table
 
 
