@@ -26,8 +26,22 @@ JOBS = {
     "branching": ["branching", "zoo:small-base", "zoo:small-post"],
 }
 NEURONS = ["neurons", "zoo:small-post"]
-TABLES = """
-import json, pathlib, sys
+#: An editable installation would fill what an old commit lacks with this folder's modules.
+ALONE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+"""
+COMMAND = (
+    ALONE
+    + """
+import runpy
+runpy.run_module("steerlab.cli", run_name="__main__", alter_sys=True)
+"""
+)
+TABLES = (
+    ALONE
+    + """
+import json, pathlib
 from steerlab.report import csv_text
 try:
     from steerlab.results import result_from_dict
@@ -37,6 +51,7 @@ for file in sorted(pathlib.Path(sys.argv[1]).glob("*/results/*.json")):
     for table in result_from_dict(json.loads(file.read_text())).tables():
         file.with_name(f"{file.stem}_{table.key}.csv").write_text(csv_text(table), newline="")
 """
+)
 
 
 def short(commit: str) -> str:
@@ -61,17 +76,17 @@ def run_jobs(code: Path, out: Path) -> None:
     """Every job with the code below `code`, its files below `out`; what is there already is kept."""
     environment = {**os.environ, "PYTHONPATH": str(code), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
-    def python(*arguments: str) -> str:
-        command = [sys.executable, *arguments]
+    def python(script: str, *arguments: str) -> str:
+        command = [sys.executable, "-c", script, *arguments]
         return subprocess.run(
             command, cwd=code, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
     for name, words in JOBS.items():
         if not (out / name / "report.html").exists():
-            python("-m", "steerlab.cli", *words, "--out", str(out / name), "--overwrite")
-    (out / "neurons.txt").write_text(python("-m", "steerlab.cli", *NEURONS))
-    python("-c", TABLES, str(out))
+            python(COMMAND, *words, "--out", str(out / name), "--overwrite")
+    (out / "neurons.txt").write_text(python(COMMAND, *NEURONS))
+    python(TABLES, str(out))
 
 
 def digests(out: Path) -> dict[str, str]:
