@@ -65,6 +65,11 @@ def kl(log_p: Float[Tensor, "*row vocab"], log_q: Float[Tensor, "*#row vocab"]) 
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 
+def entropy(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
+    """-sum q ln q over the last axis, in nats; impossible tokens (-inf) add nothing."""
+    return (log_probs.exp() * -log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1).clamp(min=0)
+
+
 def divergence(
     plain: Float[Tensor, "*row vocab"], changed: Float[Tensor, "*row vocab"], *, floor: float = 0.0
 ) -> Float[Tensor, "*row"]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from steerlab.errors import ModelError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.laws import entropy
 from steerlab.neurons.weights import final_norm, norm_centres
 from steerlab.progress import track
-from steerlab.readouts.sampling import entropy
 
 _CELLS = 2**24  # logits held at once
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steerlab.errors import DatasetError
 from steerlab.models import LanguageModel
+from steerlab.models.laws import kl
 from steerlab.neurons.head import NeuronHead
 
 FLOOR = 1e-4  # nats; below it a share is a ratio of noise
@@ -125,6 +126,4 @@ def _divergences(
     law: Float[Tensor, "token vocab"], log_freq: Float[Tensor, " vocab"]
 ) -> tuple[Tensor, Tensor]:
     """KL(model ‖ unigram) and KL(unigram ‖ model) of every token."""
-    model = (law.exp() * (law - log_freq)).sum(-1)
-    unigram = (log_freq.exp() * (log_freq - law)).sum(-1)
-    return model, unigram
+    return kl(law, log_freq), kl(log_freq, law)

@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.models import LanguageModel
+from steerlab.models.laws import entropy
 from steerlab.neurons.ablation import last_layer, linear_w_out
 from steerlab.neurons.weights import final_norm, norm_centres
-from steerlab.readouts.sampling import entropy
 
 _LEAST = 1e-20
 _CACHED = 2**17  # logits of one part: half a megabyte

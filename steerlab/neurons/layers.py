@@ -19,7 +19,7 @@ from steerlab.activations import record, sweep
 from steerlab.activations.sweep import TOKEN_BUDGET
 from steerlab.errors import ModelError
 from steerlab.models import LanguageModel, Prompt, Site
-from steerlab.readouts.sampling import entropy
+from steerlab.models.laws import entropy, kl
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def layer_effects(
 
     def measure(logits: Float[Tensor, "variant prompt vocab"], prompts: Int[Tensor, " prompt"]) -> Tensor:
         law, before = logits.float().log_softmax(-1), plain[prompts.to(plain.device)]
-        kl = (before.exp() * (before - law)).sum(-1)
-        return torch.stack([entropy(law) - entropy(before), kl], dim=-1)
+        return torch.stack([entropy(law) - entropy(before), kl(before, law)], dim=-1)
 
     swept = sweep(
         recording,

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steerlab.models import Edit, Generation, LanguageModel, Prompt, Tokens
+from steerlab.models import Edit, Generation, LanguageModel, Prompt, Tokens, laws
 from steerlab.statistics import Estimate, proportion
 
 STARTS = (
@@ -95,15 +95,8 @@ def log_odds(
 
 
 def odds_of(logits: Float[Tensor, "row vocab"], tokens: Sequence[int]) -> Float[np.ndarray, " row"]:
-    """log P(R) - log P(not R), in float64 and without a floor; NaN when R is empty."""
-    if not tokens:
-        return np.full(len(logits), np.nan)
-    inside = torch.zeros(logits.shape[1], dtype=torch.bool)
-    inside[list(tokens)] = True
-    exact = logits.double()
-    values: Float[np.ndarray, " row"] = (
-        exact[:, inside].logsumexp(dim=1) - exact[:, ~inside].logsumexp(dim=1)
-    ).numpy()
+    """ln P(R) - ln P(not R) of each row, float64; NaN when R is empty."""
+    values: Float[np.ndarray, " row"] = laws.log_odds(logits, tokens).numpy()
     return values
 
 

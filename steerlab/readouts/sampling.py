@@ -133,11 +133,6 @@ def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
     return StepLaw(plain * mask / mass[:, None], entropy_, untruncated, mask.sum(-1))
 
 
-def entropy(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
-    """-sum q ln q over the last axis, in nats; impossible tokens (-inf) add nothing."""
-    return (log_probs.exp() * -log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1).clamp(min=0)
-
-
 def _kept(probs: Float[Tensor, "row vocab"], law: SamplingLaw) -> Bool[Tensor, "row vocab"]:
     """The kept set of each row under the truncation rule."""
     if law.rule == "min_p":

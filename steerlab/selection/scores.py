@@ -18,6 +18,7 @@ from torch import Tensor
 from steerlab.activations import Recording, record, sweep
 from steerlab.activations.sweep import Measure
 from steerlab.models import LanguageModel, Prompt, Site
+from steerlab.models.laws import divergence, log_odds
 from steerlab.steering import stream_writes
 
 _FIRST = 0.25  # share of the prompts after which a candidate may be left
@@ -33,27 +34,8 @@ class Odds:
     floor: float = 0.0
 
     def __call__(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, " *batch"]:
-        """log P(R) - log P(not R), float64; NaN without tokens."""
-        if not self.tokens:
-            return torch.full(logits.shape[:-1], torch.nan, dtype=torch.float64)
-        exact = _exact(logits)
-        inside = torch.zeros(exact.shape[-1], dtype=torch.bool, device=exact.device)
-        inside[list(self.tokens)] = True
-        if self.floor:
-            share = exact.softmax(dim=-1)[..., inside].sum(dim=-1)
-            return (share + self.floor).log() - (1 - share + self.floor).log()
-        return exact[..., inside].logsumexp(dim=-1) - exact[..., ~inside].logsumexp(dim=-1)
-
-
-def divergence(
-    plain: Float[Tensor, "*batch vocab"], steered: Float[Tensor, "*batch vocab"], floor: float = 0.0
-) -> Float[Tensor, " *batch"]:
-    """KL of the steered from the plain law in float64; with a `floor` inside both logarithms as published."""
-    if floor:
-        p, q = _exact(plain).softmax(dim=-1), _exact(steered).softmax(dim=-1)
-        return (p * ((p + floor).log() - (q + floor).log())).sum(dim=-1)
-    log_p, log_q = _exact(plain).log_softmax(dim=-1), _exact(steered).log_softmax(dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
+        """ln P(R) - ln P(not R), float64; NaN without tokens."""
+        return log_odds(logits, self.tokens, floor=self.floor)
 
 
 class Scorer:
@@ -135,7 +117,7 @@ class Scorer:
 
     def _divergence(self, part: Recording) -> Measure:
         def measure(logits: Tensor, prompts: Tensor) -> Tensor:
-            return divergence(part.logits[prompts.to(part.logits.device)], logits, self.kl_floor)
+            return divergence(part.logits[prompts.to(part.logits.device)], logits, floor=self.kl_floor)
 
         return measure
 

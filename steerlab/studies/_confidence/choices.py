@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
-from steerlab.models import LanguageModel, Tokens
+from steerlab.models import LanguageModel
+from steerlab.models.prompts import batches_by_length
 from steerlab.readouts.confidence import Calibration, calibration
+from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._confidence.changes import Change, choice_changes
@@ -258,9 +259,9 @@ def _continuations(
     lengths = model.tokenize(texts).lengths
     starts = _starts(model, questions)
     scores = np.zeros(len(texts))
-    for batch in _batches(lengths):
+    for batch in batches_by_length(lengths, _BUDGET):
         tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
-        scores[batch] = _log_probability(model, tokens, [starts[owner[row]] for row in batch])
+        scores[batch] = continuation_log_probability(model, tokens, [starts[owner[row]] for row in batch])
     ends = np.cumsum([len(question.choices) for question in questions])[:-1]
     return list(np.split(scores, ends))
 
@@ -283,26 +284,3 @@ def _starts(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[i
             )
         starts.append(same)
     return starts
-
-
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    batches: list[list[int]] = []
-    for row in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > _BUDGET:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
-
-
-def _log_probability(
-    model: LanguageModel, tokens: Tokens, starts: Sequence[int]
-) -> Float[np.ndarray, " row"]:
-    logits = model.run(tokens, logits="all")
-    assert logits is not None
-    ids = tokens.input_ids.to(logits.device)
-    law = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0].double()
-    place = torch.arange(1, tokens.width)[None]
-    kept = (place >= torch.tensor(list(starts))[:, None]) & (place < torch.tensor(tokens.lengths)[:, None])
-    summed: Float[np.ndarray, " row"] = torch.where(kept.to(law.device), law, 0.0).sum(dim=1).cpu().numpy()
-    return summed

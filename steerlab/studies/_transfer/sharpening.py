@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
 from steerlab.datasets import Task
 from steerlab.directions import Direction
 from steerlab.models import Edit, LanguageModel, Prompt, Span, Tokens
+from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.statistics import bootstrap_mean, proportion
 from steerlab.studies._transfer.result import Sharpening
 from steerlab.studies._transfer.unlock import turn
@@ -78,15 +78,7 @@ def log_probability(
     for start in range(0, len(whole), 64):
         batch = model.tokenize(whole[start : start + 64], padding_side="right")
         with model.steering(*edits) if edits else nullcontext():
-            logits = model.run(batch, logits="all")
-        assert logits is not None
-        law = logits.float().log_softmax(dim=-1)[:, :-1]
-        ids = batch.input_ids[:, 1:, None].to(law.device)
-        of_token = law.gather(2, ids)[..., 0].double().cpu()
-        begins = torch.tensor(_begins(batch))
-        columns = torch.arange(of_token.shape[1]) + 1
-        kept = (columns[None] >= begins[:, None]) & batch.attention_mask[:, 1:].bool()
-        sums[start : start + 64] = (of_token * kept).sum(dim=1).numpy()
+            sums[start : start + 64] = continuation_log_probability(model, batch, _begins(batch)).numpy()
     return sums
 
 

@@ -13,7 +13,7 @@ of the same kind as the contextual calibration of Zhao et al., 2021).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +27,9 @@ from torch import Tensor
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
+from steerlab.models.prompts import batches_by_length
 from steerlab.readouts.questions import QUESTION_END, Plan, question
+from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record
 from steerlab.statistics import Estimate, proportion
 from steerlab.studies._truthfulness.probes import Fit
@@ -134,7 +136,9 @@ class Examinee:
         shifts: [prompt, width] by site; many steered versions of one question are simply many prompts.
         """
         log_odds = torch.empty(len(prompts), 2, dtype=torch.float64)
-        for batch in self._batches(prompts):
+        different = list(dict.fromkeys(prompts))
+        length = dict(zip(different, self.model.tokenize(different).lengths, strict=True))
+        for batch in batches_by_length([length[prompt] for prompt in prompts], _BUDGET[self.words.scored]):
             part = [prompts[row] for row in batch]
             edit = None
             if shifts is not None:
@@ -144,19 +148,6 @@ class Examinee:
             log_odds[batch] = self._scores(part, edit).cpu()
         scores: Float[np.ndarray, "row 2"] = log_odds.numpy()
         return scores
-
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        lengths = self.model.tokenize(list(dict.fromkeys(prompts))).lengths
-        length = dict(zip(dict.fromkeys(prompts), lengths, strict=True))
-        batch: list[int] = []
-        longest = 0
-        for row in sorted(range(len(prompts)), key=lambda number: -length[prompts[number]]):
-            if batch and (len(batch) + 1) * longest > _BUDGET[self.words.scored]:
-                yield batch
-                batch = []
-            longest = longest if batch else length[prompts[row]]
-            batch.append(row)
-        yield batch
 
     def _scores(self, prompts: list[Prompt], edit: _RowShift | None) -> Float[Tensor, "row 2"]:
         steered = nullcontext() if edit is None else self.model.steering(edit)
@@ -173,16 +164,7 @@ class Examinee:
         """Log-probability of each answer's tokens behind what the two have in common."""
         after = [_continued(self.model, prompts, text) for text in self.words.texts]
         shared = [_common(*(_ids(tokens, row) for tokens in after)) for row in range(len(prompts))]
-        return [self._log_probability(tokens, shared) for tokens in after]
-
-    def _log_probability(self, tokens: Tokens, start: Sequence[int]) -> Float[Tensor, " row"]:
-        logits = self.model.run(tokens, logits="all")
-        assert logits is not None
-        ids = tokens.input_ids.to(logits.device)
-        law = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0].double()
-        place = torch.arange(1, tokens.width)[None]
-        kept = (place >= torch.tensor(start)[:, None]) & (place < torch.tensor(tokens.lengths)[:, None])
-        return torch.where(kept.to(law.device), law, 0.0).sum(dim=1)
+        return [continuation_log_probability(self.model, tokens, shared) for tokens in after]
 
 
 def label_accuracy(
