@@ -16,7 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 JOBS = {
@@ -96,6 +98,21 @@ def digests(out: Path) -> dict[str, str]:
     return {str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files}
 
 
+def apart(old: Any, new: Any, tolerance: float, where: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """The places where two JSON values differ: numbers by more than `tolerance` of the larger one."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        for key in old:
+            yield from apart(old[key], new[key], tolerance, f"{where}.{key}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for row, pair in enumerate(zip(old, new, strict=True)):
+            yield from apart(*pair, tolerance, f"{where}[{row}]")
+    elif isinstance(old, int | float) and isinstance(new, int | float):
+        if abs(old - new) > tolerance * max(1.0, abs(old), abs(new)):
+            yield where, (old, new)
+    elif old != new:
+        yield where, (old, new)
+
+
 def main() -> None:
     """Run both commits and print what differs."""
     parser = argparse.ArgumentParser(
@@ -103,19 +120,30 @@ def main() -> None:
     )
     parser.add_argument("old", help="a commit")
     parser.add_argument("new", nargs="?", default="HEAD", help="another commit, or `.` for this folder")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-6,
+        help="which numbers of differing results are shown: relative difference",
+    )
     parser.add_argument("--keep", type=Path, help="where the runs are kept, to use them again")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         kept = arguments.keep or Path(temporary)
-        found = {}
+        found, places = {}, {}
         for role, commit in (("old", arguments.old), ("new", arguments.new)):
             out = kept / (role if commit == "." else short(commit))
             out.mkdir(parents=True, exist_ok=True)
             run_jobs(checkout(commit, Path(temporary) / role), out)
-            found[role] = digests(out)
+            found[role], places[role] = digests(out), out
     old, new = found["old"], found["new"]
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     print(json.dumps({"files": len(old), "differ": differing}, indent=1))
+    for name in differing:
+        if name.endswith(".json"):
+            for where, values in apart(json.loads((places["old"] / name).read_text()),
+                                       json.loads((places["new"] / name).read_text()), arguments.tolerance):  # fmt: skip
+                print(f"{name} {where}: {values[0]!r} {values[1]!r}")
     sys.exit(bool(differing))
 
 
