@@ -140,10 +140,10 @@ def main() -> None:
     differing = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     print(json.dumps({"files": len(old), "differ": differing}, indent=1))
     for name in differing:
-        if name.endswith(".json"):
-            for where, values in apart(json.loads((places["old"] / name).read_text()),
-                                       json.loads((places["new"] / name).read_text()), arguments.tolerance):  # fmt: skip
-                print(f"{name} {where}: {values[0]!r} {values[1]!r}")
+        if name.endswith(".json") and all((place / name).exists() for place in places.values()):
+            old_value, new_value = (json.loads((places[role] / name).read_text()) for role in places)
+            for where, values in apart(old_value, new_value, arguments.tolerance):
+                print(f"{name}{where}: {values[0]!r} {values[1]!r}")
     sys.exit(bool(differing))
 
 

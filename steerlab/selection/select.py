@@ -396,7 +396,4 @@ def _separation(val: Reading, differences: Differences, shared: int) -> Float[np
     high, low = along[..., val.labels], along[..., ~val.labels]
     spread = np.sqrt((high.var(axis=-1) + low.var(axis=-1)) / 2)
     gap = high.mean(axis=-1) - low.mean(axis=-1)
-    separation: Float[np.ndarray, "layer position"] = np.divide(
-        gap, spread, out=np.zeros_like(gap), where=spread > 0
-    )
-    return separation
+    return np.asarray(np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0))
