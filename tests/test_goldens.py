@@ -1,0 +1,102 @@
+"""Runs stored by an earlier version read back and render, and studies of the bundled pair still give what they gave.
+
+`goldens/` holds runs of the commit before studies became packages, each with its tables as CSV (made with the same
+code): `compare` of the small pair, `trace` of the large one, `transfer` from large to small, `branching`, all with
+seed 0 and quick, and what `neurons` printed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+import steerlab as sl
+from steerlab import cli
+from steerlab.comparison import read_data, rewrite_report, run_study
+from steerlab.report import csv_text, terminal_table
+from steerlab.results import StudyResult, result_from_dict
+from steerlab.statistics import Estimate
+from steerlab.studies import Pair
+
+GOLDENS = Path(__file__).parent / "goldens"
+RUNS = ("compare", "trace", "transfer", "branching")
+#: Another machine rounds otherwise, and a token that is chosen otherwise moves a share of a few dozen prompts.
+RELATIVE, SHARE_WITHIN = 0.05, 0.97
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stored_run_reads_back_renders_and_shows_its_tables(name: str, tmp_path: Path) -> None:
+    shutil.copytree(GOLDENS / name, tmp_path / "run")
+    run = rewrite_report(tmp_path / "run")
+    assert run.manifest.status == "done"
+    assert set(run.results) == {path.stem for path in (GOLDENS / name / "results").glob("*.json")}
+    assert terminal_table(run.results).row_count == len(run.results)
+    page = run.report.read_text("utf-8")
+    for study, result in run.results.items():
+        assert result.summary[0].split("'")[0][:40] in page
+        stored = {path.stem: path for path in (GOLDENS / name / "results").glob(f"{study}_*.csv")}
+        tables = {f"{study}_{table.key}": table for table in result.tables()}
+        assert tables.keys() == stored.keys()
+        for key, table in tables.items():
+            assert csv_text(table).splitlines() == stored[key].read_text("utf-8").splitlines(), key
+    for path in (GOLDENS / name / "directions").glob("*.safetensors"):
+        assert sl.Direction.load(path).vectors
+
+
+def estimates(result: StudyResult) -> dict[tuple[str, int, str], Estimate | float]:
+    """Every number of every table, by table, row and heading."""
+    return {
+        (table.key, number, heading): cell
+        for table in result.tables()
+        for number, row in enumerate(table.rows)
+        for heading, cell in zip(table.columns, row, strict=True)
+        if isinstance(cell, Estimate | float) and not isinstance(cell, bool)
+    }
+
+
+@pytest.mark.parametrize("study", ["truthfulness", "refusal", "confidence"])
+def test_a_study_of_the_bundled_pair_gives_what_it_gave(study: str) -> None:
+    before = result_from_dict(json.loads((GOLDENS / "compare" / "results" / f"{study}.json").read_text()))
+    pair = Pair(sl.load("zoo:small-base"), sl.load("zoo:small-post"))
+    after = run_study(study, pair, read_data(bundled=True))
+    assert after.status == before.status
+    old, new = estimates(before), estimates(after)
+    assert old.keys() == new.keys()
+    close = [alike(old[place], new[place]) for place in old]
+    assert sum(close) >= SHARE_WITHIN * len(close), [
+        place for place, same in zip(old, close, strict=True) if not same
+    ]
+    assert before.headline is not None
+    assert after.headline is not None
+    assert alike(before.headline.value, after.headline.value)
+
+
+def alike(old: Estimate | float, new: Estimate | float) -> bool:
+    """Whether two numbers agree within the tolerance of their scale, or neither is known."""
+    first, second = (value.value if isinstance(value, Estimate) else value for value in (old, new))
+    if math.isnan(first) or math.isnan(second):
+        return math.isnan(first) and math.isnan(second)
+    width = old.high - old.low if isinstance(old, Estimate) and old.has_interval else 0.0
+    return abs(first - second) <= RELATIVE * max(abs(first), abs(second), 0.1) + 0.2 * width
+
+
+def test_neurons_are_listed_as_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(cli.neurons, "out", Console(width=200))
+    monkeypatch.setattr("sys.argv", ["steerlab", "neurons", "zoo:small-post"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    old, new = (GOLDENS / "neurons.txt").read_text().split(), capsys.readouterr().out.split()
+    assert len(old) == len(new)
+    for before, after in zip(old, new, strict=True):
+        try:
+            assert float(after) == pytest.approx(float(before), rel=RELATIVE, abs=1e-4)
+        except ValueError:
+            assert after == before
