@@ -1,4 +1,11 @@
-"""From a labelled contrast to a direction file: what `steerlab extract` does, callable from Python as well."""
+"""From a contrast to a direction: two lists of texts, a file or a packaged set in, a direction with its accuracy out.
+
+    d = sl.extract(model, happy, sad)
+    d.accuracy, d.best
+
+Matched texts of the two classes are held out together (`datasets.groups`), and the direction knows at which layer it
+works best; `steerlab extract` does the same from a shell.
+"""
 
 from __future__ import annotations
 
@@ -6,83 +13,152 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from inspect import signature
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from steerlab.activations import capture
 from steerlab.directions import ESTIMATORS, Direction, LinearDirection, fit_direction
+from steerlab.directions.held_out import FOLDS, best_site, held_out_accuracy
 from steerlab.errors import DatasetError, DirectionError
-from steerlab.models import Last, Prompt
+from steerlab.models import Last, Prompt, Selector
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from steerlab.datasets import StatementSet
+    from steerlab.datasets.labelled_texts import LabelledTexts
     from steerlab.models import LanguageModel
-    from steerlab.statistics import Estimate
+    from steerlab.models.prompts import Template
 
-_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """A direction and, by site, the five-fold accuracy of the classifier it defines."""
-
-    direction: Direction
-    accuracy: dict[str, Estimate]
+Layers = str | int | Sequence[int]
 
 
 @dataclass(frozen=True)
 class LabelledPrompts:
-    """Prompts with one label each, 1 true or harmful.
+    """Prompts with one label each, 1 for the class that the direction points to.
 
-    `pairs` gives a statement and its negation one number, None where the data do not come as such pairs; `polarity` is
-    +1 or -1, None where nothing is negated.
+    groups: what is held out together, one name a prompt; sentence: how it came about. pairs: one number for a statement
+    and its negation, None where the data do not come as such pairs. polarity: +1 or -1, None where nothing is negated.
     """
 
     prompts: list[Prompt]
     labels: list[int]
     hash: str
+    groups: Sequence[Hashable]
+    sentence: str = ""
     pairs: list[int] | None = None
     polarity: list[int] | None = None
 
 
-def labelled_prompts(
+def extract(
     model: LanguageModel,
-    contrast: Literal["truth", "refusal"],
-    path: Path | None = None,
-    template: Literal["auto", "chat", "plain", "none"] = "auto",
-) -> LabelledPrompts:
-    """The prompts of a packaged contrast or of the user's file or folder.
+    positive: Any,
+    negative: Sequence[str] | None = None,
+    *,
+    estimator: LinearDirection | str = "difference-in-means",
+    layers: Layers = "all",
+    positions: Selector = Last(),  # noqa: B008  # frozen
+    template: Template = "none",
+    groups: Sequence[Hashable] | None = None,
+    label: str | None = None,
+    seed: int = 0,
+    announce: Callable[[str], None] = lambda sentence: None,
+) -> Direction:
+    """The direction from one class of texts to the other, in the residual stream behind each block.
 
-    Statements are not rendered in a template; for a bundled model they are the packaged ones of the topics it knows.
-    Requests are rendered in the model's template, equally many of each kind.
+    Args:
+        model: a loaded model.
+        positive: the texts that the direction points to, with `negative`; else everything that
+            `datasets.labelled_texts` reads: pairs, a contrast set, a file, a DataFrame, a Dataset.
+        negative: the other texts.
+        estimator: an unfitted one, or its name ("lda").
+        layers: "all", one number, several, or a text such as "4-8".
+        positions: the token that is read.
+        template: "none" reads the texts as they are; "auto", "chat" or "plain" render them as instructions.
+        groups: what is held out together, one name a text; None finds matched and reworded texts.
+        label: the label that the direction points to, where a table has labels of its own.
+        seed: of the folds.
+        announce: is told what was found about the texts.
+
+    Returns:
+        The direction; `accuracy` by site of held-out folds, `best` the site where it works best.
 
     Raises:
-        DatasetError: for a bad file.
+        DatasetError: texts that are no contrast, or fewer than five of a class.
+        DirectionError: an unknown estimator or layer.
+    """
+    data = own_prompts(model, positive, negative, groups=groups, label=label, template=template)
+    if data.sentence:
+        announce(data.sentence)
+    return extract_from(model, data, estimator=estimator, layers=layers, positions=positions, seed=seed)
+
+
+def own_prompts(
+    model: LanguageModel,
+    positive: Any,
+    negative: Any = None,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    label: str | None = None,
+    template: Template | None = None,
+) -> LabelledPrompts:
+    """A person's own contrast as prompts; requests and statements in a published format are known by their files.
+
+    Raises:
+        DatasetError: texts or a file that are no contrast.
+    """
+    from steerlab import datasets
+    from steerlab.datasets.labelled_texts import labelled_texts
+    from steerlab.datasets.readers.table import read_table
+
+    if negative is None and isinstance(positive, str | Path):
+        if Path(positive).is_dir():
+            return request_prompts(model, datasets.read_requests(positive), template)
+        if {"subject", "polarity"} & set(read_table(positive).columns):
+            positive = datasets.read_statements(positive)
+    if isinstance(positive, datasets.StatementSet):
+        return statement_prompts(model, positive, template)
+    return _rendered(
+        model, labelled_texts(positive, negative, groups=groups, positive=label), template or "none"
+    )
+
+
+def packaged_prompts(
+    model: LanguageModel, contrast: Literal["truth", "refusal"], template: Template | None = None
+) -> LabelledPrompts:
+    """The prompts of a packaged contrast.
+
+    Statements are read as they are unless a template is named; for a bundled model they are those of the topics it
+    knows. Requests are rendered in the model's template, equally many of each kind.
     """
     from steerlab import datasets, zoo
 
     if contrast == "truth":
-        packaged = zoo.statements if model.name.startswith("zoo:") else datasets.statements
-        statements = datasets.read_statements(path) if path else packaged()
-        return LabelledPrompts(
-            [Prompt(text) for text in statements.texts],
-            [int(x) for x in statements.labels],
-            statements.hash,
-            negation_pairs(statements),
-            statements.polarity if len(set(statements.polarity)) == 2 else None,
-        )
-    requests = (datasets.read_requests(path) if path else datasets.requests()).balanced()
-    texts = [*requests.positive, *requests.negative]
-    labels = [1] * len(requests.positive) + [0] * len(requests.negative)
-    prompts = [model.instruction_prompt(text, template=template) for text in texts]
-    return LabelledPrompts(prompts, labels, requests.hash)
+        bundled = model.name.startswith("zoo:")
+        return statement_prompts(model, zoo.statements() if bundled else datasets.statements(), template)
+    return request_prompts(model, datasets.requests(), template)
+
+
+def statement_prompts(
+    model: LanguageModel, statements: StatementSet, template: Template | None = None
+) -> LabelledPrompts:
+    """True and false statements, with their negations where each has one."""
+    from steerlab.datasets.labelled_texts import labelled_texts
+
+    data = _rendered(model, labelled_texts(statements), template or "none")
+    pairs = negation_pairs(statements)
+    polarity = statements.polarity if len(set(statements.polarity)) == 2 else None
+    return replace(data, hash=statements.hash, pairs=pairs, polarity=polarity)
+
+
+def request_prompts(model: LanguageModel, requests: Any, template: Template | None = None) -> LabelledPrompts:
+    """Two kinds of requests, equally many of each."""
+    from steerlab.datasets.labelled_texts import labelled_texts
+
+    balanced = requests.balanced()
+    return replace(_rendered(model, labelled_texts(balanced), template or "auto"), hash=balanced.hash)
 
 
 def negation_pairs(statements: StatementSet) -> list[int] | None:
@@ -101,79 +177,75 @@ def negation_pairs(statements: StatementSet) -> list[int] | None:
     return pairs
 
 
-def extract_direction(
+def extract_from(
     model: LanguageModel,
-    prompts: Sequence[Prompt | str],
-    labels: Sequence[int],
+    data: LabelledPrompts,
     *,
     estimator: LinearDirection | str = "difference-in-means",
-    layers: str = "all",
-    data_hash: str = "",
-    pairs: Sequence[int] | None = None,
-    polarity: Sequence[int] | None = None,
+    layers: Layers = "all",
+    positions: Selector = Last(),  # noqa: B008  # frozen
     seed: int = 0,
-) -> Extraction:
-    """Fit a direction at the last token of `prompts` at `resid_post` of `layers`.
-
-    The estimator is an unfitted one or its name in `steerlab.directions.ESTIMATORS`. The accuracy is of held-out folds
-    (stratified, `seed`; the prompts of a pair stay in one fold), with a Wilson interval.
+) -> Direction:
+    """Fit a direction at `resid_post` of `layers` and hold it out.
 
     Raises:
-        DirectionError: for an unknown estimator or layer.
-        DatasetError: for fewer than five prompts of a kind, or when the estimator reads pairs (`pca`, `ccs`) and there
-            are none.
+        DirectionError: an unknown estimator or layer.
+        DatasetError: fewer than five groups of a kind, or an estimator that reads pairs (`pca`, `ccs`) where there are
+            none.
     """
     fitted = ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator
-    if fitted.needs_pairs and pairs is None:
-        name = estimator if isinstance(estimator, str) else type(estimator).__name__
-        raise DatasetError(
-            f"The estimator {name!r} reads pairs of a statement and its negation, and these prompts are not such "
-            "pairs; give statements whose columns subject, object and polarity tell them, or choose another estimator."
-        )
-    counts = Counter(labels)
-    if len(counts) != 2 or min(counts.values()) < _FOLDS:
-        raise DatasetError(
-            f"The prompts hold {' and '.join(map(str, counts.values()))} of their kinds; give two kinds with at least "
-            f"{_FOLDS} prompts each, one for every fold of the accuracy."
-        )
+    _require_folds(fitted, data)
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
-    activations = capture(model, prompts, sites, positions=Last(), progress="Reading states")
-    y = np.asarray(labels)
+    activations = capture(model, data.prompts, sites, positions=positions, progress="Reading states")
+    labels = np.asarray(data.labels)
     direction = fit_direction(
         fitted,
         activations,
-        y,
+        labels,
         model=model,
-        dataset_hash=data_hash,
-        position=Last(),
-        pairs=pairs,
-        polarity=polarity,
+        dataset_hash=data.hash,
+        position=positions,
+        pairs=data.pairs,
+        polarity=data.polarity,
     )
-    held_out = {
-        str(site): _held_out_accuracy(fitted, activations[site].numpy(), y, pairs, polarity, seed)
+    accuracy = {
+        site: held_out_accuracy(
+            fitted,
+            activations[site].numpy(),
+            labels,
+            data.groups,
+            pairs=data.pairs,
+            polarity=data.polarity,
+            seed=seed,
+        )
         for site in sites
     }
-    return Extraction(direction, held_out)
+    return replace(direction, accuracy=accuracy, best=best_site(accuracy, direction.statistics))
 
 
-def chosen_layers(text: str, n_layers: int) -> list[int]:
-    """Layers named by `all`, `4`, `4-8` (both ends) or `2,5,7`.
+def chosen_layers(layers: Layers, n_layers: int) -> list[int]:
+    """Layers named by "all", 4, [2, 5], "4", "4-8" (both ends) or "2,5,7", ascending.
 
     Raises `DirectionError` for anything else and for a layer the model does not have.
     """
+    text = (
+        layers
+        if isinstance(layers, str)
+        else ",".join(map(str, [layers] if isinstance(layers, int) else layers))
+    )
     if text == "all":
         return list(range(n_layers))
-    layers: list[int] = []
+    chosen: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part)
         if match is None:
             raise DirectionError(f"Layers {text!r} are not understood; write all, 4, 4-8 or 2,5,7.")
         first, last = int(match[1]), int(match[2] or match[1])
-        layers += range(first, last + 1)
-    missing = [layer for layer in layers if layer >= n_layers]
-    if missing or not layers:
+        chosen += range(first, last + 1)
+    missing = [layer for layer in chosen if layer >= n_layers]
+    if missing or not chosen:
         raise DirectionError(f"Layers {text!r} name none of, or more than, the layers 0 to {n_layers - 1}.")
-    return sorted(set(layers))
+    return sorted(set(chosen))
 
 
 def require_place(path: Path) -> None:
@@ -222,23 +294,25 @@ def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Dire
     return direction.at(*sites)
 
 
-def _held_out_accuracy(
-    estimator: LinearDirection,
-    rows: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    pairs: Sequence[int] | None,
-    polarity: Sequence[int] | None,
-    seed: int,
-) -> Estimate:
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+def _rendered(model: LanguageModel, data: LabelledTexts, template: Template) -> LabelledPrompts:
+    prompts = [
+        Prompt(text) if template == "none" else model.instruction_prompt(text, template=template)
+        for text in data.texts
+    ]
+    return LabelledPrompts(prompts, list(data.labels), data.hash, data.groups.numbers, data.groups.sentence)
 
-    from steerlab.statistics import proportion
 
-    folds = (StratifiedKFold if pairs is None else StratifiedGroupKFold)(
-        _FOLDS, shuffle=True, random_state=seed
-    )
-    takes = signature(type(estimator).fit).parameters
-    given = {"pairs": pairs, "polarity": polarity}
-    extra = {name: np.asarray(x) for name, x in given.items() if x is not None and name in takes}
-    predicted = cross_val_predict(estimator, rows, labels, groups=pairs, cv=folds, params=extra)
-    return proportion(int((predicted == labels).sum()), len(labels))
+def _require_folds(estimator: LinearDirection, data: LabelledPrompts) -> None:
+    """Raise DatasetError where an estimator lacks its pairs, or a kind has fewer groups than there are folds."""
+    if estimator.needs_pairs and data.pairs is None:
+        raise DatasetError(
+            f"The estimator {type(estimator).__name__} reads pairs of a statement and its negation, and these prompts "
+            "are not such pairs; give statements whose columns subject, object and polarity tell them, or choose "
+            "another estimator."
+        )
+    kinds = Counter(label for _, label in set(zip(data.groups, data.labels, strict=True)))
+    if len(kinds) != 2 or min(kinds.values()) < FOLDS:
+        raise DatasetError(
+            f"The prompts hold {' and '.join(map(str, kinds.values()))} groups of their kinds; give two kinds with at "
+            f"least {FOLDS} each, one for every fold of the accuracy."
+        )

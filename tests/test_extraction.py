@@ -16,10 +16,12 @@ from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.extraction import (
+    LabelledPrompts,
     chosen_layers,
-    extract_direction,
-    labelled_prompts,
+    extract_from,
     negation_pairs,
+    own_prompts,
+    packaged_prompts,
     parse_steer,
     read_direction,
 )
@@ -50,26 +52,35 @@ def test_steering_by_name() -> None:
 
 def test_extracted_direction_is_the_difference_of_class_means(tmp_path: Path) -> None:
     model = tiny("llama")
-    data = labelled_prompts(model, "refusal", template="plain")
+    data = packaged_prompts(model, "refusal", template="plain")
     assert data.pairs is None
     assert data.polarity is None
-    prompts, labels = data.prompts[:20] + data.prompts[-20:], data.labels[:20] + data.labels[-20:]
-    found = extract_direction(model, prompts, labels, layers="1-2", data_hash=data.hash)
-    assert [str(site) for site in found.direction.sites] == ["resid_post.1", "resid_post.2"]
-    states = sl.capture(model, prompts, found.direction.sites)
-    for site in found.direction.sites:
+    rows = [*range(20), *range(len(data.prompts) - 20, len(data.prompts))]
+    some = LabelledPrompts(
+        [data.prompts[row] for row in rows],
+        [data.labels[row] for row in rows],
+        "hash",
+        [data.groups[row] for row in rows],
+    )
+    direction = extract_from(model, some, layers="1-2")
+    assert [str(site) for site in direction.sites] == ["resid_post.1", "resid_post.2"]
+    states = sl.capture(model, some.prompts, direction.sites)
+    for site in direction.sites:
         difference = states[site][:20].double().mean(0) - states[site][20:].double().mean(0)
-        assert (found.direction[site].double() - difference).abs().max() < 1e-5
-        accuracy = found.accuracy[str(site)]
+        assert (direction[site].double() - difference).abs().max() < 1e-5
+        accuracy = direction.accuracy[site]
         assert accuracy.low <= accuracy.value <= accuracy.high
-    found.direction.save(tmp_path / "d.safetensors")
+    assert direction.best in direction.sites
+    direction.save(tmp_path / "d.safetensors")
+    again = sl.Direction.load(tmp_path / "d.safetensors")
+    assert (again.best, dict(again.accuracy)) == (direction.best, dict(direction.accuracy))
     assert read_direction(tmp_path / "d.safetensors", "2", model).sites == (sl.Site("resid_post", 2),)
     with pytest.raises(DirectionError, match="no vector at layer 0"):
         read_direction(tmp_path / "d.safetensors", "0", model)
 
 
 def test_packaged_statements_come_as_pairs_with_their_negations() -> None:
-    data = labelled_prompts(tiny("llama"), "truth")
+    data = packaged_prompts(tiny("llama"), "truth")
     assert data.pairs is not None
     assert data.polarity is not None
     texts: dict[int, dict[int, str]] = {}
@@ -100,34 +111,37 @@ def test_estimators_of_pairs_are_judged_by_whole_pairs(
 ) -> None:
     """On what the zoo's model holds true, at a layer where truth can be read."""
     model = sl.zoo.load("small-post")
-    data = labelled_prompts(model, "truth")
-    given = {"pairs": data.pairs, "polarity": data.polarity}
-    found = extract_direction(model, data.prompts, data.labels, estimator=estimator, layers="1", **given)  # type: ignore[arg-type]
-    assert found.accuracy["resid_post.1"].low > 0.8
-    assert found.direction.class_gap[sl.Site("resid_post", 1)] > 0
+    data = packaged_prompts(model, "truth")
+    direction = extract_from(model, data, estimator=estimator, layers="1")
+    site = sl.Site("resid_post", 1)
+    assert direction.accuracy[site].low > 0.8
+    assert direction.class_gap[site] > 0
+    assert direction.best == site
 
 
 def test_estimators_of_pairs_refuse_prompts_that_are_none() -> None:
-    model = tiny("llama")
-    with pytest.raises(DatasetError, match="'pca' reads pairs of a statement and its negation"):
-        extract_direction(model, ["a cat", "a dog"] * 5, [0, 1] * 5, estimator="pca")
+    data = own_prompts(tiny("llama"), [f"a cat {n}" for n in range(5)], [f"one dog {n}" for n in range(5)])
+    with pytest.raises(DatasetError, match="PcaReader reads pairs of a statement and its negation"):
+        extract_from(tiny("llama"), data, estimator="pca")
 
 
 def test_what_is_read_without_a_file_depends_on_the_model(tmp_path: Path) -> None:
     model = tiny("llama")
-    assert labelled_prompts(model, "truth").hash == sl.datasets.statements().hash
+    assert packaged_prompts(model, "truth").hash == sl.datasets.statements().hash
     model.name = "zoo:tiny"
-    assert labelled_prompts(model, "truth").hash == sl.zoo.statements().hash
+    assert packaged_prompts(model, "truth").hash == sl.zoo.statements().hash
 
 
 def test_as_many_requests_of_either_kind_are_read(tmp_path: Path) -> None:
-    rows = [f"Wreck thing{i} now,harmful" for i in range(9)] + [
-        f"Mend part{i} later,harmless" for i in range(30)
-    ]
-    (tmp_path / "r.csv").write_text("\n".join(["text,label", *rows]))
-    data = labelled_prompts(tiny("llama"), "refusal", tmp_path / "r.csv", "plain")
+    rows = {
+        "harmful": [f"Wreck thing{i} now" for i in range(9)],
+        "harmless": [f"Mend part{i} later" for i in range(30)],
+    }
+    for kind, texts in rows.items():
+        (tmp_path / f"{kind}.csv").write_text("\n".join(["text", *texts]))
+    data = own_prompts(tiny("llama"), tmp_path, template="plain")
     assert sum(data.labels) * 2 == len(data.labels)
-    assert data.hash != sl.datasets.read_requests(tmp_path / "r.csv").hash
+    assert data.hash != sl.datasets.read_requests(tmp_path).hash
 
 
 def test_extract_and_generate_on_the_command_line(
@@ -148,7 +162,7 @@ def test_extract_and_generate_on_the_command_line(
         return int(stopped.value.code or 0)
 
     file = tmp_path / "d.safetensors"
-    assert run("extract", tmp_path / "model", "--prompts", data, "--out", file) == 0
+    assert run("extract", tmp_path / "model", "--contrast", data, "--out", file) == 0
     assert "resid_post.0" in capsys.readouterr().out
     steered = run("generate", tmp_path / "model", "owls are", "--steer", f"{file}:4@1", "--ablate", f"{file}@0",
                   "--max-new-tokens", 4)  # fmt: skip
@@ -160,11 +174,11 @@ def test_extract_and_generate_on_the_command_line(
     capsys.readouterr()
     assert run("generate", tmp_path / "model", "owls are", "--ablate", f"{file}:2@0") == 2
     assert "strength" in capsys.readouterr().err
-    assert run("extract", tmp_path / "model", "--prompts", data, "--out", tmp_path / "d.pt") == 2
+    assert run("extract", tmp_path / "model", "--contrast", data, "--out", tmp_path / "d.pt") == 2
     assert "end in .safetensors" in capsys.readouterr().err
     data.write_text("text,label\nowls are birds,true\nowls are fish,false\n")
-    assert run("extract", tmp_path / "model", "--prompts", data, "--out", tmp_path / "e.safetensors") == 2
-    assert "at least 5 prompts" in capsys.readouterr().err
+    assert run("extract", tmp_path / "model", "--contrast", data, "--out", tmp_path / "e.safetensors") == 2
+    assert "at least 5 each" in capsys.readouterr().err
     assert not (tmp_path / "e.safetensors").exists()
     assert run("generate", tmp_path / "model", "owls are", "--template", "chat") == 2
     assert "no chat template" in capsys.readouterr().err

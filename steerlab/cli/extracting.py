@@ -9,60 +9,94 @@ import typer
 from rich.table import Table
 
 from steerlab.cli._app import app, err, out
-from steerlab.cli._options import Device, Dtype, ModelName, Template, TrustRemoteCode, load_model
+from steerlab.cli._options import Device, Dtype, ModelName, TrustRemoteCode, load_model
 
 if TYPE_CHECKING:
-    from steerlab.statistics import Estimate
+    from steerlab.directions import Direction
+    from steerlab.extraction import LabelledPrompts
+    from steerlab.models import LanguageModel
 
-Contrast = Literal["truth", "refusal"]
+Template = Literal["auto", "chat", "plain", "none"]
 
 
 @app.command()
 def extract(
     model: ModelName,
     output: Annotated[Path, typer.Option("--out", help="Where the direction goes (.safetensors).")],
-    contrast: Annotated[Contrast, typer.Option(help="Which packaged contrast.")] = "truth",
-    prompts: Annotated[
-        Path | None, typer.Option(help="File or folder in place of the packaged contrast.")
+    contrast: Annotated[
+        str,
+        typer.Option(
+            help="truth, refusal, or a file of your own: rows of text and label (any two), or of positive and negative."
+        ),
+    ] = "truth",
+    positive: Annotated[
+        Path | None, typer.Option(help="A file of texts, one a line, that the direction points to.")
+    ] = None,
+    negative: Annotated[Path | None, typer.Option(help="A file of the other texts, one a line.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The label that the direction points to, for a file with labels.")
     ] = None,
     estimator: Annotated[
-        str,
-        typer.Option(help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them."),
+        str, typer.Option(help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them.")
     ] = "difference-in-means",
     layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
-    template: Annotated[Template, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",
+    template: Annotated[
+        Template | None,
+        typer.Option(help="auto, chat, plain or none; requests are rendered, other texts read as they are."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Find a direction in one model and store it as safetensors."""
+    """Find a direction in one model and store it as safetensors, with its held-out accuracy and best layer."""
     with err.status("Loading the libraries"):
         from steerlab.directions import ESTIMATORS
-        from steerlab.extraction import extract_direction, labelled_prompts, require_place
+        from steerlab.extraction import extract_from, require_place
 
     require_place(output)
     ESTIMATORS[estimator]  # an unknown name is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
-    data = labelled_prompts(loaded, contrast, prompts, template)
-    extraction = extract_direction(
-        loaded,
-        data.prompts,
-        data.labels,
-        estimator=estimator,
-        layers=layers,
-        data_hash=data.hash,
-        pairs=data.pairs,
-        polarity=data.polarity,
+    data = _data(loaded, contrast, positive, negative, label, template)
+    if data.sentence:
+        out.print(data.sentence, markup=False, highlight=False, soft_wrap=True)
+    direction = extract_from(loaded, data, estimator=estimator, layers=layers)
+    direction.save(output)
+    out.print(_accuracy_table(direction))
+    out.print(
+        f"Direction of {len(direction.sites)} sites, best at {direction.best}: {output}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
-    extraction.direction.save(output)
-    out.print(_extraction_table(extraction.accuracy))
-    out.print(f"Direction of {len(extraction.direction.sites)} sites: {output}", markup=False, soft_wrap=True)
 
 
-def _extraction_table(accuracy: dict[str, Estimate]) -> Table:
+def _data(
+    model: LanguageModel,
+    contrast: str,
+    positive: Path | None,
+    negative: Path | None,
+    label: str | None,
+    template: Template | None,
+) -> LabelledPrompts:
+    """The packaged contrast, a file, or two files of texts."""
+    from steerlab.errors import DatasetError
+    from steerlab.extraction import own_prompts, packaged_prompts
+
+    if (positive is None) != (negative is None):
+        raise DatasetError("A contrast has two sides; give both --positive and --negative.")
+    if positive is not None:
+        return own_prompts(model, positive, negative, label=label, template=template)
+    if contrast in ("truth", "refusal"):
+        return packaged_prompts(model, contrast, template)  # type: ignore[arg-type]
+    if not Path(contrast).exists():
+        raise DatasetError(f"There is no contrast {contrast!r}; write truth, refusal, or the name of a file.")
+    return own_prompts(model, Path(contrast), None, label=label, template=template)
+
+
+def _accuracy_table(direction: Direction) -> Table:
     table = Table(
-        "site", "held-out accuracy", title="Five-fold accuracy, 95 % interval", title_justify="left"
+        "site", "held-out accuracy", "", title="Five-fold accuracy, 95 % interval", title_justify="left"
     )
-    for site, estimate in accuracy.items():
-        table.add_row(site, str(estimate))
+    for site, estimate in direction.accuracy.items():
+        table.add_row(str(site), str(estimate), "best" if site == direction.best else "")
     return table

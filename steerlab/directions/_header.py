@@ -10,9 +10,10 @@ from typing import Literal, TypeAlias
 from pydantic import ConfigDict, Field, JsonValue
 
 from steerlab.record import Record
+from steerlab.statistics import Estimate
 
 FORMAT: Literal["steerlab.direction"] = "steerlab.direction"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2  # 1: without held-out accuracy and best site
 Numbers: TypeAlias = tuple[float, ...]
 
 
@@ -63,7 +64,7 @@ class Header(_Strict):
     """The whole header of a direction file."""
 
     format: Literal["steerlab.direction"]
-    version: Literal[1]
+    version: Literal[1, 2]
     estimator: str
     parameters: dict[str, JsonValue]
     model: ModelRef
@@ -71,4 +72,6 @@ class Header(_Strict):
     dataset_hash: str
     position: str
     sites: dict[str, SiteHeader]
+    accuracy: dict[str, Estimate] = Field(default_factory=dict)
+    best: str | None = None
     libraries: dict[str, str]

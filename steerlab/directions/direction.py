@@ -24,13 +24,14 @@ from steerlab.directions._header import (
     VERSION,
     Header,
     ModelRef,
-    Numbers,
     SiteHeader,
     SiteStatistics,
 )
+from steerlab.directions._rows import as_rows, numbers, same_width, summed, times
 from steerlab.environment import library_versions
 from steerlab.errors import DirectionError, SteerlabError
 from steerlab.models import Site
+from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
@@ -50,6 +51,8 @@ class Direction:
         position: the token positions they were estimated at.
         statistics: for each site, class means along the vector, mean norm of the stream, bias, threshold, sigma.
         origin: models the direction was carried over from, oldest first (see :meth:`moved_to`).
+        accuracy: by site, the share of held-out prompts that the direction tells apart, where it was measured.
+        best: the site where it works best; interventions act there unless they name others.
 
     Raises:
         DirectionError: when a vector is empty, zero or not finite, or has another shape.
@@ -64,14 +67,18 @@ class Direction:
     position: str = ""
     statistics: Mapping[Site, SiteStatistics] = field(default_factory=dict)
     origin: tuple[ModelRef, ...] = ()
+    accuracy: Mapping[Site, Estimate] = field(default_factory=dict)
+    best: Site | None = None
 
     def __post_init__(self) -> None:
         if not self.vectors:
             raise DirectionError("A direction needs the vector of at least one site.")
-        vectors = {site: _as_rows(site, self.vectors[site]) for site in sorted(self.vectors)}
+        vectors = {site: as_rows(site, self.vectors[site]) for site in sorted(self.vectors)}
         object.__setattr__(self, "vectors", vectors)
         statistics = {site: self.statistics.get(site, SiteStatistics()) for site in vectors}
         object.__setattr__(self, "statistics", statistics)
+        object.__setattr__(self, "accuracy", {s: v for s, v in self.accuracy.items() if s in vectors})
+        object.__setattr__(self, "best", self.best if self.best in vectors else None)
 
     def __repr__(self) -> str:
         sites = f"{len(self.sites)} sites" if len(self.sites) > 3 else ", ".join(map(str, self.sites))
@@ -144,7 +151,7 @@ class Direction:
                 "The two directions share no site; compare directions read at the same sites."
             )
         for site in shared:
-            _same_width(site, self.vectors[site], other.vectors[site])
+            same_width(site, self.vectors[site], other.vectors[site])
         return {
             site: float(torch.cosine_similarity(self[site].double(), other[site].double(), dim=0))
             for site in shared
@@ -165,11 +172,11 @@ class Direction:
         statistics = {
             site: s.model_copy(
                 update={
-                    "class_means": {label: _times(means, sign) for label, means in s.class_means.items()},
+                    "class_means": {label: times(means, sign) for label, means in s.class_means.items()},
                     "positive": s.positive if sign > 0 else s.negative,
                     "negative": s.negative if sign > 0 else s.positive,
-                    "bias": s.bias and _times(s.bias, factor),
-                    "threshold": s.threshold and _times(s.threshold, sign),
+                    "bias": s.bias and times(s.bias, factor),
+                    "threshold": s.threshold and times(s.threshold, sign),
                 }
             )
             for site, s in self.statistics.items()
@@ -189,12 +196,14 @@ class Direction:
                 "restrict both with at(...) or move one with moved_to(...)."
             )
         for site in self.sites:
-            _same_width(site, self.vectors[site], other.vectors[site])
+            same_width(site, self.vectors[site], other.vectors[site])
         vectors = {site: rows + other.vectors[site] for site, rows in self.vectors.items()}
         same_data = (self.dataset_hash, self.position) == (other.dataset_hash, other.position)
         statistics = {site: self._added(other, site, vectors[site]) for site in vectors} if same_data else {}
         return replace(
             self._with(vectors, statistics),
+            accuracy={},
+            best=self.best if self.best == other.best else None,
             estimator=self.estimator if self.estimator == other.estimator else "sum",
             parameters=self.parameters if self.parameters == other.parameters else {},
             dataset_hash=self.dataset_hash if same_data else "",
@@ -283,6 +292,8 @@ class Direction:
             position=header.position,
             statistics={Site.parse(name): _statistics(site) for name, site in header.sites.items()},
             origin=header.origin,
+            accuracy={Site.parse(name): value for name, value in header.accuracy.items()},
+            best=None if header.best is None else Site.parse(header.best),
         )
 
     def _header(self) -> Header:
@@ -300,6 +311,8 @@ class Direction:
             dataset_hash=self.dataset_hash,
             position=self.position,
             sites=sites,
+            accuracy={str(site): value for site, value in self.accuracy.items()},
+            best=None if self.best is None else str(self.best),
             libraries=library_versions(),
         )
 
@@ -340,7 +353,7 @@ class Direction:
         size = total.norm(dim=1)
         shared = mine.class_means.keys() & theirs.class_means.keys()
         means = {
-            label: _numbers(
+            label: numbers(
                 (
                     torch.tensor(mine.class_means[label]) * parts[0]
                     + torch.tensor(theirs.class_means[label]) * parts[1]
@@ -356,45 +369,10 @@ class Direction:
             positive=mine.positive if known else None,
             negative=mine.negative if known else None,
             stream_norm=mine.stream_norm if mine.stream_norm == theirs.stream_norm else None,
-            bias=_sum(mine.bias, theirs.bias),
-        )
-
-
-def _as_rows(site: Site, rows: Tensor) -> Tensor:
-    rows = torch.as_tensor(rows).detach().to("cpu", torch.float32)
-    rows = (rows[None] if rows.dim() == 1 else rows).contiguous()
-    if rows.dim() != 2 or not rows.numel():
-        raise DirectionError(f"The vectors of {site} have shape {tuple(rows.shape)}; they need [k, width].")
-    if not torch.isfinite(rows).all():
-        raise DirectionError(
-            f"The vectors of {site} hold values that are not finite; check the states they came from."
-        )
-    if (rows.norm(dim=1) == 0).any():
-        raise DirectionError(
-            f"A vector of {site} is zero and points nowhere: its classes have one mean; read other positions."
-        )
-    return rows
-
-
-def _same_width(site: Site, a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape:
-        raise DirectionError(
-            f"At {site} the directions have shapes {tuple(a.shape)} and {tuple(b.shape)}; take one shape."
+            bias=summed(mine.bias, theirs.bias),
         )
 
 
 def _statistics(site: SiteHeader) -> SiteStatistics:
     fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}
     return SiteStatistics(**fields)
-
-
-def _times(numbers: Numbers, factor: float) -> Numbers:
-    return tuple(factor * number for number in numbers)
-
-
-def _sum(a: Numbers | None, b: Numbers | None) -> Numbers | None:
-    return None if a is None or b is None else tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-def _numbers(values: Tensor) -> Numbers:
-    return tuple(float(value) for value in values)

@@ -237,7 +237,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
     with safe_open(str(tmp_path / "d.safetensors"), framework="pt") as file:
         header = json.loads(file.metadata()["header"])
     assert header["format"] == "steerlab.direction"
-    assert header["version"] == 1
+    assert header["version"] == 2
     assert header["model"] == {"name": "tiny", "fingerprint": "f00d"}
     assert {"steerlab", "torch", "transformers"} <= set(header["libraries"])
     assert set(header["sites"]) == {"resid_post.0", "resid_post.1"}
@@ -246,7 +246,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 2}, "is of version 2, but this library reads version 1"),
+        ({"version": 3}, "is of version 3, but this library reads version 2"),
         ({"estimator": 3}, "estimator"),
         ({"surprise": 1}, "surprise"),
         ({"sites": {}}, "disagree about sites or shapes"),

@@ -1,0 +1,189 @@
+"""A person's own contrast, however it is kept: two lists, pairs, a labelled table, a contrast set or a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.groups import Groups, groups_of
+from steerlab.datasets.readers.table import read_table
+from steerlab.datasets.statement_set import StatementSet
+from steerlab.errors import DatasetError
+
+_TEXTS = ("text", "statement", "prompt", "instruction")
+_GROUPS = ("group", "pair")
+_UNDERSTOOD = (
+    "give two lists of texts, a list of (positive, negative) pairs, a ContrastSet or StatementSet, or rows (a file, "
+    "DataFrame or Dataset) with the columns text and label, or positive and negative"
+)
+_FIRST = {"1", "true", "positive", "harmful", "yes", "pos"}
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts of two classes.
+
+    labels: 1 for the class a direction points to. names: of that class and of the other. groups: what is held out
+    together.
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[int, ...]
+    names: tuple[str, str]
+    groups: Groups
+
+    @property
+    def hash(self) -> str:
+        """A short hash of texts and labels."""
+        content = repr((self.texts, self.labels)).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+
+
+def labelled_texts(
+    given: Any,
+    negative: Sequence[str] | None = None,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    positive: str | None = None,
+) -> LabelledTexts:
+    """Read a contrast of two classes of texts.
+
+    Args:
+        given: the positive texts when `negative` is given; else (positive, negative) pairs, a `ContrastSet`, a
+            `StatementSet`, a file, or a table (DataFrame, Dataset, list of rows) with columns text and label, or
+            positive and negative, and perhaps group or pair.
+        negative: the other texts.
+        groups: one name a text, in the order positive, then negative (or of the rows): what is held out together.
+        positive: the label that the direction points to, where a table has labels of its own; by default the one
+            that reads as yes (1, true, positive, harmful), else the first.
+
+    Raises:
+        DatasetError: nothing of these, one class only, other than two labels, or a text that is no text.
+    """
+    if negative is not None:
+        return _two_lists(given, negative, groups)
+    if isinstance(given, ContrastSet):
+        names = (given.positive_name, given.negative_name)
+        return _two_lists(given.positive, given.negative, groups, names)
+    if isinstance(given, StatementSet):
+        labels = [int(label) for label in given.labels]
+        return _made(given.texts, labels, ("true", "false"), groups or _subjects(given))
+    rows = _rows(given)
+    if all(isinstance(row, Mapping) and {"positive", "negative"} <= row.keys() for row in rows):
+        pairs = [(row["positive"], row["negative"]) for row in rows]
+        return _paired(pairs, groups or _column(rows, _GROUPS))
+    if all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+        return _paired(rows, groups)
+    if all(isinstance(row, Mapping) and "label" in row for row in rows):
+        return _labelled(rows, groups, positive)
+    raise DatasetError(f"A contrast cannot be read from this; {_UNDERSTOOD}.")
+
+
+# -- private, in the order they are called --
+
+
+def _subjects(statements: StatementSet) -> list[Hashable] | None:
+    """Statements of one subject are held out together, where every one marks its subject."""
+    if not all("subject" in item.spans for item in statements):
+        return None
+    return [(item.topic, item.text[slice(*item.spans["subject"])]) for item in statements]
+
+
+def _two_lists(
+    positive: Any,
+    negative: Any,
+    groups: Sequence[Hashable] | None,
+    names: tuple[str, str] = ("positive", "negative"),
+) -> LabelledTexts:
+    lists = [_lines(texts) for texts in (positive, negative)]
+    texts = [*lists[0], *lists[1]]
+    return _made(texts, [1] * len(lists[0]) + [0] * len(lists[1]), names, groups)
+
+
+def _lines(given: Any) -> list[str]:
+    """The texts of a list, or of a file with one a line."""
+    if isinstance(given, Path) or (isinstance(given, str) and Path(given).is_file()):
+        try:
+            return [line for line in Path(given).read_text("utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(
+                f"{given}: cannot be read ({error}); name a UTF-8 file of one text a line."
+            ) from error
+    if isinstance(given, str):
+        raise DatasetError(
+            f"One text is no list of texts, and {given[:40]!r} is no file; give a list or a file."
+        )
+    return list(given)
+
+
+def _rows(given: Any) -> list[Any]:
+    """Rows of a file, a DataFrame (pandas or polars), a Dataset, or a list."""
+    if isinstance(given, str | Path):
+        return [dict(row.cells) for row in read_table(given).rows]
+    if hasattr(given, "to_dicts"):  # polars
+        return list(given.to_dicts())
+    if hasattr(given, "to_dict") and hasattr(given, "columns"):  # pandas
+        return list(given.to_dict("records"))
+    if isinstance(given, Iterable) and not isinstance(given, Mapping):
+        rows = list(given)
+        if rows:
+            return rows
+    raise DatasetError(f"A contrast cannot be read from this; {_UNDERSTOOD}.")
+
+
+def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Any] | None:
+    name = next((name for name in names if all(name in row for row in rows)), None)
+    return None if name is None else [row[name] for row in rows]
+
+
+def _paired(pairs: Sequence[Any], groups: Sequence[Hashable] | None) -> LabelledTexts:
+    """One group a pair, or the pairs' own groups."""
+    names = list(range(len(pairs))) if groups is None else list(groups)
+    positive, negative = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    twice = [*names, *names] if len(names) == len(pairs) else names
+    return _two_lists(positive, negative, twice)
+
+
+def _labelled(
+    rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable] | None, positive: str | None
+) -> LabelledTexts:
+    texts = _column(rows, _TEXTS)
+    if texts is None:
+        raise DatasetError(
+            f"The rows have labels but no column {', '.join(_TEXTS)}; name the texts' column text."
+        )
+    labels = [str(row["label"]).strip() for row in rows]
+    kinds = list(dict.fromkeys(labels))
+    if len(kinds) != 2:
+        raise DatasetError(f"The labels are {', '.join(map(repr, kinds[:5]))}; a contrast has two.")
+    if positive is not None and str(positive) not in kinds:
+        raise DatasetError(
+            f"No row has the label {positive!r}; the labels are {kinds[0]!r} and {kinds[1]!r}."
+        )
+    first = (
+        str(positive) if positive is not None else next((k for k in kinds if k.lower() in _FIRST), kinds[0])
+    )
+    other = kinds[1] if kinds[0] == first else kinds[0]
+    given = groups if groups is not None else _column(rows, _GROUPS)
+    return _made(texts, [int(label == first) for label in labels], (first, other), given)
+
+
+def _made(
+    texts: Sequence[Any], labels: Sequence[int], names: tuple[str, str], groups: Sequence[Hashable] | None
+) -> LabelledTexts:
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            kind = "empty" if isinstance(text, str) else f"a {type(text).__name__}"
+            raise DatasetError(f"Text {number} of the contrast is {kind}; every row needs a text.")
+    if len(set(labels)) != 2:
+        raise DatasetError("The contrast holds one class only; give texts of both.")
+    both = {text for text, label in zip(texts, labels, strict=True) if label} & {
+        text for text, label in zip(texts, labels, strict=True) if not label
+    }
+    if both:
+        raise DatasetError(f"{len(both)} texts stand in both classes; a text has one label.")
+    return LabelledTexts(tuple(texts), tuple(labels), names, groups_of(texts, labels, groups))

@@ -1,0 +1,154 @@
+"""A person's own contrast is read however it is kept, and matched texts are held out together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerlab.datasets import ContrastSet
+from steerlab.datasets.groups import groups_of
+from steerlab.datasets.labelled_texts import labelled_texts
+from steerlab.directions import DifferenceInMeans
+from steerlab.directions.held_out import held_out_accuracy
+from steerlab.errors import DatasetError
+
+HAPPY = [
+    "I am glad today",
+    "What a bright morning of joy",
+    "She laughed out loud",
+    "They won the long game",
+    "We sang",
+]
+SAD = [
+    "I am sorry today",
+    "What a dark morning of grief",
+    "She cried out loud",
+    "They lost the long game",
+    "We wept",
+]
+ROWS = [{"positive": one, "negative": other} for one, other in zip(HAPPY, SAD, strict=True)]
+
+
+class Frame:
+    """What pandas' DataFrame offers of a table."""
+
+    columns = ("positive", "negative")
+
+    def to_dict(self, orient: str) -> list[dict[str, str]]:
+        assert orient == "records"
+        return ROWS
+
+
+@pytest.mark.parametrize(
+    "given_as", ["lists", "pairs", "rows", "frame", "csv", "labelled", "contrast", "files"]
+)
+def test_every_way_to_keep_a_contrast(given_as: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text(
+        "\n".join(["positive,negative", *(f"{h},{s}" for h, s in zip(HAPPY, SAD, strict=True))])
+    )
+    for name, texts in (("happy", HAPPY), ("sad", SAD)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n\n")
+    labelled = [{"text": text, "label": "glad"} for text in HAPPY] + [
+        {"text": text, "label": "sorry"} for text in SAD
+    ]
+    ways: dict[str, tuple[Any, ...]] = {
+        "lists": (HAPPY, SAD),
+        "pairs": (list(zip(HAPPY, SAD, strict=True)),),
+        "rows": (ROWS,),
+        "frame": (Frame(),),
+        "csv": (tmp_path / "pairs.csv",),
+        "labelled": (labelled,),
+        "contrast": (ContrastSet(tuple(HAPPY), tuple(SAD), "glad", "sorry"),),
+        "files": (tmp_path / "happy.txt", tmp_path / "sad.txt"),
+    }
+    data = labelled_texts(*ways[given_as])
+    assert data.texts == (*HAPPY, *SAD)
+    assert data.labels == (1,) * 5 + (0,) * 5
+    assert data.groups.matched == 5
+    assert data.groups.numbers[:5] == data.groups.numbers[5:]
+    assert len(data.groups) == 5
+
+
+def test_twins_are_found_in_order_and_said() -> None:
+    groups = groups_of([*HAPPY, *SAD], [1] * 5 + [0] * 5)
+    assert groups.sentence == "5 matched pairs found; both of a pair are held out together."
+    unlike = groups_of(
+        ["red apple", "green pear", "blue plum"] + ["old car", "new boat", "big train"], [1] * 3 + [0] * 3
+    )
+    assert (len(unlike), unlike.matched, unlike.sentence) == (4, 0, "")
+    shuffled = groups_of([*HAPPY[:4], *reversed(SAD[:4])], [1] * 4 + [0] * 4)
+    assert shuffled.matched >= 2  # each other's closest with half of the words in common
+
+
+def test_a_group_of_the_callers_stands() -> None:
+    groups = groups_of(["a b", "c d", "e f", "g h"], [1, 1, 0, 0], ["x", "y", "x", "y"])
+    assert groups.numbers == (0, 1, 0, 1)
+    data = labelled_texts(
+        [{"text": t, "label": n % 2, "group": n // 2} for n, t in enumerate(["p", "q", "r", "s"])]
+    )
+    assert data.groups.numbers == (0, 0, 1, 1)
+    assert data.names == ("1", "0")
+
+
+@pytest.mark.parametrize(
+    ("given_as", "sentence"),
+    [
+        ((["a"],), "cannot be read from this"),
+        ((["a b", "c"], []), "one class only"),
+        ((["a", "b"], ["b", "c"]), "stand in both classes"),
+        ((["a", 3], ["b"]), "is a int"),
+        ((["a", " "], ["b"]), "is empty"),
+        (("happy", ["sad"]), "One text is no list of texts"),
+        ((Path("none.txt"), ["sad"]), "cannot be read"),
+        (([{"text": text, "label": text} for text in "xyz"],), "a contrast has two"),
+        (({"a": 1},), "cannot be read from this"),
+        (([],), "cannot be read from this"),
+        ((3,), "cannot be read from this"),
+    ],
+)  # fmt: skip
+def test_what_is_no_contrast_is_a_sentence(given_as: tuple[Any, ...], sentence: str) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        labelled_texts(*given_as)
+
+
+@pytest.mark.parametrize("twins", [False, True], ids=["single", "twins"])
+def test_held_out_accuracy_of_random_labels_is_one_half(twins: bool) -> None:
+    """200 draws of states whose labels mean nothing; twins share most of their state and have opposite labels."""
+    rng = np.random.default_rng(0)
+    values, n, width = [], 20, 16
+    for draw in range(200):
+        base = rng.standard_normal((n, width))
+        states = np.concatenate([base, base if twins else rng.standard_normal((n, width))])
+        states = states + (0.3 if twins else 0.0) * rng.standard_normal(states.shape)
+        flips = rng.integers(0, 2, n)
+        labels = np.concatenate([flips, 1 - flips])
+        groups = np.tile(np.arange(n), 2) if twins else None
+        values.append(held_out_accuracy(DifferenceInMeans(), states, labels, groups, seed=draw).value)
+    assert np.mean(values) == pytest.approx(0.5, abs=0.02)
+
+
+def test_twins_in_the_training_part_push_the_held_out_one_to_the_wrong_side() -> None:
+    """Why groups are held out whole: the same states, split row by row, are called wrong more often than right."""
+    rng = np.random.default_rng(1)
+    base = 3 * rng.standard_normal((20, 64))
+    signal = rng.standard_normal(64) / 8
+    states = np.concatenate([base + signal, base - signal])
+    labels = np.array([1] * 20 + [0] * 20)
+    whole = held_out_accuracy(DifferenceInMeans(), states, labels, np.tile(np.arange(20), 2)).value
+    split = held_out_accuracy(DifferenceInMeans(), states, labels).value
+    assert split < whole
+
+
+@given(st.lists(st.sampled_from(["red fox", "blue cat", "old dog"]), min_size=1, max_size=8), st.data())
+def test_groups_never_part_equal_texts(texts: list[str], data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.integers(0, 1), min_size=len(texts), max_size=len(texts)))
+    groups = groups_of(texts, labels)
+    by_text: dict[str, set[int]] = {}
+    for text, number in zip(texts, groups.numbers, strict=True):
+        by_text.setdefault(text, set()).add(number)
+    assert all(len(numbers) == 1 for numbers in by_text.values())
