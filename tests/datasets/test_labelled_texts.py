@@ -77,9 +77,7 @@ def test_every_way_to_keep_a_contrast(given_as: str, tmp_path: Path) -> None:
 def test_twins_are_found_in_order_and_said() -> None:
     groups = groups_of([*HAPPY, *SAD], [1] * 5 + [0] * 5)
     assert groups.sentence == "5 matched pairs found; both of a pair are held out together."
-    unlike = groups_of(
-        ["red apple", "green pear", "blue plum"] + ["old car", "new boat", "big train"], [1] * 3 + [0] * 3
-    )
+    unlike = groups_of(["red apple", "green pear", "old car", "new boat"], [1, 1, 0, 0])
     assert (len(unlike), unlike.matched, unlike.sentence) == (4, 0, "")
     shuffled = groups_of([*HAPPY[:4], *reversed(SAD[:4])], [1] * 4 + [0] * 4)
     assert shuffled.matched >= 2  # each other's closest with half of the words in common
