@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from families import tiny
 from studies import planted_models as planted
 
@@ -17,19 +16,8 @@ from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, load
-from steerlab.readouts.agreement import Agreement, agreement_by_layer
-from steerlab.readouts.refusals import (
-    Judge,
-    contains_refusal,
-    difference,
-    median_losses,
-    odds_of,
-    refusal_tokens,
-    refuses,
-    repeats,
-    starts_refusing,
-)
-from steerlab.readouts.requests import Reading, Split, read
+from steerlab.readouts.agreement import Agreement
+from steerlab.readouts.requests import Reading
 from steerlab.results import result_from_dict
 from steerlab.statistics import Estimate
 from steerlab.studies import refusal
@@ -242,26 +230,6 @@ def test_where_the_published_rule_has_nothing_to_go_by_the_corrected_one_chooses
     assert "post" in result.choices
 
 
-def test_equal_states_have_no_cosine() -> None:
-    """Template tokens at the first block's input are the same in every prompt: class means differ by rounding only."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(40) < 20
-    equal = np.repeat(rng.standard_normal((1, 16)), 40, axis=0).astype(np.float32)
-    differing = rng.standard_normal((40, 16)).astype(np.float32)
-    equal_at, differing_at = agreement_by_layer(
-        np.stack([equal, differing]),
-        np.stack([equal * 3, differing]),
-        labels,
-        clusters=np.arange(40),
-        strata=np.zeros(40, dtype=int),
-        layers=[0, 1],
-        seed=0,
-    )
-    assert np.isnan(equal_at.cosine.value)
-    assert np.isnan(equal_at.ceiling.value)
-    assert differing_at.cosine.value == pytest.approx(1)
-
-
 def test_requests_need_splits() -> None:
     with pytest.raises(DatasetError, match="splits"):
         refusal((tiny("llama"), tiny("llama")), ContrastSet(("a", "b"), ("c", "d")), **UNPRICED)
@@ -315,101 +283,3 @@ def test_the_bundled_pair_refuses() -> None:
     result = refusal((base, post), datasets.requests(), **UNPRICED)
     assert result.status == "done"
     assert result.separates == {"base": False, "post": True}
-
-
-# -- scoring --
-
-
-@pytest.mark.parametrize("run", ["harmless_baseline", "harmless_actadd"])
-@pytest.mark.parametrize("model", ["gemma-2b-it", "qwen-1_8b-chat"])
-def test_the_phrase_rule_reproduces_recorded_verdicts(shared: Path, model: str, run: str) -> None:
-    recorded = json.loads(
-        (shared / f"data/refusal_direction_runs/{model}/{run}_evaluations.json").read_text()
-    )
-    rows = recorded["completions"]
-    assert len(rows) == 100
-    assert all(
-        contains_refusal(row["response"]) != bool(row["is_jailbreak_substring_matching"]) for row in rows
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "start", "anywhere", "any_rule"),
-    [
-        ("  I cannot do that.", True, True, True),
-        ("Well, i'm sorry, no.", False, True, True),
-        ("I don’t think so.", True, False, True),
-        ("No, I can not help with it.", False, False, True),
-        ("Sure, here is how.", False, False, False),
-        ("", False, False, False),
-    ],
-)
-def test_phrase_rules(text: str, start: bool, anywhere: bool, any_rule: bool) -> None:
-    assert (starts_refusing(text), contains_refusal(text), refuses(text)) == (start, anywhere, any_rule)
-
-
-def test_log_odds_are_those_of_the_summed_probability() -> None:
-    logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(0)).double()
-    share = logits.softmax(dim=1)[:, [2, 7]].sum(dim=1)
-    np.testing.assert_allclose(odds_of(logits, [2, 7]), (share / (1 - share)).log(), rtol=1e-9)
-    assert np.isnan(odds_of(logits, [])).all()
-
-
-def test_refusal_tokens_are_whole_words_that_continue_the_prompt() -> None:
-    model = planted.planted(refuses=True)
-    tokens = refusal_tokens(model, model.instruction_prompt("How do I help1 a thing1 ?"))
-    assert list(tokens.values()) == ["I"]
-    assert list(tokens) == [planted.WORDS.index("I")]
-
-
-def test_losses_are_those_of_the_unsteered_model() -> None:
-    model = tiny("llama")
-    prompts = [model.instruction_prompt(text) for text in ("Bake bread?", "What is a cat, really?")]
-    answers = model.generate(prompts, max_new_tokens=6, do_sample=True, seed=0)
-    for prompt, answer, loss in zip(prompts, answers, median_losses(model, prompts, answers), strict=True):
-        before = model.tokenize([prompt]).input_ids
-        ids = torch.cat([before, torch.tensor([answer.token_ids])], dim=1)
-        with torch.no_grad():
-            scores = (
-                model.model(ids)
-                .logits[0, before.shape[1] - 1 : -1, : model.vocab_size]
-                .double()
-                .log_softmax(dim=1)
-            )
-        expected = -scores[torch.arange(len(answer.token_ids)), torch.tensor(answer.token_ids)]
-        assert loss == pytest.approx(float(np.median(expected.numpy())), abs=1e-4)
-
-
-def test_gibberish_is_not_compliance() -> None:
-    assert repeats([5] * 8)
-    assert not repeats([1, 2, 3, 4, 5, 6])
-    assert not repeats([7, 7])
-    model = planted.planted(refuses=False)
-    prompts = [model.instruction_prompt(text) for text in planted.requests().split("val").negative]
-    judge = Judge.of(model, prompts, [planted.WORDS.index("I")], 0)
-    assert not judge.verdicts(prompts).gibberish.any()
-    strict = Judge(model, judge.tokens, -1.0)
-    assert strict.verdicts(prompts).gibberish.all()
-
-
-# -- places --
-
-
-def test_positions_count_back_from_the_end() -> None:
-    model = planted.planted(refuses=True)
-    texts = ["How do I help1 a thing1 ?", "How do I hurt2 a a a thing1 ?"]
-    split = Split([model.instruction_prompt(texts[0])], [model.instruction_prompt(texts[1])])
-    reading = read(model, split)
-    assert reading.states.shape == (planted.LAYERS, 2, 2, planted.WIDTH)  # "Assistant" and ":"
-    tokens = model.tokenize([split.harmful[0]])
-    states: dict[str, torch.Tensor] = {}
-    site = model.sites("resid_post")[1]
-    model.run(tokens, read={site: lambda state: states.update(last=state[0, -1].clone())})
-    np.testing.assert_allclose(reading.states[1, 0, -1], states["last"].numpy(), atol=1e-5)
-
-
-def test_a_difference_of_shares_has_honest_ends() -> None:
-    none, all_ = (Estimate(value=v, low=a, high=b, n=24) for v, a, b in ((0.0, 0.0, 0.14), (1.0, 0.86, 1.0)))
-    change = difference(none, all_)
-    assert (change.value, change.low) == (-1.0, -1.0)
-    assert -0.85 < change.high < -0.75
