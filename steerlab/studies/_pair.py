@@ -28,6 +28,8 @@ class Pair:
         """A pair from two loaded models. Raises SteerlabError for anything else."""
         if isinstance(models, Pair):
             return models
+        from steerlab.models import LanguageModel
+
         given: Any = models
         if (
             not isinstance(given, Sequence)
