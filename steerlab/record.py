@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 from pydantic import BaseModel, ConfigDict
+
+#: Which model of a pair a row speaks of.
+Role: TypeAlias = Literal["BASE", "POST"]
 
 
 class Record(BaseModel):

@@ -34,10 +34,9 @@ from steerlab.neurons.weights import (
     norm_centres,
     output_space,
 )
-from steerlab.record import Record
+from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, bootstrap, bootstrap_mean
 
-Role = Literal["BASE", "POST"]
 _DRAWS = 500
 _POINTS = 1500  # neurons drawn in the scatter beside the candidates
 _LAYERS = 6  # other layers at which the rule is tried

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from steerlab.models import LanguageModel
 from steerlab.progress import track
 from steerlab.readouts.questions import Plan, answer_tokens, question
 from steerlab.readouts.sampling import entropy
-from steerlab.record import Record
+from steerlab.record import Record, Role
 from steerlab.statistics import (
     Estimate,
     ReliabilityBin,
@@ -36,7 +35,6 @@ from steerlab.statistics import (
     reliability_curve,
 )
 
-Role = Literal["BASE", "POST"]
 WORDS = (" TRUE", " FALSE")
 _CELLS = 2**25  # logits held at once
 _BINS = 10

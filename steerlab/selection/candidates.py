@@ -1,4 +1,4 @@
-"""Candidate directions by layer and position: their scores, the published rule, and a selection as tables and maps."""
+"""Candidate directions by layer and position: their scores, the published rule, and a selection as maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from steerlab import plots
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, SteerlabError
 from steerlab.record import Record
-from steerlab.results import Table
 from steerlab.statistics import Number
 
 if TYPE_CHECKING:
@@ -163,41 +162,6 @@ class Selection(Record):
         """Whether any candidate has a bypass, an induce or a KL (the target tokens are known)."""
         return any(np.isfinite([one.bypass, one.induce, one.kl]).any() for one in self.candidates)
 
-    def table(self, key: str = "selection") -> Table:
-        """Every candidate with its scores and why it was dropped."""
-        columns = [
-            "layer",
-            "position",
-            "gap",
-            "separation",
-            "bypass",
-            "induce",
-            "KL",
-            "unanswered",
-            "dropped",
-        ]
-        return Table(
-            key=key,
-            title=f"Candidate directions of {self.model}, scored on validation prompts",
-            columns=columns,
-            rows=[
-                [
-                    one.layer,
-                    one.position,
-                    one.gap,
-                    one.separation,
-                    one.bypass,
-                    one.induce,
-                    f"at least {one.kl:.2f}" if one.kl_at_least else one.kl,
-                    one.unanswered,
-                    self._verdict(one),
-                ]
-                for one in self.candidates
-            ],
-            note=f"Read and added at {self.site}; position -1 is the prompt's last token. Chosen: {self.rule}. These "
-            "scores have no interval: they are not results. Empty cells were not needed for the choice.",
-        )
-
     def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
         """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed to the end."""
         positions, layers = self.positions, range(self.n_layers)
@@ -207,10 +171,11 @@ class Selection(Record):
             found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
         return found
 
-    def _verdict(self, one: Candidate) -> str:
-        if (one.layer, one.position) == (self.chosen.layer, self.chosen.position):
+    def verdict(self, place: Candidate) -> str:
+        """ "chosen", why the published rule drops a candidate, or nothing."""
+        if (place.layer, place.position) == (self.chosen.layer, self.chosen.position):
             return "chosen"
-        return one.dropped(self.n_layers)
+        return place.dropped(self.n_layers)
 
     @property
     def positions(self) -> list[int]:

@@ -199,8 +199,9 @@ def test_selection_finds_the_planted_direction(refusing: LanguageModel) -> None:
     assert len(found.plot().data) == 3
     again = Selection.model_validate(found.to_dict())
     assert again.to_dict() == found.to_dict()
-    assert [row[-1] for row in again.table().rows] == [row[-1] for row in found.table().rows]
-    assert [row[-1] for row in again.table().rows].count("chosen") == 1
+    verdicts = [again.verdict(place) for place in again.candidates]
+    assert verdicts == [found.verdict(place) for place in found.candidates]
+    assert verdicts.count("chosen") == 1
     with pytest.raises(SteerlabError, match="no vectors"):
         _ = again.direction
 

@@ -20,7 +20,7 @@ from steerlab.results import result_from_dict
 from steerlab.studies import branching
 from steerlab.studies._branching import estimators
 from steerlab.studies._branching.measures import Record
-from steerlab.studies._branching.study import BranchingResult
+from steerlab.studies._branching.result import BranchingResult
 
 
 def ragged(*rows: list[float]) -> np.ndarray:

@@ -22,6 +22,8 @@ from steerlab.studies._confidence.choices import (
     fit_choice_temperature,
     tempered_choices,
 )
+from steerlab.studies._confidence.figures import choices_figure
+from steerlab.studies._confidence.tables import choices_table
 
 QUESTIONS = [
     ChoiceQuestion("A cat is an", ("animal", "island", "anchor"), 0),
@@ -143,7 +145,7 @@ def test_changes_stand_beside_what_swapping_the_models_gives() -> None:
 def test_a_temperature_at_the_bound_is_said() -> None:
     models = {"BASE": zoo.load("small-base"), "POST": zoo.load("small-post")}
     found = choices_of_pair(models, choice_questions(zoo.statements()), source="made", seed=0)
-    assert "bound" not in found.tables()[0].note
+    assert "bound" not in choices_table(found).note
     low = found.answers[1].model_copy(update={"temperature": 0.05})
     note = found.model_copy(update={"answers": (found.answers[0], low)}).tables()[0].note
     assert "POST at the bound of the search, 0.05 to 20" in note
@@ -156,8 +158,8 @@ def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
     assert found.form in ("continuations", "letters")
     assert all(one.above_chance for one in found.answers)
     assert "multiple-choice questions" in found.sentences[0]
-    assert found.tables()[0].rows
-    assert found.figures()
+    assert choices_table(found).rows
+    assert choices_figure(found).data
     few = choices_of_pair(models, made[:12], source="made", seed=0)
     assert not few.answers
     assert "too few" in few.sentences[0]

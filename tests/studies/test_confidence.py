@@ -15,7 +15,7 @@ from steerlab.models import LanguageModel, load
 from steerlab.results import result_from_dict
 from steerlab.studies import confidence
 from steerlab.studies._confidence.changes import _change
-from steerlab.studies._confidence.study import ConfidenceResult
+from steerlab.studies._confidence.result import ConfidenceResult
 
 
 @pytest.fixture(scope="module")

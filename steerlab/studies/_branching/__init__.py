@@ -9,7 +9,7 @@ register_study(
         question="How many continuations does each model see ahead, and what narrows them?",
         reads=("open_prompts",),
         function="steerlab.studies._branching.study:branching",
-        result="steerlab.studies._branching.study:BranchingResult",
+        result="steerlab.studies._branching.result:BranchingResult",
         order=4,
     )
 )

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from steerlab.readouts.sampling import Trajectories
-from steerlab.record import Record
+from steerlab.record import Record, Role
 from steerlab.statistics import (
     Estimate,
     Number,
@@ -42,7 +42,7 @@ class Measured(Record):
     alive by position; cohort: the same over the sequences of at least as many steps as it is long.
     """
 
-    model: Literal["BASE", "POST"]
+    model: Role
     rendering: Literal["chat", "plain", "raw"]
     n_prompts: int
     n_sequences: int
@@ -125,9 +125,7 @@ class Sampled:
         return low
 
 
-def measure(
-    model: Literal["BASE", "POST"], rendering: Literal["chat", "plain", "raw"], record: Sampled
-) -> Measured:
+def measure(model: Role, rendering: Literal["chat", "plain", "raw"], record: Sampled) -> Measured:
     """Every number of one model in one rendering."""
     runs, seed = record.trajectories, record.seed
     entropy, prompt = runs.entropy, runs.prompt

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from steerlab.models.generation import end_token_ids
 from steerlab.readouts.nudging import Nudged, nudge, nudge_words
 from steerlab.readouts.resampling import resample
 from steerlab.readouts.sampling import SamplingLaw, Trajectories, context_length, sample_tokens, step_law
+from steerlab.record import Role
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies._branching import estimators, legacy
 from steerlab.studies._branching.aep import panels
@@ -32,14 +32,10 @@ from steerlab.studies._branching.parts_result import (
     LegacyRow,
     NudgeRow,
     Parts,
-    Role,
     SetRow,
     VotesRow,
 )
 from steerlab.studies._branching.votes import votes
-
-if TYPE_CHECKING:
-    pass
 
 _PREFIXES = (1, 5, 10)
 _NUMBER = re.compile(r"-?\d+")

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.measures import Contrast, Measured
+from steerlab.studies._branching.parts_result import CommitmentRow, NudgeRow, Parts, SetRow
 
 _MAX_Z = 4.0
+_FAR = 3.5  # standard errors that chance does not reach in a handful of places
 
 
 def verdict(
@@ -63,6 +65,47 @@ def verdict(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
     return not wrong and not blind and identified, summary
+
+
+def parts_sentences(parts: Parts) -> list[str]:
+    """The parts beside the factor in plain words, and what could not be run."""
+    sentences = [_sets(parts.sets)] if parts.sets else []
+    sentences += [_nudged(parts.nudging)] if len(parts.nudging) > 1 else []
+    sentences += [_resampled(parts.resampling)] if parts.resampling else []
+    return sentences + list(parts.missing)
+
+
+# -- private --
+
+
+def _sets(rows: Sequence[SetRow]) -> str:
+    ratios = [row.ratio.value for row in rows]
+    clear = sum(row.ratio.excludes(1) for row in rows)
+    return (
+        f"Over {len(rows)} prompt sets and levels the ratio goes from {min(ratios):.2f} to {max(ratios):.2f}; "
+        f"{clear} of the intervals exclude 1."
+    )
+
+
+def _nudged(rows: Sequence[NudgeRow]) -> str:
+    own, never = rows[0], rows[-1]
+    random = next(row for row in rows if row.name == "random tokens")
+    verdict = "below" if own.away.high < random.away.low else "not below"
+    return (
+        f"Nudged by the post-trained model on {own.nudged:.0%} of tokens, the base law has a branching factor of "
+        f"{own.away} three steps after a nudge, {verdict} what random tokens do ({random.away}); never nudged it has "
+        f"{never.base} over all its steps, the unsure ones included."
+    )
+
+
+def _resampled(rows: Sequence[CommitmentRow]) -> str:
+    moved = [row for row in rows if abs(row.at.z) > _FAR]
+    if not moved:
+        return "Taking answers up again changes no accuracy, as it must."
+    return (
+        f"Resampling changed accuracy at {len(moved)} of {len(rows)} places, which it must not: "
+        "look at the sampling."
+    )
 
 
 def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:

@@ -9,22 +9,17 @@ narrowing does not outlast the format control. Source: Yang and Holtzman, arXiv 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import numpy as np
-
-from steerlab import plots
 from steerlab.datasets import StudyData
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.generation import end_token_ids
-from steerlab.plots import Series
 from steerlab.readouts.confidence import reading_gain, untrained
 from steerlab.readouts.sampling import SamplingLaw, context_length, sample_tokens
-from steerlab.record import Record
-from steerlab.results import Headline, StudyResult, Table
+from steerlab.record import Record, Role
+from steerlab.results import Headline
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.measures import (
     Contrast,
@@ -37,42 +32,16 @@ from steerlab.studies._branching.measures import (
 )
 from steerlab.studies._branching.parts import parts
 from steerlab.studies._branching.parts_result import Parts
-from steerlab.studies._branching.sentences import verdict
+from steerlab.studies._branching.result import BranchingResult
+from steerlab.studies._branching.sentences import parts_sentences, verdict
 from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
 Rendering = Literal["chat", "plain", "raw"]
-Role = Literal["BASE", "POST"]
-_ROLES: tuple[Role, ...] = ("BASE", "POST")
 Key = tuple[Role, Rendering]
 _TEMPLATES: dict[Rendering, Literal["chat", "plain", "none"]] = {
     "chat": "chat",
     "plain": "plain",
     "raw": "none",
-}
-
-_FACTORS = {
-    "BF": "factor",
-    "mean of BF": "factor_mean",
-    "by tokens": "factor_tokens",
-    "by surprisal": "factor_surprisal",
-    "first answer": "first_answer",
-    "no loops": "unlooped",
-    "entropy an output (nats)": "total",
-    "length (tokens)": "length",
-    "nats per byte": "nats_per_byte",
-}
-_CHECKS = {
-    "prompts": "n_prompts",
-    "sequences": "n_sequences",
-    "tokens": "n_tokens",
-    "martingale z": "martingale_z",
-    "ended by itself": "ended",
-    "tokens kept a step": "kept",
-    "BF before truncation": "untruncated",
-    "repeated 4-grams": "repetition",
 }
 
 
@@ -89,128 +58,6 @@ BUDGETS = {
     "quick": Budget(prompts=40, samples=8, steps=48),
     "full": Budget(prompts=100, samples=32, steps=256),
 }
-
-
-class BranchingResult(StudyResult):
-    """Branching factors of a pair with their controls."""
-
-    study: str = "branching"
-    law: str
-    measured: list[Measured]
-    contrasts: list[Contrast]
-    gains: dict[Role, Estimate]
-    same_tokenizer: bool
-    steps: int
-    parts: Parts | None = None
-
-    def tables(self) -> list[Table]:
-        """Factors by model and rendering, paired ratios with controls, checks, the curve by position, and the parts."""
-        own = [self._factors(), self._ratios(), self._checks(), self._positions()]
-        return own + (self.parts.tables() if self.parts else [])
-
-    def figures(self) -> dict[str, Figure]:
-        """Bars with controls, the local factor by position, and how many sequences each position rests on."""
-        return {
-            "branching_factor": self._bars(),
-            "by_position": self._curves(),
-            "alive": plots.curves(
-                [Series(one.name, [100 * share for share in one.alive]) for one in self.measured],
-                np.arange(1, self.steps + 1),
-                title="Sequences still running at each position",
-                x_title="Position in the output (tokens)",
-                y_title="% of sequences",
-                y_range=(0, 103),
-            ),
-            **(self.parts.figures() if self.parts else {}),
-        }
-
-    def _factors(self) -> Table:
-        return Table(
-            key="branching_factor",
-            title="Branching factor",
-            columns=["model and rendering", *_FACTORS],
-            rows=[[one.name, *(getattr(one, field) for field in _FACTORS.values())] for one in self.measured],
-            note=f"Sampled at {self.law}; at most {self.steps} new tokens. BF: exp of the mean log factor over "
-            "prompts; 95 % cluster bootstrap over prompts.",
-        )
-
-    def _ratios(self) -> Table:
-        return Table(
-            key="ratios",
-            title="Paired ratios of branching factors",
-            columns=["ratio", "kind", "value"],
-            rows=[[one.name, one.kind, one.ratio] for one in self.contrasts],
-            note="Paired by prompt; 1 means no difference.",
-        )
-
-    def _checks(self) -> Table:
-        note = (
-            "z tests that the recorded law is the sampled one: |z| below 4 is chance. Sequences that did not end by "
-            "themselves were cut at the limit. Gain: by how much the prompts' own next tokens are likelier than tokens "
-            "from other places or by a uniform law."
-        )
-        return Table(
-            key="checks",
-            title="Checks of the sampling",
-            columns=["model and rendering", *_CHECKS, "gain on the prompts (nats)"],
-            rows=[
-                [one.name, *(getattr(one, field) for field in _CHECKS.values()), self.gains[one.model]]
-                for one in self.measured
-            ],
-            note=note,
-        )
-
-    def _positions(self) -> Table:
-        shown = sorted({*range(min(8, self.steps)), *range(7, self.steps, 8), self.steps - 1})
-        columns = ["position"]
-        for one in self.measured:
-            columns += [f"{one.name}: BF", f"{one.name}: % alive", f"{one.name}: BF, same sequences"]
-        rows = [[at + 1, *(cell for one in self.measured for cell in _at(one, at))] for at in shown]
-        note = (
-            "Local values, not smoothed and not cumulative. The sequences alive change along the first curve; "
-            "'same sequences' keeps those that reach its end."
-        )
-        return Table(
-            key="by_position", title="Branching factor by position", columns=columns, rows=rows, note=note
-        )
-
-    def _bars(self) -> Figure:
-        shown = {one.rendering for one in self.measured} | {"plain"}
-        renderings: list[Rendering] = [kind for kind in _TEMPLATES if kind in shown]
-        rows = {(one.model, one.rendering): one.factor for one in self.measured}
-        if ("POST", "plain") not in rows:  # its template writes the plain form
-            rows["POST", "plain"] = rows["POST", "chat"]
-        series = []
-        for model in _ROLES:
-            found = [rows.get((model, kind), Estimate(value=math.nan)) for kind in renderings]
-            series.append(Series.of(model, found))
-        return plots.bars(
-            [
-                {"chat": "chat rendering", "plain": "plain rendering", "raw": "raw text"}[kind]
-                for kind in renderings
-            ],
-            series,
-            title="Branching factor by rendering",
-            y_title="Branching factor",
-        )
-
-    def _curves(self) -> Figure:
-        series = [
-            Series(
-                one.name,
-                [point.value for point in one.curve],
-                [point.low for point in one.curve],
-                [point.high for point in one.curve],
-            )
-            for one in self.measured
-        ]
-        return plots.curves(
-            series,
-            np.arange(1, self.steps + 1),
-            title="Local branching factor of the sequences still running",
-            x_title="Position in the output (tokens)",
-            y_title="Branching factor",
-        )
 
 
 def branching(
@@ -243,13 +90,48 @@ def branching(
     require_known("branching", "size", size, BUDGETS)
     require_known("branching", "preset", preset, ["corrected"])
     budget, pair = BUDGETS[size], Pair.of(pair)
-    base, post = pair
     texts = list(dict.fromkeys(StudyData.of(data, "open_prompts").open_prompts))[: budget.prompts]
     if not texts:
         raise PromptError("The branching factor needs at least one prompt; give it some.")
     law = law or SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
-    models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
-    ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(post)}
+    models: dict[Role, LanguageModel] = {"BASE": pair.base, "POST": pair.post}
+    records, steps = _sampled(models, texts, budget, law, seed)
+    measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
+    contrasts = _contrasts(records, seed)
+    gains = {
+        role: reading_gain(model, texts, seed=seed, description=f"reading prompts, {role}")
+        for role, model in models.items()
+    }
+    beside = _parts(models, records, law, size, seed) if with_parts and law.temperature > 0 else None
+    blind = _blind(models, measured, gains)
+    identified, summary = verdict(measured, contrasts, blind, pair.same_tokenizer, steps)
+    return BranchingResult(
+        status="done" if identified else "not identified",
+        summary=[*summary, *(parts_sentences(beside) if beside else [])],
+        headline=Headline(
+            what="branching factor, base over post",
+            value=contrasts[0].ratio,
+            control=contrasts[2].ratio,
+            control_name=contrasts[2].name,
+        ),
+        law=str(law),
+        measured=measured,
+        contrasts=contrasts,
+        gains=gains,
+        same_tokenizer=pair.same_tokenizer,
+        steps=steps,
+        parts=beside,
+    )
+
+
+# -- private, in the order they are called --
+
+
+def _sampled(
+    models: Mapping[Role, LanguageModel], texts: Sequence[str], budget: Budget, law: SamplingLaw, seed: int
+) -> tuple[dict[Key, Sampled], int]:
+    """Samples of every model in every rendering, and how many steps each has at most."""
+    ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(models["POST"])}
     steps = _steps(budget, [(models[role], prompt_ids) for (role, _), prompt_ids in ids.items()])
     if ids.get(("POST", "chat")) == ids["POST", "plain"]:
         del ids["POST", "plain"]  # this template writes the plain form: one run serves both
@@ -269,57 +151,39 @@ def branching(
             description=f"branching, {role} {rendering}",
         )
         records[role, rendering] = Sampled(model.tokenizer, runs, seed)
-    measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
-    contrasts = _contrasts(records, seed)
-    gains = {
-        role: reading_gain(model, texts, seed=seed, description=f"reading prompts, {role}")
-        for role, model in models.items()
-    }
-    own = {one.model: one for one in reversed(measured)}  # the first rendering of each model
-    blind = [
+    return records, steps
+
+
+def _parts(
+    models: Mapping[Role, LanguageModel], records: dict[Key, Sampled], law: SamplingLaw, size: Size, seed: int
+) -> Parts:
+    """What stands beside the factor, each model in its own rendering."""
+    own: dict[Role, Key] = {"BASE": ("BASE", "plain"), "POST": _own(records)}
+    return parts(
+        models,
+        {role: records[cell].trajectories for role, cell in own.items()},
+        law=law,
+        size=size,
+        seed=seed,
+        templates={role: _TEMPLATES[cell[1]] for role, cell in own.items()},
+    )
+
+
+def _blind(
+    models: Mapping[Role, LanguageModel], measured: Sequence[Measured], gains: Mapping[Role, Estimate]
+) -> list[Role]:
+    """The models whose law is that of an untrained one."""
+    first = {row.model: row for row in reversed(measured)}  # the first rendering of each model
+    return [
         role
         for role, model in models.items()
-        if untrained(gains[role], own[role].untruncated.value, model.vocab_size)
+        if untrained(gains[role], first[role].untruncated.value, model.vocab_size)
     ]
-    more = None
-    if with_parts and law.temperature > 0:
-        mine: dict[Role, Key] = {"BASE": ("BASE", "plain"), "POST": _own(records)}
-        more = parts(
-            models,
-            {role: records[cell].trajectories for role, cell in mine.items()},
-            law=law,
-            size=size,
-            seed=seed,
-            templates={role: _TEMPLATES[cell[1]] for role, cell in mine.items()},
-        )
-    identified, summary = verdict(measured, contrasts, blind, pair.same_tokenizer, steps)
-    return BranchingResult(
-        status="done" if identified else "not identified",
-        summary=[*summary, *(more.sentences if more else [])],
-        headline=Headline(
-            what="branching factor, base over post",
-            value=contrasts[0].ratio,
-            control=contrasts[2].ratio,
-            control_name=contrasts[2].name,
-        ),
-        law=str(law),
-        measured=measured,
-        contrasts=contrasts,
-        gains=gains,
-        same_tokenizer=pair.same_tokenizer,
-        steps=steps,
-        parts=more,
-    )
 
 
 def _own(records: dict[Key, Sampled]) -> Key:
     """The post-trained model in its own format."""
     return ("POST", "chat" if ("POST", "chat") in records else "plain")
-
-
-def _at(one: Measured, at: int) -> list[Estimate | float | None]:
-    same = one.cohort[at] if at < len(one.cohort) else None
-    return [one.curve[at], round(100 * one.alive[at], 1), same]
 
 
 def _cells(post: LanguageModel) -> list[Key]:

@@ -9,7 +9,7 @@ register_study(
         question="How sure is each model, is it calibrated, and do entropy neurons explain the change?",
         reads=("statements", "plain_text", "questions"),
         function="steerlab.studies._confidence.study:confidence",
-        result="steerlab.studies._confidence.study:ConfidenceResult",
+        result="steerlab.studies._confidence.result:ConfidenceResult",
         order=3,
     )
 )

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from steerlab.readouts.confidence import AnswerConfidence, AnswerReading, Role, TextReading
-from steerlab.record import Record
+from steerlab.readouts.confidence import AnswerConfidence, AnswerReading, TextReading
+from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, bootstrap, paired_difference
 
 Of = Literal["texts", "answers", "choices"]

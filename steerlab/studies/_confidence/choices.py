@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,19 +19,13 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from steerlab import plots
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Tokens
-from steerlab.plots import Series
-from steerlab.readouts.confidence import Calibration, Role, calibration
-from steerlab.record import Record
-from steerlab.results import Table
+from steerlab.readouts.confidence import Calibration, calibration
+from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._confidence.changes import Change, choice_changes
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 Form = Literal["continuations", "letters"]
 FEWEST = 20  # measured questions
@@ -90,75 +84,6 @@ class Choices(Record):
     answers: tuple[ChoiceConfidence, ...]
     sentences: tuple[str, ...]
     changes: tuple[Change, ...] = ()
-
-    def tables(self) -> list[Table]:
-        """One table, or none."""
-        if not self.answers:
-            return []
-        return [
-            Table(
-                key="choice_confidence",
-                title=f"Confidence on multiple choice ({self.form})",
-                columns=[
-                    *(
-                        "model",
-                        "n",
-                        "accuracy",
-                        "chance",
-                        "confidence",
-                        "Brier",
-                        "calibration error",
-                        "adaptive",
-                        "floor",
-                    ),
-                    *("temperature", "Brier after", "calibration error after", "adaptive after"),
-                ],
-                rows=[
-                    [one.model, one.n, one.accuracy, one.chance, one.confidence, one.brier]
-                    + (
-                        [one.calibration.error, one.calibration.adaptive, one.calibration.floor]
-                        if one.above_chance
-                        else ["not identified: at chance", None, None]
-                    )
-                    + [one.temperature, one.brier_after]
-                    + ([one.after.error, one.after.adaptive] if one.above_chance else [None, None])
-                    for one in self.answers
-                ],
-                note=f"{self.source} Probabilities are normalised over a question's answers; Brier runs from 0 "
-                "to 2. After: with one temperature, fitted on the other half of the subjects"
-                f"{self._at_bound()}. Floor: the error of a perfectly calibrated model with as many answers.",
-            )
-        ]
-
-    def _at_bound(self) -> str:
-        low, high = TEMPERATURES
-        at = [one.model for one in self.answers if not 1.1 * low < one.temperature < high / 1.1]
-        return f"; {' and '.join(at)} at the bound of the search, {low} to {high:g}" if at else ""
-
-    def figures(self) -> dict[str, Figure]:
-        """Reliability before and after the temperature."""
-        if not self.answers:
-            return {}
-        return {
-            "choice_confidence": plots.reliability(
-                [
-                    Series(
-                        name,
-                        [each.accuracy.value for each in found.curve],
-                        [each.accuracy.low for each in found.curve],
-                        [each.accuracy.high for each in found.curve],
-                        x=[each.confidence for each in found.curve],
-                        n=[each.n for each in found.curve],
-                    )
-                    for one in self.answers
-                    for name, found in (
-                        (one.model, one.calibration),
-                        (f"{one.model}, one temperature", one.after),
-                    )
-                ],
-                title=f"Reliability: multiple choice, {self.form}",
-            )
-        }
 
 
 def choices_of_pair(

@@ -1,19 +1,17 @@
 """Behind a pair's confidence: what explains the entropy gap, frequency neurons, what fixed activations do, and
 temperature.
 
-Everything about neurons works on the last stream of some texts (`neuron_head`): nothing is run again.
+Everything about neurons works on the last stream of some texts (`NeuronHead`): nothing is run again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import minimize_scalar
 
-from steerlab import plots
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.neurons.effects import within
@@ -28,16 +26,10 @@ from steerlab.neurons.weights import (
     norm_centres,
     output_space,
 )
-from steerlab.plots import Series
 from steerlab.readouts.confidence import AnswerReading
-from steerlab.record import Record
-from steerlab.results import Table
+from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, brier_score, expected_calibration_error
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-Role = Literal["BASE", "POST"]
 _TRIED = 48  # neurons whose frequency share is measured: those that lie most along the frequency direction
 _STEPS = 9
 
@@ -75,144 +67,13 @@ class Tempered(Record):
 
 
 class Depth(Record):
-    """All of it; `missing` says what a pair cannot take."""
+    """What lies behind a pair's confidence; `missing` says what the pair cannot take."""
 
     gap: Gap | None = None
     frequency: tuple[FrequencyRow, ...] = ()
     fixed: tuple[FixedValues, ...] = ()
     tempered: tuple[Tempered, ...] = ()
     missing: tuple[str, ...] = ()
-
-    def tables(self) -> list[Table]:
-        """One for each part that was run."""
-        made = []
-        if self.gap is not None:
-            made.append(
-                Table(
-                    key="entropy_gap",
-                    title="How much of the entropy gap the neurons explain",
-                    columns=["neurons", "number", "exchange", "share explained", "random sets of like norm"],
-                    rows=[[one.neurons, one.n, one.way, one.share, one.random] for one in self.gap.explained],
-                    note=f"Entropy {self.gap.base} base and {self.gap.post} post, nats a token over the same "
-                    f"texts; gap {self.gap.gap}. "
-                    "1 means that the gap is gone; negative that it grows.",
-                )
-            )
-            made.append(
-                Table(
-                    key="cross_ablation",
-                    title="Ablating one model's entropy neurons in both models",
-                    columns=["neurons", "in", "change of entropy", "random sets of like norm"],
-                    rows=[[one.neurons, one.model, one.change, one.random] for one in self.gap.crossed],
-                    note="All neurons of the set at their means at once; nats a token.",
-                )
-            )
-        if self.frequency:
-            made.append(
-                Table(
-                    key="frequency_neurons",
-                    title="Neurons along the token-frequency direction",
-                    columns=[
-                        "model",
-                        "neuron",
-                        "cosine",
-                        "|Δloss|",
-                        "share",
-                        "ΔKL(model ‖ unigram)",
-                        "ΔKL(unigram ‖ model)",
-                    ],
-                    rows=[
-                        [
-                            one.model,
-                            one.neuron,
-                            one.cosine,
-                            one.total,
-                            one.share,
-                            one.kl_model_unigram,
-                            one.kl_unigram_model,
-                        ]
-                        for one in self.frequency
-                    ],
-                    note="Share: what of the effect on the loss goes when the logits' component along frequency "
-                    "is held. Counts are "
-                    "those of the texts that were read.",
-                )
-            )
-        if self.tempered:
-            made.append(
-                Table(
-                    key="temperature",
-                    title="Calibration on statements, before and after one temperature",
-                    columns=[
-                        "model",
-                        "temperature",
-                        "calibration error",
-                        "after",
-                        "Brier score",
-                        "Brier after",
-                    ],
-                    rows=[
-                        [one.model, one.temperature, one.error, one.error_after, one.brier, one.brier_after]
-                        for one in self.tempered
-                    ],
-                    note="Temperatures are fitted on one half of the subjects and used on the other.",
-                )
-            )
-        return made
-
-    def figures(self) -> dict[str, Figure]:
-        """The explained gap as bars, entropy against activation."""
-        made: dict[str, Figure] = {}
-        if self.gap is not None:
-            rows = self.gap.explained
-            made["explained_gap"] = plots.bars(
-                [f"{one.neurons}: {one.way}" for one in rows],
-                [
-                    Series.of("share of the entropy gap explained", [one.share for one in rows], role="post"),
-                    Series.of("random sets of like norm", [one.random for one in rows], role="control"),
-                ],
-                title="What explains the entropy gap between base and post-trained model",
-                y_title="Share of the gap",
-            )
-        if self.fixed:
-            made["entropy_by_activation"] = plots.curves(
-                [
-                    Series(
-                        f"{one.model}, neuron {one.neuron}", one.entropy, x=np.linspace(0, 1, len(one.values))
-                    )
-                    for one in self.fixed
-                ],
-                title="Entropy with one neuron held at a value",
-                x_title="Value, as a quantile of the neuron's own activations",
-                y_title="Entropy (nats a token)",
-            )
-        return made
-
-    @property
-    def sentences(self) -> list[str]:
-        """In plain words."""
-        said = []
-        if self.gap is not None:
-            for one in self.gap.explained:
-                if one.neurons == "entropy neurons of BASE" and one.way == "activations swapped":
-                    beyond = one.share.has_interval and one.share.low > one.random.high
-                    said.append(
-                        f"Giving POST the base model's activations at its {one.n} entropy neurons takes "
-                        f"{one.share} of the entropy gap away "
-                        f"(random neurons of like norm {one.random.value:.2f}, at most {one.random.high:.2f}): "
-                        + (
-                            "more than they do."
-                            if beyond
-                            else "not more than they do, so the gap is not theirs."
-                        )
-                    )
-        for row in self.tempered:
-            said.append(
-                f"One temperature ({row.temperature:.2f}) takes the calibration error of {row.model} on "
-                f"statements from {row.error:.3f} to "
-                f"{row.error_after:.3f}."
-            )
-        return said + list(self.missing)
 
 
 def depth(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from steerlab.neurons.gap import Explained
 from steerlab.neurons.overlap import PairNeurons
-from steerlab.readouts.confidence import AnswerConfidence, Role, TextConfidence
+from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
+from steerlab.record import Role
 from steerlab.studies._confidence.changes import Change
+from steerlab.studies._confidence.depth import Depth
 
 
 def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) -> list[str]:
@@ -86,3 +89,25 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
             f"{random.through_norm:.2f}{verdict}."
         )
     return sentences
+
+
+def depth_summary(depth: Depth) -> list[str]:
+    """What explains the entropy gap, what one temperature does, and what could not be run."""
+    wanted = ("entropy neurons of BASE", "activations swapped")
+    explained = depth.gap.explained if depth.gap else ()
+    sentences = [_explained(row) for row in explained if (row.neurons, row.way) == wanted]
+    sentences += [
+        f"One temperature ({row.temperature:.2f}) takes the calibration error of {row.model} on statements from "
+        f"{row.error:.3f} to {row.error_after:.3f}."
+        for row in depth.tempered
+    ]
+    return sentences + list(depth.missing)
+
+
+def _explained(row: Explained) -> str:
+    beyond = row.share.has_interval and row.share.low > row.random.high
+    verdict = "more than they do." if beyond else "not more than they do, so the gap is not theirs."
+    return (
+        f"Giving POST the base model's activations at its {row.n} entropy neurons takes {row.share} of the entropy gap "
+        f"away (random neurons of like norm {row.random.value:.2f}, at most {row.random.high:.2f}): {verdict}"
+    )

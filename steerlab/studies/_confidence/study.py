@@ -9,24 +9,16 @@ text). Source for the question: Du et al., 2025 (arXiv 2504.02904), which measur
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steerlab import plots
 from steerlab.datasets import ChoiceQuestion, StatementSet, StudyData, choice_questions
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.neurons.overlap import PairNeurons, compare_neurons
-from steerlab.plots import Series
+from steerlab.neurons.overlap import compare_neurons
 from steerlab.readouts.confidence import (
-    AnswerConfidence,
     AnswerReading,
-    Calibration,
-    Role,
-    TextConfidence,
     answer_confidence,
     fitting,
     read_answers,
@@ -34,17 +26,14 @@ from steerlab.readouts.confidence import (
     text_confidence,
 )
 from steerlab.readouts.questions import plan
-from steerlab.record import Record
-from steerlab.results import Headline, StudyResult, Table
-from steerlab.statistics import Estimate
-from steerlab.studies._confidence.changes import Change, answer_changes, text_changes
+from steerlab.record import Record, Role
+from steerlab.results import Headline
+from steerlab.studies._confidence.changes import answer_changes, text_changes
 from steerlab.studies._confidence.choices import Choices, choices_of_pair
-from steerlab.studies._confidence.depth import Depth, depth
-from steerlab.studies._confidence.sentences import answer_summary, neuron_summary, text_summary
+from steerlab.studies._confidence.depth import depth
+from steerlab.studies._confidence.result import ConfidenceResult
+from steerlab.studies._confidence.sentences import answer_summary, depth_summary, neuron_summary, text_summary
 from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 class Budget(Record):
@@ -61,206 +50,6 @@ BUDGETS = {
     "full": Budget(texts=1000, statements_a_topic=200, ablation_texts=50, randoms=10),
 }
 _SHOTS = (0, 4)
-_CALIBRATION = ("calibration error", "adaptive", "floor")
-_CALIBRATION_NOTE = (
-    "Calibration error: ten bins of equal width (adaptive: of equal count); floor: the error a perfectly calibrated "
-    "model would show on as many answers."
-)
-
-
-class ConfidenceResult(StudyResult):
-    """Confidence of a pair on texts and on statements, and its entropy neurons. `form`: how statements were asked."""
-
-    study: str = "confidence"
-    texts: list[TextConfidence]
-    form: str
-    answers: list[AnswerConfidence]
-    changes: list[Change]
-    neurons: PairNeurons
-    same_tokenizer: bool
-    choices: Choices | None = None
-    depth: Depth | None = None
-
-    def tables(self) -> list[Table]:
-        """Texts, answers, changes with controls, neuron overlap with controls, ablation effects, candidates."""
-        tables = [self._texts(), self._changes()]
-        if self.answers:
-            tables.insert(1, self._answers())
-        if self.choices is not None:
-            tables += self.choices.tables()
-        if self.neurons.agreements:
-            tables.append(self._agreements())
-        if self.neurons.effects:
-            tables.append(self._effects())
-        if self.neurons.sets:
-            tables.append(self._candidates())
-        return tables + (self.depth.tables() if self.depth else [])
-
-    def figures(self) -> dict[str, Figure]:
-        """Entropy distributions, reliability diagrams, and the neurons' norm against LogitVar."""
-        edges = np.asarray(self.texts[0].histogram_edges)
-        figures = {
-            "text_confidence": plots.curves(
-                [Series(one.model, [100 * share for share in one.histogram]) for one in self.texts],
-                (edges[:-1] + edges[1:]) / 2,
-                title="Entropy of the next-token law on plain text",
-                x_title="Entropy (nats)",
-                y_title="% of tokens",
-            ),
-            "next_token_reliability": _reliability(
-                [(one.model, one.calibration) for one in self.texts], "Next token of plain text"
-            ),
-        }
-        if self.answers:
-            figures["answer_confidence"] = _reliability(
-                [(one.model, one.calibration) for one in self.answers], f"TRUE or FALSE, {self.form}"
-            )
-        if self.choices is not None:
-            figures |= self.choices.figures()
-        if self.neurons.sets:
-            figures["entropy_neurons"] = self._scatter()
-        return figures | (self.depth.figures() if self.depth else {})
-
-    def _texts(self) -> Table:
-        columns = {
-            "entropy (nats a token)": "entropy",
-            "entropy (nats a byte)": "entropy_per_byte",
-            "largest probability": "p_max",
-            "loss (nats a token)": "loss",
-            "next token right": "accuracy",
-            "gain over its controls": "gain",
-        }
-        return Table(
-            key="text_confidence",
-            title="Confidence on plain text",
-            columns=["model", "texts", "tokens", *columns, *_CALIBRATION],
-            rows=[
-                [
-                    one.model,
-                    one.n_texts,
-                    one.n_tokens,
-                    *(getattr(one, field) for field in columns.values()),
-                    *_calibration_cells(one.calibration),
-                ]
-                for one in self.texts
-            ],
-            note="Texts as they are, without a template, in both models. " + _CALIBRATION_NOTE,
-        )
-
-    def _answers(self) -> Table:
-        return Table(
-            key="answer_confidence",
-            title=f"Confidence in TRUE or FALSE on labelled statements ({self.form})",
-            columns=[
-                "model",
-                "n",
-                "accuracy",
-                "chance",
-                "confidence",
-                "Brier",
-                *_CALIBRATION,
-                "mass on both answers",
-            ],
-            rows=[
-                [one.model, one.n, one.accuracy, one.chance, one.confidence, one.brier]
-                + (
-                    _calibration_cells(one.calibration)
-                    if one.above_chance
-                    else ["not identified: at chance", None, None]
-                )
-                + [one.mass]
-                for one in self.answers
-            ],
-            note="P(TRUE) is renormalised over TRUE and FALSE; always saying one half has a Brier score of 0.25. "
-            + _CALIBRATION_NOTE,
-        )
-
-    def _changes(self) -> Table:
-        return Table(
-            key="changes",
-            title="POST minus BASE",
-            columns=["quantity", "change", "control: base and post swapped at random", "verdict"],
-            rows=[
-                [one.what, one.value, one.control, "changed" if one.identified else "not identified"]
-                for one in [*self.changes, *(self.choices.changes if self.choices else ())]
-            ],
-            note="Paired by text, statement or question.",
-        )
-
-    def _agreements(self) -> Table:
-        return Table(
-            key="neuron_overlap",
-            title="Overlap of the entropy-neuron candidates, beside its controls",
-            columns=["quantity", "kind", "value"],
-            rows=[[one.name, one.kind, one.value] for one in self.neurons.agreements],
-            note="Overlap: intersection over union of ten neurons chosen in each model. Where a control overlaps as "
-            "much, the overlap says that weights hardly moved, and nothing about confidence.",
-        )
-
-    def _effects(self) -> Table:
-        return Table(
-            key="neuron_effects",
-            title="Mean ablation of single last-layer neurons: |change in entropy|, nats a token",
-            columns=[
-                "model",
-                "neurons",
-                "n",
-                "norm recomputed",
-                "norm's scale frozen",
-                "share through the norm",
-            ],
-            rows=[
-                [one.model, one.group, one.n, one.total, one.direct, one.through_norm]
-                for one in self.neurons.effects
-            ],
-            note="An entropy neuron acts through the final norm: its share should exceed that of random neurons.",
-        )
-
-    def _candidates(self) -> Table:
-        return Table(
-            key="entropy_neurons",
-            title="Entropy-neuron candidates of the last layer",
-            columns=[
-                "model",
-                "neuron",
-                "|w_out|",
-                "LogitVar",
-                "share in the null space",
-                "in both",
-                "by null space",
-            ],
-            rows=[
-                [
-                    one.model,
-                    f"{one.layer}.{found.neuron}",
-                    *(getattr(found, field) for field in ("norm", "logit_var", "null_share", "shared")),
-                    found.neuron in one.by_null_space,
-                ]
-                for one in self.neurons.sets
-                for found in one.candidates
-            ],
-            note="Of the quarter of neurons with the largest output weights, the ten with the lowest variance of "
-            "cosine over the vocabulary. By null space: also among the ten with the largest share of w_out in the "
-            f"null space ({', '.join(f'{one.model} {one.null_size} directions' for one in self.neurons.sets)}).",
-        )
-
-    def _scatter(self) -> Figure:
-        series = []
-        for one in self.neurons.sets:
-            # log of LogitVar, since it spans orders of magnitude; a variance of exactly zero has no log
-            cloud = [math.log10(value) if value > 0 else math.nan for value in one.cloud_logit_var]
-            series.append(Series(f"{one.model}, all", cloud, x=one.cloud_norm, role="control"))
-        for one in self.neurons.sets:
-            found = one.candidates
-            values = [math.log10(each.logit_var) if each.logit_var > 0 else math.nan for each in found]
-            labels = [
-                f"neuron {one.layer}.{each.neuron}{', in both' if each.shared else ''}" for each in found
-            ]
-            norms = [each.norm for each in found]
-            series.append(Series(f"{one.model} candidates", values, x=norms, labels=labels))
-        return plots.scatter(
-            series, title="Last-layer neurons by their weights", x_title="|w_out|", y_title="log10 LogitVar"
-        )
 
 
 def confidence(
@@ -329,7 +118,7 @@ def confidence(
             *answer_summary(answers, changes, form),
             *chosen.sentences,
             *neuron_summary(neurons),
-            *deep.sentences,
+            *depth_summary(deep),
         ],
         headline=Headline(
             what=f"POST minus BASE, {changes[0].what}",
@@ -386,22 +175,3 @@ def _ask(
     except SteerlabError as error:
         return {}, f"not asked: {error}"
     return found, "after four labelled statements of the topic" if shots else "the bare statement"
-
-
-def _calibration_cells(found: Calibration) -> list[Estimate | str | None]:
-    return [found.error, found.adaptive, found.floor]
-
-
-def _reliability(found: Sequence[tuple[str, Calibration]], title: str) -> Figure:
-    series = [
-        Series(
-            name,
-            [each.accuracy.value for each in one.curve],
-            [each.accuracy.low for each in one.curve],
-            [each.accuracy.high for each in one.curve],
-            x=[each.confidence for each in one.curve],
-            n=[each.n for each in one.curve],
-        )
-        for name, one in found
-    ]
-    return plots.reliability(series, title=f"Reliability: {title}")

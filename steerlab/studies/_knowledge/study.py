@@ -1,9 +1,9 @@
 """Where is it stored whether a statement is true, and does post-training move it?
 
 Pairs of a true and a false statement that differ in the subject alone are asked about; each state of the true prompt's
-run is put into the false one's, layer by layer and token by token (`knowledge_maps`). Base and post are mapped on the
-same pairs, which both answer right, and compared (`knowledge_statistics`); then each one's states are put into the
-other's runs (`knowledge_recovery`); and facts are traced through noise (`noise_tracing`). Sources: Du et al. (2025),
+run is put into the false one's, layer by layer and token by token (`maps`). Base and post are mapped on the
+same pairs, which both answer right, and compared (`statistics`); then each one's states are put into the
+other's runs (`recovery`); and facts are traced through noise (`noise`). Sources: Du et al. (2025),
 "How post-training reshapes LLMs", sections 3.1 to 3.3; Meng et al. (2022), "Locating and editing factual associations
 in GPT".
 """
@@ -23,16 +23,16 @@ from torch import Tensor
 from steerlab.activations import capture
 from steerlab.alignment import Aligner
 from steerlab.datasets import Differ, StatementPair, StatementSet, StudyData
-from steerlab.errors import PromptError, SteerlabError
+from steerlab.errors import SteerlabError
 from steerlab.models import All, LanguageModel, Site
 from steerlab.statistics import Estimate, bootstrap_curve
-from steerlab.studies._knowledge.maps import Answers, Traced, answer, of_one_layout, trace
+from steerlab.studies._knowledge.gates import answered_pairs, at_chance, gate
+from steerlab.studies._knowledge.maps import Traced, of_one_layout, trace
 from steerlab.studies._knowledge.noise import NoiseTrace, facts_of, noise_trace
-from steerlab.studies._knowledge.pairs import Columns, TracingPairs, tracing_pairs
+from steerlab.studies._knowledge.pairs import Columns, TracingPairs
 from steerlab.studies._knowledge.recovery import Maps, Recovery, recover
 from steerlab.studies._knowledge.result import (
     EffectMap,
-    Gate,
     KnowledgeResult,
     Setting,
     Spent,
@@ -44,8 +44,6 @@ from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
 
 __all__ = ["KnowledgeResult", "knowledge"]
 
-FEWEST = 8  # pairs that both models answer right
-_CHANCE = 0.25  # both sides right by coin
 _ALIGNED_ON = 200  # statements
 
 
@@ -104,13 +102,55 @@ def knowledge(
     require_known("knowledge", "size", size, _AMOUNTS)
     require_known("knowledge", "preset", preset, get_args(Preset))
     models, statements = Pair.of(pair).by_name, StudyData.of(data, "statements").statements
-    amount, asked = _AMOUNTS[size], preset == "published"
-    columns = columns or ("tokens" if asked else "roles")
-    pairs, own = _pairs(
-        models, statements, answers, differ, 4 if asked and shots is None else shots, asked, seed
+    published = preset == "published"
+    columns = columns or ("tokens" if published else "roles")
+    shots = 4 if published and shots is None else shots
+    pairs, own = answered_pairs(models, statements, answers, differ, shots, published, seed)
+    gates = tuple(gate(name, given, pairs) for name, given in own.items())
+    result = KnowledgeResult(
+        summary=[],
+        setting=_setting(models, pairs, size, seed, preset, answers, differ, columns),
+        gates=gates,
     )
-    gates = tuple(_gate(name, one, pairs) for name, one in own.items())
-    setting = Setting(
+    right = np.logical_and.reduce([given.right for given in own.values()])
+    if stopped := at_chance(gates, int(right.sum()), published):
+        return result.model_copy(update={"status": "not identified", "summary": [stopped]})
+    kept = pairs if published else pairs.only(np.flatnonzero(right).tolist())
+    kept = of_one_layout(kept) if columns == "tokens" else kept
+    chosen = kept.only(range(min(len(kept), _AMOUNTS[size].pairs)))
+    work = _Work(models, chosen, columns, kept_in, seed, {})
+    result = _mapped(result, work, kinds, aligner, statements)
+    noises = _noise(work, statements, _AMOUNTS[size]) if noise else ()
+    result = result.model_copy(update={"noise": noises, "missing": work.missing})
+    return result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
+
+
+# -- private, in the order they are called --
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every part of the study works on. missing: what could not be run, and why, filled as parts are run."""
+
+    models: Mapping[str, LanguageModel]
+    pairs: TracingPairs
+    columns: Columns
+    kept_in: Path | None
+    seed: int
+    missing: dict[str, str]
+
+
+def _setting(
+    models: Mapping[str, LanguageModel],
+    pairs: TracingPairs,
+    size: Size,
+    seed: int,
+    preset: Preset,
+    answers: tuple[str, str],
+    differ: Differ,
+    columns: Columns,
+) -> Setting:
+    return Setting(
         size=size,
         seed=seed,
         preset=preset,
@@ -124,233 +164,153 @@ def knowledge(
         left_out=dict(pairs.left_out),
         topics=tuple(dict.fromkeys(pair.topic for pair in pairs.pairs)),
     )
-    result = KnowledgeResult(summary=[], setting=setting, gates=gates)
-    right = np.logical_and.reduce([one.right for one in own.values()])
-    stopped = _at_chance(gates, int(right.sum()), asked)
-    if stopped:
-        return result.model_copy(update={"status": "not identified", "summary": [stopped]})
-    kept = pairs if asked else pairs.only(np.flatnonzero(right).tolist())
-    kept = of_one_layout(kept) if columns == "tokens" else kept
-    chosen = kept.only(range(min(len(kept), amount.pairs)))
-    missing: dict[str, str] = {}
-    traced, maps = _maps(models, chosen, columns, kinds, kept_in, seed, missing)
-    comparison = _comparison(traced, chosen, seed, missing)
-    recovered = _recovery(models, chosen, traced, columns, aligner, statements, seed, kept_in, missing, maps)
-    noises = _noise(models, statements, amount, seed, kept_in, missing) if noise else ()
-    result = result.model_copy(
-        update={
-            "setting": setting.model_copy(update={"traced": len(chosen)}),
-            "maps": tuple(maps),
-            "topics": tuple(
-                peak for name, one in traced.items() for peak in _topic_peaks(name, one, chosen, seed)
-            ),
-            "comparison": comparison,
-            "recovery": recovered,
-            "noise": noises,
-            "spent": {name: _spent(one) for name, one in traced.items()},
-            "missing": missing,
-        }
-    )
-    return result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
 
 
-# -- private, in the order they are called --
-
-
-def _pairs(
-    models: Mapping[str, LanguageModel],
-    statements: StatementSet | Sequence[StatementPair],
-    answers: tuple[str, str],
-    differ: Differ,
-    shots: int | None,
-    published: bool,
-    seed: int,
-) -> tuple[TracingPairs, dict[str, Answers]]:
-    """The pairs with the number of labelled lines with which the weaker model answers most of them right."""
-    best: tuple[float, TracingPairs, dict[str, Answers]] | None = None
-    failed: SteerlabError | None = None
-    for n in (0, 4) if shots is None else (shots,):
-        try:
-            pairs = tracing_pairs(
-                list(models.values()),
-                statements,
-                answers=answers,
-                differ=differ,
-                shots=n,
-                matching="published" if published else "corrected",
-                seed=seed,
-            )
-            own = {name: answer(model, pairs) for name, model in models.items()}
-        except PromptError as error:
-            # Four lines may be more than the context holds; that the answers are no tokens is so without any.
-            failed = error
-            continue
-        share = min(float(one.right.mean()) for one in own.values())
-        if best is None or share > best[0]:
-            best = share, pairs, own
-    if best is None:
-        assert failed is not None
-        raise failed
-    return best[1], best[2]
-
-
-def _gate(name: str, own: Answers, pairs: TracingPairs) -> Gate:
-    return Gate(
-        model=name,
-        pairs=len(pairs),
-        right=int(own.right.sum()),
-        **{f"{side}_side": own.accuracy(side, pairs.clusters) for side in ("true", "false")},
-        both=own.accuracy("both", pairs.clusters),
-    )
-
-
-def _at_chance(gates: Sequence[Gate], right: int, published: bool) -> str:
-    """Why nothing can be mapped, or nothing."""
-    for gate in gates:
-        if not gate.both.low > _CHANCE:
-            return (
-                f"The {gate.model} model answers both statements of a pair right for {gate.both} of pairs, "
-                f"which is not "
-                f"above chance ({_CHANCE}), so there is no knowledge of them to locate; ask in another way (answers, "
-                "shots), or about what it knows."
-            )
-    if right < FEWEST and not published:
-        return (
-            f"Both models answer only {right} pairs right on both sides; at least {FEWEST} are needed for a map. Give "
-            "more statements."
-        )
-    return ""
-
-
-def _maps(
-    models: Mapping[str, LanguageModel],
-    pairs: TracingPairs,
-    columns: Columns,
+def _mapped(
+    result: KnowledgeResult,
+    work: _Work,
     kinds: Sequence[str],
-    kept_in: Path | None,
-    seed: int,
-    missing: dict[str, str],
-) -> tuple[dict[str, Traced], list[EffectMap]]:
+    aligner: Aligner | None,
+    statements: StatementSet | Sequence[StatementPair],
+) -> KnowledgeResult:
+    """The result with maps, their comparison and each model's states in the other."""
+    traced, maps = _maps(work, kinds)
+    comparison = _comparison(work, traced)
+    recovery, crossed = _recovery(work, traced, aligner, statements)
+    peaks = [peak for name, own in traced.items() for peak in _topic_peaks(work, name, own)]
+    update = {
+        "setting": result.setting.model_copy(update={"traced": len(work.pairs)}),
+        "maps": (*maps, *crossed),
+        "topics": tuple(peaks),
+        "comparison": comparison,
+        "recovery": recovery,
+        "spent": {name: _spent(own) for name, own in traced.items()},
+    }
+    return result.model_copy(update=update)
+
+
+def _maps(work: _Work, kinds: Sequence[str]) -> tuple[dict[str, Traced], list[EffectMap]]:
     """Each model's own map of the residual stream, and the maps of every kind asked for."""
     traced: dict[str, Traced] = {}
     maps = []
     for kind in dict.fromkeys(["resid_post", *kinds]):
-        for name, model in models.items():
-            told = f"mapping {kind} in {name}"
+        for name, model in work.models.items():
             try:
-                one = trace(model, pairs, kind=kind, columns=columns, kept_in=kept_in, progress=told)
+                own = trace(
+                    model,
+                    work.pairs,
+                    kind=kind,
+                    columns=work.columns,
+                    kept_in=work.kept_in,
+                    progress=f"mapping {kind} in {name}",
+                )
             except SteerlabError as error:
-                missing[f"{kind} {name}"] = f"{kind} of the {name} model was not mapped: {error}"
+                work.missing[f"{kind} {name}"] = f"{kind} of the {name} model was not mapped: {error}"
                 continue
-            maps.append(_effect_map(one, name, name, kind, pairs, seed))
+            maps.append(_effect_map(own, name, name, kind, work.pairs, work.seed))
             if kind == "resid_post":
-                traced[name] = one
+                traced[name] = own
     return traced, maps
 
 
 def _effect_map(
-    one: Traced, source: str, target: str, kind: str, pairs: TracingPairs, seed: int
+    traced: Traced, source: str, target: str, kind: str, pairs: TracingPairs, seed: int
 ) -> EffectMap:
-    n = len(one.columns)
-    flat = bootstrap_curve(one.nie.reshape(len(pairs), -1), pairs.clusters, seed=seed)
+    n = len(traced.columns)
+    flat = bootstrap_curve(traced.nie.reshape(len(pairs), -1), pairs.clusters, seed=seed)
     return EffectMap(
         source=source,
         target=target,
         kind=kind,
         rows=tuple(
             "embedding" if site.layer is None else f"{site.layer}.{heads[0]}" if heads else str(site.layer)
-            for site, heads in one.rows
+            for site, heads in traced.rows
         ),
-        columns=one.columns,
-        knowledge=one.knowledge,
-        layers=one.layers,
-        raw=tuple(tuple(row) for row in mean_map(one.raw).tolist()),
-        effects=tuple(tuple(flat[at * n : (at + 1) * n]) for at in range(len(one.rows))),
+        columns=traced.columns,
+        knowledge=traced.knowledge,
+        layers=traced.layers,
+        raw=tuple(tuple(row) for row in mean_map(traced.raw).tolist()),
+        effects=tuple(tuple(flat[row * n : (row + 1) * n]) for row in range(len(traced.rows))),
     )
 
 
-def _topic_peaks(name: str, one: Traced, pairs: TracingPairs, seed: int) -> list[TopicPeak]:
-    topics = [pair.topic for pair in pairs.pairs]
-    found = []
+def _topic_peaks(work: _Work, name: str, traced: Traced) -> list[TopicPeak]:
+    topics = [pair.topic for pair in work.pairs.pairs]
+    peaks = []
     for topic in dict.fromkeys(topics):
         rows = [row for row, other in enumerate(topics) if other == topic]
-        made = _effect_map(one.only(rows), name, name, "resid_post", pairs.only(rows), seed)
-        others = [
-            at for at, role in enumerate(made.columns) if at not in made.knowledge and role != "last token"
-        ]
-
-        def peak(columns: Sequence[int], made: EffectMap = made) -> tuple[str, str, Estimate] | None:
-            top = made.peaks(1, tuple(columns))
-            return (
-                (made.rows[top[0][0]], made.columns[top[0][1]], made.effects[top[0][0]][top[0][1]])
-                if top
-                else None
-            )
-
-        found.append(
+        topic_map = _effect_map(traced.only(rows), name, name, "resid_post", work.pairs.only(rows), work.seed)
+        others = tuple(
+            column
+            for column, role in enumerate(topic_map.columns)
+            if column not in topic_map.knowledge and role != "last token"
+        )
+        peaks.append(
             TopicPeak(
-                model=name, topic=topic, pairs=len(rows), knowledge=peak(made.knowledge), other=peak(others)
+                model=name,
+                topic=topic,
+                pairs=len(rows),
+                knowledge=_peak(topic_map, topic_map.knowledge),
+                other=_peak(topic_map, others),
             )
         )
-    return found
+    return peaks
 
 
-def _comparison(
-    traced: Mapping[str, Traced], pairs: TracingPairs, seed: int, missing: dict[str, str]
-) -> Comparison | None:
+def _peak(effects: EffectMap, columns: tuple[int, ...]) -> tuple[str, str, Estimate] | None:
+    """Layer, token and effect of the largest cell of some columns."""
+    for row, column in effects.peaks(1, columns):
+        return effects.rows[row], effects.columns[column], effects.effects[row][column]
+    return None
+
+
+def _comparison(work: _Work, traced: Mapping[str, Traced]) -> Comparison | None:
     base, post = traced["base"], traced["post"]
     if len(base.rows) != len(post.rows):
-        missing["comparison"] = (
+        work.missing["comparison"] = (
             f"The models have {len(base.layers)} and {len(post.layers)} layers, so their maps have no common rows and "
             "were not compared."
         )
         return None
-    return compare_maps(base, post, pairs.clusters, seed=seed)
+    return compare_maps(base, post, work.pairs.clusters, seed=work.seed)
 
 
 def _recovery(
-    models: Mapping[str, LanguageModel],
-    pairs: TracingPairs,
+    work: _Work,
     traced: Mapping[str, Traced],
-    columns: Columns,
     aligner: Aligner | None,
     statements: StatementSet | Sequence[StatementPair],
-    seed: int,
-    kept_in: Path | None,
-    missing: dict[str, str],
-    maps: list[EffectMap],
-) -> tuple[Recovery, ...]:
-    base, post = models["base"], models["post"]
+) -> tuple[tuple[Recovery, ...], list[EffectMap]]:
+    """What each model's states recover in the other, and the maps of that."""
+    base, post = work.models["base"], work.models["post"]
     if base.n_layers != post.n_layers or (base.d_model != post.d_model and aligner is None):
-        missing["recovery"] = (
+        work.missing["recovery"] = (
             f"States were not put across: the models have {base.n_layers} and {post.n_layers} layers of width "
             f"{base.d_model} and {post.d_model}" + ("." if aligner else "; give an aligner for other widths.")
         )
-        return ()
-    found: list[Recovery] = []
+        return (), []
+    recovered: list[Recovery] = []
+    maps = []
     for source, target in (("base", "post"), ("post", "base")):
-        carried = (
-            None if aligner is None else _fitted(models[source], models[target], aligner, pairs, statements)
-        )
-        some, crossed = recover(
-            models[source],
-            models[target],
-            pairs,
+        models = work.models[source], work.models[target]
+        rows, crossed = recover(
+            *models,
+            work.pairs,
             traced[target],
             names=(source, target),
-            maps=carried,
-            columns=columns,
-            seed=seed,
-            kept_in=kept_in,
+            maps=None if aligner is None else _fitted(*models, aligner, work.pairs, statements),
+            columns=work.columns,
+            seed=work.seed,
+            kept_in=work.kept_in,
         )
-        found += some
-        maps.append(_effect_map(crossed, source, target, "resid_post", pairs, seed))
-        if not any(one.place == "subject and object" for one in some):
-            missing[f"peaks {target}"] = (
+        recovered += rows
+        maps.append(_effect_map(crossed, source, target, "resid_post", work.pairs, work.seed))
+        if not any(row.place == "subject and object" for row in rows):
+            work.missing[f"peaks {target}"] = (
                 f"No subject or object token of the {target} model carries a tenth of the effect behind any block, so "
                 "recovery is read at the last token only."
             )
-    return tuple(found)
+    return tuple(recovered), maps
 
 
 def _fitted(
@@ -383,40 +343,36 @@ def _fitted(
 
 
 def _noise(
-    models: Mapping[str, LanguageModel],
-    statements: StatementSet | Sequence[StatementPair],
-    amount: _Amount,
-    seed: int,
-    kept_in: Path | None,
-    missing: dict[str, str],
+    work: _Work, statements: StatementSet | Sequence[StatementPair], amount: _Amount
 ) -> tuple[NoiseTrace, ...]:
     true = (
         statements if isinstance(statements, StatementSet) else StatementSet(pair.true for pair in statements)
     )
-    found = []
-    for name, model in models.items():
+    traces = []
+    for name, model in work.models.items():
         try:
-            facts = facts_of(model, true)
-            found.append(
+            traces.append(
                 noise_trace(
                     model,
-                    facts,
+                    facts_of(model, true),
                     name=name,
                     limit=amount.facts,
                     copies=amount.copies,
-                    seed=seed,
-                    kept_in=kept_in,
+                    seed=work.seed,
+                    kept_in=work.kept_in,
                 )
             )
         except SteerlabError as error:
-            missing[f"noise {name}"] = f"Facts were not traced through noise in the {name} model: {error}"
-    return tuple(found)
+            work.missing[f"noise {name}"] = (
+                f"Facts were not traced through noise in the {name} model: {error}"
+            )
+    return tuple(traces)
 
 
-def _spent(one: Traced) -> Spent:
+def _spent(traced: Traced) -> Spent:
     return Spent(
-        token_layers=one.cost.patched + one.cost.kept,
-        naive=one.cost.naive,
-        saving=one.cost.saving,
-        mode=one.mode,
+        token_layers=traced.cost.patched + traced.cost.kept,
+        naive=traced.cost.naive,
+        saving=traced.cost.saving,
+        mode=traced.mode,
     )

@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steerlab import plots
 from steerlab.datasets import StatementSet
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt
-from steerlab.plots import Series
 from steerlab.readouts.questions import answer_tokens, plan, question
 from steerlab.record import Record
-from steerlab.results import Table
 from steerlab.statistics import Estimate, proportion
 from steerlab.steering.price import SideEffects, side_effects
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    pass
 
 WORDS = (" TRUE", " FALSE")
 _SHOTS = 4
@@ -125,47 +122,6 @@ def prices(
                 )
             )
     return tuple(found)
-
-
-def price_table(found: Sequence[Price]) -> Table:
-    """Every price beside the unsteered model and random directions."""
-    columns = ["model", "intervention", "direction", "loss change on plain text", "KL on plain text"]
-    return Table(
-        key="side_effects",
-        title="What steering refusal costs elsewhere",
-        columns=[*columns, "KL on harmless prompts", "statements labelled right"],
-        rows=[
-            [one.model, one.intervention, one.direction, one.loss_change, one.kl, one.prompt_kl, one.task]
-            for one in found
-        ],
-        note="Nats a token, resampled by text; KL of the steered from the unsteered law. The edits act at every token. "
-        "Random: mean of several directions of the same length, from the least to the greatest.",
-    )
-
-
-def price_figure(found: Sequence[Price]) -> Figure:
-    """KL on plain text and on harmless prompts, own direction beside random ones."""
-    rows = [one for one in found if one.intervention != "none"]
-    places = list(dict.fromkeys((one.model, one.intervention) for one in rows))
-
-    def series(direction: str, field: str, name: str) -> Series:
-        by_place = {
-            (one.model, one.intervention): getattr(one, field) for one in rows if one.direction == direction
-        }
-        nothing = Estimate(value=float("nan"))
-        return Series.of(name, [by_place.get(place) or nothing for place in places])
-
-    return plots.bars(
-        [f"{kind} in {model}" for model, kind in places],
-        [
-            series("own", "kl", "own direction, plain text"),
-            series("random", "kl", "random directions, plain text"),
-            series("own", "prompt_kl", "own direction, harmless prompts"),
-            series("random", "prompt_kl", "random directions, harmless prompts"),
-        ],
-        title="What steering refusal costs elsewhere",
-        y_title="KL from the unsteered law (nats a token)",
-    )
 
 
 # -- private, in the order they are called --

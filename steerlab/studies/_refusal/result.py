@@ -1,26 +1,19 @@
-"""The result of the refusal study: its numbers, and how they read as sentences, tables and figures."""
+"""The result of the refusal study: its numbers, and which of them lie beyond their controls."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from steerlab.readouts.agreement import Agreement, cosine_figure
+from steerlab.readouts.agreement import Agreement
 from steerlab.readouts.surface import Surface
 from steerlab.record import Record
 from steerlab.results import StudyResult, Table
-from steerlab.selection.select import Selection
+from steerlab.selection import Selection
 from steerlab.statistics import Estimate, auroc
-from steerlab.studies._refusal import tables as show
-from steerlab.studies._refusal.place import (
-    TEMPLATES,
-    Cell,
-    Projection,
-    grid_figure,
-    grid_table,
-    projection_figure,
-    projection_table,
-)
-from steerlab.studies._refusal.price import Price, price_figure, price_table
+from steerlab.studies._refusal.figures import figures
+from steerlab.studies._refusal.place import Cell, Projection
+from steerlab.studies._refusal.price import Price
+from steerlab.studies._refusal.tables import tables
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -95,14 +88,10 @@ class RefusalResult(StudyResult):
         """One row; without `prompts` the kind that the intervention is tested on."""
         kind = prompts or {"ablation": "harmful", "addition": "harmless"}[intervention]
         wanted = (model, kind, intervention, direction)
-        return next(
-            (
-                one
-                for one in self.outcomes
-                if (one.model, one.prompts, one.intervention, one.direction) == wanted
-            ),
-            None,
-        )
+        rows: dict[tuple[str, ...], Outcome] = {
+            (row.model, row.prompts, row.intervention, row.direction): row for row in reversed(self.outcomes)
+        }
+        return rows.get(wanted)
 
     def control(self, model: str, intervention: str, direction: str) -> Outcome | None:
         """The random directions beside one row: removed like it, or added at its layer."""
@@ -127,51 +116,27 @@ class RefusalResult(StudyResult):
         return beyond and (1 + reached) / (1 + len(null.draws)) <= 0.05
 
     def tables(self) -> list[Table]:
-        """Refusal rates under every intervention, the chosen places, and the cosines."""
-        made = [show.rates_table(self), show.choice_table(self)]
-        made += [one.table(f"selection_{model}") for model, one in self.choices.items()]
-        made += [show.cosine_table(key, title, rows) for key, title, rows in self._cosines()]
-        made += [grid_table(template, self._cells(template)) for template in TEMPLATES]
-        made += [
-            projection_table(self.points, self.setting.kinds, self.apart, self.setting.seed),
-            price_table(self.prices),
-            show.surface_table(self),
-        ]
-        return [table for table in made if table.rows]
+        """Refusal rates under every intervention, the chosen places, cosines, projections, prices and form."""
+        return tables(self)
 
     def figures(self) -> dict[str, Figure]:
-        """Refusal rates, the 2x2 of effects, and cosines by layer."""
-        made = {"rates": show.rates_figure(self)}
-        if len({one.direction for one in self.outcomes} & {"base", "post"}) == 2:
-            made["effects"] = show.effects_figure(self)
-        made |= {f"selection_{model}": one.plot() for model, one in self.choices.items() if one.scored}
-        if self.points:
-            made["projections"] = projection_figure(self.points, self.setting.kinds)
-        if any(one.intervention != "none" for one in self.prices):
-            made["side_effects"] = price_figure(self.prices)
-        made |= {key: cosine_figure(rows, title) for key, title, rows in self._cosines() if rows}
-        place = self.choices["post"].chosen if self.choices else None
-        for template in TEMPLATES:
-            if cells := self._cells(template):
-                # the chosen position is one of the model's own template
-                own = template == "own" and place is not None
-                marked = (place.layer, place.position) if own and place else None
-                made[f"grid_{template}"] = grid_figure(template, cells, marked)
-        return made
+        """Refusal rates, the 2x2 of effects, projections, prices and cosines."""
+        return figures(self)
 
     def apart(self, model: str) -> Estimate | None:
         """AUROC of the test prompts along a model's own direction; None without projections."""
-        rows = [one for one in self.points if model in one.places]
-        if not rows:
+        points = [point for point in self.points if model in point.places]
+        if not points:
             return None
-        return auroc(
-            [one.places[model] for one in rows], [one.harmful for one in rows], seed=self.setting.seed
-        )
+        places, harmful = [point.places[model] for point in points], [point.harmful for point in points]
+        return auroc(places, harmful, seed=self.setting.seed)
 
-    def _cells(self, template: str) -> list[Cell]:
-        return [one for one in self.grid if one.template == template]
+    def cells(self, template: str) -> list[Cell]:
+        """The grid of one kind of template."""
+        return [cell for cell in self.grid if cell.template == template]
 
-    def _cosines(self) -> list[tuple[str, str, tuple[Agreement, ...]]]:
+    def cosines(self) -> list[tuple[str, str, tuple[Agreement, ...]]]:
+        """Key, title and rows of both readings of the cosine by layer."""
         own = "Refusal directions of base and post, each in its own template"
         return [
             ("cosine_own", own, self.own),

@@ -1,197 +1,184 @@
-"""Tables and figures of the refusal study: rates and effects, chosen places, form, cosines by layer."""
+"""The tables of the refusal study: rates and effects, chosen places, cosines, projections, prices, form."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from steerlab import plots
-from steerlab.plots import Series
-from steerlab.readouts.agreement import Agreement
+from steerlab.readouts.agreement import COLUMNS, Agreement
 from steerlab.results import Table
+from steerlab.selection import Selection
+from steerlab.statistics import Estimate, bootstrap_mean
+from steerlab.studies._refusal.place import TEMPLATES
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from steerlab.studies._refusal.result import RefusalResult
 
+_HALVES = (
+    "Across halves: base found on one half of the prompts, post on the other. Ceiling: one model with itself across "
+    "the same halves."
+)
 
-def rates_table(result: RefusalResult) -> Table:
-    columns = [
-        "model",
-        "prompts",
-        "intervention",
-        "direction",
-        "refuses",
-        "phrase at start",
-        "phrase anywhere",
+
+def tables(result: RefusalResult) -> list[Table]:
+    """Every table that has a row, in reading order."""
+    made = [
+        _rates(result),
+        _choice(result),
+        *(_candidates(f"selection_{model}", choice) for model, choice in result.choices.items()),
+        *(_cosine(key, title, rows) for key, title, rows in result.cosines()),
+        *(_grid(template, result) for template in TEMPLATES),
+        _projections(result),
+        _price(result),
+        _surface(result),
     ]
-    columns += ["refusal log-odds", "gibberish", "change"]
-    return Table(
-        key="rates",
-        title="Refusal rates on test prompts",
-        columns=columns,
-        rows=[
-            [
-                one.model,
-                one.prompts,
-                one.intervention,
-                one.direction,
-                one.refused,
-                one.start,
-                one.anywhere,
-                one.log_odds,
-                one.gibberish if result.setting.preset == "corrected" else None,
-                one.effect,
-            ]
-            for one in result.outcomes
-        ],
+    return [table for table in made if table.rows]
+
+
+# -- private, in the order of the page --
+
+
+def _rates(result: RefusalResult) -> Table:
+    tokens = "; ".join(
+        f"{model}: {', '.join(words) or 'none'}" for model, words in result.setting.refusal_tokens.items()
+    )
+    corrected = result.setting.preset == "corrected"
+    dose = f". Added with {result.setting.strength:g} class gaps" if result.setting.strength else ""
+    end = ", at each of three points of the layer." if result.setting.preset == "published" else "."
+    return Table.of(
+        "rates",
+        "Refusal rates on test prompts",
+        result.outcomes,
+        {
+            "model": "model",
+            "prompts": "prompts",
+            "intervention": "intervention",
+            "direction": "direction",
+            "refuses": "refused",
+            "phrase at start": "start",
+            "phrase anywhere": "anywhere",
+            "refusal log-odds": "log_odds",
+            "gibberish": lambda outcome: outcome.gibberish if corrected else None,
+            "change": "effect",
+        },
         note="Change against the unsteered model: under ablation of the share that refuses or writes gibberish, under "
         "addition of the share that refuses in language. A direction is added at the layer where it was chosen, as "
         "long as the dose in class gaps of the steered model there, and so are its random controls. "
-        "Log-odds of the first token among: "
-        + "; ".join(
-            f"{model}: {', '.join(words) or 'none'}" for model, words in result.setting.refusal_tokens.items()
-        )
-        + (f". Added with {result.setting.strength:g} class gaps" if result.setting.strength else "")
-        + (", at each of three points of the layer." if result.setting.preset == "published" else "."),
+        f"Log-odds of the first token among: {tokens}{dose}{end}",
     )
 
 
-def choice_table(result: RefusalResult) -> Table:
-    columns = [
-        "model",
-        "template",
-        "layer",
-        "position",
-        "token",
-        "rule",
-        "separation",
-        "bypass",
-        "induce",
-        "KL",
-    ]
-    columns += ["unanswered", "gap"]
-    return Table(
-        key="choice",
-        title="Where each model's refusal direction was read, chosen on validation prompts",
-        columns=columns,
-        rows=[
-            [
-                model,
-                result.setting.templates[model],
-                one.chosen.layer,
-                one.chosen.position,
-                repr(one.token),
-                one.rule,
-                one.chosen.separation,
-                one.chosen.bypass,
-                one.chosen.induce,
-                one.chosen.kl,
-                one.chosen.unanswered,
-                one.chosen.gap,
-            ]
-            for model, one in result.choices.items()
-        ],
+def _choice(result: RefusalResult) -> Table:
+    return Table.of(
+        "choice",
+        "Where each model's refusal direction was read, chosen on validation prompts",
+        result.choices.items(),
+        {
+            "model": lambda row: row[0],
+            "template": lambda row: result.setting.templates[row[0]],
+            "layer": lambda row: row[1].chosen.layer,
+            "position": lambda row: row[1].chosen.position,
+            "token": lambda row: repr(row[1].token),
+            "rule": lambda row: row[1].rule,
+            "separation": lambda row: row[1].chosen.separation,
+            "bypass": lambda row: row[1].chosen.bypass,
+            "induce": lambda row: row[1].chosen.induce,
+            "KL": lambda row: row[1].chosen.kl,
+            "unanswered": lambda row: row[1].chosen.unanswered,
+            "gap": lambda row: row[1].chosen.gap,
+        },
         note="Single numbers of the selection, without intervals: they are not results. Position -1 is the last token.",
     )
 
 
-def surface_table(result: RefusalResult) -> Table:
-    form = result.surface
-    return Table(
-        key="surface",
-        title="Can form alone tell the two kinds of prompts apart?",
-        columns=["classifier of length and final punctuation", "chance", "words", "end in punctuation"],
-        rows=[
-            [
-                form.accuracy,
-                form.chance,
-                " / ".join(f"{n:.1f}" for n in form.words),
-                " / ".join(f"{share:.0%}" for share in form.ends_in_punctuation),
-            ]
-        ]
-        if form
-        else [],
+def _candidates(key: str, selection: Selection) -> Table:
+    return Table.of(
+        key,
+        f"Candidate directions of {selection.model}, scored on validation prompts",
+        selection.candidates,
+        {
+            "layer": "layer",
+            "position": "position",
+            "gap": "gap",
+            "separation": "separation",
+            "bypass": "bypass",
+            "induce": "induce",
+            "KL": lambda place: f"at least {place.kl:.2f}" if place.kl_at_least else place.kl,
+            "unanswered": "unanswered",
+            "dropped": selection.verdict,
+        },
+        note=f"Read and added at {selection.site}; position -1 is the prompt's last token. Chosen: {selection.rule}. "
+        "These scores have no interval: they are not results. Empty cells were not needed for the choice.",
+    )
+
+
+def _cosine(key: str, title: str, rows: tuple[Agreement, ...]) -> Table:
+    return Table.of(key, title, rows, COLUMNS, note=_HALVES)
+
+
+def _grid(template: str, result: RefusalResult) -> Table:
+    return Table.of(
+        f"grid_{template}",
+        f"Cosine of the two refusal directions by layer and position, {TEMPLATES[template]}",
+        result.cells(template),
+        {"position": "position"} | {heading: f"agreement.{field}" for heading, field in COLUMNS.items()},
+        note="Position -1 is the prompt's last token; where templates differ in length the shared positions from the "
+        f"end are compared. {_HALVES}",
+    )
+
+
+def _projections(result: RefusalResult) -> Table:
+    points, (positive, negative) = result.points, result.setting.kinds
+
+    def mean(model: str, harmful: bool) -> Estimate:
+        places = [point.places[model] for point in points if point.harmful == harmful]
+        return bootstrap_mean(places, seed=result.setting.seed)
+
+    return Table.of(
+        "projections",
+        "Test prompts along each model's own direction",
+        list(points[0].places) if points else [],
+        {
+            "model": str,
+            positive: lambda model: mean(model, True),
+            negative: lambda model: mean(model, False),
+            "AUROC": result.apart,
+        },
+        note="Mean place in class gaps from the middle of the training means: 0.5 and -0.5 are the training means.",
+    )
+
+
+def _price(result: RefusalResult) -> Table:
+    return Table.of(
+        "side_effects",
+        "What steering refusal costs elsewhere",
+        result.prices,
+        {
+            "model": "model",
+            "intervention": "intervention",
+            "direction": "direction",
+            "loss change on plain text": "loss_change",
+            "KL on plain text": "kl",
+            "KL on harmless prompts": "prompt_kl",
+            "statements labelled right": "task",
+        },
+        note="Nats a token, resampled by text; KL of the steered from the unsteered law. The edits act at every token. "
+        "Random: mean of several directions of the same length, from the least to the greatest.",
+    )
+
+
+def _surface(result: RefusalResult) -> Table:
+    return Table.of(
+        "surface",
+        "Can form alone tell the two kinds of prompts apart?",
+        [result.surface] if result.surface else [],
+        {
+            "classifier of length and final punctuation": "accuracy",
+            "chance": "chance",
+            "words": lambda form: " / ".join(f"{count:.1f}" for count in form.words),
+            "end in punctuation": lambda form: " / ".join(
+                f"{share:.0%}" for share in form.ends_in_punctuation
+            ),
+        },
         note=f"Held-out accuracy over five folds; words and punctuation of {result.setting.kinds[0]} / "
         f"{result.setting.kinds[1]} prompts.",
-    )
-
-
-def cosine_table(key: str, title: str, rows: tuple[Agreement, ...]) -> Table:
-    return Table(
-        key=key,
-        title=title,
-        columns=[
-            "layer",
-            "cosine",
-            "across halves",
-            "ceiling (same model)",
-            "shuffled labels",
-            "random below",
-        ],
-        rows=[[one.layer, one.cosine, one.crossed, one.ceiling, one.shuffled, one.random] for one in rows],
-        note="Across halves: base found on one half of the prompts, post on the other. Ceiling: one model with itself "
-        "across the same halves.",
-    )
-
-
-def rates_figure(result: RefusalResult) -> Figure:
-    conditions = [
-        ("none", "none"),
-        *((kind, name) for kind in ("ablation", "addition") for name in ("base", "post")),
-    ]
-    conditions += [("ablation", "random"), ("addition", "random")]
-    names = {("none", "none"): "unsteered"}
-    names |= {(kind, name): f"{name} direction, {kind}" for kind, name in conditions[1:]}
-    categories = [(model, kind) for model in result.setting.models for kind in ("harmful", "harmless")]
-
-    def value(model: str, prompts: str, condition: tuple[str, str], end: str) -> float:
-        kind, name = condition
-        found = [
-            one
-            for one in result.outcomes
-            if (one.model, one.prompts, one.intervention, one.direction) == (model, prompts, kind, name)
-        ]
-        return float(getattr(found[0].refused, end)) if found else float("nan")
-
-    series = []
-    for condition in conditions:
-        ends = {
-            end: [value(model, kind, condition, end) for model, kind in categories]
-            for end in ("value", "low", "high")
-        }
-        if np.isfinite(ends["value"]).any():
-            series.append(Series(names[condition], ends["value"], ends["low"], ends["high"]))
-    return plots.bars(
-        [f"{model}, {result.setting.kinds[0 if kind == 'harmful' else 1]}" for model, kind in categories],
-        series,
-        title="Who refuses what, and what a direction does about it",
-        y_title="Share refused",
-        y_range=(0, 1.03),
-    )
-
-
-def effects_figure(result: RefusalResult) -> Figure:
-    models = list(result.setting.models)
-    rows = [(kind, name) for kind in ("ablation", "addition") for name in (*models, "random")]
-    found = [[result.outcome(model, kind, name) for model in models] for kind, name in rows]
-
-    def cells(end: str) -> list[list[float]]:
-        return [
-            [float(getattr(one.effect, end)) if one and one.effect else float("nan") for one in row]
-            for row in found
-        ]
-
-    return plots.heatmap(
-        cells("value"),
-        x=[f"in {model}" for model in models],
-        y=[f"{kind}: {name} direction" for kind, name in rows],
-        low=cells("low"),
-        high=cells("high"),
-        title="Change of refusal: ablation on harmful, addition on harmless prompts",
-        colour_title="Change",
-        diverging=True,
-        limits=(-1.0, 1.0),
     )

@@ -166,7 +166,7 @@ def unlock(
         raise AlignmentError(f"{len(locked)} locked prompts came with {len(unlocked)} unlocked ones.")
     parts = _last_rows(len(locked), shares) if published else split(len(locked), (*shares, 0.0), seed)
     reads = [
-        _read(model, texts, template, published)
+        read_prompts(model, texts, template, published)
         for model, texts in ((source[0], locked), (source[1], unlocked), (target, locked))
     ]
     ours, theirs = asked(source[0], locked, template), asked(target, locked, template)
@@ -257,7 +257,7 @@ def _last_rows(n: int, shares: tuple[float, float]) -> dict[Part, np.ndarray]:
     return {"fit": np.arange(dev, n), "dev": np.arange(dev)}
 
 
-def _read(model: LanguageModel, texts: Sequence[str], template: str, published: bool) -> Activations:
+def read_prompts(model: LanguageModel, texts: Sequence[str], template: str, published: bool) -> Activations:
     """The last prompt token after every block; as published, behind the final norm at the last one."""
     read = capture(model, list(asked(model, texts, template)), model.sites(_SITE), positions=Last())
     if not published or model.anatomy.ln_final is None:
@@ -289,7 +289,7 @@ def _native(
         raise AlignmentError(
             f"{model.name} cannot show the native direction of {target.name}: its width or depth is another one."
         )
-    change = _of(deltas(_read(model, unlocked, template, published), locked), rows)
+    change = _of(deltas(read_prompts(model, unlocked, template, published), locked), rows)
     if not any(np.linalg.norm(aggregated(one, aggregator)) > 0 for one in change.values()):
         return None
     return capability_direction(

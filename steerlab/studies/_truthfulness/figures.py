@@ -8,6 +8,7 @@ import numpy as np
 
 from steerlab import plots
 from steerlab.plots import Series, theme
+from steerlab.readouts.agreement import cosine_figure
 from steerlab.statistics import Estimate
 from steerlab.studies._truthfulness.probes import AS_TRAINED, OWN
 
@@ -17,7 +18,28 @@ if TYPE_CHECKING:
     from steerlab.studies._truthfulness.result import TruthfulnessResult
 
 
-def accuracy_figure(result: TruthfulnessResult) -> Figure:
+def figures(result: TruthfulnessResult) -> dict[str, Figure]:
+    """Every figure that has something to show, in reading order."""
+    made = {"accuracy": _accuracy(result)}
+    if result.agreement:
+        made["cosine"] = cosine_figure(result.agreement, "Are the two truth directions the same?")
+    if any(cell.above_chance for cell in result.transfer):
+        if result.crossed:
+            made["transfer"] = _transfer(result)
+        made["topics"] = _topics(result)
+    if result.points:
+        made["projections"] = _projection(result)
+    if result.steering:
+        made["steering"] = _steering(result)
+    if result.prices:
+        made["price"] = _price(result)
+    return made
+
+
+# -- private, in the order of the page --
+
+
+def _accuracy(result: TruthfulnessResult) -> Figure:
     series = []
     for model in result.chosen:
         rows = [one for one in result.by_layer if one.probe == model]
@@ -40,7 +62,7 @@ def accuracy_figure(result: TruthfulnessResult) -> Figure:
     )
 
 
-def transfer_figure(result: TruthfulnessResult) -> Figure:
+def _transfer(result: TruthfulnessResult) -> Figure:
     """The 2x2 with held-out topics centred by their own mean, and the probe exactly as trained beside it."""
     models = list(result.chosen)
     ways = {"own mean": OWN, "as trained": AS_TRAINED}
@@ -70,7 +92,7 @@ def transfer_figure(result: TruthfulnessResult) -> Figure:
     )
 
 
-def topics_figure(result: TruthfulnessResult) -> Figure:
+def _topics(result: TruthfulnessResult) -> Figure:
     """Every held-out topic with every probe."""
     pairs = list(dict.fromkeys((one.probe, one.states) for one in result.transfer))
     topics = result.setting.topics
@@ -85,7 +107,7 @@ def topics_figure(result: TruthfulnessResult) -> Figure:
     )
 
 
-def projection_figure(result: TruthfulnessResult) -> Figure:
+def _projection(result: TruthfulnessResult) -> Figure:
     """True and false by colour, negated by symbol."""
     models = list(result.points[0].places)
     kinds = [
@@ -130,7 +152,7 @@ def projection_figure(result: TruthfulnessResult) -> Figure:
     return figure
 
 
-def steering_figure(result: TruthfulnessResult) -> Figure:
+def _steering(result: TruthfulnessResult) -> Figure:
     """Every direction in every model at every place, beside random directions."""
     cells = {
         (cell.place, cell.model, cell.direction): cell
@@ -158,7 +180,7 @@ def steering_figure(result: TruthfulnessResult) -> Figure:
     )
 
 
-def price_figure(result: TruthfulnessResult) -> Figure:
+def _price(result: TruthfulnessResult) -> Figure:
     """KL on plain text of every cell, the dearer of adding and subtracting."""
     cells = {(one.place, one.model, one.direction): one for one in result.prices}
     columns = list(dict.fromkeys((place, model) for place, model, _ in cells))

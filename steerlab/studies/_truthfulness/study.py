@@ -42,7 +42,8 @@ from steerlab.studies._truthfulness.probes import (
     fitter,
     transfer,
 )
-from steerlab.studies._truthfulness.result import Setting, TruthfulnessResult, headline, sentences
+from steerlab.studies._truthfulness.result import Setting, TruthfulnessResult
+from steerlab.studies._truthfulness.sentences import headline, sentences
 from steerlab.studies._truthfulness.steering import Price, Rule, Steering, Window, prices, steer_all, windows
 
 __all__ = ["Setting", "TruthfulnessResult", "truthfulness"]

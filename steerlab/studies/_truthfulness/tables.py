@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerlab.readouts.agreement import COLUMNS
 from steerlab.results import Table
-from steerlab.statistics import bootstrap_mean
+from steerlab.statistics import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:
-    from steerlab.studies._truthfulness.result import TruthfulnessResult
+    from steerlab.studies._truthfulness.result import Point, TruthfulnessResult
 
 
 def tables(result: TruthfulnessResult) -> list[Table]:
@@ -26,125 +27,111 @@ def tables(result: TruthfulnessResult) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-# -- private --
+# -- private, in the order of the page --
 
 
 def _accuracy(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="accuracy",
-        title="Probe accuracy on held-out statements, by layer",
-        columns=["model", "layer", "accuracy", "shuffled labels"],
-        rows=[[one.probe, one.layers[0], one.accuracy, one.control] for one in result.by_layer],
+    return Table.of(
+        "accuracy",
+        "Probe accuracy on held-out statements, by layer",
+        result.by_layer,
+        {
+            "model": "probe",
+            "layer": lambda row: row.layers[0],
+            "accuracy": "accuracy",
+            "shuffled labels": "control",
+        },
         note=f"Each model's own probe ({result.setting.estimator} of the other topics), every topic held out in turn "
         "and centred by its own mean. Intervals resample subjects.",
     )
 
 
 def _cosine(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="cosine",
-        title="Cosine of the two models' truth directions, by layer",
-        columns=[
-            "layer",
-            "cosine",
-            "across halves",
-            "ceiling (same model)",
-            "shuffled labels",
-            "random below",
-        ],
-        rows=[
-            [one.layer, one.cosine, one.crossed, one.ceiling, one.shuffled, one.random]
-            for one in result.agreement
-        ],
+    return Table.of(
+        "cosine",
+        "Cosine of the two models' truth directions, by layer",
+        result.agreement,
+        COLUMNS,
         note="Across halves: base found on one half of the statements, post on the other. Ceiling: one model with "
         "itself across the same halves. Shuffled labels: the same random labels in both models.",
     )
 
 
 def _transfer(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="transfer",
-        title="Probes of one model on the states of the other, held-out statements",
-        columns=["probe of", "states of", "layer", "centred by", "statements", "accuracy", "shuffled labels"],
-        rows=[
-            [
-                one.probe,
-                one.states,
-                _numbers(one.layers),
-                one.centred_by,
-                one.statements,
-                one.accuracy,
-                one.control,
-            ]
-            for one in result.transfer
-            if one.topic == "all"
-        ],
+    return Table.of(
+        "transfer",
+        "Probes of one model on the states of the other, held-out statements",
+        [cell for cell in result.transfer if cell.topic == "all"],
+        {
+            "probe of": "probe",
+            "states of": "states",
+            "layer": lambda cell: _numbers(cell.layers),
+            "centred by": "centred_by",
+            "statements": "statements",
+            "accuracy": "accuracy",
+            "shuffled labels": "control",
+        },
         note="Direction and decision point of the probe's model, at its layer, chosen on training topics only. "
         "Held-out states are moved by the mean of their own topic, or of the training topics in either model.",
     )
 
 
 def _topics(result: TruthfulnessResult) -> Table:
-    return Table(
-        key="topics",
-        title="Probe accuracy topic by topic, each held out",
-        columns=["topic", "probe of", "states of", "layer", "accuracy", "shuffled labels"],
-        rows=[
-            [one.topic, one.probe, one.states, _numbers(one.layers), one.accuracy, one.control]
-            for topic in result.setting.topics
-            for one in result.transfer
-            if one.topic == topic
-        ],
+    return Table.of(
+        "topics",
+        "Probe accuracy topic by topic, each held out",
+        [cell for topic in result.setting.topics for cell in result.transfer if cell.topic == topic],
+        {
+            "topic": "topic",
+            "probe of": "probe",
+            "states of": "states",
+            "layer": lambda cell: _numbers(cell.layers),
+            "accuracy": "accuracy",
+            "shuffled labels": "control",
+        },
         note="Centred by the topic's own mean.",
     )
 
 
 def _projections(result: TruthfulnessResult) -> Table:
-    rows = []
-    for model in result.points[0].places if result.points else ():
-        for true in (True, False):
-            members = [point for point in result.points if point.true == true]
-            mean = bootstrap_mean(
-                [point.places[model] for point in members],
-                [point.cluster for point in members],
-                seed=result.setting.seed,
-            )
-            rows.append([model, "true" if true else "false", len(members), mean])
-    return Table(
-        key="projections",
-        title="Where held-out statements lie along the truth direction",
-        columns=["model", "statements", "n", "mean place (class gaps)"],
-        rows=rows,
+    models = result.points[0].places if result.points else ()
+
+    def members(true: bool) -> list[Point]:
+        return [point for point in result.points if point.true == true]
+
+    def mean(model: str, true: bool) -> Estimate:
+        places = [point.places[model] for point in members(true)]
+        return bootstrap_mean(places, [point.cluster for point in members(true)], seed=result.setting.seed)
+
+    return Table.of(
+        "projections",
+        "Where held-out statements lie along the truth direction",
+        [(model, true) for model in models for true in (True, False)],
+        {
+            "model": lambda row: row[0],
+            "statements": lambda row: "true" if row[1] else "false",
+            "n": lambda row: len(members(row[1])),
+            "mean place (class gaps)": lambda row: mean(*row),
+        },
         note="0 is the decision point; on the training topics the class means lie at 1/2 and -1/2.",
     )
 
 
 def _labels(result: TruthfulnessResult) -> Table:
     true, false = result.setting.answers
-    return Table(
-        key="labels",
-        title="How well each model labels held-out statements itself",
-        columns=[
-            "model",
-            "scored as",
-            "calibrated",
-            "labelled lines",
-            "statements",
-            "accuracy",
-            "always the same answer",
-        ],
-        rows=[
-            [
-                one.model,
-                one.scored,
-                "yes" if one.calibrated else "no",
-                _numbers(one.shots),
-                one.statements,
-                one.accuracy,
-                one.chance,
-            ]
-            for one in result.labels
-        ],
+    return Table.of(
+        "labels",
+        "How well each model labels held-out statements itself",
+        result.labels,
+        {
+            "model": "model",
+            "scored as": "scored",
+            "calibrated": lambda row: "yes" if row.calibrated else "no",
+            "labelled lines": lambda row: _numbers(row.shots),
+            "statements": "statements",
+            "accuracy": "accuracy",
+            "always the same answer": "chance",
+        },
         note=f"The likelier of {true!r} and {false!r} after the question; calibrated: true where the log-odds exceed "
         "their median over the other topics' statements.",
     )
@@ -152,36 +139,22 @@ def _labels(result: TruthfulnessResult) -> Table:
 
 def _steering(result: TruthfulnessResult) -> Table:
     topics = ", ".join(result.steering[0].topics) if result.steering else ""
-    return Table(
-        key="steering",
-        title="Steering the answer with the truth direction",
-        columns=[
-            "direction of",
-            "model",
-            "at",
-            "normalised",
-            "layers",
-            "strength",
-            "true to false",
-            "false to true",
-            "mean",
-            "random directions",
-        ],
-        rows=[
-            [
-                one.direction,
-                one.model,
-                one.place,
-                one.normalisation,
-                ", ".join(sorted({f"{first}-{last}" for first, last in one.layers})),
-                ", ".join(f"{strength:g}" for strength in sorted(set(one.strength))),
-                one.true_to_false,
-                one.false_to_true,
-                one.mean,
-                one.control,
-            ]
-            for one in result.steering
-        ],
+    return Table.of(
+        "steering",
+        "Steering the answer with the truth direction",
+        result.steering,
+        {
+            "direction of": "direction",
+            "model": "model",
+            "at": "place",
+            "normalised": "normalisation",
+            "layers": lambda cell: ", ".join(sorted({f"{first}-{last}" for first, last in cell.layers})),
+            "strength": lambda cell: ", ".join(f"{strength:g}" for strength in sorted(set(cell.strength))),
+            "true to false": "true_to_false",
+            "false to true": "false_to_true",
+            "mean": "mean",
+            "random directions": "control",
+        },
         note="0: the answer stays, 1: it moves all the way. Strength in class gaps; window and strength are chosen on "
         f"training topics, the same for all cells of a place. Held out and steered in turn: {topics}.",
     )
@@ -189,38 +162,23 @@ def _steering(result: TruthfulnessResult) -> Table:
 
 def _price(result: TruthfulnessResult) -> Table:
     texts = result.prices[0].adding.texts if result.prices else 0
-    return Table(
-        key="price",
-        title="What the same edits cost on plain text, nats a token",
-        columns=[
-            "direction of",
-            "model",
-            "dose chosen at",
-            "layers",
-            "strength",
-            "KL, added",
-            "KL, subtracted",
-            "KL, random",
-            "loss change, added",
-            "loss change, subtracted",
-            "loss change, random",
-        ],
-        rows=[
-            [
-                one.direction,
-                one.model,
-                one.place,
-                "{}-{}".format(*one.layers),
-                one.strength,
-                one.adding.kl,
-                one.subtracting.kl,
-                one.random_kl,
-                one.adding.loss_change,
-                one.subtracting.loss_change,
-                one.random_loss,
-            ]
-            for one in result.prices
-        ],
+    return Table.of(
+        "price",
+        "What the same edits cost on plain text, nats a token",
+        result.prices,
+        {
+            "direction of": "direction",
+            "model": "model",
+            "dose chosen at": "place",
+            "layers": lambda price: "{}-{}".format(*price.layers),
+            "strength": "strength",
+            "KL, added": "adding.kl",
+            "KL, subtracted": "subtracting.kl",
+            "KL, random": "random_kl",
+            "loss change, added": "adding.loss_change",
+            "loss change, subtracted": "subtracting.loss_change",
+            "loss change, random": "random_loss",
+        },
         note=f"{texts} plain passages, every token steered (in the answers two tokens or one are): the direction of "
         "all topics, at the window and strength chosen most often.",
     )

@@ -1,0 +1,122 @@
+"""The truthfulness study in plain words, and its main number."""
+
+from __future__ import annotations
+
+from steerlab.readouts.agreement import Agreement
+from steerlab.results import Headline
+from steerlab.statistics import Estimate
+from steerlab.studies._truthfulness.result import TruthfulnessResult
+
+
+def sentences(result: TruthfulnessResult) -> list[str]:
+    """The study in plain words."""
+    said = [_probe_sentence(result, model) for model in result.chosen]
+    if result.agreement:
+        said.append(_cosine_sentence(result))
+    if result.crossed and result.own("base").above_chance and result.own("post").above_chance:
+        crossed, own = result.cell("base", "post"), result.own("post")
+        said.append(
+            f"Carried over: the base model's probe labels the post-trained model's held-out states right in "
+            f"{crossed.accuracy} of cases, the post-trained model's own probe in {own.accuracy}."
+        )
+    said += [_label_sentence(result, model) for model in dict.fromkeys(one.model for one in result.labels)]
+    said += [
+        _steering_sentence(result, place) for place in dict.fromkeys(one.place for one in result.steering)
+    ]
+    return said + list(result.missing.values())
+
+
+def headline(result: TruthfulnessResult) -> Headline | None:
+    """The cosine of the two directions beside its ceiling, or the post-trained model's own probe."""
+    if result.agreement:
+        at = _agreement_at(result)
+        return Headline(
+            what=f"cosine of the two truth directions (layer {at.layer})",
+            value=at.cosine,
+            control=Estimate(value=0.0, low=-at.random, high=at.random, method="exact"),
+            control_name="random directions",
+        )
+    own = result.own("post")
+    what = "probe on held-out statements, post-trained model"
+    return Headline(what=what, value=own.accuracy, control=own.control, control_name="shuffled labels")
+
+
+# -- private --
+
+
+def _agreement_at(result: TruthfulnessResult) -> Agreement:
+    """The row of the layer chosen in the post-trained model."""
+    return next(row for row in result.agreement if row.layer == result.layer("post"))
+
+
+def _probe_sentence(result: TruthfulnessResult, model: str) -> str:
+    own, name = result.own(model), model.capitalize()
+    what = "topics" if result.setting.by_topic else "statements"
+    if not own.above_chance:
+        return (
+            f"{name}: truth direction not identified: accuracy at chance ({own.accuracy} on held-out {what}, with "
+            f"shuffled labels {own.control})."
+        )
+    return (
+        f"{name}: a direction found on other {what} tells true from false statements it never saw in {own.accuracy} "
+        f"of cases (layer {result.layer(model)}; with shuffled labels {own.control})."
+    )
+
+
+def _cosine_sentence(result: TruthfulnessResult) -> str:
+    at = _agreement_at(result)
+    return (
+        f"The two models' directions at layer {at.layer} have cosine {at.cosine}. Found on different halves of the "
+        f"statements they have {at.crossed}, where one model with itself has {at.ceiling} (the most that can be "
+        f"expected); any random labelling gives {at.shuffled}, random directions stay below {at.random:.2f}."
+    )
+
+
+def _label_sentence(result: TruthfulnessResult, model: str) -> str:
+    plain, calibrated = (
+        next(
+            one
+            for one in result.labels
+            if (one.model, one.statements, one.calibrated) == (model, "all", kind)
+        )
+        for kind in (False, True)
+    )
+    name, way = (
+        model.capitalize(),
+        "" if plain.scored == "single tokens" else ", its answers scored as sequences",
+    )
+    if plain.above_chance:
+        return (
+            f"{name}: asked whether a held-out statement is true, it answers {plain.accuracy} right (chance "
+            f"{plain.chance:.2f}){way}."
+        )
+    if calibrated.above_chance:
+        return (
+            f"{name}: asked whether a held-out statement is true, it answers {plain.accuracy} right (chance "
+            f"{plain.chance:.2f}){way}, but {calibrated.accuracy} once its habit of giving one answer is removed "
+            "(calibrated accuracy)."
+        )
+    return (
+        f"{name}: asked whether a held-out statement is true — not identified: accuracy at chance ({plain.accuracy}, "
+        f"calibrated {calibrated.accuracy}){way}."
+    )
+
+
+def _steering_sentence(result: TruthfulnessResult, place: str) -> str:
+    cells = [one for one in result.steering if one.place == place and one.normalisation == "to certainty"]
+    parts = [
+        f"{one.direction} in {one.model} {one.mean} (random directions {one.control}"
+        + ("" if one.above_control else "; not identified: random directions reach as far")
+        + ")"
+        for one in cells
+    ]
+    prices = [one for one in result.prices if one.place == place]
+    dearest = max(prices, key=lambda one: max(one.adding.kl.value, one.subtracting.kl.value), default=None)
+    cost = ""
+    if dearest is not None:
+        worse = max(dearest.adding.kl, dearest.subtracting.kl, key=lambda kl: kl.value)
+        cost = (
+            f" On plain text the same edits cost at most {worse} nats a token (random directions of that length "
+            f"{dearest.random_kl})."
+        )
+    return f"Steered at the {place}, the answer moves this share of the way to the other one: {', '.join(parts)}.{cost}"
