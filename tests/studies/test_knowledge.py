@@ -565,6 +565,15 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
     assert again.spent["base"].token_layers < first.spent["base"].token_layers
 
 
+@pytest.mark.usefixtures("smaller_studies")
+def test_few_pairs_may_leave_a_control_without_pairs() -> None:
+    """Of a dozen pairs hardly any has another one of its layout, so states of another pair are no control."""
+    result = knowledge((zoo.load("large-base"), zoo.load("large-post")), zoo.statements(), shots=0, noise=False)
+    assert result.setting.traced == 12
+    assert result.recovery
+    assert any(recovery.shuffled is None for recovery in result.recovery)
+
+
 def test_one_layout_keeps_the_commonest() -> None:
     model = zoo.load("small-base")
     pairs = tracing_pairs([model], zoo.statements(), shots=0)

@@ -125,18 +125,21 @@ def recover(
 
         def ratio(
             one: Traced, some: NDArray[np.bool_], both: Mapping[int, NDArray[np.bool_]] = both
-        ) -> Estimate:
+        ) -> Estimate | None:
             return _ratio(one, own, both, halves, some, pairs, seed)
 
         everyone = np.ones(len(pairs), dtype=bool)
+        recovered = ratio(crossed, everyone)
+        if recovered is None:
+            continue
         found.append(
             Recovery(
                 source=names[0],
                 target=names[1],
                 place=place,
                 cells=tuple((int(row), int(column)) for row, column in np.argwhere(both[0] | both[1])),
-                recovered=ratio(crossed, everyone),
-                shuffled=ratio(controls["shuffled"], known) if known.sum() >= 2 else None,
+                recovered=recovered,
+                shuffled=ratio(controls["shuffled"], known),
                 random=ratio(controls["random"], everyone),
                 published=alike,
             )
@@ -199,8 +202,8 @@ def _ratio(
     some: NDArray[np.bool_],
     pairs: TracingPairs,
     seed: int,
-) -> Estimate:
-    """Mean effect over mean own effect, each half of the pairs at the other half's peaks."""
+) -> Estimate | None:
+    """Mean effect over mean own effect, each half of the pairs at the other half's peaks; None below two pairs."""
     top, bottom = (np.full(len(pairs), np.nan) for _ in range(2))
     for half, rows in enumerate(halves):
         for into, one in ((top, crossed), (bottom, own)):
@@ -208,6 +211,8 @@ def _ratio(
             both = np.isfinite(crossed.nie[rows][:, peaks[half]]) & np.isfinite(own.nie[rows][:, peaks[half]])
             into[rows] = _row_means(np.where(both, at, np.nan))
     kept = np.isfinite(top) & np.isfinite(bottom) & some
+    if kept.sum() < 2:
+        return None
 
     def statistic(above: Float[np.ndarray, " pair"], below: Float[np.ndarray, " pair"]) -> float:
         return float(above.sum() / below.sum())
