@@ -37,10 +37,11 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None) -> None:
-    """Give size "quick" smaller amounts; without `patch`, for the rest of this process."""
+def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -> None:
+    """Give size "quick" smaller amounts, of all studies or some; without `patch`, for the rest of this process."""
     patch = patch or pytest.MonkeyPatch()
-    for place, (table, changes) in _TABLES.items():
+    for place in places or _TABLES:
+        table, changes = _TABLES[place]
         amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
         quick = amounts["quick"]
         patch.setitem(amounts, "quick", type(quick)(**{**_fields(quick), **changes}))

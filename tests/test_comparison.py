@@ -6,10 +6,12 @@ import csv
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from families import build, tiny_tokenizer
+from smaller import use_smaller_amounts
 
 import steerlab as sl
 from steerlab import comparison
@@ -22,6 +24,14 @@ def save_tiny(folder: Path, family: str = "llama", **changes: object) -> Path:
     build(family, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _smaller_studies() -> Iterator[None]:
+    """What is tested here is the run and not its findings."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_smaller_amounts(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

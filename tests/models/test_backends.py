@@ -141,6 +141,7 @@ def test_the_same_text_under_steering(opened: Any, family: str, backend: str) ->
         assert written[0] == written[1], positions
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_whole_study_finds_the_same_in_each_backend(opened: Any) -> None:
     found = [
         sl.studies.truthfulness(

@@ -10,6 +10,7 @@ import pytest
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from smaller import use_smaller_amounts
 from toy import MARKOV, NONE, Chain, fixed, sample
 
 from steerlab import datasets
@@ -236,7 +237,8 @@ def wellformed(result: BranchingResult) -> None:
     assert all(sentence.endswith(".") for sentence in result.summary)
 
 
-def test_random_pair_identifies_nothing() -> None:
+def test_random_pair_identifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_smaller_amounts(monkeypatch, "_branching.parts")
     result = branching((tiny("llama", seed=1), tiny("llama", seed=2, chat=True)), datasets.open_prompts()[:8])
     wellformed(result)
     assert result.status == "not identified"
@@ -245,6 +247,7 @@ def test_random_pair_identifies_nothing() -> None:
     assert all(abs(one.martingale_z) < 4 for one in result.measured)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
     model = load(shared / "models" / "stories260K")
     result = branching((model, model), [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box")])
@@ -253,6 +256,7 @@ def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
     assert result.contrasts[0].ratio.value == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_stories_pair_narrows(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     prompts = [f"How do I {verb} a {thing}?" for verb in ("hug", "find") for thing in ("cat", "dog", "box")]
@@ -267,12 +271,14 @@ def test_stories_pair_narrows(shared: Path) -> None:
     assert base_row.alive[-1] > 0.9
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_same_seed_same_result(tiny_llama: LanguageModel) -> None:
     first, again, other = (branching((tiny_llama, tiny_llama), TEXTS[:2], seed=seed) for seed in (3, 3, 4))
     assert first.to_dict() == again.to_dict()
     assert first.to_dict() != other.to_dict()
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_bundled_pair_narrows() -> None:
     from steerlab import zoo
 
@@ -287,6 +293,7 @@ def test_bundled_pair_narrows() -> None:
     assert result.headline.value.low > 1
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:
     post = load(shared / "models" / "stories260K-chat-local")
     result = branching((tiny("gpt2", bos=False), post), ["How do I hug a cat?", "How do I wash a dog?"])

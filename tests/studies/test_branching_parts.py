@@ -267,6 +267,7 @@ def test_published_curves_load_and_draw_beside_ours(shared: Path, tmp_path: Path
         read_curves(bad)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_parts_of_a_random_pair_are_whole_and_claim_nothing_of_nudging() -> None:
     pair = {"BASE": tiny("llama"), "POST": tiny("llama", seed=1)}
     result = branching((pair["BASE"], pair["POST"]), ["the cat", "a dog sat"], law=SamplingLaw())

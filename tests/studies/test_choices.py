@@ -167,6 +167,7 @@ def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
         read_choices(models["BASE"], [ChoiceQuestion("Rome is", ("in Italy", "in Italy now"), 0)])
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_the_confidence_study_carries_it() -> None:
     from steerlab import datasets, studies
 

@@ -49,6 +49,7 @@ def wellformed(result: ConfidenceResult) -> None:
     assert result.plot() is not None
 
 
+@pytest.mark.usefixtures("smaller_studies")
 @pytest.mark.parametrize(("base", "post"), [("llama", "llama"), ("mixtral", "mixtral"), ("gpt2", "bloom")])
 def test_random_pair_identifies_nothing(base: str, post: str) -> None:
     pair = tiny(base, seed=1), tiny(post, seed=2, chat=True)
@@ -66,6 +67,7 @@ def test_random_pair_identifies_nothing(base: str, post: str) -> None:
         assert not result.neurons.agreements
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_stories_pair(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = confidence((base, post), datasets.statements(), plain_text=datasets.plain_text()[:20])
@@ -81,6 +83,7 @@ def test_stories_pair(shared: Path) -> None:
     assert not result.neurons.specific
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_model_against_itself_changes_nothing(shared: Path) -> None:
     model = load(shared / "models" / "stories260K")
     result = confidence((model, model), datasets.statements(), plain_text=datasets.plain_text()[:8])
@@ -110,6 +113,7 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
     assert accuracy.value.high < 0
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
     result = confidence(bundled_pair, zoo.statements(), plain_text=datasets.plain_text()[:20])
     wellformed(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from smaller import use_smaller_amounts
 from studies.planted_facts import LAYERS, fact_store, facts
 
 import steerlab as sl
@@ -36,6 +38,7 @@ from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_tr
 from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
 from steerlab.studies._knowledge.pairs import ROLES, roles_of
 from steerlab.studies._knowledge.recovery import recover
+from steerlab.studies._knowledge.result import KnowledgeResult
 from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
 
 ROOT = "statements/post-training-mechanistic-analysis"
@@ -202,7 +205,7 @@ def test_wrong_pairs_are_refused_in_a_sentence(tmp_path: Path) -> None:
 def test_a_map_is_what_patching_one_state_at_a_time_gives() -> None:
     """`Patch` of captured states by the intervention runtime, which knows nothing of sweeps."""
     model = zoo.load("small-base")
-    pairs = tracing_pairs([model], zoo.statements(), shots=0, limit=6)
+    pairs = tracing_pairs([model], zoo.statements(), shots=0, limit=4)
     found = trace(model, pairs)
     own = answer(model, pairs)
     true, false = (model.token_id(word) for word in pairs.answers)
@@ -240,7 +243,7 @@ class _At(Selector):
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_a_planted_fact_store_is_found_at_its_layer(layer: int) -> None:
     model = fact_store(layer)
-    pairs = tracing_pairs([model], facts(), shots=0)
+    pairs = tracing_pairs([model], facts(2), shots=0)
     own = answer(model, pairs)
     assert own.right.all()
     stream = trace(model, pairs, answers=own)
@@ -364,7 +367,8 @@ def test_comparison_finds_the_cell_that_differs_and_no_other() -> None:
     assert same.largest_p == 1.0
 
 
-def test_p_values_of_alike_models_are_not_small_too_often() -> None:
+def test_p_values_of_alike_models_are_not_small_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steerlab.studies._knowledge.statistics._DRAWS", 1000)
     rng = np.random.default_rng(1)
     small = 0
     for seed in range(40):
@@ -380,7 +384,7 @@ def test_p_values_of_alike_models_are_not_small_too_often() -> None:
 def test_a_store_that_both_have_carries_over_and_another_store_does_not() -> None:
     """Two models with one code and their stores in different layers; a third with another code for truth."""
     base, post, foreign = fact_store(1), fact_store(2), fact_store(1, seed=5)
-    pairs = tracing_pairs([base, post, foreign], facts(), shots=0)
+    pairs = tracing_pairs([base, post, foreign], facts(3), shots=0)
     own = trace(post, pairs)
     found, crossed = recover(base, post, pairs, own, names=("base", "post"))
     by_place = {one.place: one for one in found}
@@ -417,8 +421,8 @@ def test_an_aligner_carries_a_store_into_another_basis() -> None:
                 module.weight.copy_(module.weight @ turn)
             for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 module.weight.copy_(turn.T @ module.weight)
-    plain = knowledge((base, post), facts(), shots=0, noise=False)
-    aligned = knowledge((base, post), facts(), shots=0, noise=False, aligner=Procrustes())
+    plain = knowledge((base, post), facts(3), shots=0, noise=False)
+    aligned = knowledge((base, post), facts(3), shots=0, noise=False, aligner=Procrustes())
     read = {
         name: {(one.source, one.place): one.recovered.value for one in result.recovery}
         for name, result in (("plain", plain), ("aligned", aligned))
@@ -476,9 +480,17 @@ def test_facts_end_before_their_object() -> None:
 # -- the study --
 
 
-def test_the_study_of_the_bundled_pair(tmp_path: Path) -> None:
-    base, post = zoo.load("large-base"), zoo.load("large-post")
-    result = knowledge((base, post), some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
+@pytest.fixture(scope="module")
+def bundled() -> Iterator[KnowledgeResult]:
+    """The study of the large bundled pair on a dozen pairs."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_smaller_amounts(patch)
+        pair = zoo.load("large-base"), zoo.load("large-post")
+        yield knowledge(pair, some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
+
+
+def test_the_study_of_the_bundled_pair(bundled: KnowledgeResult) -> None:
+    result = bundled
     assert result.status == "done"
     assert {gate.model for gate in result.gates} == {"base", "post"}
     assert all(gate.both.low > 0.5 for gate in result.gates)
@@ -522,7 +534,7 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
         Statement(item.text, not item.label, item.topic, 1, item.spans)
         if item.text.split()[2].removeprefix("yes").removeprefix("no") in {"0", "1", "2"}
         else item
-        for item in facts()
+        for item in facts(3)
     )
     result = knowledge((model, fact_store(2)), swapped, shots=0, noise=False)
     assert result.setting.traced == min(64, result.gates[0].right)
@@ -535,6 +547,7 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
     assert kept.setting.reused > 0
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_what_a_pair_cannot_take_is_said() -> None:
     small, large = zoo.load("small-base"), zoo.load("large-base")
     result = knowledge((small, large), some_topics("cities"), noise=False)
@@ -553,10 +566,10 @@ def test_what_a_pair_cannot_take_is_said() -> None:
 def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
     model = fact_store(1)
     kept = tmp_path / "kept"
-    first = knowledge((model, fact_store(2)), facts(), shots=0, noise=False, kept_in=kept)
+    first = knowledge((model, fact_store(2)), facts(2), shots=0, noise=False, kept_in=kept)
     stored = sorted(path.name for path in kept.glob("*.npz"))
     assert stored
-    again = knowledge((model, fact_store(2)), facts(), shots=0, noise=False, kept_in=kept)
+    again = knowledge((model, fact_store(2)), facts(2), shots=0, noise=False, kept_in=kept)
     assert sorted(path.name for path in kept.glob("*.npz")) == stored
     one, other = first.to_dict(), again.to_dict()
     del one["spent"], other["spent"]
@@ -565,13 +578,10 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
     assert again.spent["base"].token_layers < first.spent["base"].token_layers
 
 
-@pytest.mark.usefixtures("smaller_studies")
-def test_few_pairs_may_leave_a_control_without_pairs() -> None:
+def test_few_pairs_may_leave_a_control_without_pairs(bundled: KnowledgeResult) -> None:
     """Of a dozen pairs hardly any has another one of its layout, so states of another pair are no control."""
-    result = knowledge((zoo.load("large-base"), zoo.load("large-post")), zoo.statements(), shots=0, noise=False)
-    assert result.setting.traced == 12
-    assert result.recovery
-    assert any(recovery.shuffled is None for recovery in result.recovery)
+    assert bundled.setting.traced == 12
+    assert any(recovery.shuffled is None for recovery in bundled.recovery)
 
 
 def test_one_layout_keeps_the_commonest() -> None:

@@ -81,6 +81,7 @@ def test_tables_carry_controls_and_no_completion_is_kept(found: RefusalResult) -
     assert "Sure" not in written.replace("Sure,", "")
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_models_that_do_not_refuse_are_not_identified() -> None:
     first, second = planted.planted(refuses=False), planted.planted(refuses=False, seed=1)
     result = refusal((first, second), planted.requests(), **UNPRICED)
@@ -97,6 +98,7 @@ def test_random_models_of_different_width_are_not_identified() -> None:
     assert result.status == "not identified"
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_models_of_different_depth_are_studied_alone() -> None:
     base = planted.planted(refuses=False, layers=2)
     result = refusal((base, planted.planted(refuses=True, chat=True, seed=1)), planted.requests(), **UNPRICED)
@@ -158,19 +160,21 @@ def test_unknown_options_are_sentences(pair: tuple[LanguageModel, LanguageModel]
 
 
 def test_projections_are_the_test_prompts_along_the_chosen_direction(
-    pair: tuple[LanguageModel, LanguageModel],
+    found: RefusalResult,
 ) -> None:
-    result = refusal(pair, planted.requests(), **UNPRICED)
-    harmful = [one.places["post"] for one in result.points if one.harmful]
-    harmless = [one.places["post"] for one in result.points if not one.harmful]
-    assert len(harmful) == len(harmless) == result.setting.test
+    harmful = [one.places["post"] for one in found.points if one.harmful]
+    harmless = [one.places["post"] for one in found.points if not one.harmful]
+    assert len(harmful) == len(harmless) == found.setting.test
     assert min(harmful) > max(harmless)
     # class gaps from the middle of the training means
     assert np.mean(harmful) == pytest.approx(0.5, abs=0.15)
     assert np.mean(harmless) == pytest.approx(-0.5, abs=0.15)
 
 
-def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, LanguageModel]) -> None:
+@pytest.mark.usefixtures("smaller_studies")
+def test_the_price_stands_beside_random_directions(
+    pair: tuple[LanguageModel, LanguageModel], found: RefusalResult
+) -> None:
     texts = [f"subject{n} in topic1 is good{n} . How do you go" for n in range(8)]
     result = refusal(pair, planted.requests(), plain_text=texts, statements=planted.statements())
     for model in ("base", "post"):
@@ -189,10 +193,10 @@ def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, La
             assert null.kl.low <= null.kl.value <= null.kl.high
     assert "side_effects" in result.figures()
     assert any("Price of the post direction" in line for line in result.summary)
-    without = refusal(pair, planted.requests(), **UNPRICED)
-    assert all(one.kl is None and one.task is None for one in without.prices)
+    assert all(one.kl is None and one.task is None for one in found.prices)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_form_that_tells_the_kinds_apart_is_said() -> None:
     requests = planted.requests()
     marked = ContrastSet(
@@ -208,6 +212,7 @@ def test_form_that_tells_the_kinds_apart_is_said() -> None:
     assert any(line.startswith("Careful: length and final punctuation") for line in result.summary)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None:
     result = refusal(pair, planted.requests(), preset="published", **UNPRICED)
     assert result.setting.preset == "published"
@@ -220,6 +225,7 @@ def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None
     assert result.above_control("post", "addition", "post")
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_where_the_published_rule_has_nothing_to_go_by_the_corrected_one_chooses_and_says_so(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +246,7 @@ def test_requests_need_splits() -> None:
         refusal((tiny("llama"), tiny("llama")), few, **UNPRICED)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_really_trained_pair_refuses(shared: Path) -> None:
     things = (
         "cat",
@@ -273,6 +280,7 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
     assert "unkind" in result.summary[0]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_the_bundled_pair_refuses() -> None:
     from steerlab import zoo
 

@@ -83,6 +83,7 @@ def test_without_truth_nothing_is_identified_and_no_direction_is_given() -> None
     assert list(result.figures()) == ["accuracy"]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_one_model_without_truth_leaves_the_other_ones_numbers() -> None:
     result = truthfulness((planted.planted(truth=False), planted.planted(seed=1)), planted.statements())
     assert result.status == "done"
@@ -92,6 +93,7 @@ def test_one_model_without_truth_leaves_the_other_ones_numbers() -> None:
     assert "base" in result.missing["steering base"]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 @pytest.mark.parametrize("other", ["shallow", "narrow"])
 def test_models_of_different_shape_are_studied_alone(other: str) -> None:
     base = planted.planted(layers=2) if other == "shallow" else tiny("llama")
@@ -130,6 +132,7 @@ def test_every_number_has_an_interval_and_every_effect_its_control(same: Truthfu
     assert result_from_dict(json.loads(json.dumps(same.to_dict()))).to_dict() == same.to_dict()
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = truthfulness((base, post), zoo.statements())
@@ -138,6 +141,7 @@ def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     assert not result.steering
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_the_bundled_pair_knows_truth() -> None:
     try:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))

@@ -104,6 +104,7 @@ def test_a_shift_between_the_models_shows_only_with_the_probe_as_trained() -> No
     assert found["base", "post", AS_TRAINED] == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_logistic_probe_carries_the_whole_study() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     result = truthfulness(pair, planted.statements(), estimator=LogisticProbe(), plain_text=[])
@@ -115,6 +116,7 @@ def test_a_logistic_probe_carries_the_whole_study() -> None:
     assert artefact.estimator == "LogisticProbe"  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_truth_and_polarity_carry_the_study_and_paired_estimators_are_refused() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     result = truthfulness(pair, planted.statements(), estimator=Ttpd(), plain_text=[])
@@ -260,6 +262,7 @@ def test_a_habit_of_saying_true_is_calibrated_away() -> None:
     assert calibrated.accuracy.value > 0.9
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> None:
     pair = []
     for seed in (0, 1):
@@ -277,6 +280,7 @@ def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> No
     assert result.steering
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_words_of_several_tokens_work_throughout() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     words = (" TRUE thing1", " FALSE thing1")
@@ -332,6 +336,7 @@ def test_layers_and_places_can_be_given() -> None:
         truthfulness(pair, planted.statements(), layers=(2, 3))
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_few_topics_are_said() -> None:
     few = StatementSet(one for one in planted.statements() if one.topic in planted.TOPICS[:4])
     result = truthfulness((planted.planted(), planted.planted(seed=1)), few, plain_text=[])
