@@ -17,11 +17,11 @@ os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
-from families import tiny
-from smaller import use_smaller_amounts
+import torch  # noqa: E402
+from families import tiny  # noqa: E402
+from smaller import use_smaller_amounts  # noqa: E402
 
-from steerlab.models import LanguageModel
+from steerlab.models import LanguageModel  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

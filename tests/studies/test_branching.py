@@ -20,7 +20,7 @@ from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
 from steerlab.results import result_from_dict
 from steerlab.studies import branching
 from steerlab.studies._branching import estimators
-from steerlab.studies._branching.measures import Record
+from steerlab.studies._branching.measures import Sampled
 from steerlab.studies._branching.result import BranchingResult
 
 
@@ -219,7 +219,7 @@ def test_first_answer_ends_with_the_next_turn(tiny_llama: LanguageModel) -> None
     runs = Trajectories(
         np.array([0]), np.array([0]), np.array([False]), table, values, values, values, values
     )
-    cut = Record(tiny_llama.tokenizer, runs, 0).first_answers
+    cut = Sampled(tiny_llama.tokenizer, runs, 0).first_answers
     kept = tiny_llama.tokenizer.decode(cut.tokens[0, : cut.lengths[0]].tolist())
     assert kept.startswith("Yes.\nUser:")
     assert cut.lengths[0] < len(ids)

@@ -147,7 +147,7 @@ def test_a_temperature_at_the_bound_is_said() -> None:
     found = choices_of_pair(models, choice_questions(zoo.statements()), source="made", seed=0)
     assert "bound" not in choices_table(found).note
     low = found.answers[1].model_copy(update={"temperature": 0.05})
-    note = found.model_copy(update={"answers": (found.answers[0], low)}).tables()[0].note
+    note = choices_table(found.model_copy(update={"answers": (found.answers[0], low)})).note
     assert "POST at the bound of the search, 0.05 to 20" in note
 
 

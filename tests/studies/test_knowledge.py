@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ from steerlab.steering import Patch
 from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_trace, trace, tracing_pairs
 from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
 from steerlab.studies._knowledge.pairs import ROLES, roles_of
-from steerlab.studies._knowledge.recovery import recover
+from steerlab.studies._knowledge.recovery import _ratio, recover
 from steerlab.studies._knowledge.result import KnowledgeResult
 from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
 
@@ -384,7 +383,7 @@ def test_p_values_of_alike_models_are_not_small_too_often(monkeypatch: pytest.Mo
 def test_a_store_that_both_have_carries_over_and_another_store_does_not() -> None:
     """Two models with one code and their stores in different layers; a third with another code for truth."""
     base, post, foreign = fact_store(1), fact_store(2), fact_store(1, seed=5)
-    pairs = tracing_pairs([base, post, foreign], facts(3), shots=0)
+    pairs = tracing_pairs([base, post, foreign], facts(6), shots=0)
     own = trace(post, pairs)
     found, crossed = recover(base, post, pairs, own, names=("base", "post"))
     by_place = {one.place: one for one in found}
@@ -405,6 +404,20 @@ def test_a_store_that_both_have_carries_over_and_another_store_does_not() -> Non
     assert all(one.recovered.value == pytest.approx(1.0, abs=1e-4) for one in again)
 
 
+def test_a_ratio_needs_two_pairs() -> None:
+    """A dozen pairs may leave none that has both an effect at the peaks and another pair of its layout."""
+    model = fact_store(1)
+    pairs = tracing_pairs([model], facts(2), shots=0, limit=8)
+    own = trace(model, pairs)
+    peaks = {half: np.isfinite(own.nie).all(axis=0) for half in (0, 1)}
+    halves = [np.arange(4), np.arange(4, 8)]
+    for rows, has_ratio in ((0, False), (1, False), (2, True)):
+        found = _ratio(own, own, peaks, halves, np.arange(8) < rows, pairs, 0)
+        assert (found is not None) == has_ratio
+        assert found is None or found.value == pytest.approx(1.0)
+
+
+@pytest.mark.usefixtures("smaller_studies")
 def test_an_aligner_carries_a_store_into_another_basis() -> None:
     """The same store in a rotated stream: nothing carries over plainly, everything through a rotation."""
     post = fact_store(2)
@@ -481,12 +494,12 @@ def test_facts_end_before_their_object() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundled() -> Iterator[KnowledgeResult]:
+def bundled() -> KnowledgeResult:
     """The study of the large bundled pair on a dozen pairs."""
     with pytest.MonkeyPatch.context() as patch:
         use_smaller_amounts(patch)
         pair = zoo.load("large-base"), zoo.load("large-post")
-        yield knowledge(pair, some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
+        return knowledge(pair, some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
 
 
 def test_the_study_of_the_bundled_pair(bundled: KnowledgeResult) -> None:
@@ -576,12 +589,6 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
     assert one == other
     # What was finished did not run again.
     assert again.spent["base"].token_layers < first.spent["base"].token_layers
-
-
-def test_few_pairs_may_leave_a_control_without_pairs(bundled: KnowledgeResult) -> None:
-    """Of a dozen pairs hardly any has another one of its layout, so states of another pair are no control."""
-    assert bundled.setting.traced == 12
-    assert any(recovery.shuffled is None for recovery in bundled.recovery)
 
 
 def test_one_layout_keeps_the_commonest() -> None:
