@@ -19,8 +19,8 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "_refusal.study": (
         "_AMOUNTS",
-        {"train": 32, "val": 12, "test": 16, "strengths": (1.0, 2.0), "randoms": 4, "texts": 4, "task": 12,
-         "priced_randoms": 2},
+        {"train": 32, "val": 12, "test": 16, "strengths": (1.0, 2.0), "randoms": 20, "random_share": 1 / 4,
+         "texts": 4, "task": 12, "priced_randoms": 2},
     ),
     "_confidence.study": ("BUDGETS", {"texts": 16, "statements_a_topic": 16, "ablation_texts": 4, "randoms": 1}),
     "_branching.study": ("BUDGETS", {"prompts": 6, "samples": 4, "steps": 48}),

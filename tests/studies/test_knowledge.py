@@ -383,7 +383,7 @@ def test_p_values_of_alike_models_are_not_small_too_often(monkeypatch: pytest.Mo
 def test_a_store_that_both_have_carries_over_and_another_store_does_not() -> None:
     """Two models with one code and their stores in different layers; a third with another code for truth."""
     base, post, foreign = fact_store(1), fact_store(2), fact_store(1, seed=5)
-    pairs = tracing_pairs([base, post, foreign], facts(6), shots=0)
+    pairs = tracing_pairs([base, post, foreign], facts(), shots=0)
     own = trace(post, pairs)
     found, crossed = recover(base, post, pairs, own, names=("base", "post"))
     by_place = {one.place: one for one in found}

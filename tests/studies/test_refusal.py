@@ -212,7 +212,6 @@ def test_form_that_tells_the_kinds_apart_is_said() -> None:
     assert any(line.startswith("Careful: length and final punctuation") for line in result.summary)
 
 
-@pytest.mark.usefixtures("smaller_studies")
 def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None:
     result = refusal(pair, planted.requests(), preset="published", **UNPRICED)
     assert result.setting.preset == "published"
