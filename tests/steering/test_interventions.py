@@ -275,7 +275,7 @@ def test_clamping_is_forgotten_by_ablation_and_forgets_addition(value: float, se
     close(run(x, Clamp(v, value), Ablate(v, sites=[SITE])), ablated, rtol=1e-5)
     close(run(x, Clamp(v, 0.0)), ablated, rtol=1e-5)
     clamped = run(x, Clamp(v, value))
-    close(run(x, Add(v, 2.0), Clamp(v, value)), clamped, rtol=0.0001)
+    close(run(x, Add(v, 2.0), Clamp(v, value)), clamped)
     high = run(x, Clamp(v, value, "floor"))
     close(run(high, Clamp(v, value, "ceiling")), clamped, rtol=1e-5)
 
@@ -430,7 +430,7 @@ def test_states_of_another_run_are_put_in(family: str, positions: Any) -> None:
         model.generate(texts, max_new_tokens=2)
     assert torch.equal(got[site], donor[site])
     if positions == WholePrompt():
-        close(logits, donated, rtol=1e-5)
+        close(logits, donated)
 
 
 def test_one_prompts_states_fit_every_prompt_and_others_must_match(tiny_llama: LanguageModel) -> None:
