@@ -3,7 +3,7 @@
     python analyses/base_vs_post.py analyses/zoo_small.toml
 
 The run goes to `runs/<name>` (taken up again where an earlier one stopped); every figure goes to
-`figures/<name>/` as PNG and SVG where a browser is installed and as HTML otherwise, every table as CSV
+`figures/<name>/` as SVG where a browser is installed and as HTML otherwise, every table as CSV
 (an interval is three more columns: low, high, n).
 """
 
@@ -68,11 +68,7 @@ def write_figures(finished: Run, folder: Path) -> None:
 def write_result(result: StudyResult, folder: Path) -> None:
     """One study's figures and tables below `folder`, their names beginning with the study's."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        folder / f"{result.study}_{name}.{ending}": figure
-        for name, figure in result.figures().items()
-        for ending in ("png", "svg")
-    }
+    pictures = {folder / f"{result.study}_{name}.svg": figure for name, figure in result.figures().items()}
     for saved in save_all(pictures):
         print(saved.path, saved.reason)
     for table in result.tables():

@@ -50,12 +50,12 @@ def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
             law=law,
         )
         print(*(f"strength {row.strength:g}: BF {row.factor}" for row in sweep.rows), sep="\n")
-        print(save(sweep.plot(), Path("figures") / "branching_by_strength.png").path)
+        print(save(sweep.plot(), Path("figures") / "branching_by_strength.svg").path)
     if REFERENCE:
         published = {name: curve for path in REFERENCE for name, curve in read_curves(path).items()}
         ours = {"BASE": cumulative(pair.base), "POST": cumulative(pair.post)}
         figure = beside(ours, published)
-        print(save(figure, Path("figures") / "branching_beside_published.png").path)
+        print(save(figure, Path("figures") / "branching_beside_published.svg").path)
     return result
 
 

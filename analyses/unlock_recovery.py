@@ -128,8 +128,7 @@ def main() -> None:
         figure.update_layout(height=520, width=900)
         for name in ("affine with cycle", "anchors"):  # the palette begins again with these
             figure.update_traces(line_dash="dash", selector={"name": name})
-        for ending in ("png", "svg"):
-            print(save(figure, folder / f"{what}.{ending}").path)
+        print(save(figure, folder / f"{what}.svg").path)
     with (folder / "recovery.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()

@@ -27,9 +27,9 @@ from capture import row, save_checkpoint, text_of
 
 import steerlab as sl
 from steerlab.environment import hardware, library_versions
+from steerlab.models.laws import entropy
 from steerlab.neurons import NeuronHead, all_effects, scaled_neurons
 from steerlab.neurons.layers import layer_effects
-from steerlab.readouts.sampling import entropy
 
 HERE = Path(__file__).parent
 LAYERS, WIDTH, HEADS, NEURONS, WORDS = 12, 256, 4, 688, 4096  # about 10 million parameters

@@ -64,7 +64,7 @@ class Chat:
     _turns: dict[Side, list[tuple[str, str]]] = field(init=False, default_factory=dict)
 
     def run(self, lines: Iterable[str]) -> None:
-        """Answer line by line until the lines end or one says /quit; a wrong one is told and costs nothing."""
+        """Answer line by line until they end or one is /quit; a wrong command shows its error and changes nothing."""
         for line in lines:
             text = line.strip()
             if text == "/quit":
@@ -186,8 +186,8 @@ def until(pieces: Iterable[str], stop: str) -> Generator[str, None, None]:
     held = ""
     for piece in pieces:
         held += piece
-        before, found, _ = held.partition(stop)
-        if found:
+        before, stop_text, _ = held.partition(stop)
+        if stop_text:
             if before:
                 yield before
             return

@@ -50,6 +50,7 @@ class Run:
         return self.results[study]
 
 
+# Long: a third or more of it documents its options.
 def compare(
     base: str | Path | LanguageModel,
     post: str | Path | LanguageModel,

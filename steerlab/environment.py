@@ -54,17 +54,17 @@ def peak_memory() -> dict[str, float]:
     """MiB that this process has taken at most so far, and that its tensors took on the GPU; empty where unknown."""
     import torch
 
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     try:
         import resource
     except ImportError:  # Windows
         pass
     else:
         unit = 2**20 if platform.system() == "Darwin" else 2**10  # bytes on macOS, KiB elsewhere
-        found["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+        peaks["process"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
     if torch.cuda.is_available():
-        found["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return found
+        peaks["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peaks
 
 
 def _processor() -> str:

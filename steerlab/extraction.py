@@ -15,18 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from steerlab.activations import capture
-from steerlab.directions import (
-    Ccs,
-    DifferenceInMeans,
-    Direction,
-    Lda,
-    LinearDirection,
-    LogisticProbe,
-    MassMean,
-    PcaReader,
-    Ttpd,
-    fit_direction,
-)
+from steerlab.directions import ESTIMATORS, Direction, LinearDirection, fit_direction
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt
 
@@ -37,17 +26,6 @@ if TYPE_CHECKING:
     from steerlab.models import LanguageModel
     from steerlab.statistics import Estimate
 
-Estimator = Literal["difference-in-means", "mass-mean", "logistic", "lda", "pca", "ccs", "ttpd"]
-ESTIMATORS: dict[Estimator, type[LinearDirection]] = {
-    "difference-in-means": DifferenceInMeans,
-    "mass-mean": MassMean,
-    "logistic": LogisticProbe,
-    "lda": Lda,
-    "pca": PcaReader,
-    "ccs": Ccs,
-    "ttpd": Ttpd,
-}
-_NEED_PAIRS = ("pca", "ccs")
 _FOLDS = 5
 
 
@@ -82,8 +60,11 @@ def labelled_prompts(
 ) -> LabelledPrompts:
     """The prompts of a packaged contrast or of the user's file or folder.
 
-    Statements are read as they stand (the packaged ones of the topics it knows for a bundled model); requests are
-    rendered in the model's template, as many of either kind. Raises `DatasetError` for a bad file.
+    Statements are not rendered in a template; for a bundled model they are the packaged ones of the topics it knows.
+    Requests are rendered in the model's template, equally many of each kind.
+
+    Raises:
+        DatasetError: for a bad file.
     """
     from steerlab import datasets, zoo
 
@@ -125,7 +106,7 @@ def extract_direction(
     prompts: Sequence[Prompt | str],
     labels: Sequence[int],
     *,
-    estimator: Estimator = "difference-in-means",
+    estimator: LinearDirection | str = "difference-in-means",
     layers: str = "all",
     data_hash: str = "",
     pairs: Sequence[int] | None = None,
@@ -134,15 +115,19 @@ def extract_direction(
 ) -> Extraction:
     """Fit a direction at the last token of `prompts` at `resid_post` of `layers`.
 
-    The accuracy is of held-out folds (stratified, `seed`; the prompts of a pair stay in one fold), with a Wilson
-    interval. Raises `DirectionError` for an unknown estimator or layer, `DatasetError` for fewer than five prompts of
-    a kind, or when the estimator reads pairs (`pca`, `ccs`) and there are none.
+    The estimator is an unfitted one or its name in `steerlab.directions.ESTIMATORS`. The accuracy is of held-out folds
+    (stratified, `seed`; the prompts of a pair stay in one fold), with a Wilson interval.
+
+    Raises:
+        DirectionError: for an unknown estimator or layer.
+        DatasetError: for fewer than five prompts of a kind, or when the estimator reads pairs (`pca`, `ccs`) and there
+            are none.
     """
-    if estimator not in ESTIMATORS:
-        raise DirectionError(f"There is no estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}.")
-    if estimator in _NEED_PAIRS and pairs is None:
+    fitted = ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator
+    if fitted.needs_pairs and pairs is None:
+        name = estimator if isinstance(estimator, str) else type(estimator).__name__
         raise DatasetError(
-            f"The estimator {estimator!r} reads pairs of a statement and its negation, and these prompts are not such "
+            f"The estimator {name!r} reads pairs of a statement and its negation, and these prompts are not such "
             "pairs; give statements whose columns subject, object and polarity tell them, or choose another estimator."
         )
     counts = Counter(labels)
@@ -153,7 +138,7 @@ def extract_direction(
         )
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
     activations = capture(model, prompts, sites, positions=Last(), progress="Reading states")
-    fitted, y = ESTIMATORS[estimator](), np.asarray(labels)
+    y = np.asarray(labels)
     direction = fit_direction(
         fitted,
         activations,

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -68,3 +68,19 @@ def _outermost() -> Iterator[Progress]:
             yield display
         finally:
             _display = None
+
+
+@contextmanager
+def transformers_bars() -> Iterator[None]:
+    """transformers' own progress bars, too, show only while somebody watches."""
+    from transformers.utils import logging as quietable
+
+    logging: Any = quietable  # its functions carry no types
+    hidden = logging.is_progress_bar_enabled() and not watched()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from steerlab.errors import RunError, SteerlabError
 
 Entry = TypeVar("Entry")
+Defined = TypeVar("Defined")
 
 
 class Registry(Generic[Entry]):
@@ -42,11 +43,11 @@ class Registry(Generic[Entry]):
             raise ValueError(f"There are two of the {self._kind} {name!r}; give one of them another name.")
         self._entries[name] = entry
 
-    def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Decorator form of `add`."""
+    def register(self, name: str) -> Callable[[Defined], Defined]:
+        """Decorator form of `add`; what it decorates keeps its own type."""
 
-        def _registered(entry: Entry) -> Entry:
-            self.add(name, entry)
+        def _registered(entry: Defined) -> Defined:
+            self.add(name, cast(Entry, entry))
             return entry
 
         return _registered
@@ -130,6 +131,27 @@ STUDIES: Registry[Study] = Registry(
 )
 
 
+#: Where each registry is, by the name of its things; looked up late, since rooms are expensive to import.
+REGISTRIES = {
+    "studies": "steerlab.registry:STUDIES",
+    "estimators": "steerlab.directions:ESTIMATORS",
+    "interventions": "steerlab.steering:INTERVENTIONS",
+    "aligners": "steerlab.alignment:ALIGNERS",
+    "backends": "steerlab.models.backends:BACKENDS",
+    "exports": "steerlab.steering:EXPORTS",
+}
+
+
+def registry_of(things: str) -> Registry[Any]:
+    """The registry of these things ("estimators"), its room imported now.
+
+    Raises:
+        KeyError: there is none.
+    """
+    registry: Registry[Any] = _named(REGISTRIES[things])
+    return registry
+
+
 def register_study(study: Study) -> None:
     """Make a study known to runs, commands, reports and docs. Raises ValueError where its name is taken."""
     STUDIES.add(study.name, study)
@@ -137,8 +159,8 @@ def register_study(study: Study) -> None:
 
 def ordered_studies(*, in_compare: bool = False) -> list[Study]:
     """The registered studies in the order of runs and reports; only those that `compare` runs where asked."""
-    found = sorted(STUDIES.values(), key=lambda study: (study.order, study.name))
-    return [study for study in found if study.in_compare or not in_compare]
+    studies = sorted(STUDIES.values(), key=lambda study: (study.order, study.name))
+    return [study for study in studies if study.in_compare or not in_compare]
 
 
 def _named(path: str) -> Any:

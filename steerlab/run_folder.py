@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlab.errors import RunError
+from steerlab.files import whole, write_text
 
 SCHEMA_VERSION = 1
 _NEEDED_BYTES = 64 * 2**20
@@ -149,22 +149,15 @@ class RunFolder:
     def write_with(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` make a file at a temporary path, then move it to `name` below the folder.
 
-        The temporary file keeps the name's ending, since writers read the format from it. On a full or
-        unwritable disk nothing half-written stays, and `RunError` says so.
+        Raises:
+            RunError: on a full or unwritable disk; nothing half-written stays.
         """
-        target = self.path / name
-        temporary = target.with_name(f".writing-{target.name}")
 
         def _replace() -> None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            os.replace(temporary, target)
+            with whole(self.path / name) as partial:
+                write(partial)
 
-        try:
-            self._attempt(_replace)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        self._attempt(_replace)
 
     def discard_if_empty(self) -> None:
         """Remove the run's files where no study was finished, and the folder if nothing else is in it."""
@@ -174,7 +167,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def _write(self, name: str, text: str) -> None:
-        self.write_with(name, lambda path: _write_text(path, text))
+        self.write_with(name, lambda path: write_text(path, text))
 
     def _holds_something(self) -> bool:
         try:
@@ -218,10 +211,3 @@ class RunFolder:
             raise RunError(
                 f"Nothing can be written to {self.path}: {reason}; choose another --out or free some space."
             ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

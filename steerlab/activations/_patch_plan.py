@@ -27,19 +27,6 @@ class Batch:
     column: int
 
 
-def chunks_of(lengths: Sequence[int], token_budget: int) -> list[Chunk]:
-    """Prompts of equal length whose tokens stay within the budget, in the order in which they come."""
-    by_length: dict[int, list[int]] = {}
-    for number, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(number)
-    return [
-        numbers[first : first + each]
-        for length, numbers in by_length.items()
-        for each in [max(1, token_budget // length)]
-        for first in range(0, len(numbers), each)
-    ]
-
-
 def batches_of(
     items: Sequence[Item],
     starts: Mapping[Item, int],
@@ -49,20 +36,20 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Batches within the budget in which no row runs much more than it must; `shape` is (blocks, columns)."""
     n_layers, width = shape
-    for some in _together(items, starts, columns, n_layers, width):
-        some.sort(key=lambda item: (columns[item], item))
+    for group in _together(items, starts, columns, n_layers, width):
+        group.sort(key=lambda item: (columns[item], item))
         first = 0
-        while first < len(some):
-            column = columns[some[first]]
+        while first < len(group):
+            column = columns[group[first]]
             most = max(1, min(token_budget // (width - column), _HELD * token_budget // width))
             stop = first
             while (
-                stop < len(some)
+                stop < len(group)
                 and stop - first < most
-                and columns[some[stop]] - column <= max(_WASTE * (width - column), _NARROW - 1)
+                and columns[group[stop]] - column <= max(_WASTE * (width - column), _NARROW - 1)
             ):
                 stop += 1
-            batch = tuple(some[first:stop])
+            batch = tuple(group[first:stop])
             yield Batch(batch, min(starts[item] for item in batch), column)
             first = stop
 
@@ -80,7 +67,7 @@ def _together(
         by_start.setdefault(starts[item], []).append(item)
     group: list[Item] = []
     earliest, tokens = 0, 0
-    for start, some in sorted(by_start.items()):
+    for start, cells in sorted(by_start.items()):
         # Cells that run the embedding anew (start below 0) skip no block and stay alone.
         near = earliest >= 0 and start - earliest <= max(_WASTE * (n_layers - earliest), _SHALLOW)
         if group and not (near and tokens < _SMALL):
@@ -88,7 +75,7 @@ def _together(
             group, tokens = [], 0
         if not group:
             earliest = start
-        group = [*group, *some]
-        tokens += sum(width - columns[item] for item in some)
+        group = [*group, *cells]
+        tokens += sum(width - columns[item] for item in cells)
     if group:
         yield group

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -97,27 +96,18 @@ def forms_noted(model: LanguageModel, forms: dict[int, int]) -> Iterator[None]:
 
 def steered_before(model: LanguageModel, start: int) -> frozenset[int]:
     """The toolkit's hooks on the embedding and the blocks before `start`, by their numbers."""
-    found: set[int] = set()
+    layers: set[int] = set()
     for part in (model.anatomy.embed, *model.anatomy.blocks[:start]):
         for module in part.modules():
             for number, hook in (*module._forward_pre_hooks.items(), *module._forward_hooks.items()):
                 if getattr(hook, "__module__", "") == attach.__module__:
-                    found.add(number)
-    return frozenset(found)
+                    layers.add(number)
+    return frozenset(layers)
 
 
 def rows_of(tokens: Tokens, rows: Sequence[int]) -> Tokens:
-    """These rows of a batch, each as often as it is named."""
-    index = torch.tensor(rows, dtype=torch.long)
-    return Tokens(
-        input_ids=tokens.input_ids[index],
-        attention_mask=tokens.attention_mask[index],
-        position_ids=tokens.position_ids[index],
-        offsets=None if tokens.offsets is None else tuple(tokens.offsets[row] for row in rows),
-        prompts=tuple(tokens.prompts[row] for row in rows),
-        lengths=tuple(tokens.lengths[row] for row in rows),
-        padding_side=tokens.padding_side,
-    )
+    """These rows of a batch, each as often as it is named, as a call of its own."""
+    return tokens.take(rows).of_rows(range(len(rows)))
 
 
 @contextmanager
@@ -147,7 +137,7 @@ class _AsEdit:
 
     def __init__(self, change: Change, variants: slice, prompts: Tensor, start: int) -> None:
         self._change, self._variants, self._prompts = change, variants, prompts
-        # What left the last skipped block is changed where it enters the first one that runs.
+        # The output of the last skipped block is changed where it enters the first one that runs.
         moved = {Site("resid_post", start - 1): Site("resid_pre", start)} if start else {}
         self._named: dict[Site, list[Site]] = {}
         for site in sorted(set(change.sites)):

@@ -27,7 +27,7 @@ from steerlab.models.hooks import attach
 Mode: TypeAlias = Literal["suffix", "restart", "whole"]
 #: Start of a run that leaves nothing out, the embedding included.
 WHOLE = -1
-#: What a stack raises that hands more than the stream from block to block, or keeps a cache of its own kind.
+#: Errors of stacks that hand more than the stream from block to block, or keep a cache of their own kind.
 STRANGE = (TypeError, RuntimeError, IndexError, KeyError, AttributeError, ValueError, NotImplementedError)
 _EXACT = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the states' size; half precision rounds by shape
 _KeyValues: TypeAlias = "tuple[tuple[Tensor, Tensor], ...]"
@@ -123,9 +123,9 @@ def finish(
         return _base(model, tokens, column, _prefix(kept, rows, max(start, 0), column))
 
 
-def equal(dtype: torch.dtype, one: Float[Tensor, " d_model"], other: Float[Tensor, " d_model"]) -> bool:
+def equal(dtype: torch.dtype, first: Float[Tensor, " d_model"], other: Float[Tensor, " d_model"]) -> bool:
     """Whether two states of a model of this dtype are one but for rounding."""
-    size = (one - other).float().square().mean().sqrt()
+    size = (first - other).float().square().mean().sqrt()
     return bool(size <= _EXACT.get(dtype, 0.05) * other.float().square().mean().sqrt())
 
 
@@ -149,15 +149,15 @@ def _base(
         arguments["position_ids"] = inputs.position_ids[:, column:]
     with model.lock, torch.inference_mode(), model.frames.of(tokens), model.frames.watch(model.anatomy.base):
         base = model.anatomy.base
-        found = base(input_ids=inputs.input_ids[:, column:], return_dict=True, **arguments)
-        normed: Tensor = found.last_hidden_state[:, -1]
+        output = base(input_ids=inputs.input_ids[:, column:], return_dict=True, **arguments)
+        normed: Tensor = output.last_hidden_state[:, -1]
     return normed
 
 
 def _keys_values(cache: DynamicCache | None, n_layers: int) -> _KeyValues | None:
     layers = [] if cache is None else cache.layers
     keys = [getattr(layer, "keys", None) for layer in layers]
-    if len(layers) != n_layers or not all(isinstance(one, Tensor) and one.dim() == 4 for one in keys):
+    if len(layers) != n_layers or not all(isinstance(key, Tensor) and key.dim() == 4 for key in keys):
         return None
     return tuple((layer.keys, layer.values) for layer in layers)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import PromptError
+from steerlab.models.laws import kl, log_probability
 
 
 class PatchMeasure(Protocol):
@@ -23,10 +24,10 @@ class PatchMeasure(Protocol):
     tokens: Int[Tensor, "prompt k"] | None
 
     def __call__(self, logits: Float[Tensor, "row logit"], prompts: Int[Tensor, " row"]) -> Tensor:
-        """[row, ...] from the logits of `tokens` [row, k], or of all words [row, vocab], and the prompts' numbers."""
+        """[row, ...] from logits [row, k] of `tokens`, or [row, vocab] of the vocabulary, and the prompts' numbers."""
 
     def identity(self) -> str:
-        """What it depends on, in words."""
+        """Name of the measure and of everything its values depend on; equal strings mean equal measures."""
 
 
 class LogitDifference:
@@ -38,19 +39,19 @@ class LogitDifference:
 
     def __init__(self, first: Sequence[int], second: Sequence[int]) -> None:
         self.tokens: Int[Tensor, "prompt 2"] | None = torch.tensor([list(first), list(second)]).T
-        for prompt, (one, other) in enumerate(zip(first, second, strict=True)):
-            if one == other:
+        for prompt, (first_token, second_token) in enumerate(zip(first, second, strict=True)):
+            if first_token == second_token:
                 raise PromptError(
-                    f"Both answers of prompt {prompt} are token {one}, so their logits never differ; choose words that "
-                    "are different tokens."
+                    f"Both answers of prompt {prompt} are token {first_token}, so their logits never differ; choose "
+                    "words that are different tokens."
                 )
 
     def __call__(self, logits: Float[Tensor, "row 2"], prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-        """First minus second."""
+        """[row] logit(first) − logit(second)."""
         return logits[:, 0] - logits[:, 1]
 
     def identity(self) -> str:
-        """Its tokens."""
+        """The measure's name and its tokens."""
         assert self.tokens is not None
         return f"logit difference {self.tokens.tolist()}"
 
@@ -65,12 +66,11 @@ class LogProbability:
     def __call__(
         self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        """The token's log-probability."""
-        chosen = self._of[prompts].to(logits.device)
-        return logits.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0]
+        """[row] ln P(token), nats."""
+        return log_probability(logits, self._of[prompts])
 
     def identity(self) -> str:
-        """Its tokens."""
+        """The measure's name and its tokens."""
         return f"log-probability {self._of.tolist()}"
 
 
@@ -80,11 +80,11 @@ class Probability(LogProbability):
     def __call__(
         self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        """The token's probability."""
+        """[row] P(token)."""
         return super().__call__(logits, prompts).exp()
 
     def identity(self) -> str:
-        """Its tokens."""
+        """The measure's name and its tokens."""
         return f"probability {self._of.tolist()}"
 
 
@@ -102,10 +102,10 @@ class Divergence:
     def __call__(
         self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]
     ) -> Float[Tensor, " row"]:
-        """From the reference's law to the patched one."""
+        """[row] KL(reference ‖ patched), nats."""
         law = self._law[prompts.to(self._law.device)].to(logits.device)
-        return (law.exp() * (law - logits.log_softmax(dim=-1))).sum(dim=-1)
+        return kl(law, logits.log_softmax(dim=-1))
 
     def identity(self) -> str:
-        """The reference's bytes."""
+        """A hash of the reference's laws."""
         return "KL " + hashlib.sha256(self._law.cpu().numpy().tobytes()).hexdigest()

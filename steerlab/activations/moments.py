@@ -12,7 +12,6 @@ ranks may be merged in any order. Memory does not grow with the number of rows.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,20 +19,19 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from steerlab.activations import _moments_file
 from steerlab.activations._class_sums import ClassSums, Pair
 from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.laws import exact
 
 Order: TypeAlias = Literal["mean", "scatter", "cross"]
 Label: TypeAlias = Hashable
 
-FORMAT, VERSION = "steerlab.moments", 1
-# Rows wait until so many bytes, or so many of them, make one matrix product worth its while.
+# Rows are collected up to this many bytes or rows, so that matrix products are large enough to be fast.
 _BLOCK_BYTES, _BLOCK_ROWS = 64 * 2**20, 256
 _log = logging.getLogger(__name__)
 
@@ -137,7 +135,11 @@ class Moments:
     def update(
         self, states: Mapping[Site, Float[Tensor, "row width"]], labels: Sequence[Label] | None = None
     ) -> None:
-        """Take rows of every site; ``labels[i]`` is the class of row i (None: one class named None)."""
+        """Take rows of every site; ``labels[i]`` is the class of row i (None: one class named None).
+
+        Raises:
+            SteerlabError: sites with different numbers of rows, or another number of labels.
+        """
         rows = {len(state) for state in states.values()}
         if len(rows) != 1:
             raise SteerlabError(f"Every site needs the same number of rows; got {sorted(rows)}.")
@@ -153,7 +155,11 @@ class Moments:
             self._flush_if_full()
 
     def merge(self, other: Moments) -> Moments:
-        """Add another object's rows to this one's, exactly, and return self."""
+        """Add another object's rows to this one's, exactly, and return self.
+
+        Raises:
+            SteerlabError: moments of another order, other sites, pairs or classes, or of another model.
+        """
         if self._kept() != other._kept():
             raise SteerlabError("Moments of different order, sites, pairs or classes cannot be merged.")
         if None not in (self.fingerprint, other.fingerprint) and self.fingerprint != other.fingerprint:
@@ -209,7 +215,11 @@ class Moments:
         return functools.reduce(torch.add, (self.scatter(site, label) for label in self.labels))
 
     def covariance(self, site: Site, label: Label = None, *, ddof: int = 1) -> Float[Tensor, "width width"]:
-        """``scatter / (count − ddof)``."""
+        """``scatter / (count − ddof)``.
+
+        Raises:
+            SteerlabError: no more rows than `ddof`.
+        """
         n = self.count(label) - ddof
         if n <= 0:
             raise SteerlabError(f"A covariance with ddof={ddof} needs more than {ddof} rows.")
@@ -223,11 +233,13 @@ class Moments:
     # ---------------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; labels must be strings, numbers, booleans or None."""
+        """Write one safetensors file; labels must be strings, numbers, booleans or None.
+
+        Raises:
+            SteerlabError: a label that JSON cannot hold.
+        """
         self._flush()
-        for label in (*self._classes, *(self._second_classes or ())):
-            if not isinstance(label, (str, int, float, bool, type(None))):
-                raise SteerlabError(f"Label {label!r} cannot be saved; use strings, numbers or booleans.")
+        _moments_file.require_storable((*self._classes, *(self._second_classes or ())))
         header = {
             "order": self.order,
             "sites": [[str(site), width] for site, width in self._widths.items()],
@@ -240,10 +252,8 @@ class Moments:
         }
         tensors: dict[str, Tensor] = {}
         for i, sums in enumerate(self._classes.values()):
-            tensors |= {f"{i}/{key}": value.contiguous().cpu() for key, value in sums.tensors().items()}
-        metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
-        # safetensors has no empty file: a marker stands in when no row was seen
-        save_file(tensors or {"empty": torch.zeros(1)}, str(path), metadata=metadata)
+            tensors |= {f"{i}/{key}": value.cpu() for key, value in sums.tensors().items()}
+        _moments_file.write(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, *, memory_budget: int = 4 * 2**30) -> Moments:
@@ -252,21 +262,7 @@ class Moments:
         Raises:
             SteerlabError: when the file is missing, is not safetensors, or is of another kind or version.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if (metadata.get("format"), metadata.get("version")) != (FORMAT, str(VERSION)):
-                    raise SteerlabError(
-                        f"{path} does not hold moments of format {FORMAT} {VERSION}; name another file."
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SteerlabError:
-            raise
-        except Exception as error:
-            raise SteerlabError(
-                f"{path} cannot be read as a safetensors file ({error}); save the moments again."
-            ) from error
-        return cls._from_parts(json.loads(metadata["header"]), tensors, memory_budget)
+        return cls._from_parts(*_moments_file.read(Path(path)), memory_budget)
 
     @classmethod
     def _from_parts(cls, header: dict[str, Any], tensors: dict[str, Tensor], memory_budget: int) -> Moments:
@@ -369,7 +365,7 @@ class Moments:
         rows_of: dict[Label, list[int]] = {}
         for row, label in enumerate(labels):
             rows_of.setdefault(label, []).append(row)
-        blocks = {site: _wide(torch.cat([states[site] for states, _ in pending])) for site in self._widths}
+        blocks = {site: exact(torch.cat([states[site] for states, _ in pending])) for site in self._widths}
         kept = {site for site in self._widths if self._keeps_scatter(site)}
         for label, rows in rows_of.items():
             index = torch.tensor(rows)
@@ -382,11 +378,6 @@ def plain_label(label: Label) -> Label:
     """A label as a plain Python value: numpy and torch scalars become bool, int or float."""
     item = getattr(label, "item", None)
     return item() if callable(item) else label
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Float64 where the device has it; MPS has none, so its rows move to the CPU."""
-    return x.to("cpu", torch.float64) if x.device.type == "mps" else x.to(torch.float64)
 
 
 def _entry(store: Mapping[Any, Tensor], key: Site | Pair, what: str) -> Tensor:

@@ -101,7 +101,7 @@ class RowPatches:
     def __init__(
         self, model: LanguageModel, rows: Sequence[tuple[int, Cell, Cell]], start: int, column: int
     ) -> None:
-        self._column, self._n_layers = column, model.n_layers
+        self._n_layers = model.n_layers
         collected: dict[tuple[Site, int], list[tuple[int, int, Patch]]] = {}
         for row, (prompt, base, cell) in enumerate(rows):
             depth: dict[Site, int] = {}
@@ -123,19 +123,19 @@ class RowPatches:
         return tuple(self._writes)
 
     def apply(self, state: Float[Tensor, "row column width"], site: Site) -> Tensor:
-        """The changed states."""
+        """The changed states [row, column, width]."""
         new = state.clone()
         for write in self._writes[site]:
             write.into(new)
         return new
 
     def check(self, model: LanguageModel) -> None:
-        """The sites exist."""
+        """Raise `SiteError` for a site that the model has not."""
         for site in self.sites:
             model.require(site)
 
     def _moved(self, site: Site, start: int) -> Site:
-        """What left the last block that is left out is changed where it enters the first that runs."""
+        """Where a change acts: the output of the last skipped block is changed where it enters block `start`."""
         left_out = start not in (WHOLE, 0) and site == Site("resid_post", start - 1)
         return Site("resid_pre", start) if left_out and start < self._n_layers else site
 
@@ -168,13 +168,13 @@ class _Write:
                 continue
             rows += [row] * len(here)
             columns += [patch.positions[at] - column for at in here]
-            found = patch.source.values(patch.site, prompt, [taken[at] for at in here], width)
-            if found.shape[-1] != width:
+            replacement = patch.source.values(patch.site, prompt, [taken[at] for at in here], width)
+            if replacement.shape[-1] != width:
                 raise SteeringError(
-                    f"The source's states at {patch.site} are {found.shape[-1]} wide, but {model.name} has {width} "
-                    "there; carry them across with Mapped and an aligner."
+                    f"The source's states at {patch.site} are {replacement.shape[-1]} wide, but {model.name} has "
+                    f"{width} there; carry them across with Mapped and an aligner."
                 )
-            values.append(found.to(model.device))
+            values.append(replacement.to(model.device))
             adds += [patch.source.adds] * len(here)
             masks += [patch.heads] * len(here)
         if not rows:
@@ -202,8 +202,8 @@ class _Write:
 def _head_mask(heads: Sequence[tuple[int, ...]], n_heads: int, width: int) -> Tensor:
     """[write, width] True where a head's part lies; a write that names no heads takes all of the state."""
     chosen = torch.zeros(len(heads), n_heads, dtype=torch.bool)
-    for row, some in enumerate(heads):
-        chosen[row, list(some) if some else slice(None)] = True
+    for row, row_heads in enumerate(heads):
+        chosen[row, list(row_heads) if row_heads else slice(None)] = True
     return chosen.repeat_interleave(width // n_heads, dim=1)
 
 

@@ -1,8 +1,8 @@
 """Patch sweeps: what every (site, position) of a run carries, each cell computed only from where it differs.
 
     cells = [[(Patch(Site("resid_post", l), (p,), clean),) for l in layers for p in positions] for prompt in prompts]
-    found = PatchSweep(model, prompts, cells, LogitDifference(true, false)).run(progress="tracing")
-    found.values    # [prompt, cell]
+    result = PatchSweep(model, prompts, cells, LogitDifference(true, false)).run(progress="tracing")
+    result.values    # [prompt, cell]
 
 Patching position p behind block l reaches positions >= p of later blocks alone. So each prompt is run once, with the
 streams between its blocks and its keys and values kept; a cell runs the blocks after l over the tokens from p on, as
@@ -11,16 +11,14 @@ For L layers, S positions at a prompt's end of N tokens the token-layers of all 
 
     S (S + 1) / 2 x L (L - 1) / 2    against    S N x L L    of whole passes,
 
-about 4 N / S times fewer. `PatchSweep.cost` counts them as they run. Where a family cannot be taken up in the middle
-(for every block one run without a patch goes along and must give its own states) whole passes are made, and the log
-says so.
+about 4 N / S times fewer. `PatchSweep.cost` counts them as they run. For every block one run without a patch goes along
+and must give its own states. In families where it does not, whole passes are made, and the log says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -35,14 +33,16 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of, chunks_of
+from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of
 from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, RunError, SteerlabError
+from steerlab.files import whole
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -55,7 +55,7 @@ class Cost:
     """Token-layers: tokens times blocks that ran.
 
     Attributes:
-        patched: of the cells, and of the unpatched runs that prove it exact to begin where they begin.
+        patched: of the cells, and of the unpatched runs that check exactness.
         kept: of the plain runs they start from.
         naive: what one whole pass a cell takes.
     """
@@ -79,7 +79,7 @@ class Patched:
 
     prompts: Int[np.ndarray, " cell"]
     cells: Int[np.ndarray, " cell"]
-    values: Float[np.ndarray, cell * value]
+    values: Float[np.ndarray, " cell *value"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class PatchResult:
     """
 
     values: Float[np.ndarray, "prompt cell *value"]
-    plain: Float[np.ndarray, prompt * value]
+    plain: Float[np.ndarray, " prompt *value"]
     cost: Cost
     mode: Mode
 
@@ -140,21 +140,21 @@ class PatchSweep:
                 f"A sweep of {len(prompts)} prompts needs the cells of each, not {len(cells)} lists; give one a prompt."
             )
         self.model, self.prompts, self.measure = model, list(prompts), measure
-        self.cells, self.base = [list(some) for some in cells], list(base or [()] * len(prompts))
+        self.cells, self.base = [list(own_cells) for own_cells in cells], list(base or [()] * len(prompts))
         self.lengths = model.tokenize(self.prompts).lengths
         self.cost = Cost()
         self.mode: Mode = "whole" if whole else "suffix"
         self.plain: NDArray[np.float64] | None = None
         self._budget = token_budget
         self._proved: set[int] = set()  # blocks from which runs were taken up exactly
-        for number, some in enumerate(self.cells):
-            for cell in (*some, *([self.base[number]] if self.base[number] else [])):
+        for number, own_cells in enumerate(self.cells):
+            for cell in (*own_cells, *([self.base[number]] if self.base[number] else [])):
                 check(model, cell, number, self.lengths[number])
 
     def results(self, done: NDArray[np.bool_] | None = None) -> Iterator[Patched]:
         """Cells as they are finished, those that are `done` [prompt, cell] left out."""
         with torch.inference_mode():
-            for chunk in chunks_of(self.lengths, self._budget):
+            for chunk in batches_by_length(self.lengths, self._budget, stretch=1):
                 yield from self._chunk(chunk, done)
 
     def run(self, *, progress: str | None = None, kept_in: Path | None = None) -> PatchResult:
@@ -177,11 +177,11 @@ class PatchSweep:
         total = sum(map(len, self.cells)) - int(done.sum())
         saved = time.monotonic()
         try:
-            for found in self._counted(self.results(done), progress, total):
-                if found.values.ndim > 1 and values.ndim == 2:
-                    values = np.full((*values.shape, *found.values.shape[1:]), np.nan)
-                values[found.prompts, found.cells] = found.values
-                done[found.prompts, found.cells] = True
+            for patched in self._counted(self.results(done), progress, total):
+                if patched.values.ndim > 1 and values.ndim == 2:
+                    values = np.full((*values.shape, *patched.values.shape[1:]), np.nan)
+                values[patched.prompts, patched.cells] = patched.values
+                done[patched.prompts, patched.cells] = True
                 if file is not None and time.monotonic() - saved > _SAVED_EVERY:
                     _write(file, key, values, done)
                     saved = time.monotonic()
@@ -193,16 +193,16 @@ class PatchSweep:
 
     # -- private, in the order they are called --
 
-    def _counted(self, found: Iterator[Patched], progress: str | None, total: int) -> Iterator[Patched]:
+    def _counted(self, results: Iterator[Patched], progress: str | None, total: int) -> Iterator[Patched]:
         """The results, a bar moving on by one for each cell."""
         if progress is None:
-            yield from found
+            yield from results
             return
         bar = iter(track(range(total), progress, total))
-        for some in found:
-            for _ in some.cells:
+        for patched in results:
+            for _ in patched.cells:
                 next(bar, None)
-            yield some
+            yield patched
         for _ in bar:
             pass
 
@@ -239,21 +239,21 @@ class PatchSweep:
                 if suffix and left and kept.keys_values is None:
                     raise _Inexact
                 for batch, prove in zip(batches, self._to_prove(batches), strict=True):
-                    for found, items in self._halving(numbers, kept, batch, prove):
+                    for patched, items in self._halving(numbers, kept, batch, prove):
                         left = [item for item in left if item not in items]
-                        yield found
+                        yield patched
             except _Inexact:
                 inexact = True
                 self.mode, self._proved = ("restart" if suffix else "whole"), set()
-                _log.warning(_said(self.model, self.mode))
+                _log.warning(_explained(self.model, self.mode))
 
     def _to_prove(self, batches: Sequence[Batch]) -> list[bool]:
         """Whether a batch carries a run without a patch, which must come out as it was kept: one for each start."""
         wanted = []
         for start in dict.fromkeys(batch.start for batch in batches):
-            mine = [number for number, batch in enumerate(batches) if batch.start == start]
+            own_batches = [number for number, batch in enumerate(batches) if batch.start == start]
             if self.mode != "whole" and start not in self._proved:
-                wanted.append(mine[start % len(mine)])
+                wanted.append(own_batches[start % len(own_batches)])
                 self._proved.add(start)
         return [number in wanted for number in range(len(batches))]
 
@@ -300,17 +300,17 @@ class PatchSweep:
         self, numbers: Chunk, kept: Kept, batch: Batch, prove: bool
     ) -> Iterator[tuple[Patched, frozenset[Item]]]:
         """One batch with what it finished, in halves where memory runs out."""
-        found: Patched | None
+        patched: Patched | None
         try:
-            found = self._batch(numbers, kept, batch, prove)
+            patched = self._batch(numbers, kept, batch, prove)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found = None
-        if found is not None:
+            patched = None
+        if patched is not None:
             tokens = (len(batch.items) + prove) * (kept.tokens.width - batch.column)
             self.cost += Cost(patched=tokens * (self.model.n_layers - max(batch.start, 0)))
-            yield found, frozenset(batch.items)
+            yield patched, frozenset(batch.items)
             return
         release_cached_memory()
         if len(batch.items) + prove < 2:
@@ -353,7 +353,7 @@ class _Inexact(Exception):
     """A run that was taken up without a patch did not give its own states."""
 
 
-def _said(model: LanguageModel, mode: Mode) -> str:
+def _explained(model: LanguageModel, mode: Mode) -> str:
     what = {
         "restart": "keeps more of earlier tokens than keys and values, so patched runs begin at the first token",
         "whole": "cannot be taken up between two blocks, so every patched run is a whole pass",
@@ -365,19 +365,16 @@ def _said(model: LanguageModel, mode: Mode) -> str:
 def _read(path: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found, values, done = str(stored["key"]), stored["values"], stored["done"]
+            stored_key, values, done = str(stored["key"]), stored["values"], stored["done"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(
             f"{path} does not hold a sweep that can be gone on with ({error}); remove it."
         ) from error
-    if found != key:
+    if stored_key != key:
         raise RunError(f"{path} holds another sweep (other models, prompts or cells); name another file.")
     return values, done
 
 
 def _write(path: Path, key: str, values: NDArray[Any], done: NDArray[np.bool_]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    with half.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         np.savez(file, key=np.array(key), values=values, done=done)
-    os.replace(half, path)

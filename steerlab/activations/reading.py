@@ -1,4 +1,4 @@
-"""Read states while a model runs over prompts, with no more forward than needed.
+"""Read states while a model runs over prompts, with the shortest forward passes that give them.
 
 Prompts are sorted by length into batches of a token budget, the base model runs without its unembedding and only up
 to the deepest site, and the selected tokens are picked inside the hook with one index per batch. When memory runs
@@ -166,7 +166,7 @@ def _read(
             batch = [waiting[i] for i in range(min(len(waiting), max(1, token_budget // longest)))]
             chosen = torch.cat([torch.arange(bounds[i], bounds[i + 1]) for i in batch])
             rows = torch.repeat_interleave(torch.arange(len(batch)), counts[batch])
-            states = _forward(model, _right_padded(tokens, batch), rows, selection.indices[chosen], sites)
+            states = _forward(model, _cut(tokens, batch), rows, selection.indices[chosen], sites)
             if states is None:
                 token_budget = _halved(model, start + batch[0], len(batch), longest)
                 continue
@@ -197,20 +197,10 @@ def _tokenised(
         raise PromptError(f"Among the prompts from number {start} on: {error}") from error
 
 
-def _right_padded(tokens: Tokens, batch: list[int]) -> Tokens:
-    """Some prompts of a right-padded batch, cut to the longest of them and with nothing masked."""
-    lengths = tuple(tokens.lengths[i] for i in batch)
-    ids = tokens.input_ids[batch, : max(lengths)]
-    return Tokens(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        position_ids=torch.arange(ids.shape[1]).expand_as(ids),
-        offsets=None if tokens.offsets is None else tuple(tokens.offsets[i] for i in batch),
-        prompts=tuple(tokens.prompts[i] for i in batch),
-        lengths=lengths,
-        padding_side="right",
-        rows=tuple(tokens.rows[i] for i in batch),
-    )
+def _cut(tokens: Tokens, batch: list[int]) -> Tokens:
+    """Some prompts of a right-padded batch, cut to the longest of them, without a mask."""
+    part = tokens.take(batch)
+    return replace(part, input_ids=part.input_ids[:, : max(part.lengths)]).unmasked()
 
 
 def _forward(

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.activations._patch_plan import chunks_of
 from steerlab.activations._suffix import WHOLE
 from steerlab.activations.patches import Cell, RowPatches
 from steerlab.errors import PromptError, SteeringError
 from steerlab.models import LanguageModel, Prompt, Site
+from steerlab.models.prompts import batches_by_length
 
 TOKEN_BUDGET = 8192
 _Rows = Float[Tensor, "position width"]
@@ -43,7 +43,7 @@ class Source(Protocol):
         """One row a position."""
 
     def identity(self) -> str:
-        """What it depends on, in words: a sweep is only resumed with equal sources."""
+        """Names everything the states depend on: a sweep resumes with equal sources only."""
 
 
 class Given:
@@ -52,21 +52,21 @@ class Given:
     adds: ClassVar[bool] = False
 
     def require(self, prompt: int, length: int) -> None:
-        """Every prompt will do."""
+        """Accept every prompt."""
 
     def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
-        """Nothing to do."""
+        """Do nothing: no run is needed."""
 
 
 class Zero(Given):
     """Zeros: what a site carries is taken away."""
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
-        """Zeros."""
+        """Zeros [position, width]."""
         return torch.zeros(len(positions), width)
 
     def identity(self) -> str:
-        """Its name."""
+        """The source's name."""
         return "zero"
 
 
@@ -97,7 +97,7 @@ class Noise(Given):
 
     Args:
         scale: standard deviation of each element, in the site's own units.
-        seed: another seed, other noise.
+        seed: of the noise.
     """
 
     adds: ClassVar[bool] = True
@@ -106,7 +106,7 @@ class Noise(Given):
         self.scale, self.seed = float(scale), seed
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
-        """Noise of its scale."""
+        """Gaussian noise [position, width] of standard deviation `scale`."""
         rows = [
             torch.randn(width, generator=_generator(self.seed, prompt, at, str(site))) for at in positions
         ]
@@ -156,7 +156,7 @@ class Run:
             key: held for key, held in self._states.items() if key[0] in prompts and held[0] <= first
         }
         missing = [prompt for prompt in prompts if any((prompt, site) not in self._states for site in sites)]
-        for chunk in chunks_of([self.lengths[prompt] for prompt in missing], TOKEN_BUDGET):
+        for chunk in batches_by_length([self.lengths[prompt] for prompt in missing], TOKEN_BUDGET, stretch=1):
             self._run([missing[number] for number in chunk], sites, first)
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
@@ -214,7 +214,7 @@ class RandomShift:
         self._own.require(prompt, length)
 
     def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
-        """Both runs."""
+        """Run what is missing of both runs."""
         self._towards.load(prompts, sites, first)
         self._own.load(prompts, sites, first)
 
@@ -231,7 +231,7 @@ class RandomShift:
         return shift
 
     def identity(self) -> str:
-        """Both runs', and the seed."""
+        """The identities of both runs, and the seed."""
         return f"random shift {self._seed} {self._towards.identity()} {self._own.identity()}"
 
 
@@ -258,25 +258,25 @@ class Mapped:
         self._source, self._maps, self._sites, self._name = source, dict(maps), dict(sites or {}), name
 
     def require(self, prompt: int, length: int) -> None:
-        """As the run."""
+        """Raise `PromptError` where the other model's run has no states for the prompt."""
         self._source.require(prompt, length)
 
     def load(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
-        """The run, at the sites that belong to those of this model."""
+        """Run the other model at its own sites."""
         for site in sites:
             if site not in self._maps:
                 raise SteeringError(f"There is no map for {site}; fit an aligner there as well.")
         self._source.load(prompts, sorted({self._sites.get(site, site) for site in sites}), first)
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:
-        """The mapped states."""
+        """The mapped states [position, width]."""
         there = self._sites.get(site, site)
         rows = self._source.values(there, prompt, positions, self._source.model.width(there))
         mapped: Tensor = self._maps[site](rows)
         return mapped
 
     def identity(self) -> str:
-        """The run's, the maps' name, and the sites."""
+        """The run's identity, the name of the maps, and the sites."""
         return f"mapped {self._name} {sorted(map(str, self._sites.items()))} {self._source.identity()}"
 
 

@@ -29,7 +29,8 @@ from torch import Tensor
 from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.errors import PromptError, SteeringError, SteerlabError
-from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models import LanguageModel, Prompt, Site
+from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -106,7 +107,7 @@ def record(
     forms: dict[int, int] = {}
     with forms_noted(model, forms):
         batches = tuple(_recorded(model, prompts, kept, token_budget, logits))
-    found = Recording(
+    recording = Recording(
         model,
         batches,
         logits,
@@ -115,7 +116,7 @@ def record(
         restarts=True,
         _steered={layer: steered_before(model, layer) for layer in kept},
     )
-    exact = tuple(layer for layer in kept if not layer or _is_exact(found, layer))
+    exact = tuple(layer for layer in kept if not layer or _is_exact(recording, layer))
     if exact != kept:
         _log.warning(
             "%s hands more than the residual stream from block to block, so %d of %d kept blocks cannot be restarted "
@@ -124,7 +125,7 @@ def record(
             len(kept) - len(exact),
             len(kept),
         )
-    return replace(found, layers=exact, restarts=exact == kept)
+    return replace(recording, layers=exact, restarts=exact == kept)
 
 
 def sweep(
@@ -159,15 +160,15 @@ def sweep(
         model.require(site)
     begin = _begin(recording, change, start)
     steps = list(_steps(recording, variants, token_budget))
-    found: Tensor | None = None
+    results: Tensor | None = None
     with torch.inference_mode():
-        for batch, some in track(steps, progress, len(steps)) if progress else steps:
-            for part, prompts, values in _halving(recording, batch, some, change, begin, measure):
-                if found is None:
-                    found = torch.empty((variants, len(recording), *values.shape[2:]), dtype=values.dtype)
-                found[part, prompts] = values.cpu()
-    assert found is not None
-    return found
+        for batch, share in track(steps, progress, len(steps)) if progress else steps:
+            for part, prompts, values in _halving(recording, batch, share, change, begin, measure):
+                if results is None:
+                    results = torch.empty((variants, len(recording), *values.shape[2:]), dtype=values.dtype)
+                results[part, prompts] = values.cpu()
+    assert results is not None
+    return results
 
 
 def first_block(site: Site, n_layers: int) -> int:
@@ -189,21 +190,22 @@ def _recorded(
     logits: Tensor,
 ) -> Iterator[Batch]:
     """The batches with their streams; their logits go into the rows of `logits`."""
-    waiting = deque(_groups(model.tokenize(prompts).lengths, token_budget))
+    groups = batches_by_length(model.tokenize(prompts).lengths, token_budget, stretch=_LIKE_LENGTH)
+    waiting = deque(group[::-1] for group in reversed(groups))  # the longest prompt comes last
     while waiting:
         group = waiting.popleft()
-        tokens = _tokens(model, [prompts[number] for number in group])
+        tokens = model.tokenize([prompts[number] for number in group], padding_side="right").unmasked()
         streams: dict[int, Tensor] = {}
         reads = {Site("resid_pre", layer): _keep(streams, layer) for layer in layers}
         try:
-            found = model.run(tokens, read=reads, logits="last")
+            last_logits = model.run(tokens, read=reads, logits="last")
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            found = None
-        if found is not None:
+            last_logits = None
+        if last_logits is not None:
             numbers = torch.tensor(group)
-            logits[numbers.to(logits.device)] = found
+            logits[numbers.to(logits.device)] = last_logits
             yield Batch(numbers, tokens, streams)
             continue
         # Outside the handler: the error's traceback keeps the failed batch's tensors alive.
@@ -215,26 +217,6 @@ def _recorded(
                 "alone; shorten it or load the model in a smaller dtype."
             )
         waiting.extendleft((group[len(group) // 2 :], group[: len(group) // 2]))
-
-
-def _groups(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Numbers of prompts in batches of like length within the budget, so that little is padded."""
-    groups: list[list[int]] = []
-    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        fits = groups and (len(groups[-1]) + 1) * lengths[number] <= token_budget
-        if fits and lengths[number] <= _LIKE_LENGTH * lengths[groups[-1][0]]:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
-
-
-def _tokens(model: LanguageModel, prompts: Sequence[str | Prompt]) -> Tokens:
-    """A right-padded batch; nothing is masked: in a causal model no token sees the padding behind it."""
-    tokens = model.tokenize(prompts, padding_side="right")
-    ids = tokens.input_ids
-    positions = torch.arange(ids.shape[1]).expand_as(ids)
-    return replace(tokens, attention_mask=torch.ones_like(ids), position_ids=positions)
 
 
 def _keep(streams: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
@@ -283,9 +265,9 @@ def _begin(recording: Recording, change: Change, start: int | None) -> int:
 
 def _steps(recording: Recording, variants: int, token_budget: int) -> Iterator[tuple[Batch, slice]]:
     for batch in recording.batches:
-        each = max(1, token_budget // batch.tokens.input_ids.numel())
-        for first in range(0, variants, each):
-            yield batch, slice(first, min(variants, first + each))
+        size = max(1, token_budget // batch.tokens.input_ids.numel())
+        for first in range(0, variants, size):
+            yield batch, slice(first, min(variants, first + size))
 
 
 def _halving(
@@ -315,5 +297,5 @@ def _halving(
         if n > 1
         else [(batch.part(slice(0, rows // 2)), variants), (batch.part(slice(rows // 2, rows)), variants)]
     )
-    for part, some in halves:
-        yield from _halving(recording, part, some, change, start, measure)
+    for part, part_variants in halves:
+        yield from _halving(recording, part, part_variants, change, start, measure)

@@ -21,10 +21,12 @@ from steerlab.alignment.layer_map import LayerMap
 from steerlab.alignment.paired import PairedActivations
 from steerlab.alignment.procrustes import Procrustes
 from steerlab.alignment.reduced_rank import ReducedRank
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.alignment.ridge import Ridge
 from steerlab.alignment.svd_regression import SvdRegression
 
 __all__ = [
+    "ALIGNERS",
     "Affine",
     "Aligner",
     "Alignment",

@@ -7,7 +7,7 @@ direction without them (v ↦ v W), and a linear readout of the target is seen f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -33,9 +33,6 @@ class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
         n_rows_: rows it was fitted on.
     """
 
-    #: By class name, for reading files.
-    known: ClassVar[dict[str, type[Aligner]]] = {}
-
     mean_x_: Float[np.ndarray, " width_x"]
     mean_y_: Float[np.ndarray, " width_y"]
     left_: Float[np.ndarray, "width_x rank"]
@@ -44,17 +41,12 @@ class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
     n_rows_: int
     n_features_in_: int
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if not cls.__name__.startswith("_"):
-            Aligner.known[cls.__name__] = cls
-
     def fit(self, X: Any, Y: Any) -> Self:
         """Fit on matched rows X [row, width_x] and Y [row, width_y] (numpy or tensors).
 
         Raises:
-            AlignmentError: rows that do not match in number, are not finite, or are all alike; options they do not
-                allow.
+            AlignmentError: rows that do not match in number, are not finite, or are all alike; options that
+                the rows do not allow.
         """
         x, y = matched(X, Y, type(self).__name__)
         self.n_features_in_, self.n_rows_ = x.shape[1], len(x)
@@ -188,8 +180,7 @@ def matched(X: Any, Y: Any, who: str) -> tuple[Rows, Rows]:
     """Both sets of rows in float64, checked to match.
 
     Raises:
-        AlignmentError: other shapes, another number of rows, fewer than two, NaN or infinity, or rows that are all
-            alike.
+        AlignmentError: other shapes, another number of rows, fewer than two, NaN or infinity, or equal rows.
     """
     x, y = (np.asarray(to_numpy(rows), dtype=np.float64) for rows in (X, Y))
     for name, rows in (("X", x), ("Y", y)):

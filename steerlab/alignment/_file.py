@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from steerlab.alignment._aligner import Aligner
+from steerlab.alignment.registry import aligner_class
 from steerlab.errors import AlignmentError
+from steerlab.files import SafetensorError, read_tensors, write_tensors
 
 ALIGNER, ALIGNMENT, VERSION = "steerlab.aligner", "steerlab.alignment", 1
 _PARTS = ("mean_x_", "mean_y_", "left_", "core_", "right_")
@@ -39,7 +39,7 @@ def described(aligner: Aligner) -> dict[str, Any]:
 def described_option(value: Any) -> Any:
     """An option as JSON; an aligner among the options by its class and options."""
     if isinstance(value, Aligner):
-        options = {name: described_option(one) for name, one in value.get_params(deep=False).items()}
+        options = {name: described_option(option) for name, option in value.get_params(deep=False).items()}
         return {"kind": type(value).__name__, "options": options}
     return list(value) if isinstance(value, tuple) else value
 
@@ -57,7 +57,7 @@ def tensors(aligner: Aligner, dtype: torch.dtype, prefix: str = "") -> dict[str,
 def rebuilt(path: Path, header: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> Aligner:
     """The aligner that a header and its tensors describe."""
     try:
-        aligner = _made(header)
+        aligner = _aligner_of(header)
         parts = {name: stored[name.rstrip("_")].double().numpy() for name in _PARTS}
         fits = parts["left_"].shape == (len(parts["mean_x_"]), parts["core_"].shape[0]) and parts[
             "right_"
@@ -75,25 +75,18 @@ def rebuilt(path: Path, header: Mapping[str, Any], stored: Mapping[str, torch.Te
 
 
 def write(path: Path, form: str, header: dict[str, Any], stored: dict[str, torch.Tensor]) -> None:
-    """Write beside the place and move there when complete."""
-    partial = path.with_name(f".{path.name}.part")
+    """Write the file, whole or not at all."""
     metadata = {"format": form, "version": str(VERSION), "header": json.dumps(header)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(stored, str(partial), metadata=metadata)
-        partial.replace(path)
+        write_tensors(path, stored, metadata)
     except (OSError, SafetensorError) as error:
         raise AlignmentError(f"{path} cannot be written: {error}; choose another place.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Header and tensors of a file of this form."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, stored = read_tensors(path)
         if (metadata.get("format"), metadata.get("version")) != (form, str(VERSION)):
             raise AlignmentError(
                 f"{path} is no file of {form}, version {VERSION}; name one that `save` wrote."
@@ -103,9 +96,13 @@ def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]
         raise AlignmentError(f"{path} cannot be read as {form}: {error}.") from error
 
 
-def _made(header: Mapping[str, Any]) -> Aligner:
+def _aligner_of(header: Mapping[str, Any]) -> Aligner:
     options = {
-        name: _made(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+        name: _aligner_of(value)
+        if isinstance(value, dict)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
         for name, value in header["options"].items()
     }
-    return Aligner.known[header["kind"]](**options)
+    return aligner_class(header["kind"])(**options)

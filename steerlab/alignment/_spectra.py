@@ -22,8 +22,7 @@ class Spectra:
     """Two sets of matched rows in their own principal axes.
 
     mean_x, mean_y: what was subtracted (zero when uncentred). basis_x, basis_y: [width, rank] orthonormal. scale_x,
-    scale_y: [rank] singular values, descending, none of them rounding. inner: [rank_x, rank_y] U_xᵀ U_y. rows: how
-    many.
+    scale_y: [rank] singular values, descending, none of them rounding. inner: [rank_x, rank_y] U_xᵀ U_y. rows: count.
     """
 
     mean_x: Float[np.ndarray, " width_x"]

@@ -1,8 +1,8 @@
 """The ridge strength that best predicts differences of held-out rows, by K-fold, in the smaller of two forms.
 
 λ = strength · ‖X‖²_F / n with X centred, so that a strength means the same at every layer. The score is R² of
-differences of held-out rows: residuals and targets about the mean of the held-out fold, which counts the means as
-fitted.
+differences of held-out rows: residuals and targets are taken about the mean of the held-out fold, as if the
+means were fitted there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _held_out(
     reading = kx[n:, :n] @ vectors
     about = np.eye(len(test)) - 1 / len(test)
     total = np.trace(about @ ky[n:, n:])
-    found = []
+    scores = []
     for strength in strengths:
         ridge = strength * max(values.sum(), 1e-300) / n
         weights = about @ (reading / (np.clip(values, 0, None) + ridge)) @ vectors.T
@@ -62,8 +62,8 @@ def _held_out(
             - 2 * np.einsum("et,et->", weights, ky[n:, :n])
             + np.einsum("et,tu,eu->", weights, ky[:n, :n], weights, optimize=True)
         )
-        found.append(1 - residual / total)
-    return np.array(found)
+        scores.append(1 - residual / total)
+    return np.array(scores)
 
 
 def _about_train(inner: Float[np.ndarray, "row row"], n: int) -> Float[np.ndarray, "row row"]:
@@ -83,9 +83,9 @@ def _by_fold(moments: CrossMoments, strengths: Sequence[float]) -> Iterator[Floa
         against = (mapped * (vectors.T @ fold.xy)).sum(axis=1)
         itself = (vectors.T @ fold.xx @ vectors) * (mapped @ mapped.T)
         total = float(moments.trace_yy(number))
-        found = []
+        scores = []
         for strength in strengths:
             shrink = 1 / (np.clip(values, 0, None) + strength * values.sum() / train.n)
             residual = total - 2 * (shrink * against).sum() + shrink @ itself @ shrink
-            found.append(1 - residual / total)
-        yield np.array(found)
+            scores.append(1 - residual / total)
+        yield np.array(scores)

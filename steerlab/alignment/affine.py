@@ -1,4 +1,4 @@
-"""Two affine maps, there and back, trained together so that the way there and back returns."""
+"""Two affine maps, to the target and back, trained together so that their composition is near the identity."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from torch.nn.functional import mse_loss
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment._spectra import Rows, Spectra
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.errors import AlignmentError
 
 _FLOOR = 1e-2
 
 
+@ALIGNERS.register("affine")
 class Affine(Aligner):
     """Gradient descent on ‖x A + a − y‖² + ‖y B + b − x‖² + cycle (‖(x A + a) B + b − x‖² + ‖(y B + b) A + a − y‖²).
 

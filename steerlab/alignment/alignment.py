@@ -18,6 +18,7 @@ from steerlab.alignment.controls import ShuffledPairs
 from steerlab.alignment.diagnostics import AlignmentReport, examine
 from steerlab.alignment.layer_map import LayerMap
 from steerlab.alignment.paired import PairedActivations, Part
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.alignment.ridge import Ridge
 from steerlab.directions import Direction, ModelRef, SiteStatistics
 from steerlab.errors import AlignmentError
@@ -145,7 +146,7 @@ class Alignment:
     def save(self, path: str | Path) -> None:
         """Write every layer's factors in float32 and the provenance as one safetensors file."""
         header: dict[str, Any] = {
-            "aligners": {str(site): _file.described(one) for site, one in self.aligners.items()},
+            "aligners": {str(site): _file.described(aligner) for site, aligner in self.aligners.items()},
             "sources": {str(site): str(source) for site, source in self.sources.items()},
             "source": self.source.model_dump(),
             "target": self.target.model_dump(),
@@ -166,12 +167,12 @@ class Alignment:
         header, stored = _file.read(place, _file.ALIGNMENT)
         aligners = {}
         for name, described in header["aligners"].items():
-            mine = {
+            own_tensors = {
                 key.removeprefix(f"{name}/"): value
                 for key, value in stored.items()
                 if key.startswith(f"{name}/")
             }
-            aligners[Site.parse(name)] = _file.rebuilt(place, described, mine)
+            aligners[Site.parse(name)] = _file.rebuilt(place, described, own_tensors)
         return cls(
             aligners=aligners,
             sources={Site.parse(site): Site.parse(source) for site, source in header["sources"].items()},
@@ -185,25 +186,30 @@ class Alignment:
 
 
 def align(
-    pairs: PairedActivations, *, layers: LayerMap | None = None, aligner: Aligner | None = None
+    pairs: PairedActivations, *, layers: LayerMap | None = None, aligner: Aligner | str | None = None
 ) -> Alignment:
     """Fit one aligner for every target layer on the fit part of the rows.
 
     Args:
         pairs: the same prompts through both models.
         layers: which source layer each target layer is fitted from; proportional by default.
-        aligner: unfitted; `Ridge()` by default.
+        aligner: an unfitted one, or its name in `ALIGNERS`; "ridge" by default.
 
     Raises:
-        AlignmentError: a layer that was not read, or rows that the aligner cannot take.
+        AlignmentError: an unknown name, a layer that was not read, or rows that the aligner cannot take.
     """
+    if aligner is None:
+        aligner = Ridge()
+    unfitted = ALIGNERS[aligner]() if isinstance(aligner, str) else aligner
     name = pairs.target.sites[0].name
-    at = {site.layer or 0: site for site in pairs.target.sites}
-    theirs = {site.layer or 0: site for site in pairs.source.sites}
-    chosen = layers or LayerMap.proportional(1 + max(theirs), 1 + max(at))
-    wanted = [layer for layer in chosen.layers if layer in at] if layers is None else list(chosen.layers)
+    target_sites = {site.layer or 0: site for site in pairs.target.sites}
+    source_sites = {site.layer or 0: site for site in pairs.source.sites}
+    chosen = layers or LayerMap.proportional(1 + max(source_sites), 1 + max(target_sites))
+    wanted = (
+        [layer for layer in chosen.layers if layer in target_sites] if layers is None else list(chosen.layers)
+    )
     for target in wanted:
-        if target not in at or chosen[target] not in theirs:
+        if target not in target_sites or chosen[target] not in source_sites:
             raise AlignmentError(
                 f"The layer map sends source layer {chosen[target]} to target layer {target}, and one of them was not "
                 "read; name it in PairedActivations.read(source_layers=..., target_layers=...)."
@@ -212,9 +218,9 @@ def align(
     sources: dict[Site, Site] = {}
     norms: dict[Site, float] = {}
     for target in track(wanted, f"aligning {name}", len(wanted)):
-        site, source = at[target], theirs[chosen[target]]
+        site, source = target_sites[target], source_sites[chosen[target]]
         x, y = pairs.layer(source, site, "fit")
-        fitted[site] = clone(aligner if aligner is not None else Ridge()).fit(x, y)
+        fitted[site] = clone(unfitted).fit(x, y)
         sources[site] = source
         norms[site] = float(np.linalg.norm(y, axis=1).mean())
     return Alignment(
@@ -245,13 +251,13 @@ def _refitted(aligner: Aligner, x: Any, y: Any, seed: int) -> tuple[Aligner, ...
     """The aligner again: on shuffled pairs, and on two halves of the rows."""
     order = np.random.default_rng(seed).permutation(len(x))
     half = len(x) // 2
-    made: list[Aligner] = [ShuffledPairs(clone(aligner), seed=seed).fit(x, y)]
+    refits: list[Aligner] = [ShuffledPairs(clone(aligner), seed=seed).fit(x, y)]
     for rows in (order[:half], order[half:]):
         again = clone(aligner)
         if (k := again.get_params().get("k")) is not None:
             again.set_params(k=min(k, len(rows)))
-        made.append(again.fit(x[rows], y[rows]))
-    return tuple(made)
+        refits.append(again.fit(x[rows], y[rows]))
+    return tuple(refits)
 
 
 def _vector(direction: Direction | None, site: Site) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Through what two models say of the same anchor prompts: similarities there, pseudo-inverse back."""
+"""Relative representations: similarities to anchor prompts in the source, pseudo-inverse in the target."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment._spectra import Rows
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.errors import AlignmentError
 
 
+@ALIGNERS.register("anchor")
 class Anchor(Aligner):
     """W = s Â_xᵀ (Â_y⁺)ᵀ, with Â the centred anchor rows of each model at length one.
 

@@ -7,9 +7,11 @@ from jaxtyping import Float
 
 from steerlab.alignment._aligner import _SpectralAligner
 from steerlab.alignment._spectra import Spectra
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.errors import AlignmentError
 
 
+@ALIGNERS.register("cca")
 class Cca(_SpectralAligner):
     """Whiten the source, turn, un-whiten into the target: W = C_x^(-1/2) U Vᵀ C_y^(1/2) over k canonical pairs.
 

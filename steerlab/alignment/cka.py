@@ -25,17 +25,17 @@ def debiased_cka(x: Rows, y: Rows) -> float:
 def cka_null(x: Rows, y: Rows, *, draws: int = 199, seed: int = 0) -> tuple[float, float]:
     """The debiased CKA and the share of row permutations (with itself) that reach it."""
     first, second = _kernel(x), _kernel(y)
-    found = _cka(first, second)
+    observed = _cka(first, second)
     rng = np.random.default_rng(seed)
     orders = (rng.permutation(len(x)) for _ in range(draws))
-    reached = sum(_cka(first, second[np.ix_(order, order)]) >= found for order in orders)
-    return found, (1 + reached) / (1 + draws)
+    reached = sum(_cka(first, second[np.ix_(order, order)]) >= observed for order in orders)
+    return observed, (1 + reached) / (1 + draws)
 
 
 def cka_of_layers(source: list[Rows], target: list[Rows]) -> Float[np.ndarray, "source target"]:
     """Debiased CKA of every source layer with every target layer on the same rows."""
     first, second = ([_kernel(rows) for rows in side] for side in (source, target))
-    return np.array([[_cka(one, other) for other in second] for one in first])
+    return np.array([[_cka(layer, other_layer) for other_layer in second] for layer in first])
 
 
 def _kernel(rows: Rows) -> Float[np.ndarray, "row row"]:

@@ -1,4 +1,4 @@
-"""Maps that must not work: what a transfer is held against."""
+"""Controls: maps that cannot carry a direction, with which a transfer is compared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from sklearn.base import clone
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment._spectra import Rows
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.alignment.ridge import Ridge
 
 
+@ALIGNERS.register("zero-pad")
 class ZeroPad(Aligner):
     """The identity, cut or filled with zeros where the widths differ: as if both models shared their axes."""
 
@@ -21,6 +23,7 @@ class ZeroPad(Aligner):
         self._hold((x.mean(axis=0), y.mean(axis=0)), left, np.eye(rank), right)
 
 
+@ALIGNERS.register("random-orthogonal")
 class RandomOrthogonal(Aligner):
     """A random turn, scaled so that it gives states of the target's size.
 
@@ -40,6 +43,7 @@ class RandomOrthogonal(Aligner):
         self._hold((x.mean(axis=0), y.mean(axis=0)), left, size * np.eye(rank), right)
 
 
+@ALIGNERS.register("shuffled-pairs")
 class ShuffledPairs(Aligner):
     """Another aligner fitted on pairs that do not belong together.
 
@@ -59,6 +63,7 @@ class ShuffledPairs(Aligner):
         self._hold((inner.mean_x_, inner.mean_y_), inner.left_, inner.core_, inner.right_)
 
 
+@ALIGNERS.register("mean-only")
 class MeanOnly(Aligner):
     """Every point goes to the target's mean, every direction to zero."""
 

@@ -1,4 +1,4 @@
-"""Second moments of two models' matched rows, streamed: what many rows are aligned from.
+"""Streamed second moments of two models' matched rows, from which closed-form aligners are fitted.
 
 Keeps n, both means and Σ(x−μ_x)(x−μ_x)ᵀ, Σ(y−μ_y)(y−μ_y)ᵀ, Σ(x−μ_x)(y−μ_y)ᵀ in float64, for each of a few folds,
 so that a ridge strength can be chosen without the rows. Blocks merge exactly (Chan, Golub and LeVeque, 1979).
@@ -45,11 +45,11 @@ class _Sums:
 
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray) -> _Sums:
-        made = cls(0, 0)
-        made.n, made.mean_x, made.mean_y = len(x), x.mean(axis=0), y.mean(axis=0)
-        x, y = x - made.mean_x, y - made.mean_y
-        made.xx, made.yy, made.xy = x.T @ x, y.T @ y, x.T @ y
-        return made
+        moments = cls(0, 0)
+        moments.n, moments.mean_x, moments.mean_y = len(x), x.mean(axis=0), y.mean(axis=0)
+        x, y = x - moments.mean_x, y - moments.mean_y
+        moments.xx, moments.yy, moments.xy = x.T @ x, y.T @ y, x.T @ y
+        return moments
 
 
 class CrossMoments:
@@ -70,9 +70,8 @@ class CrossMoments:
         needed = self.memory_needed(width_x, width_y, folds)
         if needed > memory_budget:
             raise AlignmentError(
-                f"Moments of widths {width_x} and {width_y} in {folds} folds need {readable(needed)}, more than "
-                f"the budget "
-                f"of {readable(memory_budget)}. Take fewer folds, or raise memory_budget."
+                f"Moments of widths {width_x} and {width_y} in {folds} folds need {readable(needed)}, more "
+                f"than the budget of {readable(memory_budget)}. Take fewer folds, or raise memory_budget."
             )
         _log.info("cross moments of widths %d and %d: %s", width_x, width_y, readable(needed))
         self.folds = [_Sums(width_x, width_y) for _ in range(folds)]
@@ -98,8 +97,7 @@ class CrossMoments:
         if (rows_x.shape[1:], rows_y.shape[1:]) != ((self.widths[0],), (self.widths[1],)):
             raise AlignmentError(
                 f"These moments take rows of widths {self.widths[0]} and {self.widths[1]}, not of shapes "
-                f"{rows_x.shape} "
-                f"and {rows_y.shape}."
+                f"{rows_x.shape} and {rows_y.shape}."
             )
         if len(rows_x) != len(rows_y):
             raise AlignmentError(f"{len(rows_x)} source rows came with {len(rows_y)} target rows.")
@@ -108,13 +106,17 @@ class CrossMoments:
         turn = (np.arange(len(rows_x)) + self._next) % len(self.folds)
         self._next = (self._next + len(rows_x)) % len(self.folds)
         for number, fold in enumerate(self.folds):
-            mine = turn == number
-            if mine.any():
-                fold.merge(_Sums.of(rows_x[mine], rows_y[mine]))
+            in_fold = turn == number
+            if in_fold.any():
+                fold.merge(_Sums.of(rows_x[in_fold], rows_y[in_fold]))
         return self
 
     def merge(self, other: CrossMoments) -> CrossMoments:
-        """Add another object's rows, exactly; returns self."""
+        """Add another object's rows, exactly; returns self.
+
+        Raises:
+            AlignmentError: moments of other widths or of another number of folds.
+        """
         if (self.widths, len(self.folds)) != (other.widths, len(other.folds)):
             raise AlignmentError("Cross moments of other widths or numbers of folds cannot be merged.")
         for mine, theirs in zip(self.folds, other.folds, strict=True):

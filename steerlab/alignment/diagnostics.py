@@ -1,4 +1,4 @@
-"""Does a map between two models carry a direction, or does it only look like it? Everything on rows it never saw.
+"""Does a map between two models carry a direction, or does it only look like it? Measured on held-out rows.
 
 A high R² of points says little: the first axes of two related models match, and a behaviour may live elsewhere. So the
 verdict needs the direction itself: how much of it the map reads, whether the map would give the same answer for any
@@ -61,22 +61,22 @@ class LayerReport(Record):
     @property
     def faults(self) -> tuple[str, ...]:
         """What speaks against the transfer at this layer, the worst first."""
-        found = []
+        faults = []
         if self.rank <= 1:
-            found.append("the map has rank one, so every direction comes out the same")
+            faults.append("the map has rank one, so every direction comes out the same")
         if not self.r2_diff > max(0.0, self.r2_shuffled):
-            found.append("differences are predicted no better than with shuffled pairs")
+            faults.append("differences are predicted no better than with shuffled pairs")
         if self.cka_p > _P_VALUE:
-            found.append("the two layers are no more alike than shuffled rows")
+            faults.append("the two layers are no more alike than shuffled rows")
         if self.specificity > SPECIFICITY:
-            found.append("random directions come out much the same")
+            faults.append("random directions come out much the same")
         if self.energy_in < ENERGY:
-            found.append("most of the direction lies outside what the map reads")
+            faults.append("most of the direction lies outside what the map reads")
         if self.split_half < HALVES:
-            found.append("halves of the data give different vectors")
+            faults.append("halves of the data give different vectors")
         if np.isnan(self.energy_in):
-            found.append("no direction was given")
-        return tuple(found)
+            faults.append("no direction was given")
+        return tuple(faults)
 
     @property
     def verdict(self) -> Verdict:
@@ -101,21 +101,21 @@ class AlignmentReport(Record):
     @property
     def verdict(self) -> Verdict:
         """Reliable where at least half of the layers are; not identified where more than half are not."""
-        said = [one.verdict for one in self.layers]
-        if 2 * said.count("not identified") > len(said):
+        verdicts = [layer.verdict for layer in self.layers]
+        if 2 * verdicts.count("not identified") > len(verdicts):
             return "not identified"
-        return "reliable" if 2 * said.count("reliable") >= len(said) else "weak"
+        return "reliable" if 2 * verdicts.count("reliable") >= len(verdicts) else "weak"
 
     @property
     def reliable(self) -> tuple[int, ...]:
         """The target layers that are reliable."""
-        return tuple(one.target for one in self.layers if one.verdict == "reliable")
+        return tuple(layer.target for layer in self.layers if layer.verdict == "reliable")
 
     @property
     def sentence(self) -> str:
-        """The verdict in words."""
-        counts = {kind: [one.verdict for one in self.layers].count(kind) for kind in ("reliable", "weak")}
-        faults = [fault for one in self.layers for fault in one.faults]
+        """The verdict as a sentence."""
+        counts = {kind: [layer.verdict for layer in self.layers].count(kind) for kind in ("reliable", "weak")}
+        faults = [fault for layer in self.layers for fault in layer.faults]
         worst = max(set(faults), key=lambda fault: (faults.count(fault), fault)) if faults else ""
         why = f"; most often {worst} ({faults.count(worst)} layers)" if worst else ""
         return (
@@ -183,8 +183,8 @@ def r2_diff(aligner: Aligner, x: Rows, y: Rows) -> float:
 
 def cos_point(aligner: Aligner, x: Rows, y: Rows) -> float:
     """Mean cosine of predicted and true rows, both about the target's mean of the fit."""
-    found = aligner.transform_point(x) - aligner.mean_y_
-    cosines = _cosine(found, np.asarray(y, dtype=np.float64) - aligner.mean_y_)
+    moved = aligner.transform_point(x) - aligner.mean_y_
+    cosines = _cosine(moved, np.asarray(y, dtype=np.float64) - aligner.mean_y_)
     return float(np.nanmean(cosines)) if np.isfinite(cosines).any() else float("nan")
 
 
@@ -203,7 +203,7 @@ def _of_direction(
     random *= np.linalg.norm(direction) / np.linalg.norm(random, axis=1, keepdims=True)
     moved, others = aligner.transform_direction(direction), aligner.transform_direction(random)
     typical = float(np.median(np.linalg.norm(others, axis=1)))
-    made: dict[str, float] = {
+    measures: dict[str, float] = {
         "energy_in": aligner.energy_in(direction),
         "gain": float(np.linalg.norm(moved)) / typical if typical > 0 else float("nan"),
         "specificity": float(np.mean(np.abs(_cosine(others, moved)))),
@@ -211,10 +211,10 @@ def _of_direction(
     }
     if len(halves) == 2:
         first, second = (half.transform_direction(direction) for half in halves)
-        made["split_half"] = float(_cosine(first, second))
+        measures["split_half"] = float(_cosine(first, second))
     if native is not None:
-        made["cos_native"] = float(_cosine(moved, np.asarray(native, dtype=np.float64)))
-    return made
+        measures["cos_native"] = float(_cosine(moved, np.asarray(native, dtype=np.float64)))
+    return measures
 
 
 def _r2_contrast(aligner: Aligner, x: Rows, y: Rows) -> float:
@@ -230,5 +230,5 @@ def _r2(residual: Rows, total: Rows) -> float:
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     dots = (a * b).sum(axis=-1)
-    found: np.ndarray = np.divide(dots, norms, out=np.full(np.shape(norms), np.nan), where=norms > 0)
-    return found
+    cosines: np.ndarray = np.divide(dots, norms, out=np.full(np.shape(norms), np.nan), where=norms > 0)
+    return cosines

@@ -41,7 +41,11 @@ class LayerMap:
     @classmethod
     def by_score(cls, scores: Float[np.ndarray, "source target"], *, monotone: bool = True) -> LayerMap:
         """The best source layer for every target layer; `monotone`: the best path that never goes back, by dynamic
-        programming over the sum of the scores."""
+        programming over the sum of the scores.
+
+        Raises:
+            AlignmentError: scores that are not a matrix of finite numbers.
+        """
         table = np.asarray(scores, dtype=np.float64)
         if table.ndim != 2 or not np.isfinite(table).all():
             raise AlignmentError("A layer map needs finite scores [source layer, target layer].")
@@ -61,7 +65,11 @@ class LayerMap:
 
     @classmethod
     def explicit(cls, layers: Mapping[int, int]) -> LayerMap:
-        """Source layer by target layer, as given."""
+        """Source layer by target layer, as given.
+
+        Raises:
+            AlignmentError: no target layer.
+        """
         if not layers:
             raise AlignmentError("A layer map needs at least one target layer.")
         return cls(layers, "explicit")

@@ -1,5 +1,4 @@
-"""The same prompts through two models: rows matched by prompt and token, split so that nothing is judged on what
-it saw."""
+"""The same prompts through two models: rows matched by prompt and token, split into fit, dev and test prompts."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ class PairedActivations:
         ):
             raise AlignmentError(
                 f"{len(self.source)} source and {len(self.target)} target rows do not come from the same "
-                f"prompts in the "
-                "same order."
+                "prompts in the same order."
             )
         seen: set[int] = set()
         for part, prompts in self.splits.items():
@@ -87,21 +85,23 @@ class PairedActivations:
             AlignmentError: other numbers of prompts, tokens that cannot be matched, or shares that are none.
             SiteError: a layer that a model has not.
         """
-        theirs = prompts if target_prompts is None else target_prompts
-        if len(theirs) != len(prompts):
-            raise AlignmentError(f"{len(prompts)} source prompts came with {len(theirs)} target prompts.")
+        their_prompts = prompts if target_prompts is None else target_prompts
+        if len(their_prompts) != len(prompts):
+            raise AlignmentError(
+                f"{len(prompts)} source prompts came with {len(their_prompts)} target prompts."
+            )
         if rule not in get_args(Rule):
             raise AlignmentError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
-        ours, others = _selectors(source, target, prompts, theirs, rule)
+        ours, others = _selectors(source, target, prompts, their_prompts, rule)
         first, second = (
             capture(model, list(texts), model.sites(site, layers), positions=selector)
             for model, texts, layers, selector in (
                 (source, prompts, source_layers, ours),
-                (target, theirs, target_layers, others),
+                (target, their_prompts, target_layers, others),
             )
         )
         splits = split(len(prompts), shares, seed)
-        return cls(first, second, splits, rule, digest(prompts, theirs, rule, splits))
+        return cls(first, second, splits, rule, digest(prompts, their_prompts, rule, splits))
 
     def rows(self, part: Part) -> Int[np.ndarray, " row"]:
         """The rows of a part's prompts."""
@@ -144,24 +144,24 @@ def split(n: int, shares: tuple[float, float, float], seed: int) -> dict[Part, I
 
 def digest(
     prompts: Sequence[str | Prompt],
-    theirs: Sequence[str | Prompt],
+    their_prompts: Sequence[str | Prompt],
     rule: str,
     splits: dict[Part, Int[np.ndarray, " prompt"]],
 ) -> str:
     """A short hash of the texts, the rule and the split."""
-    made = hashlib.sha256(rule.encode())
-    for text in (*map(_text, prompts), *map(_text, theirs)):
-        made.update(text.encode() + b"\0")
+    digest = hashlib.sha256(rule.encode())
+    for text in (*map(_text, prompts), *map(_text, their_prompts)):
+        digest.update(text.encode() + b"\0")
     for part, rows in splits.items():
-        made.update(part.encode() + rows.astype(np.int64).tobytes())
-    return made.hexdigest()[:16]
+        digest.update(part.encode() + rows.astype(np.int64).tobytes())
+    return digest.hexdigest()[:16]
 
 
 # -- private, in the order they are called --
 
 
 @dataclass(frozen=True)
-class _Given(Selector):
+class _TokensByPrompt(Selector):
     """Tokens by prompt."""
 
     indices: tuple[tuple[int, ...], ...]
@@ -174,12 +174,12 @@ def _selectors(
     source: LanguageModel,
     target: LanguageModel,
     prompts: Sequence[str | Prompt],
-    theirs: Sequence[str | Prompt],
+    their_prompts: Sequence[str | Prompt],
     rule: Rule,
 ) -> tuple[Selector, Selector]:
     if rule == "last_prompt":
         return Last(), Last()
-    ours, others = source.tokenize(list(prompts)), target.tokenize(list(theirs))
+    ours, others = source.tokenize(list(prompts)), target.tokenize(list(their_prompts))
     if rule == "all_tokens":
         for row in range(len(prompts)):
             ids = [
@@ -195,17 +195,17 @@ def _selectors(
         raise AlignmentError(
             "A tokenizer gives no character offsets, so ends of words cannot be matched; use a fast one."
         )
-    found: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for row, (one, other) in enumerate(zip(ours.prompts, others.prompts, strict=True)):
-        if one.text != other.text:
+    couples: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for row, (own_prompt, their_prompt) in enumerate(zip(ours.prompts, others.prompts, strict=True)):
+        if own_prompt.text != their_prompt.text:
             raise AlignmentError(
                 f"Prompt {row} is another text for each model; end_of_word needs equal ones."
             )
-        found.append(_shared_ends(one.text, ours.offsets[row], others.offsets[row]))
-        if not found[-1][0]:
+        couples.append(_shared_ends(own_prompt.text, ours.offsets[row], others.offsets[row]))
+        if not couples[-1][0]:
             raise AlignmentError(f"No word of prompt {row} ends at a token's end in both models.")
-    mine, yours = zip(*found, strict=True)
-    return _Given(tuple(mine)), _Given(tuple(yours))
+    own_indices, their_indices = zip(*couples, strict=True)
+    return _TokensByPrompt(tuple(own_indices)), _TokensByPrompt(tuple(their_indices))
 
 
 def _shared_ends(

@@ -7,8 +7,10 @@ from jaxtyping import Float
 
 from steerlab.alignment._aligner import _SpectralAligner
 from steerlab.alignment._spectra import Spectra
+from steerlab.alignment.registry import ALIGNERS
 
 
+@ALIGNERS.register("procrustes")
 class Procrustes(_SpectralAligner):
     """W = s V_x R V_yᵀ: both sides in k principal axes, R orthogonal with the least ‖P R − Q‖, one scale s.
 

@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from steerlab.alignment._spectra import Spectra
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.alignment.ridge import GRID, Ridge
 
 
+@ALIGNERS.register("reduced-rank")
 class ReducedRank(Ridge):
     """W_k = W R Rᵀ with W the ridge map and R the top-k right singular vectors of the fitted values X W.
 

@@ -12,12 +12,14 @@ from steerlab.alignment._aligner import _SpectralAligner
 from steerlab.alignment._spectra import Rows, Spectra
 from steerlab.alignment._strength import Scores, scores_by_moments, scores_by_rows
 from steerlab.alignment.cross_moments import CrossMoments
+from steerlab.alignment.registry import ALIGNERS
 from steerlab.errors import AlignmentError
 
 GRID = tuple(float(x) for x in np.logspace(-6, 1, 15))
 _MOST_ROWS = 4096  # above it, products of rows are larger than second moments
 
 
+@ALIGNERS.register("ridge")
 class Ridge(_SpectralAligner):
     """W = (XᵀX + λI)⁻¹ XᵀY on centred rows, with λ = strength · ‖X‖²_F / n.
 

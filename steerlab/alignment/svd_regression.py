@@ -7,8 +7,10 @@ from jaxtyping import Float
 
 from steerlab.alignment._aligner import _SpectralAligner
 from steerlab.alignment._spectra import Spectra
+from steerlab.alignment.registry import ALIGNERS
 
 
+@ALIGNERS.register("svd-regression")
 class SvdRegression(_SpectralAligner):
     """W = (X_k)⁺ Y_k = V_x S_x⁻¹ U_xᵀ U_y S_y V_yᵀ, with X_k and Y_k the best rank-k approximations.
 

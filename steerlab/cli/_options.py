@@ -53,17 +53,17 @@ def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edi
     from steerlab.extraction import parse_steer, read_direction
     from steerlab.steering import Ablate, Add
 
-    found: list[Edit] = []
+    interventions: list[Edit] = []
     for text in steer:
         file, strength, layers = parse_steer(text)
         direction = read_direction(file, layers, model)
-        found.append(Add(direction, strength=1.0 if strength is None else strength, unit="class_gap"))
+        interventions.append(Add(direction, strength=1.0 if strength is None else strength, unit="class_gap"))
     for text in ablate:
         file, strength, layers = parse_steer(text)
         if strength is not None:
             raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
-        found.append(Ablate(read_direction(file, layers, model)))
-    return found
+        interventions.append(Ablate(read_direction(file, layers, model)))
+    return interventions
 
 
 def print_study(run: Run) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from steerlab.cli._app import app, out
 from steerlab.cli._options import Device, Dtype, TrustRemoteCode, load_model
 from steerlab.errors import ModelError
+from steerlab.registry import REGISTRIES, registry_of
 
 if TYPE_CHECKING:
     from steerlab.models import SelfCheck
@@ -22,13 +23,14 @@ def doctor(
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """What is installed, what device there is, and whether a checkpoint passes the self-check."""
+    """What is installed and can be named, what device there is, and whether a checkpoint passes the self-check."""
     from steerlab.environment import hardware, library_versions
 
     table = Table("what", "found", title="Environment", title_justify="left")
     for name, value in {**library_versions(), **hardware()}.items():
         table.add_row(name, str(value))
     out.print(table)
+    out.print(_registered_table())
     if model is None:
         return
     from steerlab.models import SelfCheck
@@ -39,6 +41,13 @@ def doctor(
         if isinstance(error.self_check, SelfCheck):
             out.print(_self_check_table(error.self_check))
         raise
+
+
+def _registered_table() -> Table:
+    table = Table("what", "names", title="What can be named", title_justify="left")
+    for things in REGISTRIES:
+        table.add_row(things, ", ".join(sorted(registry_of(things))))
+    return table
 
 
 def _self_check_table(check: SelfCheck) -> Table:

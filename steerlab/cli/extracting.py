@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from steerlab.statistics import Estimate
 
 Contrast = Literal["truth", "refusal"]
-Estimator = Literal["difference-in-means", "mass-mean", "logistic", "lda", "pca", "ccs", "ttpd"]
 
 
 @app.command()
@@ -27,7 +26,8 @@ def extract(
         Path | None, typer.Option(help="File or folder in place of the packaged contrast.")
     ] = None,
     estimator: Annotated[
-        Estimator, typer.Option(help="pca and ccs read pairs of a statement and its negation.")
+        str,
+        typer.Option(help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them."),
     ] = "difference-in-means",
     layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
     template: Annotated[Template, typer.Option(help="For requests: auto, chat, plain or none.")] = "auto",
@@ -37,12 +37,14 @@ def extract(
 ) -> None:
     """Find a direction in one model and store it as safetensors."""
     with err.status("Loading the libraries"):
+        from steerlab.directions import ESTIMATORS
         from steerlab.extraction import extract_direction, labelled_prompts, require_place
 
     require_place(output)
+    ESTIMATORS[estimator]  # an unknown name is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
     data = labelled_prompts(loaded, contrast, prompts, template)
-    found = extract_direction(
+    extraction = extract_direction(
         loaded,
         data.prompts,
         data.labels,
@@ -52,9 +54,9 @@ def extract(
         pairs=data.pairs,
         polarity=data.polarity,
     )
-    found.direction.save(output)
-    out.print(_extraction_table(found.accuracy))
-    out.print(f"Direction of {len(found.direction.sites)} sites: {output}", markup=False, soft_wrap=True)
+    extraction.direction.save(output)
+    out.print(_extraction_table(extraction.accuracy))
+    out.print(f"Direction of {len(extraction.direction.sites)} sites: {output}", markup=False, soft_wrap=True)
 
 
 def _extraction_table(accuracy: dict[str, Estimate]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -15,7 +15,8 @@ from steerlab.cli._options import Device, Dtype, ModelName, Seed, TrustRemoteCod
 if TYPE_CHECKING:
     import numpy as np
 
-    from steerlab.neurons.weights import Neurons
+    from steerlab.models import LanguageModel
+    from steerlab.neurons.weights import Neurons, OutputSpace
 
 Rule = Literal["published", "null space", "universal"]
 
@@ -44,69 +45,74 @@ def neurons(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """List a model's entropy-neuron candidates, and what ablating each does to its confidence."""
-    from steerlab import zoo
-    from steerlab.models import read_output_weights
-    from steerlab.neurons.weights import (
-        checkpoint_neurons,
-        layer_neurons,
-        norm_centres,
-        output_space,
-        with_kurtosis,
-    )
+    from steerlab.neurons.weights import with_kurtosis
 
-    effects: dict[str, np.ndarray] = {}
-    if weights_only:
-        place = zoo.path(model.removeprefix("zoo:")) if model.startswith("zoo:") else model
-        weights = read_output_weights(place)
-        found, space = checkpoint_neurons(weights, seed=seed)
-        parts = (weights.w_out, weights.unembedding, weights.gain)
-    else:
-        loaded = load_model(model, device, dtype, trust_remote_code)
-        space = output_space(
-            loaded.unembedding, loaded.final_norm_gain, centred=norm_centres(loaded), seed=seed
-        )
-        found = layer_neurons(loaded, loaded.n_layers - 1, space)
-        parts = (loaded.w_out(loaded.n_layers - 1), loaded.unembedding, loaded.final_norm_gain)
+    loaded = None if weights_only else load_model(model, device, dtype, trust_remote_code)
+    listed, space, tensors = _from_checkpoint(model, seed) if loaded is None else _from_model(loaded, seed)
     if rule == "universal":
-        found = with_kurtosis(found, *parts, space)
-    chosen = found.chosen(rule, count)
-    if not weights_only:
-        from steerlab import datasets
-        from steerlab.neurons.effects import all_effects, within
-        from steerlab.neurons.head import NeuronHead
-
-        lines = datasets.read_prompts(texts) if texts else datasets.plain_text()[:20]
-        head = NeuronHead(loaded, within(loaded, lines))
-        numbers = list(range(len(found.norm))) if output else chosen
-        measured = all_effects(head, numbers)
-        effects = {
-            "Δ entropy": measured.signed,
-            "|Δ entropy|": measured.total,
-            "via norm": measured.through_norm(),
-            "Δ loss": measured.loss,
-        }
-    out.print(_table(found, chosen, effects, every=output is not None))
+        listed = with_kurtosis(listed, *tensors, space)
+    chosen = listed.chosen(rule, count)
+    measured = list(range(len(listed.norm))) if output else chosen
+    effects = {} if loaded is None else _effects(loaded, texts, measured)
+    out.print(_table(listed, chosen, effects, every=output is not None))
     out.print(
-        f"Layer {found.layer}, {len(found.norm)} neurons, {space.null_size} directions in the unembedding's "
+        f"Layer {listed.layer}, {len(listed.norm)} neurons, {space.null_size} directions in the unembedding's "
         f"null space; rule: {rule}.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     if output:
-        _write(output, found, chosen, effects)
+        _write(output, listed, chosen, effects)
         out.print(f"All neurons: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(found: Neurons, chosen: list[int], effects: dict[str, np.ndarray], *, every: bool) -> Table:
+def _from_checkpoint(name: str, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
+    """Neurons of a checkpoint's last layer, from three of its tensors."""
+    from steerlab import zoo
+    from steerlab.models import read_output_weights
+    from steerlab.neurons import checkpoint_neurons
+
+    place = zoo.path(name.removeprefix("zoo:")) if name.startswith("zoo:") else name
+    weights = read_output_weights(place)
+    return *checkpoint_neurons(weights, seed=seed), (weights.w_out, weights.unembedding, weights.gain)
+
+
+def _from_model(model: LanguageModel, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
+    """The same of a loaded model."""
+    from steerlab.neurons.weights import layer_neurons, norm_centres, output_space
+
+    last = model.n_layers - 1
+    space = output_space(model.unembedding, model.final_norm_gain, centred=norm_centres(model), seed=seed)
+    tensors = (model.w_out(last), model.unembedding, model.final_norm_gain)
+    return layer_neurons(model, last, space), space, tensors
+
+
+def _effects(model: LanguageModel, texts: Path | None, neurons: list[int]) -> dict[str, np.ndarray]:
+    """What ablating each neuron does to confidence on some texts."""
+    from steerlab import datasets
+    from steerlab.neurons import NeuronHead, all_effects
+    from steerlab.neurons.effects import within
+
+    lines = datasets.read_prompts(texts) if texts else datasets.plain_text()[:20]
+    effects = all_effects(NeuronHead(model, within(model, lines)), neurons)
+    return {
+        "Δ entropy": effects.signed,
+        "|Δ entropy|": effects.total,
+        "via norm": effects.through_norm(),
+        "Δ loss": effects.loss,
+    }
+
+
+def _table(listed: Neurons, chosen: list[int], effects: dict[str, np.ndarray], *, every: bool) -> Table:
     table = Table("neuron", "|w_out|", "LogitVar", "null space", *effects, title_justify="left")
     for row, neuron in enumerate(chosen):
         at = neuron if every else row
-        numbers = [found.norm[neuron], found.logit_var[neuron], found.null_share[neuron]]
+        numbers = [listed.norm[neuron], listed.logit_var[neuron], listed.null_share[neuron]]
         numbers += [column[at] for column in effects.values()]
-        table.add_row(f"{found.layer}.{neuron}", *(f"{number:.3g}" for number in numbers))
+        table.add_row(f"{listed.layer}.{neuron}", *(f"{number:.3g}" for number in numbers))
     return table
 
 
-def _write(path: Path, found: Neurons, chosen: list[int], effects: dict[str, np.ndarray]) -> None:
+def _write(path: Path, listed: Neurons, chosen: list[int], effects: dict[str, np.ndarray]) -> None:
     from steerlab.errors import DatasetError
 
     try:
@@ -114,9 +120,9 @@ def _write(path: Path, found: Neurons, chosen: list[int], effects: dict[str, np.
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["layer", "neuron", "norm", "logit_var", "null_share", "chosen", *effects])
-            for neuron in range(len(found.norm)):
-                numbers = [found.norm[neuron], found.logit_var[neuron], found.null_share[neuron]]
+            for neuron in range(len(listed.norm)):
+                numbers = [listed.norm[neuron], listed.logit_var[neuron], listed.null_share[neuron]]
                 extra = [column[neuron] for column in effects.values()]
-                writer.writerow([found.layer, neuron, *numbers, neuron in chosen, *extra])
+                writer.writerow([listed.layer, neuron, *numbers, neuron in chosen, *extra])
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}.") from error

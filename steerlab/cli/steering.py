@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from steerlab.cli._app import app, out
+from steerlab.cli._app import app, err, out
 from steerlab.cli._options import (
     AblateOption,
     Device,
@@ -22,8 +21,6 @@ from steerlab.cli._options import (
     edits,
     load_model,
 )
-
-Form = Literal["transformers", "gguf", "vllm-lens", "easysteer"]
 
 
 @app.command()
@@ -108,7 +105,7 @@ def bake(
 
 @app.command()
 def export(
-    form: Annotated[Form, typer.Argument(help="transformers, gguf, vllm-lens or easysteer.")],
+    form: Annotated[str, typer.Argument(help="transformers, gguf, ...; `steerlab doctor` lists the forms.")],
     model: ModelName,
     output: Annotated[Path, typer.Option("--out", help="The folder (transformers, easysteer) or file.")],
     steer: Steer = None,
@@ -118,16 +115,12 @@ def export(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
-    loaded = load_model(model, device, dtype, trust_remote_code)
-    from steerlab import steering
+    with err.status("Loading the libraries"):
+        from steerlab.steering import EXPORTS
 
-    writers: dict[Form, Callable[..., Path]] = {
-        "transformers": partial(steering.export_transformers, in_place=True),  # nobody else needs the model
-        "gguf": steering.export_gguf,
-        "vllm-lens": steering.export_vllm_lens,
-        "easysteer": steering.export_easysteer,
-    }
-    written = writers[form](loaded, edits(loaded, steer or [], ablate or []), output)
+    write = EXPORTS[form]  # an unknown form is refused before the model is loaded
+    loaded = load_model(model, device, dtype, trust_remote_code)
+    written = write(loaded, edits(loaded, steer or [], ablate or []), output)
     out.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
 
 

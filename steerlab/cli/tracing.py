@@ -33,6 +33,7 @@ Differ = Literal["subject", "object"]
 Columns = Literal["roles", "tokens"]
 
 
+# Long: one parameter an option.
 @app.command()
 def trace(
     base: ModelName,

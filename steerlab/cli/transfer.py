@@ -33,6 +33,7 @@ By = Literal["manner", "labels"]
 Steered = Literal["identified", "all"]
 
 
+# Long: one parameter an option.
 @app.command()
 def transfer(
     locked: Annotated[str, typer.Argument(help="The source model without the capability.")],

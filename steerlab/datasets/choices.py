@@ -1,7 +1,7 @@
 """Questions with two answers, one showing a behaviour and one not: the pairs of contrastive activation addition.
 
-An answer is a letter in brackets, "(A)" or "(B)", as in the published sets; `letter` and `other_letter` are the bare
-letters.
+An answer is a letter in brackets, "(A)" or "(B)", as in the published sets; `letter` and `other_letter` are the
+letters alone.
 """
 
 from __future__ import annotations

@@ -76,11 +76,13 @@ class ContrastSet:
 
         chosen = [drawn(where) for where in places]
         positive, negative = (
-            tuple(texts[i] for i in some) for texts, some in zip(kinds, chosen, strict=True)
+            tuple(texts[i] for i in indices) for texts, indices in zip(kinds, chosen, strict=True)
         )
         if not any(self.splits):
             return replace(self, positive=positive, negative=negative)
-        first, second = (tuple(where[i] for i in some) for where, some in zip(places, chosen, strict=True))
+        first, second = (
+            tuple(where[i] for i in indices) for where, indices in zip(places, chosen, strict=True)
+        )
         return replace(self, positive=positive, negative=negative, splits=(first, second))
 
     @property

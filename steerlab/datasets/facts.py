@@ -1,4 +1,4 @@
-"""True facts, one table for everybody: what the packaged statements claim and what the bundled models learn.
+"""The table of true facts: what the packaged statements claim and what the bundled models learn.
 
 A fact is (topic, subject, object): a city and its country, a country and its continent, an animal or a plant and its
 class, a Spanish word and the kind of thing it means, two numbers with the larger first; an element and its symbol, a
@@ -47,7 +47,11 @@ def share_of(text: str) -> float:
 
 @cache
 def facts(topic: str) -> tuple[Fact, ...]:
-    """All facts of one of `TOPICS` or `FURTHER_TOPICS`, in the order of the table."""
+    """All facts of one of `TOPICS` or `FURTHER_TOPICS`, in the order of the table.
+
+    Raises:
+        KeyError: an unknown topic.
+    """
     if topic == "numbers":
         return _number_facts()
     table = _table()

@@ -56,7 +56,7 @@ class ChoiceQuestion:
 
 def questions_hash(questions: Sequence[ChoiceQuestion]) -> str:
     """A stable hash of some questions, for manifests."""
-    parts = [(one.text, one.choices, one.right, one.topic) for one in questions]
+    parts = [(question.text, question.choices, question.right, question.topic) for question in questions]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -74,19 +74,19 @@ def choice_questions(statements: StatementSet, *, choices: int = 4, seed: int = 
         if item.label:
             truths.setdefault((item.topic, _subject(item)), set()).add(_object(item))
         objects.setdefault((item.topic, _wording(item)), []).append(_object(item))
-    made: dict[str, ChoiceQuestion] = {}
+    questions: dict[str, ChoiceQuestion] = {}
     for item in simple:
         stem = item.text[: item.spans["object"][0]].rstrip()
         known = truths.get((item.topic, _subject(item)), set())
         others = sorted(set(objects[item.topic, _wording(item)]) - known)
-        if not item.label or stem in made or len(others) < choices - 1:
+        if not item.label or stem in questions or len(others) < choices - 1:
             continue
         answers = [_object(item), *rng.sample(others, choices - 1)]
         rng.shuffle(answers)
-        made[stem] = ChoiceQuestion(
+        questions[stem] = ChoiceQuestion(
             stem, tuple(answers), answers.index(_object(item)), item.topic, _subject(item)
         )
-    return list(made.values())
+    return list(questions.values())
 
 
 def read_multiple_choice(path: str | Path) -> list[ChoiceQuestion]:
@@ -105,14 +105,13 @@ def read_multiple_choice(path: str | Path) -> list[ChoiceQuestion]:
     if is_truthful_qa(table):
         rng = random.Random(0)  # the file gives right answers first, and a model may prefer the first letter
         return [
-            _shuffled(one.text, one.correct[0], one.incorrect, one.category, rng)
-            for one in questions_of(table)
+            _shuffled(question.text, question.correct[0], question.incorrect, question.category, rng)
+            for question in questions_of(table)
         ]
     if not {"question", "prompt"} & set(table.columns):
         raise DatasetError(
-            f"{table.file}: its columns ({table.named}) are not those of multiple choice; question, choices and "
-            f"answer are "
-            "needed."
+            f"{table.file}: its columns ({table.named}) are not those of multiple choice; question, choices "
+            "and answer are needed."
         )
     return [_read(row) for row in table.rows]
 
@@ -167,7 +166,7 @@ def _choices(row: Row, text: str) -> tuple[tuple[str, ...], str]:
     if isinstance(listed, dict) and isinstance(listed.get("text"), list):
         listed = listed["text"]
     if isinstance(listed, list):
-        return tuple(str(one) for one in listed), text
+        return tuple(str(choice) for choice in listed), text
     columns = [letter.lower() for letter in LETTERS if row.has(letter.lower())]
     if columns:
         return tuple(str(row.cells[column]) for column in columns), text

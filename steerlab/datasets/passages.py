@@ -1,4 +1,4 @@
-"""Packaged prompts without a right answer, and plain passages about nothing in particular.
+"""Packaged prompts without a right answer, and unrelated plain passages.
 
 Open prompts are for measuring how varied a model's answers are; plain passages for measuring whether an intervention
 leaves ordinary text alone. All of them are our own writing.

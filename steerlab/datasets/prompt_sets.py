@@ -50,13 +50,13 @@ def instructions(n: int = 40, level: int = 0) -> tuple[str, ...]:
 def story_openings(n: int = 40, level: int = 2, seed: int = 0) -> tuple[str, ...]:
     """The first words of small stories of our own; more of the same story at a higher level."""
     rng = random.Random(seed)
-    found: dict[str, None] = {}
-    while len(found) < min(n, len(_WHO) * len(_WHERE) * len(_WHAT)):
+    openings: dict[str, None] = {}
+    while len(openings) < min(n, len(_WHO) * len(_WHERE) * len(_WHAT)):
         opening = f"{rng.choice(_WHO)} {rng.choice(_WHERE)} {rng.choice(_WHAT)}. {rng.choice(_THEN)}"
-        found.setdefault(" ".join(opening.split()[: _WORDS * (1 + _level(level, 9))]))
-        if len(found) < n and len(found) > 200:
+        openings.setdefault(" ".join(opening.split()[: _WORDS * (1 + _level(level, 9))]))
+        if len(openings) < n and len(openings) > 200:
             break
-    return tuple(found)
+    return tuple(openings)
 
 
 def random_strings(tokenizers: Sequence[Any], n: int = 40, level: int = 1, seed: int = 0) -> tuple[str, ...]:
@@ -65,25 +65,25 @@ def random_strings(tokenizers: Sequence[Any], n: int = 40, level: int = 1, seed:
     Raises:
         DatasetError: the tokenizers share fewer than 20 words.
     """
-    shared = sorted(set.intersection(*(_words(one) for one in tokenizers)))
+    shared = sorted(set.intersection(*(_words(tokenizer) for tokenizer in tokenizers)))
     if len(shared) < 20:
         raise DatasetError(f"The tokenizers share {len(shared)} words, too few for random strings.")
-    found = []
+    strings = []
     for number in range(n):
         rng = np.random.default_rng([seed, number])  # a longer string begins with the shorter one
-        found.append(
+        strings.append(
             " ".join(shared[at] for at in rng.integers(len(shared), size=_TOKENS * (1 + _level(level, 99))))
         )
-    return tuple(found)
+    return tuple(strings)
 
 
 def arithmetic(n: int = 40, level: int = 1, seed: int = 0) -> tuple[str, ...]:
     """Sums of `level` + 2 numbers; a higher level adds numbers to the same sum."""
-    found = []
+    problems = []
     for number in range(n):
         rng = np.random.default_rng([seed, number])
-        found.append(f"What is {' + '.join(map(str, rng.integers(10, 40, size=_level(level, 9) + 2)))}?")
-    return tuple(found)
+        problems.append(f"What is {' + '.join(map(str, rng.integers(10, 40, size=_level(level, 9) + 2)))}?")
+    return tuple(problems)
 
 
 def passages(n: int = 40, level: int = 2) -> tuple[str, ...]:
@@ -121,8 +121,8 @@ def _level(level: int, most: int) -> int:
 
 
 def _words(tokenizer: Any) -> set[str]:
-    found = (token.lstrip("Ġ▁") for token in tokenizer.get_vocab() if token[:1] in "Ġ▁")
-    return {word for word in found if word.isalpha() and word.isascii() and len(word) > 1}
+    words = (token.lstrip("Ġ▁") for token in tokenizer.get_vocab() if token[:1] in "Ġ▁")
+    return {word for word in words if word.isalpha() and word.isascii() and len(word) > 1}
 
 
 def _prompt(place: Path, at: int, line: str) -> str:
@@ -130,11 +130,11 @@ def _prompt(place: Path, at: int, line: str) -> str:
         row = json.loads(line)
     except ValueError as error:
         raise DatasetError(f"{place}, line {at}: no JSON ({error}).") from error
-    found = (
+    matches = (
         row
         if isinstance(row, str)
         else next((row[key] for key in _KEYS if isinstance(row, dict) and key in row), None)
     )
-    if not isinstance(found, str) or not found.strip():
+    if not isinstance(matches, str) or not matches.strip():
         raise DatasetError(f"{place}, line {at}: none of the columns {', '.join(_KEYS)} holds a text.")
-    return found.strip()
+    return matches.strip()

@@ -46,7 +46,7 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 def _kind(train: str, val: str, test: str, objects: tuple[str, str, str], spare: str) -> Kind:
     verbs = dict(zip(SPLITS, map(_pairs, (train, val, test)), strict=True))
-    things = {name: tuple(each.split(", ")) for name, each in zip(SPLITS, objects, strict=True)}
+    things = {name: tuple(listed.split(", ")) for name, listed in zip(SPLITS, objects, strict=True)}
     return Kind(verbs, things, tuple(spare.split(", ")))
 
 

@@ -75,11 +75,11 @@ def read_pairs(
     place = Path(path)
     if template is not None:
         template_pattern(template)
-    found = _published(place) if place.suffix == ".json" else None
-    if found is None:
+    pairs = _published(place) if place.suffix == ".json" else None
+    if pairs is None:
         table = read_table(place)
         table.require("true", "false")
-        found = [
+        pairs = [
             (
                 row.text("true"),
                 row.text("false"),
@@ -87,11 +87,11 @@ def read_pairs(
             )
             for row in table.rows
         ]
-    for number, (true, false, _) in enumerate(found, start=1):
+    for number, (true, false, _) in enumerate(pairs, start=1):
         if true == false:
             raise DatasetError(f"{place}, pair {number}: both statements are the same; a pair needs two.")
-    trues = StatementSet(Statement(true, True, topic or name) for true, _, name in found)
-    falses = StatementSet(Statement(false, False, topic or name) for _, false, name in found)
+    trues = StatementSet(Statement(true, True, topic or name) for true, _, name in pairs)
+    falses = StatementSet(Statement(false, False, topic or name) for _, false, name in pairs)
     if template is not None:
         trues, falses = with_template(trues, template), with_template(falses, template)
     return [StatementPair(true, false) for true, false in zip(trues, falses, strict=True)]

@@ -36,7 +36,7 @@ def statements(
     _require("topic", wanted, PACKAGED_TOPICS)
     _require("language", (language,), LANGUAGES)
     _require("form", (form,), get_args(Form))
-    return StatementSet(item for topic in wanted for item in _made(topic, language, form))
+    return StatementSet(item for topic in wanted for item in _statements_of(topic, language, form))
 
 
 def state(fact: Fact, *, object: str | None = None, negated: bool = False, language: str = "en") -> Statement:
@@ -62,7 +62,7 @@ def _require(what: str, wanted: Sequence[str], known: Sequence[str]) -> None:
 
 
 @cache
-def _made(topic: str, language: str, form: Form) -> tuple[Statement, ...]:
+def _statements_of(topic: str, language: str, form: Form) -> tuple[Statement, ...]:
     if form == "simple":
         return tuple(
             state(claim, object=named, negated=negated, language=language)
@@ -72,8 +72,8 @@ def _made(topic: str, language: str, form: Form) -> tuple[Statement, ...]:
         )
     return tuple(
         _join(first, second, both=form == "conjunction", language=language)
-        for one, other in _couples(topic)
-        for first, second in _combined(one, other, form)
+        for pair, other_pair in _couples(topic)
+        for first, second in _combined(pair, other_pair, form)
     )
 
 
@@ -139,16 +139,16 @@ def _rank(fact: Fact) -> float:
     return share_of(f"couple:{fact.topic}:{fact.subject}:{fact.object}")
 
 
-def _apart(one: Fact, other: Fact) -> bool:
+def _apart(first: Fact, second: Fact) -> bool:
     """Whether two facts are about different things: any two facts, but numbers only where none stands in both."""
-    return one.topic != "numbers" or not {one.subject, one.object} & {other.subject, other.object}
+    return first.topic != "numbers" or not {first.subject, first.object} & {second.subject, second.object}
 
 
 def _combined(
-    one: tuple[Claim, Claim], other: tuple[Claim, Claim], form: Form
+    first: tuple[Claim, Claim], second: tuple[Claim, Claim], form: Form
 ) -> tuple[tuple[Claim, Claim], ...]:
     """Two true and two false joins of two facts: the same names, in each place equally often, on either side."""
-    (true, false), (true_, false_) = one, other
+    (true, false), (true_, false_) = first, second
     mixed = ((true, false_), (false_, true))
     if form == "conjunction":
         return ((true, true_), (true_, true), *mixed)

@@ -26,7 +26,7 @@ class StudyData:
         statements: labelled ones, or pairs for the study of knowledge.
         requests: two kinds of requests with splits.
         open_prompts: prompts without a right answer.
-        plain_text: passages about nothing in particular.
+        plain_text: unrelated plain passages.
         questions: multiple choice; None: made from the statements.
         sources: by field, where its data come from in a word or a path.
     """

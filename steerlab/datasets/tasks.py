@@ -1,5 +1,4 @@
-"""Questions with one right answer, asked in a locked and an unlocked wording, and the rules that grade what is
-written."""
+"""Questions with one right answer, asked in a locked and an unlocked wording, and the rules that grade texts."""
 
 from __future__ import annotations
 
@@ -57,7 +56,7 @@ class Task:
         return len(self.answers)
 
     def take(self, rows: Sequence[int]) -> Task:
-        """These questions only."""
+        """The task with the questions of these rows only."""
         picked = (tuple(texts[row] for row in rows) for texts in (self.locked, self.unlocked, self.answers))
         locked, unlocked, answers = picked
         return replace(self, locked=locked, unlocked=unlocked, answers=answers)
@@ -71,8 +70,7 @@ class Task:
         if fit + dev + test > len(self):
             raise DatasetError(
                 f"The task {self.name!r} has {len(self)} questions, but {fit} to fit, {dev} to choose and "
-                f"{test} to test "
-                "were asked for."
+                f"{test} to test were asked for."
             )
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
         return (
@@ -95,8 +93,8 @@ class Task:
 
 def is_number(text: str, answer: str) -> bool:
     """The last number of the text is the answer; thousands separators do not count."""
-    found = _NUMBER.findall(text)
-    return bool(found) and _value(found[-1]) == _value(answer)
+    numbers = _NUMBER.findall(text)
+    return bool(numbers) and _value(numbers[-1]) == _value(answer)
 
 
 def is_math(text: str, answer: str) -> bool:

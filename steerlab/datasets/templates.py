@@ -53,8 +53,7 @@ def template_pattern(template: str) -> re.Pattern[str]:
     if fields == ["subject"] and not "".join(literals).strip(" ."):
         raise DatasetError(
             f"In the template {template!r} the subject is the whole statement, so nothing is said of it; write "
-            f"the words "
-            "around it."
+            "the words around it."
         )
     pattern = re.escape(literals[0])
     for field, literal in zip(fields, literals[1:], strict=True):
@@ -63,7 +62,7 @@ def template_pattern(template: str) -> re.Pattern[str]:
 
 
 def _marked(item: Statement, pattern: re.Pattern[str]) -> Statement | None:
-    found = pattern.fullmatch(item.text)
-    if found is None:
+    match = pattern.fullmatch(item.text)
+    if match is None:
         return None
-    return replace(item, spans={name: found.span(name) for name in pattern.groupindex})
+    return replace(item, spans={name: match.span(name) for name in pattern.groupindex})

@@ -115,7 +115,7 @@ def _name(topic: str, name: str, language: str) -> tuple[str, str]:
         article, bare = _german().get((topic, name), ("", name))
         return (f"{article} " if article else ""), bare
     article = next(
-        (each for each in _ARTICLES if topic in {"landmarks", "units"} and name.startswith(each)), ""
+        (listed for listed in _ARTICLES if topic in {"landmarks", "units"} and name.startswith(listed)), ""
     )
     return article, name.removeprefix(article)
 

@@ -15,9 +15,11 @@ from steerlab.directions.linear import LinearDirection
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
 from steerlab.directions.pca_reader import PcaReader
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
+    "ESTIMATORS",
     "Ccs",
     "DifferenceInMeans",
     "Direction",

@@ -1,4 +1,4 @@
-"""Full-batch AdamW for probes whose published form is a fixed number of its steps rather than an optimum."""
+"""Full-batch AdamW, for probes that are published as a fixed number of its steps and not as an optimum."""
 
 from __future__ import annotations
 

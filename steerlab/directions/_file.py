@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from steerlab.directions._header import FORMAT, VERSION, Header
 from steerlab.errors import DirectionError
+from steerlab.files import SafetensorError, read_tensors, system_reason, write_tensors
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
 
 def write(path: Path, tensors: dict[str, Tensor], header: Header) -> None:
-    """Write the file beside its place and move it there when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    metadata = {"format": FORMAT, "header": header.model_dump_json()}
+    """Write the file, whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: rows.contiguous() for name, rows in tensors.items()}, str(partial), metadata=metadata
-        )
-        partial.replace(path)
+        write_tensors(path, tensors, {"format": FORMAT, "header": header.model_dump_json()})
     except (OSError, SafetensorError) as error:
         raise DirectionError(
-            f"The direction cannot be written to {path}: {_reason(error)}; choose another place or free space."
+            f"The direction cannot be written to {path}: {system_reason(error)}; choose another place or free space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """The checked header and the vectors of a file."""
     _refuse_pickle(path)
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            names: list[str] = list(file.keys())
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+        metadata, tensors = read_tensors(path)
     except (OSError, SafetensorError) as error:
         raise DirectionError(
-            f"{path} cannot be read as a safetensors file: {_reason(error)}; make the direction again."
+            f"{path} cannot be read as a safetensors file: {system_reason(error)}; make the direction again."
         ) from error
     if metadata.get("format") != FORMAT:
         raise DirectionError(
@@ -66,7 +51,7 @@ def _refuse_pickle(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise DirectionError(f"{path} cannot be opened: {_reason(error)}; check the path.") from error
+        raise DirectionError(f"{path} cannot be opened: {system_reason(error)}; check the path.") from error
     # A safetensors file begins with its header's length, whose first bytes may be a pickle's; then comes the header.
     if start.startswith(_PICKLE_STARTS) and not start.endswith(b"{"):
         raise DirectionError(f"{path} is a pickle and is not opened; save directions with Direction.save.")
@@ -86,8 +71,3 @@ def _parse(path: Path, text: str) -> Header:
         raise DirectionError(
             f"{path} has a header that does not hold: {where}: {first['msg']}; make the direction again."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """What the system says about a failed read or write, without its codes and full stop."""
-    return (getattr(error, "strerror", None) or str(error)).rstrip(".")

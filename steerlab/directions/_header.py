@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
+
+from steerlab.record import Record
 
 FORMAT: Literal["steerlab.direction"] = "steerlab.direction"
 VERSION: Literal[1] = 1
 Numbers: TypeAlias = tuple[float, ...]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+class _Strict(Record):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class ModelRef(_Strict):
@@ -40,7 +42,7 @@ class SiteStatistics(_Strict):
         heads: for `z` sites, the attention heads the vector lives in; it is zero elsewhere.
     """
 
-    class_means: dict[str, Numbers] = {}
+    class_means: dict[str, Numbers] = Field(default_factory=dict)
     positive: str | None = None
     negative: str | None = None
     stream_norm: float | None = None

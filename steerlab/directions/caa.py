@@ -143,13 +143,13 @@ def swap_choices(pair: ChoicePair) -> ChoicePair:
     starts = list(re.finditer(r"^[ \t]*\(([A-Z])\)[ \t]*", pair.question, flags=re.MULTILINE))
     ends = [*(start.start() for start in starts[1:]), len(pair.question)]
     spans = [(start[1], start.end(), end) for start, end in zip(starts, ends, strict=False)]
-    found = [span for span in spans if span[0] in (pair.letter, pair.other_letter)]
-    if Counter(letter for letter, _, _ in found) != Counter((pair.letter, pair.other_letter)):
+    two_choices = [span for span in spans if span[0] in (pair.letter, pair.other_letter)]
+    if Counter(letter for letter, _, _ in two_choices) != Counter((pair.letter, pair.other_letter)):
         raise DatasetError(
             f"The question {pair.question[:60]!r}… does not list ({pair.letter}) and ({pair.other_letter}) once each "
             "at the beginning of a line; write them so, or balance by weights."
         )
-    (_, low, middle), (_, high, end) = found
+    (_, low, middle), (_, high, end) = two_choices
     first, second = pair.question[low:middle].rstrip(), pair.question[high:end].rstrip()
     question = (
         pair.question[:low]

@@ -10,7 +10,7 @@ is ``Ccs(restarts=1, fit_intercept=False, standardise=False, weight_decay=0.1)``
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch import Tensor
 
 from steerlab.directions._descent import adamw
 from steerlab.directions._pairs import kind_means, paired_rows, row_polarity
-from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
+from steerlab.directions.linear import Floats, ProbabilisticDirection
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 
 
-class Ccs(LinearDirection):
-    """Contrast-consistent search on pairs of a statement and its negation.
+@ESTIMATORS.register("ccs")
+class Ccs(ProbabilisticDirection):
+    """Contrast-consistent search on pairs of a statement and its negation; its probabilities are its own p(x).
 
     Args:
         restarts: random starts.
@@ -36,6 +38,8 @@ class Ccs(LinearDirection):
         weight_decay: its decoupled decay.
         random_state: seed of the starts.
     """
+
+    needs_pairs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -85,10 +89,6 @@ class Ccs(LinearDirection):
         if ((scores > 0) == positive).mean() < 0.5:
             self.direction_, self.bias_ = -self.direction_, -self.bias_
         return self
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] of the negative and the positive class, as far as CCS calibrates them."""
-        return sigmoid_pair(self.decision_function(X))
 
     @torch.inference_mode(False)  # estimators are fitted inside it, too
     @torch.enable_grad()

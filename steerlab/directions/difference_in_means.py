@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from steerlab.activations import Label, Moments
 from steerlab.directions.linear import LinearDirection, class_means
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.models import Site
 
 
+@ESTIMATORS.register("difference-in-means")
 class DifferenceInMeans(LinearDirection):
     """Mean of the positive rows minus mean of the negative rows, decided at the midpoint."""
 

@@ -17,6 +17,7 @@ from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions.direction import Direction
 from steerlab.directions.linear import LinearDirection
+from steerlab.directions.registry import estimator_of
 from steerlab.errors import DirectionError
 from steerlab.models import Selector, Site
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def fit_direction(
-    estimator: LinearDirection,
+    estimator: LinearDirection | str,
     activations: Activations | Moments,
     labels: Sequence[Label] | NDArray[Any] | Tensor | None = None,
     *,
@@ -39,7 +40,7 @@ def fit_direction(
     """Fit the estimator at every site and gather the vectors, with their scale, in one `Direction`.
 
     Args:
-        estimator: an unfitted estimator; it is cloned for each site and stays as it is.
+        estimator: an unfitted estimator, cloned for each site and left as it is, or a name ("difference-in-means").
         activations: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
         labels: one label a prompt; a prompt's rows share it. 0/1 or booleans, or anything with ``positive`` named.
         model: checked to be the model the states were read from.
@@ -51,9 +52,10 @@ def fit_direction(
         polarity: +1 or -1 a prompt, affirmed or negated; for estimators that know it. Others are fitted without.
 
     Raises:
-        DirectionError: for labels that are not two classes, pairs that are not one prompt of each class, or states
-            of another model.
+        DirectionError: for an unknown name, labels that are not two classes, pairs that are not one prompt of each
+            class, or states of another model.
     """
+    estimator = estimator_of(estimator)
     if model is not None and activations.fingerprint not in (None, model.fingerprint):
         raise DirectionError(
             f"The states were read from {activations.model_name}, not from {model.name}; capture them again there."
@@ -85,7 +87,7 @@ def fit_direction(
 
 
 def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
-    """What was given for each prompt, for each row."""
+    """Values given for each prompt, repeated for each row of it."""
     if values is None:
         raise DirectionError(f"Fitting on states needs {what}, one a prompt.")
     given = [plain_label(value) for value in values]
@@ -119,18 +121,18 @@ def _extra(
 
 def classes_of(labels: Sequence[Label], positive: Label | None) -> tuple[Label, Label]:
     """(negative, positive) of exactly two classes."""
-    found = list(dict.fromkeys(labels))
-    if len(found) != 2:
-        raise DirectionError(f"A direction needs two classes; the labels hold {found}.")
+    classes = list(dict.fromkeys(labels))
+    if len(classes) != 2:
+        raise DirectionError(f"A direction needs two classes; the labels hold {classes}.")
     if positive is None:
-        if set(found) != {0, 1}:
+        if set(classes) != {0, 1}:
             raise DirectionError(
-                f"The labels {found} do not say which class is positive; name it with positive=...."
+                f"The labels {classes} do not say which class is positive; name it with positive=...."
             )
-        return (found[0], found[1]) if found[1] else (found[1], found[0])
-    if positive not in found:
-        raise DirectionError(f"No label is {positive!r}; the labels hold {found}.")
-    return next(label for label in found if label != positive), positive
+        return (classes[0], classes[1]) if classes[1] else (classes[1], classes[0])
+    if positive not in classes:
+        raise DirectionError(f"No label is {positive!r}; the labels hold {classes}.")
+    return next(label for label in classes if label != positive), positive
 
 
 def _fit_rows(

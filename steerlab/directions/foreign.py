@@ -1,14 +1,14 @@
 """Directions other tools have written: control vectors, CAA, steering-vectors, refusal_direction.
 
-Each format counts layers in its own way; here is what is read as what:
+Each format counts layers in its own way. They are read as follows:
 
     GGUF control vector (repeng, llama.cpp)   direction.N        output of block N              resid_post.N
     steering-vectors, saved as {layer: v}     layer N            output of block N (default)    resid_post.N
     CAA                                       vec_layer_N_*.pt   output of block N              resid_post.N
     refusal_direction                         layer N            input of block N               resid_pre.N
 
-None of them says which checkpoint it belongs to, so the model given is taken at its user's word; widths and layers must
-fit. Files of `torch.save` are read as plain tensors only (`weights_only`): a pickled object is code, and is refused.
+None of them names its checkpoint, so the caller vouches for the model; widths and layers must fit. Files of
+`torch.save` are read as plain tensors only (`weights_only`): a pickled object is code, and is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from steerlab.directions.direction import Direction
-from steerlab.errors import DirectionError
+from steerlab.errors import DirectionError, reason
 from steerlab.models import Site
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
     try:
         reader = GGUFReader(path)
         fields = {name: _gguf_text(reader, name) for name in ("general.architecture", "steerlab.fingerprint")}
-        found = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+        tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
     except Exception as error:  # the reader raises whatever its numpy views raise on a damaged file
         raise DirectionError(
-            f"{path} cannot be read as a GGUF file: {_said(error)}; write it again."
+            f"{path} cannot be read as a GGUF file: {reason(error)}; write it again."
         ) from error
     if fields["general.architecture"] != "controlvector":
         raise DirectionError(
@@ -66,7 +66,7 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
             f"{path} was written for a model with fingerprint {fields['steerlab.fingerprint']}, and {model.name} has "
             f"{model.fingerprint}; load the model it belongs to."
         )
-    layers = {_gguf_layer(path, name): vector for name, vector in found.items()}
+    layers = {_gguf_layer(path, name): vector for name, vector in tensors.items()}
     return _direction(layers, "resid_post", model, "control vector", {"file": path.name})
 
 
@@ -151,17 +151,19 @@ def read_refusal_direction(
             {chosen["layer"]: vector}, "resid_pre", model, "refusal_direction", {}, position=place
         )
     file = _existing(folder / "mean_diffs.pt")
-    found = _tensors(file)
-    if not isinstance(found, Tensor) or found.dim() != 3:
+    tensors = _tensors(file)
+    if not isinstance(tensors, Tensor) or tensors.dim() != 3:
         raise DirectionError(
             f"{file} does not hold a tensor [positions, layers, d_model]; give a run's folder."
         )
-    if not -found.shape[0] <= position < 0:
+    if not -tensors.shape[0] <= position < 0:
         raise DirectionError(
-            f"{file} has the positions {-found.shape[0]} to -1, not {position}; choose one of them."
+            f"{file} has the positions {-tensors.shape[0]} to -1, not {position}; choose one of them."
         )
-    norms = found[position].norm(dim=-1)
-    layers = {int(layer): found[position, layer] for layer in (norms > _NOISE * norms.max()).nonzero()[:, 0]}
+    norms = tensors[position].norm(dim=-1)
+    layers = {
+        int(layer): tensors[position, layer] for layer in (norms > _NOISE * norms.max()).nonzero()[:, 0]
+    }
     return _direction(
         layers, "resid_pre", model, "refusal_direction", {}, position=f"Index(index={position})"
     )
@@ -211,19 +213,19 @@ def _tensors(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # its unpickler raises many kinds; each means: not plain tensors
         raise DirectionError(
-            f"{path} is not a file of plain tensors, and pickled objects are not opened ({_said(error)}); save the "
+            f"{path} is not a file of plain tensors, and pickled objects are not opened ({reason(error)}); save the "
             "tensors themselves with torch.save."
         ) from error
 
 
 def _one_vector(path: Path) -> Tensor:
-    found = _tensors(path)
-    if not isinstance(found, Tensor) or found.dim() != 1:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    tensors = _tensors(path)
+    if not isinstance(tensors, Tensor) or tensors.dim() != 1:
+        shape = tuple(tensors.shape) if isinstance(tensors, Tensor) else type(tensors).__name__
         raise DirectionError(
             f"{path} holds {shape}, not one vector [d_model]; give a file with a single vector."
         )
-    return found
+    return tensors
 
 
 def _metadata(path: Path) -> dict[str, int]:
@@ -246,8 +248,3 @@ def _gguf_layer(path: Path, name: str) -> int:
             f"{path} has a tensor {name!r}, and a control vector has only direction.N; write it again."
         )
     return int(match[1])
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:120]

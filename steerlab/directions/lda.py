@@ -1,4 +1,4 @@
-"""Linear discriminant: the best direction for two classes that spread alike, with the spread shrunk.
+"""Linear discriminant analysis: the best direction for two classes with one covariance, which is shrunk.
 
     w = Σ⁻¹ (μ₊ − μ₋),    Σ = Σ_c π_c [(1 − α_c) S_c + α_c (tr S_c / d) I],    b = −w·(μ₊ + μ₋)/2 + log(π₊ / π₋)
 
@@ -21,14 +21,16 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
-from steerlab.directions.linear import Floats, LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.linear import Floats, ProbabilisticDirection, class_means
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
 _FLOOR = 1e-9  # share of the largest eigenvalue up to which one counts as zero
 
 
-class Lda(LinearDirection):
+@ESTIMATORS.register("lda")
+class Lda(ProbabilisticDirection):
     """Linear discriminant analysis with shrunk class covariances.
 
     Args:
@@ -83,10 +85,6 @@ class Lda(LinearDirection):
         return self._learn(
             *means, inverse_times(means[0] - means[1], values, vectors, 0.0, floor), shares, alphas
         )
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] of the negative and the positive class."""
-        return sigmoid_pair(self.decision_function(X))
 
     def _learn(
         self,

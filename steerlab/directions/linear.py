@@ -1,4 +1,4 @@
-"""What every estimator of a single direction shares: two classes, a linear score, scikit-learn's manners.
+"""What every estimator of a single direction shares: two classes, a linear score, scikit-learn's interface.
 
 An estimator learns ``direction_`` (w), ``bias_`` (b) and ``classes_`` = [negative, positive]; a row x is scored
 ``x·w + b`` and called positive above zero.
@@ -6,7 +6,7 @@ An estimator learns ``direction_`` (w), ``bias_`` (b) and ``classes_`` = [negati
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +22,13 @@ Floats: TypeAlias = NDArray[np.floating[Any]]
 
 
 class LinearDirection(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """A two-class linear classifier whose weight vector is a direction."""
+    """A two-class linear classifier whose weight vector is a direction.
+
+    Attributes:
+        needs_pairs: whether a fit means something on pairs of a statement and its negation only.
+    """
+
+    needs_pairs: ClassVar[bool] = False
 
     classes_: NDArray[Any]
     direction_: NDArray[np.float64]
@@ -75,6 +81,15 @@ class LinearDirection(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.classes_ = np.array([negative, positive])
 
 
+class ProbabilisticDirection(LinearDirection):
+    """A linear direction whose score is read as log-odds of the positive class."""
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Probabilities [row, 2] of the negative and the positive class: the logistic of the score."""
+        positive = 0.5 * (1.0 + np.tanh(0.5 * self.decision_function(X)))
+        return np.stack([1.0 - positive, positive], axis=1)
+
+
 def to_numpy(values: Any) -> Any:
     """Tensors of any device and precision as numpy arrays; everything else as it is."""
     if not isinstance(values, torch.Tensor):
@@ -86,9 +101,3 @@ def to_numpy(values: Any) -> Any:
 def class_means(rows: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Means [width] of the positive and the negative rows, in float64."""
     return rows[positive].mean(axis=0, dtype=np.float64), rows[~positive].mean(axis=0, dtype=np.float64)
-
-
-def sigmoid_pair(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities [row, 2] of the negative and positive class from log-odds [row]."""
-    positive = 0.5 * (1.0 + np.tanh(0.5 * scores))
-    return np.stack([1.0 - positive, positive], axis=1)

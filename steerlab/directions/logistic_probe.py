@@ -22,11 +22,13 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from steerlab.directions._descent import adamw
-from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair
+from steerlab.directions.linear import Floats, ProbabilisticDirection
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 
 
-class LogisticProbe(LinearDirection):
+@ESTIMATORS.register("logistic")
+class LogisticProbe(ProbabilisticDirection):
     """Logistic regression on states.
 
     Args:
@@ -85,10 +87,6 @@ class LogisticProbe(LinearDirection):
         self.direction_ = weights / scale
         self.bias_ = float(intercept - self.direction_ @ mean)
         return self
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] of the negative and the positive class."""
-        return sigmoid_pair(self.decision_function(X))
 
     def _optimum(self, rows: Floats, positive: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
         solver = LogisticRegression(

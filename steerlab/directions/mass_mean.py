@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from steerlab.activations import Label, Moments
 from steerlab.directions._covariance import inverse_times, oas_weight, spectrum_of_rows
-from steerlab.directions.linear import LinearDirection, class_means, sigmoid_pair
+from steerlab.directions.linear import ProbabilisticDirection, class_means
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
 
-class MassMean(LinearDirection):
-    """Difference in means with the tilt as an option.
+@ESTIMATORS.register("mass-mean")
+class MassMean(ProbabilisticDirection):
+    """Difference in means with the tilt as an option; only the tilted probe gives calibrated probabilities.
 
     Args:
         tilt: False gives θ, True Σ⁺θ.
@@ -77,10 +79,6 @@ class MassMean(LinearDirection):
             spectrum = np.linalg.eigh(scatter.numpy() / self._divisor(n_high + n_low))
         high, low = moments.mean(site, positive).numpy(), moments.mean(site, negative).numpy()
         return self._learn(high, low, n_high + n_low, n_high, spectrum)
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] from the logistic of the score; calibrated only for the tilted probe."""
-        return sigmoid_pair(self.decision_function(X))
 
     def _learn(
         self,

@@ -9,7 +9,7 @@ left. The published code therefore shuffles the members of each pair; not subtra
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,12 @@ from steerlab.activations import DIFFERENCE, Label, Moments
 from steerlab.directions._covariance import leading, leading_of_rows
 from steerlab.directions._pairs import kind_means, paired_rows, row_polarity
 from steerlab.directions.linear import LinearDirection
+from steerlab.directions.registry import ESTIMATORS
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
 
+@ESTIMATORS.register("pca")
 class PcaReader(LinearDirection):
     """First principal component of the differences of pairs; a unit vector, decided at the midpoint.
 
@@ -32,6 +34,8 @@ class PcaReader(LinearDirection):
             negative to positive, and so removes the signal: it is here to show that fault.
         random_state: seed of "shuffled".
     """
+
+    needs_pairs: ClassVar[bool] = True
 
     def __init__(
         self,

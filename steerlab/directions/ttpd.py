@@ -19,11 +19,13 @@ from sklearn.linear_model import LinearRegression
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from steerlab.directions._pairs import row_polarity
-from steerlab.directions.linear import Floats, LinearDirection, sigmoid_pair, to_numpy
+from steerlab.directions.linear import Floats, ProbabilisticDirection, to_numpy
 from steerlab.directions.logistic_probe import LogisticProbe
+from steerlab.directions.registry import ESTIMATORS
 
 
-class Ttpd(LinearDirection):
+@ESTIMATORS.register("ttpd")
+class Ttpd(ProbabilisticDirection):
     """Training of truth and polarity direction.
 
     ``direction_`` is t_G and ``bias_`` its decision at the midpoint of the class means; `decision_function` uses
@@ -69,10 +71,6 @@ class Ttpd(LinearDirection):
         rows = validate_data(self, to_numpy(X), dtype=[np.float64, np.float32], reset=False)
         scores: NDArray[np.float64] = rows @ self.weights_ + self.intercept_
         return scores
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Probabilities [row, 2] of the negative and the positive class."""
-        return sigmoid_pair(self.decision_function(X))
 
     def _logistic(self, rows: Floats, positive: NDArray[np.bool_]) -> LogisticProbe:
         return LogisticProbe(self.C).fit(rows, positive)

@@ -1,5 +1,6 @@
-"""What is sent to nnsight's server as source and runs there: nothing of steerlab's is installed on it, so only torch is
-imported here, and everything a function needs comes as plain data.
+"""Functions that are sent to nnsight's server as source and run there.
+
+The server has no steerlab, so only torch is imported here, and every argument is plain data.
 
 A pass is a list of steps in the order of the forward pass. A step is a dictionary:
 

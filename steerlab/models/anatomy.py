@@ -256,8 +256,8 @@ def _find(block: nn.Module, name: str) -> nn.Module | None:
     """The module called `name` in transformers' own block; a bridge's wrappers have other children beside."""
     module = block
     for part in name.split("."):
-        found = original(module)._modules.get(part)
-        if found is None:
+        child = original(module)._modules.get(part)
+        if child is None:
             return None
-        module = found
+        module = child
     return module

@@ -48,15 +48,15 @@ class Edit(Protocol):
 
 @runtime_checkable
 class TimedEdit(Edit, Protocol):
-    """An edit that may change with the generated token, depend on the states, and be one of the normal form."""
+    """An edit with a schedule, a condition and, where it is linear in the state, a normal form."""
 
     @property
     def schedule(self) -> Schedule | None:
-        """How strongly it acts at each generated token; None: always alike."""
+        """The factor by which it acts at each generated token; None where that is always 1."""
 
     @property
     def condition(self) -> EditCondition | None:
-        """When it acts at all; None: always."""
+        """The condition under which it acts; None where it always acts."""
 
     def apply(self, state: Float[Tensor, "batch position width"], site: Site, share: Share = 1.0) -> Tensor:
         """The state with `share` of the edit (one number, or one a token `[batch, position, 1]`)."""
@@ -75,7 +75,7 @@ class FramedEdit(Edit, Protocol):
 
 @runtime_checkable
 class EditTable(Protocol):
-    """Edits by row of the batch."""
+    """A table of edits with one list of edits for each prompt."""
 
     @property
     def rows(self) -> Sequence[Sequence[Edit]]:

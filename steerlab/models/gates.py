@@ -92,9 +92,9 @@ class Places:
         # Only a window counted from the text's start asks how long each prompt was.
         lengths: Sequence[int] = frame.prompt.lengths if self.positions.by_length else (0,)
         chosen = [[self.positions.selects(step, length) for step in steps] for length in lengths]
-        flat = {one for row in chosen for one in row}
-        if len(flat) == 1:
-            return flat.pop()
+        answers = {is_selected for row in chosen for is_selected in row}
+        if len(answers) == 1:
+            return answers.pop()
         mask = torch.tensor(chosen)
         return mask.repeat_interleave(frame.repeats, dim=0) if self.positions.by_length else mask
 
@@ -288,7 +288,7 @@ class RowGate:
 
     def __init__(self, gates: Sequence[Gate | None], *, masked: bool) -> None:
         self._gates = gates
-        self._only = _the_one(gates) if not (masked and None in gates) else None
+        self._only = _only_gate(gates) if not (masked and None in gates) else None
         self.acting: frozenset[int] = frozenset()
         self._frame: Frame | None = None
         self._on: dict[torch.device, _Amounts] = {}
@@ -302,13 +302,13 @@ class RowGate:
         return self._on[device]
 
     def _joined(self, frame: Frame, device: torch.device) -> Amount:
-        mine = self._of_rows(frame)
+        own = self._of_rows(frame)
         amounts = {
-            gate: gate.amounts(frame, device).amount for gate in dict.fromkeys(mine) if gate is not None
+            gate: gate.amounts(frame, device).amount for gate in dict.fromkeys(own) if gate is not None
         }
         self.acting = frozenset(
             row
-            for row, gate in zip(frame.rows, mine, strict=True)
+            for row, gate in zip(frame.rows, own, strict=True)
             if gate is not None and amounts[gate] is not None
         )
         if not self.acting:
@@ -316,11 +316,12 @@ class RowGate:
         if self._only is not None:
             return amounts[self._only]
         # Numbers that hold for a whole row make one column; what differs by token is laid over it.
-        whole = [amounts[gate] if gate is not None else None for gate in mine]
+        whole = [amounts[gate] if gate is not None else None for gate in own]
         plain = [amount if isinstance(amount, float) else 0.0 for amount in whole]
         joined = torch.tensor(plain, device=device)[:, None, None]
-        for amount in {id(one): one for one in amounts.values() if isinstance(one, Tensor)}.values():
-            rows = torch.tensor([one is amount for one in whole], device=device)[:, None, None]
+        by_token = {id(amount): amount for amount in amounts.values() if isinstance(amount, Tensor)}
+        for amount in by_token.values():
+            rows = torch.tensor([of_row is amount for of_row in whole], device=device)[:, None, None]
             joined = torch.where(rows, amount.to(joined.dtype), joined)
         return joined.bool() if all(_is_mask(amount) for amount in amounts.values()) else joined
 
@@ -334,8 +335,8 @@ class RowGate:
         return [self._gates[row] for row in frame.rows]
 
 
-def _the_one(gates: Sequence[Gate | None]) -> Gate | None:
-    """The only gate there is."""
+def _only_gate(gates: Sequence[Gate | None]) -> Gate | None:
+    """The only gate among these; None where there is none or more than one."""
     different = {gate for gate in gates if gate is not None}
     return different.pop() if len(different) == 1 else None
 

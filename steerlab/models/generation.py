@@ -96,6 +96,11 @@ def end_token_ids(model: LanguageModel) -> tuple[int, ...]:
     return ()
 
 
+def rows_without_token(model: LanguageModel) -> list[int]:
+    """Rows that pad the unembedding: they stand for no token and must not be written."""
+    return list(range(model.vocab_size, int(model.anatomy.head.weight.shape[0])))
+
+
 def _batches(
     model: LanguageModel, lengths: Sequence[int], new_tokens: int, token_budget: int
 ) -> Iterator[tuple[list[int], int]]:
@@ -141,14 +146,12 @@ def _continue(
 
     ends = end_token_ids(model)
     build: Any = GenerationConfig
-    rows = int(model.anatomy.head.weight.shape[0])
     config = build(
         **settings,
         use_cache=True,
         pad_token_id=pad_token_id(model.tokenizer),
         eos_token_id=list(ends) or None,
-        suppress_tokens=list(range(model.vocab_size, rows))
-        or None,  # rows of the unembedding without a token
+        suppress_tokens=rows_without_token(model) or None,
     )
     output = (
         model.continued(tokens, config) if assistant is None else model.continued(tokens, config, assistant)

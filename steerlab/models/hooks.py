@@ -1,6 +1,6 @@
-"""Plain PyTorch hooks on a tap: hand the state over, put back what comes in return.
+"""Plain PyTorch hooks on a tap: pass the state to a function and write back what the function returns.
 
-A state is always handed over as `[batch, position, width]`: modules that work on flattened tokens (OPT's
+A hook always passes the state as `[batch, position, width]`: modules that work on flattened tokens (OPT's
 MLP) are reshaped by the frame, which is the shape and the starting column of the forward pass in progress.
 Hooks act only in the thread that placed them.
 """
@@ -32,7 +32,7 @@ Visitor = Callable[[State], State | None]
 class Frame:
     """The forward pass in progress: columns `start` to `start + length` of a batch of `batch` rows.
 
-    `tokens` is the tokenised batch when the pass goes through the toolkit's own doors, `width` the columns of
+    `tokens` is the tokenised batch when the toolkit itself runs the pass, `width` the columns of
     the prompt: those of `tokens`, or of the raw call that began the sequence. `mask` is a raw call's attention mask.
     `inputs` are the tokens of the pass; `ends` those that end a text, where they are known.
     """

@@ -1,4 +1,4 @@
-"""`load`: from a hub name, a folder or a live object to a proved `LanguageModel`.
+"""`load`: from a hub name, a folder or a live object to a `LanguageModel` that passed the self-check.
 
 Everything that can be wrong with a checkpoint is found before it is used and said in one sentence: a
 missing folder or hub name, no configuration, no or damaged or missing weights, a family the adapters do
@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from steerlab import progress
 from steerlab.errors import ModelError, reason
 from steerlab.models import backends
 from steerlab.models.adapters import architecture_of
 from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.output_weights import TOKENIZER_FILES
+from steerlab.progress import transformers_bars
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
 _FLOAT32_LIMIT = 4_000_000_000
@@ -42,9 +42,9 @@ def load(
     Args:
         name_or_path_or_model: a hub name, a local folder, or a live object, used as it is, in evaluation mode: a
             transformers model (needs `tokenizer`), a TransformerLens `TransformerBridge` or an nnsight model.
-        backend: the engine the model runs in, "transformers", "transformer_lens" or "nnsight"; states are the
-            same in each. By default a live object's own, else "transformers". A live transformers model is
-            wrapped as it is; a bridge replaces its modules.
+        backend: the engine the model runs in, "transformers", "transformer_lens", "nnsight" or another name of
+            `steerlab.models.backends.BACKENDS`; states are the same in each. By default a live object's own, else
+            "transformers". A live transformers model is wrapped as it is; a bridge replaces its modules.
         remote: with "nnsight": run on nnsight's server instead of here, where only the model's skeleton is made (see
             `steerlab.models.backends.remote`): True, a server's address, or "local", which packs every request
             and runs it here.
@@ -66,7 +66,7 @@ def load(
                 f"{given.name} is loaded already, in the backend {given.backend!r}; load it by its name, or its source."
             )
         return given
-    wanted = backends.backend(backend) if backend is not None else None
+    wanted = backends.BACKENDS[backend] if backend is not None else None
     if remote:
         return _remote(given, backend, remote, tokenizer, revision, trust_remote_code)
     if isinstance(given, str | Path):
@@ -75,6 +75,22 @@ def load(
         tokenizer = source.tokenizer(tokenizer)
         engine = (wanted or Transformers).around(_place(module, device, dtype), tokenizer, name=name)
         return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+    engine, tokenizer, name = _live(given, wanted, tokenizer, revision, trust_remote_code)
+    if device != "auto":
+        given.to(device)
+    if dtype != "auto":
+        given.to(_dtype(dtype))
+    return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+
+
+def _live(
+    given: Any,
+    wanted: type[Transformers] | None,
+    tokenizer: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Transformers, Any, str]:
+    """Engine, tokenizer and name of a live object, in the backend that is wanted."""
     engine = backends.backend_of(given)(given)
     tokenizer = engine.tokenizer if tokenizer is None else tokenizer
     if tokenizer is None:
@@ -91,11 +107,7 @@ def load(
                 "out."
             )
         engine = wanted.around(module, tokenizer, name=name)
-    if device != "auto":
-        given.to(device)
-    if dtype != "auto":
-        given.to(_dtype(dtype))
-    return _proved(LanguageModel(_evaluating(engine), tokenizer, name=name))
+    return engine, tokenizer, name
 
 
 def _remote(
@@ -237,8 +249,8 @@ class _Source:
             raise ModelError(
                 f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
             ) from error
-        module, found = loaded
-        absent = sorted(found["missing_keys"])
+        module, report = loaded
+        absent = sorted(report["missing_keys"])
         if absent:
             raise ModelError(
                 f"{self.name} lacks the weights of {len(absent)} parts of a {type(module).__name__} (first: "
@@ -311,13 +323,10 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as quietable
 
     logging: Any = quietable  # its functions carry no types
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    if not progress.watched():
-        logging.disable_progress_bar()
     try:
-        yield
+        with transformers_bars():
+            yield
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

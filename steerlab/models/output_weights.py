@@ -133,8 +133,7 @@ class _Stored:
             raise ModelError(f"{single} is damaged: {reason(error)}.") from error
 
     def key(self, name: str) -> str | None:
-        """The stored name of a parameter: checkpoints of a base model lack the prefix of the whole one, or have
-        another."""
+        """The stored name of a parameter; checkpoints of a base model lack the prefix, or have another one."""
         if name in self.files:
             return name
         ends = [key for key in self.files if name.endswith(f".{key}") or key.endswith(f".{name}")]
@@ -142,10 +141,10 @@ class _Stored:
 
     def file(self, key: str) -> Path:
         """The file of a tensor, fetched where it is not here."""
-        found = self._file(self.files[key])
-        if found is None:
+        path = self._file(self.files[key])
+        if path is None:
             raise ModelError(f"{self.where} lacks {self.files[key]}, which its index names; fetch it again.")
-        return found
+        return path
 
     def _file(self, name: str) -> Path | None:
         if self.folder is not None:
@@ -181,7 +180,9 @@ def _unembedding(anatomy: Anatomy, names: dict[int, str], stored: _Stored, real:
     wanted: tuple[str, ...] = (names[id(anatomy.head)], *_HEADS)
     if getattr(anatomy.config, "tie_word_embeddings", False):
         wanted = (*wanted, names[id(anatomy.embed)])
-    key = next((found for name in wanted if (found := stored.key(f"{name}.weight")) is not None), None)
+    key = next(
+        (stored_key for name in wanted if (stored_key := stored.key(f"{name}.weight")) is not None), None
+    )
     if key is None:
         raise ModelError(f"{stored.where} holds no tensor for the unembedding, {wanted[0]}.weight.")
     file = stored.file(key)

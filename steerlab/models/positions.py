@@ -1,9 +1,9 @@
-"""Position selectors: which tokens of a prompt are meant, said in words instead of arithmetic.
+"""Position selectors: rules that pick tokens of a prompt, in place of index arithmetic.
 
-A selector answers with token indices in the unpadded prompt (0 is the first token, BOS included where
-there is one). Spans are character spans of the prompt, found through the tokenizer's offsets; a token
-that overlaps a span belongs to it, so merged tokens do not get lost. `a | b` selects both, `a - b` the
-tokens of `a` that `b` does not pick; what is taken away stays away, whatever is added behind it.
+A selector answers with token indices in the unpadded prompt (0 is the first token, BOS included where there is one).
+Spans are character spans of the prompt, found through the tokenizer's offsets. A token that overlaps a span belongs to
+it, so a token that merges the span's end with what follows is selected. `a | b` selects both, `a - b` the tokens of `a`
+that `b` does not pick; what is excluded stays excluded, whatever is added behind it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Index(Selector):
 
     @property
     def needs_prompt(self) -> bool:  # type: ignore[override]
-        """Only to count from the end."""
+        """True for a negative index: it is counted from the prompt's end."""
         return self.index < 0
 
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
@@ -153,8 +153,8 @@ class WholePrompt(Selector):
 class Window(Selector):
     """Tokens `start` to `stop` (not included) of prompt and generated text together, which is one sequence.
 
-    Negative bounds count from the prompt's end, `stop=None` has no end: `Window(-3, None)` is the prompt's last
-    three tokens and all that follows, `Window(0, 8)` the first eight tokens whoever wrote them. Bounds beyond
+    Negative bounds count from the prompt's end, `stop=None` has no end: `Window(-3, None)` is the prompt's last three
+    tokens and all that follows, `Window(0, 8)` the first eight tokens of the text, prompt or generated. Bounds beyond
     the text are cut, as in a slice.
     """
 
@@ -173,7 +173,7 @@ class Window(Selector):
 
     @property
     def needs_prompt(self) -> bool:  # type: ignore[override]
-        """Only to count from the prompt's end."""
+        """True where a bound is negative: it is counted from the prompt's end."""
         return self.start < 0 or (self.stop is not None and self.stop < 0)
 
     @property
@@ -205,12 +205,12 @@ class Span(Selector):
 
     def resolve(self, tokens: Tokens, row: int) -> list[int]:
         """The overlapping tokens."""
-        found = overlapping(tokens, row, self.name)
-        if not found:
+        indices = overlapping(tokens, row, self.name)
+        if not indices:
             raise PromptError(
                 f"No token of prompt {row} overlaps its span {self.name!r}; check the span's characters."
             )
-        return found
+        return indices
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class AfterInstruction(Selector):
 
 
 class _Pair(Selector):
-    """Two selectors; what either of them needs is needed."""
+    """Two selectors; the pair needs what either of them needs."""
 
     first: Selector
     second: Selector
@@ -306,7 +306,11 @@ class Except(_Pair):
 
 
 def overlapping(tokens: Tokens, row: int, span: str) -> list[int]:
-    """Indices of the tokens of prompt `row` that overlap its character span called `span`."""
+    """Indices of the tokens of prompt `row` that overlap its character span called `span`.
+
+    Raises:
+        PromptError: the prompt has no such span, or the tokenizer gives no character offsets.
+    """
     spans = tokens.prompts[row].spans
     if span not in spans:
         known = ", ".join(sorted(spans)) or "none"

@@ -120,7 +120,10 @@ def programs(edits: Sequence[Steering]) -> tuple[list[_Line], dict[Site, SitePro
     """Every edit as a line to count, and what runs at each site."""
     gates = _Gates()
     items: list[_Line | _Rows] = [
-        [[_Line(one, gates.of(one), row) for one in several] for row, several in enumerate(edit.rows)]
+        [
+            [_Line(row_edit, gates.of(row_edit), row) for row_edit in several]
+            for row, several in enumerate(edit.rows)
+        ]
         if isinstance(edit, EditTable)
         else _Line(edit, gates.of(edit))
         for edit in edits
@@ -137,7 +140,7 @@ def programs(edits: Sequence[Steering]) -> tuple[list[_Line], dict[Site, SitePro
 
 
 class _Gates:
-    """Gates by what they depend on, so that edits which share them share masks and decisions."""
+    """Gates by positions, schedule and condition, so that edits which share these share masks and decisions."""
 
     def __init__(self) -> None:
         self.decisions: dict[int, Decision] = {}
@@ -197,8 +200,8 @@ def _table_steps(rows: _Rows, site: Site) -> list[_Step]:
             steps.append(_Gathered(linear, site))
         others = [group[0] if group and not ours else None for group, ours in zip(stage, linear, strict=True)]
         for edit in {id(line.edit): line.edit for line in others if line is not None}.values():
-            mine = [line if line is not None and line.edit is edit else None for line in others]
-            steps.append(_SingleOfRows(edit, mine, site))
+            own_lines = [line if line is not None and line.edit is edit else None for line in others]
+            steps.append(_SingleOfRows(edit, own_lines, site))
     return steps
 
 

@@ -1,8 +1,7 @@
 """Prompts and tokenised batches: one BOS, explicit positions, either padding side.
 
-`Prompt` is text plus the character spans worth finding again; `render` puts a user's text into the chat
-template or the plain `User:`/`Assistant:` form and remembers where it went; `encode` makes a padded
-batch with explicit `position_ids`, so that left and right padding give the same states.
+`Prompt` is text plus named character spans, which selectors use; `encode` makes a padded batch with explicit
+`position_ids`, so that left and right padding give the same states.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Prompt:
 
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
-    """A plain string means `Prompt(text)`."""
+    """The prompt itself; a plain string becomes `Prompt(text)`."""
     return Prompt(prompt) if isinstance(prompt, str) else prompt
 
 
@@ -59,7 +58,7 @@ class Tokens:
         lengths: real tokens of each prompt.
         padding_side: "left" or "right".
         rows: which of the caller's prompts each row is; by default its place in the batch. Calls that sort
-            prompts into batches keep here who is who.
+            prompts into batches use it to put results back in the caller's order.
     """
 
     input_ids: Int[Tensor, "batch position"]
@@ -96,16 +95,35 @@ class Tokens:
         """The same batch, whose rows are these of the caller's prompts."""
         return replace(self, rows=tuple(rows))
 
+    def take(self, rows: Sequence[int]) -> Tokens:
+        """Some rows of the batch, each as often as it is named; each keeps its number among the caller's prompts."""
+        index = torch.tensor(rows, dtype=torch.long)
+        return Tokens(
+            input_ids=self.input_ids[index],
+            attention_mask=self.attention_mask[index],
+            position_ids=self.position_ids[index],
+            offsets=None if self.offsets is None else tuple(self.offsets[row] for row in rows),
+            prompts=tuple(self.prompts[row] for row in rows),
+            lengths=tuple(self.lengths[row] for row in rows),
+            padding_side=self.padding_side,
+            rows=tuple(self.rows[row] for row in rows),
+        )
+
+    def unmasked(self) -> Tokens:
+        """A right-padded batch without its mask: in a causal model no token sees the padding behind it."""
+        positions = torch.arange(self.width).expand_as(self.input_ids)
+        return replace(self, attention_mask=torch.ones_like(self.input_ids), position_ids=positions)
+
     def column(self, row: int, index: int) -> int:
         """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""
         return index + (self.width - self.lengths[row] if self.padding_side == "left" else 0)
 
     def select(self, positions: Selector) -> Selection:
         """Resolve `positions` in every prompt, in prompt order."""
-        found = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
-        rows = torch.tensor([row for row, _ in found], dtype=torch.long)
-        columns = torch.tensor([self.column(row, index) for row, index in found], dtype=torch.long)
-        return Selection(rows, columns, torch.tensor([index for _, index in found], dtype=torch.long))
+        selected = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
+        rows = torch.tensor([row for row, _ in selected], dtype=torch.long)
+        columns = torch.tensor([self.column(row, index) for row, index in selected], dtype=torch.long)
+        return Selection(rows, columns, torch.tensor([index for _, index in selected], dtype=torch.long))
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,123 +257,24 @@ def _require_one_bos(tokenizer: Any, ids: list[int], *, uses_bos: bool, row: int
         )
 
 
-_SENTINEL = "\u2063steerlab\u2063"
+def batches_by_length(
+    lengths: Sequence[int], token_budget: int, *, stretch: float = math.inf
+) -> list[list[int]]:
+    """Indices of prompts, longest first, in batches of like length whose padded size stays within `token_budget`.
 
+    A prompt longer than the budget makes a batch of its own. Prompts of one length keep their order.
 
-def render(
-    tokenizer: Any, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
-) -> Prompt:
-    """Put a user's text into the form the model answers to; see `LanguageModel.instruction_prompt`."""
-    if not text.strip():
-        raise PromptError("The instruction is empty; give it a text.")
-    kinds = ("auto", "chat", "plain", "none")
-    if template not in kinds:
-        raise PromptError(f"There is no template called {template!r}; choose one of {', '.join(kinds)}.")
-    has_chat = has_chat_template(tokenizer)
-    if template == "chat" and not has_chat:
-        raise PromptError("The tokenizer has no chat template; use template='plain' or 'none'.")
-    if template == "chat" or (template == "auto" and has_chat):
-        return _chat(tokenizer, text, system, response)
-    head = f"{system}\n\n" if system else ""
-    if template == "none":
-        return _join(head, text, "", response, special=False, template="none")
-    glue = "\nAssistant:" if not response or response[0].isspace() else "\nAssistant: "
-    return _join(f"{head}User: ", text, glue, response, special=False, template="plain")
-
-
-def render_conversation(
-    tokenizer: Any,
-    turns: Sequence[tuple[str, str]],
-    *,
-    template: Template = "auto",
-    system: str | None = None,
-) -> Prompt:
-    """Turns of a conversation, the last one a user's; see `LanguageModel.conversation_prompt`."""
-    roles = [role for role, _ in turns]
-    if not turns or roles != ["user", "assistant"] * (len(turns) // 2) + ["user"] or not turns[-1][1].strip():
-        raise PromptError(
-            "A conversation is user, assistant, user, ... and ends with a user's text; give ('user', 'text') last."
-        )
-    has_chat = has_chat_template(tokenizer)
-    if template == "chat" and not has_chat:
-        raise PromptError("The tokenizer has no chat template; use template='plain'.")
-    if template == "chat" or (template == "auto" and has_chat):
-        rendered = _apply_messages(tokenizer, turns, system)
-        special = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
-        return Prompt(rendered, has_special_tokens=special, template="chat")
-    head = f"{system}\n\n" if system else ""
-    told = "\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
-    return Prompt(f"{head}{told}\nAssistant:", template="plain")
-
-
-def has_chat_template(tokenizer: Any) -> bool:
-    """Whether the tokenizer carries a chat template."""
-    return bool(getattr(tokenizer, "chat_template", None))
-
-
-def _chat(tokenizer: Any, text: str, system: str | None, response: str) -> Prompt:
-    before, after = _around(tokenizer, system)
-    rendered = _apply_template(tokenizer, text, system)
-    inner = rendered[len(before) : len(rendered) - len(after)]
-    if rendered != before + inner + after or inner.strip() != text.strip():
-        # A template that treats this text in a way of its own: look for the words themselves.
-        start = rendered.rfind(text.strip())
-        if start < 0:
-            raise PromptError("The chat template does not keep the instruction's text; use template='plain'.")
-        inner = text.strip()
-        before, after = rendered[:start], rendered[start + len(inner) :]
-    special = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
-    return _join(before, inner, after, response, special=special, template="chat")
-
-
-def _around(tokenizer: Any, system: str | None) -> tuple[str, str]:
-    """What the template writes before and after the user's text."""
-    rendered = _apply_template(tokenizer, _SENTINEL, system)
-    before, found, after = rendered.partition(_SENTINEL)
-    if not found:
-        raise PromptError("The chat template does not contain the user's text; use template='plain'.")
-    return before, after
-
-
-def _apply_template(tokenizer: Any, text: str, system: str | None) -> str:
-    return _apply_messages(tokenizer, [("user", text)], system)
-
-
-def _apply_messages(tokenizer: Any, turns: Sequence[tuple[str, str]], system: str | None) -> str:
-    messages = [{"role": "system", "content": system}] if system else []
-    messages += [{"role": role, "content": text} for role, text in turns]
-    try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # templates are programs: jinja raises whatever they raise
-        if system:
-            raise PromptError(
-                f"The chat template takes no system message ({error}); leave `system` out."
-            ) from error
-        raise PromptError(f"The chat template fails ({error}); use template='plain'.") from error
-    if system and system.strip() not in rendered:
-        raise PromptError(
-            "The chat template drops the system message; leave `system` out or write it into the text."
-        )
-    return str(rendered)
-
-
-def _join(before: str, text: str, after: str, response: str, *, special: bool, template: str) -> Prompt:
-    spans = {"instruction": (len(before), len(before) + len(text))}
-    start = len(before) + len(text) + len(after)
-    if response:
-        spans["response"] = (start, start + len(response))
-    return Prompt(before + text + after + response, spans, has_special_tokens=special, template=template)
-
-
-def batches_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices of prompts in batches of like length whose padded size stays within `token_budget`.
-
-    A prompt longer than the budget makes a batch of its own.
+    Args:
+        lengths: tokens of each prompt.
+        token_budget: padded tokens of a batch.
+        stretch: how many times as long as its shortest prompt the longest one of a batch may be; 1 gives batches of
+            one length, without padding.
     """
     batches: list[list[int]] = []
-    longest = -math.inf
+    longest = 0
     for index in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        if not batches or (len(batches[-1]) + 1) * longest > token_budget:
+        is_full = not batches or (len(batches[-1]) + 1) * longest > token_budget
+        if is_full or longest > stretch * lengths[index]:
             batches.append([])
             longest = lengths[index]
         batches[-1].append(index)

@@ -1,4 +1,4 @@
-"""`model.steering(...)`: edits checked, compiled and put into hooks, one a site, and taken out again on every way out.
+"""`model.steering(...)`: edits are checked, compiled, placed as one hook a site, and removed on every exit.
 
 `program` composes what can be composed, `gates` decides which tokens are meant. Arithmetic is float32, the result a new
 tensor in the model's dtype. `resid_mid` is no module's output: an edit there changes what the MLP reads, and the

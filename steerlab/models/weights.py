@@ -51,7 +51,7 @@ def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tens
     if "output_attentions" in lasting:
         lasting["output_attentions"] = False  # how much a pass hands out; a bridge asks for more
     hashed = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
-    for name, (shape, values) in sorted(samples, key=lambda one: one[0]):
+    for name, (shape, values) in sorted(samples, key=lambda sample: sample[0]):
         hashed.update(f"{name}{shape}".encode())
         hashed.update(values.numpy().tobytes())
     return hashed.hexdigest()[:16]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steerlab.errors import DatasetError
 from steerlab.models import LanguageModel
+from steerlab.models.laws import kl
 from steerlab.neurons.head import NeuronHead
 
 FLOOR = 1e-4  # nats; below it a share is a ratio of noise
@@ -63,9 +64,8 @@ def read_counts(path: str | Path, vocab_size: int) -> Float[np.ndarray, " vocab"
         raise DatasetError(f"{path} cannot be read as an array of counts: {error}.") from error
     if len(counts) < vocab_size or (counts < 0).any():
         raise DatasetError(
-            f"{path} holds {len(counts)} counts{' with negative ones' if (counts < 0).any() else ''} for "
-            f"{vocab_size} tokens; "
-            "it belongs to another tokenizer."
+            f"{path} holds {len(counts)} counts{' with negative ones' if (counts < 0).any() else ''} for {vocab_size} "
+            "tokens; it belongs to another tokenizer."
         )
     kept: Float[np.ndarray, " vocab"] = counts[:vocab_size]
     return kept
@@ -126,6 +126,4 @@ def _divergences(
     law: Float[Tensor, "token vocab"], log_freq: Float[Tensor, " vocab"]
 ) -> tuple[Tensor, Tensor]:
     """KL(model ‖ unigram) and KL(unigram ‖ model) of every token."""
-    model = (law.exp() * (law - log_freq)).sum(-1)
-    unigram = (log_freq.exp() * (log_freq - law)).sum(-1)
-    return model, unigram
+    return kl(law, log_freq), kl(log_freq, law)

@@ -22,9 +22,10 @@ from jaxtyping import Float
 from steerlab.errors import ModelError
 from steerlab.neurons.head import NeuronHead
 from steerlab.record import Record
-from steerlab.statistics import Estimate, Number, bootstrap, bootstrap_mean
+from steerlab.statistics import Estimate, Number, bootstrap, bootstrap_mean, mean_and_extremes
 
 Way = Literal["activations swapped", "weights swapped", "mean-ablated in both"]
+_RANDOM_SETS = "extremes of {n} random sets"
 WAYS: tuple[Way, ...] = ("activations swapped", "weights swapped", "mean-ablated in both")
 
 
@@ -82,26 +83,26 @@ def entropy_gap(
         raise ModelError("The entropy gap needs the same tokens, width and neurons in both models.")
     heads = {"BASE": base, "POST": post}
     before = {name: head.by_text(head.entropy(head.logits)) for name, head in heads.items()}
-    controls = {way: [_after(base, post, some, way) for some in randoms] for way in WAYS}
+    controls = {way: [_after(base, post, neurons, way) for neurons in randoms] for way in WAYS}
     explained = [
         Explained(
             neurons=name,
-            n=len(some),
+            n=len(neurons),
             way=way,
-            share=_share(before, _after(base, post, some, way), seed),
-            random=_spread([_value(before, pair) for pair in controls[way]]),
+            share=_share(before, _after(base, post, neurons, way), seed),
+            random=mean_and_extremes([_value(before, pair) for pair in controls[way]], _RANDOM_SETS),
         )
-        for name, some in sets.items()
+        for name, neurons in sets.items()
         for way in WAYS
     ]
     crossed = [
         CrossAblation(
             neurons=name,
             model=role,
-            change=bootstrap_mean(_ablated(head, some) - before[role], seed=seed),
-            random=float(np.mean([(_ablated(head, one) - before[role]).mean() for one in randoms])),
+            change=bootstrap_mean(_ablated(head, neurons) - before[role], seed=seed),
+            random=float(np.mean([(_ablated(head, draw) - before[role]).mean() for draw in randoms])),
         )
-        for name, some in sets.items()
+        for name, neurons in sets.items()
         for role, head in heads.items()
     ]
     return Gap(
@@ -118,21 +119,21 @@ def entropy_gap(
 Pair = tuple[Float[np.ndarray, " text"], Float[np.ndarray, " text"]]
 
 
-def _after(base: NeuronHead, post: NeuronHead, some: Sequence[int], way: Way) -> Pair:
+def _after(base: NeuronHead, post: NeuronHead, neurons: Sequence[int], way: Way) -> Pair:
     """Entropy of the base and of the post-trained model by text, after the exchange."""
-    at = torch.tensor(list(some))
+    at = torch.tensor(list(neurons))
     plain = base.by_text(base.entropy(base.logits))
     if way == "activations swapped":
         logits = post.changed(base.acts[:, at] - post.acts[:, at], post.w_out[at])
     elif way == "weights swapped":
         logits = post.changed(post.acts[:, at], base.w_out[at] - post.w_out[at])
     else:
-        return _ablated(base, some), _ablated(post, some)
+        return _ablated(base, neurons), _ablated(post, neurons)
     return plain, post.by_text(post.entropy(logits))
 
 
-def _ablated(head: NeuronHead, some: Sequence[int]) -> Float[np.ndarray, " text"]:
-    at = torch.tensor(list(some))
+def _ablated(head: NeuronHead, neurons: Sequence[int]) -> Float[np.ndarray, " text"]:
+    at = torch.tensor(list(neurons))
     return head.by_text(head.entropy(head.changed(head.mean[at] - head.acts[:, at], head.w_out[at])))
 
 
@@ -147,17 +148,3 @@ def _value(before: Mapping[str, np.ndarray], after: Pair) -> float:
 def _explained(base: np.ndarray, post: np.ndarray, base_after: np.ndarray, post_after: np.ndarray) -> float:
     gap = float((post - base).mean())
     return 1 - float((post_after - base_after).mean()) / gap if abs(gap) > 1e-9 else float("nan")
-
-
-def _spread(values: Sequence[float]) -> Estimate:
-    """Mean and extremes over random sets."""
-    known = [value for value in values if np.isfinite(value)]
-    if not known:
-        return Estimate(value=float("nan"))
-    return Estimate(
-        value=float(np.mean(known)),
-        low=min(known),
-        high=max(known),
-        n=len(known),
-        method=f"extremes of {len(known)} random sets",
-    )

@@ -1,8 +1,7 @@
 """From the last stream to the logits, neuron by neuron, without running the network again.
 
-The last MLP feeds only the final norm, so ablating one of its neurons by Δ = (ā − a) w changes the logits by a
-vector that does not depend on the
-token, times numbers that do: with g = W_U (γ ⊙ w) (w centred for a LayerNorm),
+The last MLP feeds only the final norm, so ablating one of its neurons by Δ = (ā − a) w changes the logits by a vector
+that does not depend on the token, times numbers that do: with g = W_U (γ ⊙ w) (w centred for a LayerNorm),
 
     frozen scale      logits + Δa g / s            s: the norm's scale of the unablated stream
     recomputed norm   (s (logits − b) + Δa g) / s' + b,   s'² = s² + (2 Δa ⟨x, w⟩ + Δa² ‖w‖²) / d
@@ -22,13 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.models import LanguageModel
-from steerlab.neurons.weights import (
-    _final_norm,
-    _last_layer,
-    _linear_w_out,
-    norm_centres,
-)
-from steerlab.readouts.sampling import entropy
+from steerlab.models.laws import entropy
+from steerlab.neurons.ablation import last_layer, linear_w_out
+from steerlab.neurons.weights import final_norm, norm_centres
 
 _LEAST = 1e-20
 _CACHED = 2**17  # logits of one part: half a megabyte
@@ -44,11 +39,11 @@ class NeuronHead:
 
     def __init__(self, model: LanguageModel, texts: Sequence[str]) -> None:
         self.model = model
-        self.stream, acts, self.text = _last_layer(model, texts)
+        self.stream, acts, self.text = last_layer(model, texts)
         self.acts: Float[Tensor, "token neuron"] = acts["mlp_post"]
-        self.w_out: Float[Tensor, "neuron d_model"] = _linear_w_out(model, acts)
+        self.w_out: Float[Tensor, "neuron d_model"] = linear_w_out(model, acts)
         self.target = _targets(model, texts)
-        self.final = _final_norm(model)
+        self.final = final_norm(model)
         self.centres = norm_centres(model)
         self.gain = model.final_norm_gain.float().cpu()
         self.normed = self._norm(self.stream)
@@ -188,8 +183,8 @@ class NeuronHead:
 
     def by_text(self, values: Float[Tensor, " token"]) -> Float[np.ndarray, " text"]:
         """Mean over the tokens of each text."""
-        found = np.bincount(self.text, weights=values.double().numpy()) / np.bincount(self.text)
-        return np.asarray(found)
+        means = np.bincount(self.text, weights=values.double().numpy()) / np.bincount(self.text)
+        return np.asarray(means)
 
     # -- private --
 
@@ -223,10 +218,10 @@ class NeuronHead:
 
 
 def _targets(model: LanguageModel, texts: Sequence[str]) -> Int[Tensor, " token"]:
-    """The next token of each token, in the order in which `_last_layer` keeps them; −1 at the end of a text."""
-    found = []
+    """The next token of each token, in the order in which `last_layer` keeps them; −1 at the end of a text."""
+    targets = []
     for start in range(0, len(texts), 16):
         tokens = model.tokenize(texts[start : start + 16], padding_side="right")
         for row, length in zip(tokens.input_ids, tokens.lengths, strict=True):
-            found.append(torch.cat([row[1:length], torch.tensor([-1])]))
-    return torch.cat(found)
+            targets.append(torch.cat([row[1:length], torch.tensor([-1])]))
+    return torch.cat(targets)

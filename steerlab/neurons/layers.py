@@ -19,7 +19,7 @@ from steerlab.activations import record, sweep
 from steerlab.activations.sweep import TOKEN_BUDGET
 from steerlab.errors import ModelError
 from steerlab.models import LanguageModel, Prompt, Site
-from steerlab.readouts.sampling import entropy
+from steerlab.models.laws import entropy, kl
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,15 @@ def layer_effects(
     acts, w_out = _activations(model, layer, texts)
     chosen = list(range(len(w_out)) if neurons is None else neurons)
     mean = torch.cat(acts).mean(0) if to == "mean" else torch.zeros(len(w_out))
-    change = _Ablation(Site("resid_post", layer), [(mean - one)[:, chosen] for one in acts], w_out[chosen])
+    change = _Ablation(Site("resid_post", layer), [(mean - act)[:, chosen] for act in acts], w_out[chosen])
     recording = record(model, list(texts), range(model.n_layers), token_budget=token_budget)
     plain = recording.logits.float().log_softmax(-1)
 
     def measure(logits: Float[Tensor, "variant prompt vocab"], prompts: Int[Tensor, " prompt"]) -> Tensor:
         law, before = logits.float().log_softmax(-1), plain[prompts.to(plain.device)]
-        kl = (before.exp() * (before - law)).sum(-1)
-        return torch.stack([entropy(law) - entropy(before), kl], dim=-1)
+        return torch.stack([entropy(law) - entropy(before), kl(before, law)], dim=-1)
 
-    found = sweep(
+    swept = sweep(
         recording,
         change,
         len(chosen),
@@ -68,7 +67,7 @@ def layer_effects(
         token_budget=token_budget,
         progress=f"neurons of layer {layer}",
     )
-    values = found.double().numpy()
+    values = swept.double().numpy()
     return LayerEffects(layer, tuple(chosen), values[..., 0].T, values[..., 1].T)
 
 
@@ -111,16 +110,15 @@ def _activations(
     from steerlab.models import All
 
     sites = [Site("mlp_post", layer), Site("mlp_out", layer)]
-    found = capture(model, list(texts), sites, positions=All())
-    acts, out = found[sites[0]], found[sites[1]]
+    states = capture(model, list(texts), sites, positions=All())
+    acts, out = states[sites[0]], states[sites[1]]
     w_out = model.w_out(layer).detach().float().cpu()
     predicted, actual = (acts - acts.mean(0)) @ w_out, out - out.mean(0)
     multiplier = (predicted * actual).sum() / (predicted**2).sum().clamp(min=1e-30)
     if (actual - multiplier * predicted).norm() > 2e-2 * actual.norm():
         raise ModelError(
             f"{model.name} has a norm behind the MLP of layer {layer}, so a neuron's output is no fixed vector; "
-            f"ablate with "
-            "steering.Scale at mlp_post instead."
+            "ablate with steering.Scale at mlp_post instead."
         )
-    rows = [acts[found.example == number] for number in range(found.n_prompts)]
+    rows = [acts[states.example == number] for number in range(states.n_prompts)]
     return rows, w_out * multiplier

@@ -20,12 +20,11 @@ from scipy.stats import rankdata
 
 from steerlab.errors import ModelError, SteerlabError
 from steerlab.models import LanguageModel
+from steerlab.neurons.ablation import Effects, ablation_effects
 from steerlab.neurons.weights import (
     COUNT,
-    Effects,
     Neurons,
     OutputSpace,
-    ablation_effects,
     iou,
     layer_neurons,
     logit_variance,
@@ -98,15 +97,15 @@ class PairNeurons(Record):
     @property
     def specific(self) -> bool:
         """True when the overlap's interval lies above every overlap of the controls."""
-        overlaps = [one for one in self.agreements if one.name.startswith("overlap")]
+        overlaps = [row for row in self.agreements if row.name.startswith("overlap")]
         if not overlaps:
             return False
-        controls = [one.value for one in overlaps[1:] if one.kind == "control"]
-        return all(overlaps[0].value.low > max(one.value, one.high) for one in controls)
+        controls = [overlap.value for overlap in overlaps[1:] if overlap.kind == "control"]
+        return all(overlaps[0].value.low > max(row.value, row.high) for row in controls)
 
     def acts_through_norm(self, model: Role) -> bool:
         """True when the candidates act through the norm: a tenth or more, and more than random neurons do."""
-        rows = {one.group: one for one in self.effects if one.model == model}
+        rows = {effect.group: effect for effect in self.effects if effect.model == model}
         difference = rows.get("candidates - random")
         if difference is None or rows["candidates"].total.value < _FLOOR:
             return False
@@ -122,7 +121,7 @@ def compare_neurons(
     """
     models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
     spaces: dict[Role, OutputSpace] = {}
-    found: dict[Role, Neurons] = {}
+    by_role: dict[Role, Neurons] = {}
     effects: list[NeuronEffect] = []
     notes: list[str] = []
     for role, model in models.items():
@@ -134,18 +133,18 @@ def compare_neurons(
                 raise ModelError(
                     "All neurons of the last layer have the same output norm, so none stands out."
                 )
-            found[role], spaces[role] = neurons, space
-            effects += _causal(role, model, found[role], texts, randoms, seed)
+            by_role[role], spaces[role] = neurons, space
+            effects += _causal(role, model, by_role[role], texts, randoms, seed)
         except SteerlabError as error:
             notes.append(f"{role}: {error}")
     agreements: list[Agreement] = []
-    if len(found) == 2:
+    if len(by_role) == 2:
         if reason := _incomparable(base, post):
             notes.append(reason)
         else:
-            agreements = _agreements(models, found, spaces, seed)
-    shared = set.intersection(*(set(one.candidates()) for one in found.values())) if agreements else set()
-    sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in found.items()]
+            agreements = _agreements(models, by_role, spaces, seed)
+    shared = set.intersection(*(set(item.candidates()) for item in by_role.values())) if agreements else set()
+    sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in by_role.items()]
     return PairNeurons(sets=sets, agreements=agreements, effects=effects, notes=notes)
 
 
@@ -162,9 +161,12 @@ def _incomparable(base: LanguageModel, post: LanguageModel) -> str | None:
 
 
 def _agreements(
-    models: dict[Role, LanguageModel], found: dict[Role, Neurons], spaces: dict[Role, OutputSpace], seed: int
+    models: dict[Role, LanguageModel],
+    neurons: dict[Role, Neurons],
+    spaces: dict[Role, OutputSpace],
+    seed: int,
 ) -> list[Agreement]:
-    base, post = found["BASE"], found["POST"]
+    base, post = neurons["BASE"], neurons["POST"]
     weights = _block_weights(len(spaces["BASE"].counts), seed)
     drawn = {
         role: logit_variance(model.w_out(model.n_layers - 1), spaces[role], weights)
@@ -218,7 +220,7 @@ def _overlap(
 def _random_overlap(base: Neurons, post: Neurons, seed: int) -> Estimate:
     """Overlap of as many neurons drawn at random from the eligible ones of each model."""
     rng = np.random.default_rng(seed)
-    pools = [np.flatnonzero(one.eligible()) for one in (base, post)]
+    pools = [np.flatnonzero(model.eligible()) for model in (base, post)]
     draws = np.array(
         [iou(*(rng.permutation(pool)[:COUNT].tolist() for pool in pools)) for _ in range(_DRAWS)]
     )

@@ -31,6 +31,9 @@ def heatmap(
     """`values` [y, x] as colours, first row on top; small maps carry their values and intervals as text.
 
     diverging: a scale centred at zero (cosines, differences), symmetric. limits: the ends of the scale.
+
+    Raises:
+        ValueError: values of another shape than [len(y), len(x)].
     """
     cells = np.asarray(values, dtype=np.float64)
     if cells.shape != (len(y), len(x)):
@@ -119,8 +122,8 @@ def _hover_cells(
     x: Sequence[object],
     y: Sequence[object],
 ) -> list[list[str]]:
-    def one(i: int, j: int) -> str:
+    def hover_text(i: int, j: int) -> str:
         interval = f" [{ends[0][i, j]:.3g}, {ends[1][i, j]:.3g}]" if ends is not None else ""
         return f"{theme.text(y[i], 60)}<br>{theme.text(x[j], 60)}<br><b>{cells[i, j]:.3g}</b>{interval}"
 
-    return [[one(i, j) for j in range(len(x))] for i in range(len(y))]
+    return [[hover_text(i, j) for j in range(len(x))] for i in range(len(y))]

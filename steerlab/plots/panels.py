@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
 from steerlab.plots import theme
@@ -29,13 +30,11 @@ def heatmaps(
 
     marked: (row, column) of a cell to frame in every panel. framed: by panel, further cells. diverging: colours
     centred at zero in every panel. limits: the ends of the scale of all panels.
+
+    Raises:
+        ValueError: no maps, or one of another shape than [len(y), len(x)].
     """
-    if not maps:
-        raise ValueError("side by side needs at least one map")
-    cells = {name: np.asarray(values, dtype=np.float64) for name, values in maps.items()}
-    for name, values in cells.items():
-        if values.shape != (len(y), len(x)):
-            raise ValueError(f"panel {name!r} needs values [{len(y)}, {len(x)}], got {values.shape}")
+    cells = _checked(maps, (len(y), len(x)))
     styled = theme.themed(title, x_title, y_title)
     figure = make_subplots(
         rows=1, cols=len(cells), subplot_titles=[theme.text(name) for name in cells], shared_yaxes=True,
@@ -44,51 +43,79 @@ def heatmaps(
     figure.update_layout(styled.layout)
     labels_x, labels_y = ([str(value) for value in axis] for axis in (x, y))
     for column, (name, values) in enumerate(cells.items(), start=1):
-        left, right = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
-        reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
-        ends = limits or ((-reach, reach) if diverging else (None, None))
+        at = {"row": 1, "col": column}
+        domain = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
         figure.add_trace(
             go.Heatmap(
                 z=values,
                 x=labels_x,
                 y=labels_y,
                 name=theme.text(name),
-                zmin=ends[0],
-                zmax=ends[1],
-                colorscale=theme.DIVERGING if diverging else theme.SEQUENTIAL,
-                colorbar={
-                    "orientation": "h",
-                    "x": (left + right) / 2,
-                    "y": -0.42,
-                    "yanchor": "top",
-                    "len": (right - left) * 0.95,
-                    "thickness": 9,
-                    "outlinewidth": 0,
-                    "tickfont": {"size": 11},
-                },
+                colorbar=_colorbar(*domain),
                 hovertemplate=f"{theme.text(x_title)} %{{x}}, {theme.text(y_title)} %{{y}}<br>"
                 f"<b>{theme.text(name)} %{{z:.3g}}</b><extra></extra>",
                 xgap=1,
                 ygap=1,
+                **_colours(values, diverging, limits),
             ),
-            row=1,
-            col=column,
+            **at,
         )
-        for at, place in [*([marked] if marked is not None else []), *(framed or {}).get(name, ())]:
-            figure.add_shape(
-                type="rect",
-                x0=place - 0.5,
-                x1=place + 0.5,
-                y0=at - 0.5,
-                y1=at + 0.5,
-                line={"width": 3 if (at, place) == marked else 2, "color": theme.INK},
-                row=1,
-                col=column,
-            )
-        figure.update_xaxes(title_text=theme.text(x_title), type="category", row=1, col=column)
+        for cell in [*([marked] if marked is not None else []), *(framed or {}).get(name, ())]:
+            figure.add_shape(**_frame(cell, width=3 if cell == marked else 2), **at)
+        figure.update_xaxes(title_text=theme.text(x_title), type="category", **at)
     figure.update_yaxes(type="category", autorange="reversed")
     figure.update_yaxes(title_text=theme.text(y_title), row=1, col=1)
     figure.update_annotations(font_size=13)
     figure.update_layout(meta={"x": theme.full_labels(x), "y": theme.full_labels(y)})
     figure.update_layout(height=int(np.clip(260 + 30 * len(y), 360, 620)), margin={"t": 90, "b": 150})
     return figure
+
+
+# -- private --
+
+
+def _checked(maps: Mapping[str, ArrayLike], shape: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
+    """The maps as arrays. Raises ValueError where there are none or one has another shape."""
+    if not maps:
+        raise ValueError("side by side needs at least one map")
+    cells = {name: np.asarray(values, dtype=np.float64) for name, values in maps.items()}
+    for name, values in cells.items():
+        if values.shape != shape:
+            raise ValueError(f"panel {name!r} needs values {list(shape)}, got {values.shape}")
+    return cells
+
+
+def _colours(
+    values: NDArray[np.float64], diverging: bool, limits: tuple[float, float] | None
+) -> dict[str, Any]:
+    """The colour scale of one panel and its ends."""
+    reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    low, high = limits or ((-reach, reach) if diverging else (None, None))
+    return {"zmin": low, "zmax": high, "colorscale": theme.DIVERGING if diverging else theme.SEQUENTIAL}
+
+
+def _colorbar(left: float, right: float) -> dict[str, Any]:
+    """A horizontal bar under the panel that spans `left` to `right` of the figure."""
+    return {
+        "orientation": "h",
+        "x": (left + right) / 2,
+        "y": -0.42,
+        "yanchor": "top",
+        "len": (right - left) * 0.95,
+        "thickness": 9,
+        "outlinewidth": 0,
+        "tickfont": {"size": 11},
+    }
+
+
+def _frame(cell: tuple[int, int], *, width: int) -> dict[str, Any]:
+    """A rectangle round the cell at (row, column)."""
+    row, column = cell
+    return {
+        "type": "rect",
+        "x0": column - 0.5,
+        "x1": column + 0.5,
+        "y0": row - 0.5,
+        "y1": row + 0.5,
+        "line": {"width": width, "color": theme.INK},
+    }

@@ -30,12 +30,12 @@ def curves(
 ) -> go.Figure:
     """Lines over x (of the figure or of each series) with their intervals as bands."""
     figure = theme.themed(title, x_title, y_title)
-    for one, look in zip(series, looks(series), strict=True):
-        at = _positions(one, x)
-        ends = one.ends()
+    for line, look in zip(series, looks(series), strict=True):
+        at = _positions(line, x)
+        ends = line.ends()
         if ends is not None:
-            figure.add_trace(_band(at, *ends, look, one.name))
-        figure.add_trace(_line(one, at, look))
+            figure.add_trace(_band(at, *ends, look, line.name))
+        figure.add_trace(_line(line, at, look))
     if zero_line:
         figure.add_hline(y=0, line={"color": theme.CONTROL, "width": 1, "dash": "dot"})
     figure.update_layout(hovermode="x unified")
@@ -57,17 +57,17 @@ def scatter(
     figure = theme.themed(title, x_title, y_title)
     if diagonal:
         _add_diagonal(figure, series)
-    for one, look in zip(series, looks(series), strict=True):
-        labels = [theme.text(label, 90) for label in one.labels or [""] * len(one.values())]
+    for points, look in zip(series, looks(series), strict=True):
+        labels = [theme.text(label, 90) for label in points.labels or [""] * len(points.values())]
         figure.add_trace(
             go.Scatter(
-                x=_positions(one, None),
-                y=one.values(),
+                x=_positions(points, None),
+                y=points.values(),
                 mode="markers",
-                name=theme.text(one.name, 40),
+                name=theme.text(points.name, 40),
                 marker={"color": look.colour, "symbol": _solid(look.marker), "size": 7, "opacity": 0.75},
-                error_y=_faint(one.error_bars(), look),
-                meta=one.meta(),
+                error_y=_faint(points.error_bars(), look),
+                meta=points.meta(),
                 customdata=labels,
                 hovertemplate="%{customdata}<br>%{x:.3g}, %{y:.3g}<extra>%{fullData.name}</extra>",
             )
@@ -84,23 +84,29 @@ def bars(
     y_title: str = "",
     y_range: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Groups of bars, one group a category and one bar a series, with intervals as error bars."""
+    """Groups of bars, one group a category and one bar a series, with intervals as error bars.
+
+    Raises:
+        ValueError: a series without one value for each category.
+    """
     figure = theme.themed(title, x_title, y_title)
-    for one, look in zip(series, looks(series), strict=True):
-        if len(one.values()) != len(categories):
-            raise ValueError(f"series {one.name!r} needs one value for each of {len(categories)} categories")
+    for group, look in zip(series, looks(series), strict=True):
+        if len(group.values()) != len(categories):
+            raise ValueError(
+                f"series {group.name!r} needs one value for each of {len(categories)} categories"
+            )
         figure.add_trace(
             go.Bar(
                 x=np.arange(len(categories)),
-                y=one.values(),
-                name=theme.text(one.name, 40),
+                y=group.values(),
+                name=theme.text(group.name, 40),
                 marker={
                     "color": look.colour,
                     "pattern": {"shape": "" if look.dash in ("solid", "dot") else "/"},
                 },
-                error_y=one.error_bars(),
-                meta=one.meta(),
-                customdata=one.hover_ends(),
+                error_y=group.error_bars(),
+                meta=group.meta(),
+                customdata=group.hover_ends(),
                 hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
             )
         )
@@ -132,23 +138,23 @@ def reliability(
             hoverinfo="skip",
         )
     )
-    counted = any(one.n is not None for one in series)
-    for number, (one, look) in enumerate(zip(series, looks(series), strict=True)):
-        at = _positions(one, None)
-        line = _line(one, at, look)
-        line.update(mode="lines+markers", error_y=_faint(one.error_bars(), look))
+    counted = any(curve.n is not None for curve in series)
+    for number, (curve, look) in enumerate(zip(series, looks(series), strict=True)):
+        at = _positions(curve, None)
+        line = _line(curve, at, look)
+        line.update(mode="lines+markers", error_y=_faint(curve.error_bars(), look))
         figure.add_trace(line)
-        if one.n is not None:
+        if curve.n is not None:
             figure.add_trace(
                 go.Bar(
                     x=at,
-                    y=np.asarray(one.n),
+                    y=np.asarray(curve.n),
                     width=0.018,
                     offset=0.018 * (number - len(series) / 2),
                     yaxis="y2",
                     showlegend=False,
                     marker={"color": theme.fade(look.colour, 0.7)},
-                    name=theme.text(one.name, 40),
+                    name=theme.text(curve.name, 40),
                     hovertemplate="%{y} answers near %{x:.2f}<extra>%{fullData.name}</extra>",
                 )
             )
@@ -175,17 +181,17 @@ def histogram(
 ) -> go.Figure:
     """Distributions of each series (its y) over common bins; `marks`: named vertical lines (an observed value)."""
     figure = theme.themed(title, x_title, y_title)
-    finite = [one.values()[np.isfinite(one.values())] for one in series]
+    finite = [sample.values()[np.isfinite(sample.values())] for sample in series]
     pooled = np.concatenate([*finite, np.array([value for _, value in marks], dtype=np.float64)])
     edges = np.histogram_bin_edges(pooled, bins=bins) if len(pooled) else np.array([0.0, 1.0])
-    for one, values, look in zip(series, finite, looks(series), strict=True):
+    for sample, values, look in zip(series, finite, looks(series), strict=True):
         counts, _ = np.histogram(values, bins=edges)
         figure.add_trace(
             go.Bar(
                 x=(edges[:-1] + edges[1:]) / 2,
                 y=counts,
                 width=np.diff(edges),
-                name=theme.text(one.name, 40),
+                name=theme.text(sample.name, 40),
                 marker={"color": theme.fade(look.colour, 0.6), "line": {"width": 0}},
                 hovertemplate="%{y} near %{x:.3g}<extra>%{fullData.name}</extra>",
             )
@@ -224,10 +230,10 @@ def _whole_ticks(figure: go.Figure) -> dict[str, Any]:
     return {"dtick": 1} if few else {}
 
 
-def _positions(one: Series, x: ArrayLike | None) -> NDArray[np.float64]:
-    at = np.asarray(one.x if one.x is not None else x if x is not None else np.arange(len(one.values())))
-    if at.shape != one.values().shape:
-        raise ValueError(f"series {one.name!r}: x has shape {at.shape}, y has {one.values().shape}")
+def _positions(line: Series, x: ArrayLike | None) -> NDArray[np.float64]:
+    at = np.asarray(line.x if line.x is not None else x if x is not None else np.arange(len(line.values())))
+    if at.shape != line.values().shape:
+        raise ValueError(f"series {line.name!r}: x has shape {at.shape}, y has {line.values().shape}")
     return at.astype(np.float64)
 
 
@@ -248,17 +254,17 @@ def _band(
     )
 
 
-def _line(one: Series, at: NDArray[np.float64], look: Look) -> go.Scatter:
+def _line(line: Series, at: NDArray[np.float64], look: Look) -> go.Scatter:
     return go.Scatter(
         x=at,
-        y=one.values(),
+        y=line.values(),
         mode="lines+markers" if len(at) <= 40 else "lines",
-        name=theme.text(one.name, 40),
-        legendgroup=theme.text(one.name, 40),
+        name=theme.text(line.name, 40),
+        legendgroup=theme.text(line.name, 40),
         line={"color": look.colour, "width": 2.2, "dash": look.dash},
         marker={"symbol": _solid(look.marker), "size": 7},
-        meta=one.meta(),
-        customdata=one.hover_ends(),
+        meta=line.meta(),
+        customdata=line.hover_ends(),
         hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
     )
 

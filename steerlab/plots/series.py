@@ -1,4 +1,4 @@
-"""One line, cloud or group of bars with its interval, and the colour it has everywhere."""
+"""A series: one line, cloud of points or group of bars with its intervals, colour and dash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class HasInterval(Protocol):
 
     @property
     def value(self) -> float:
-        """The number."""
+        """The point value."""
 
     @property
     def low(self) -> float:
@@ -36,8 +36,8 @@ class Series:
     """Named values [point] with the ends of their intervals, where there are any.
 
     x: [point] positions of its own (curves and scatters), otherwise those of the figure. n: [point] rows
-    behind each. labels: [point] texts shown on hover. role: fixes colour and dash; None reads it from the
-    name.
+    behind each. labels: [point] texts shown on hover. role: fixes colour and dash; read from
+    the name where it is None.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Series:
         """A series from numbers with intervals (`Estimate`s); options are the other attributes."""
         return cls(
             name,
-            y=[each.value for each in estimates],
-            low=[each.low for each in estimates],
-            high=[each.high for each in estimates],
+            y=[estimate.value for estimate in estimates],
+            low=[estimate.low for estimate in estimates],
+            high=[estimate.high for estimate in estimates],
             **options,
         )
 
@@ -119,10 +119,10 @@ class Look:
 
 def looks(series: Sequence[Series]) -> list[Look]:
     """The look of each series: by role, the others in the order of the palette, repeats of a role dashed."""
-    found: list[Look] = []
+    looks: list[Look] = []
     seen: dict[str, int] = {}
-    for one in series:
-        role = one.role or theme.role_of(one.name)
+    for line in series:
+        role = line.role or theme.role_of(line.name)
         repeat = seen.get(role, 0)
         seen[role] = repeat + 1
         colour = {"base": theme.BASE, "post": theme.POST, "control": theme.CONTROL}.get(
@@ -130,5 +130,5 @@ def looks(series: Sequence[Series]) -> list[Look]:
         )
         repeated = repeat > 0 and role != "other"
         dash = ("dash", "dashdot", "longdash")[(repeat - 1) % 3] if repeated else _DASHES[role]
-        found.append(Look(colour, _MARKERS[role], dash))
-    return found
+        looks.append(Look(colour, _MARKERS[role], dash))
+    return looks

@@ -33,7 +33,7 @@ def find_browser() -> str | None:
     named = os.environ.get("BROWSER_PATH")
     if named and Path(named).exists():
         return named
-    return next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+    return next((path for name in _BROWSERS if (path := shutil.which(name))), None)
 
 
 def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int | None = None) -> Saved:
@@ -51,8 +51,8 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
             figure.write_image(target, width=width, height=height or _height(figure), scale=2)
             return Saved(target, "")
         except Exception as error:  # the browser's failure, whatever its type: the figure is still wanted
-            said = (str(error).splitlines() or [""])[0][:200]
-            reason = f"the browser could not draw it ({type(error).__name__}: {said})"
+            message = (str(error).splitlines() or [""])[0][:200]
+            reason = f"the browser could not draw it ({type(error).__name__}: {message})"
     page = target.with_suffix(".html")
     figure.write_html(page, include_plotlyjs=True, config=_CONFIG)
     return Saved(page, reason)

@@ -188,10 +188,10 @@ def cosines(
 ) -> Float[np.ndarray, " draw"]:
     """Row by row; NaN where a row is zero or NaN."""
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    found: Float[np.ndarray, " draw"] = np.divide(
+    values: Float[np.ndarray, " draw"] = np.divide(
         (first * second).sum(axis=1), norms, out=np.full(len(first), np.nan), where=norms > 0
     )
-    return found
+    return values
 
 
 def without_dust(
@@ -199,10 +199,10 @@ def without_dust(
 ) -> Float[np.ndarray, "draw width"]:
     """Directions that are rounding errors made zero: where all rows hold the same state, class means differ by dust."""
     typical = np.linalg.norm(states, axis=1).mean()
-    found: Float[np.ndarray, "draw width"] = np.where(
+    kept: Float[np.ndarray, "draw width"] = np.where(
         np.linalg.norm(directions, axis=1, keepdims=True) <= _DUST * typical, 0.0, directions
     )
-    return found
+    return kept
 
 
 def shuffled_labels(

@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Int
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
+from steerlab.models.laws import entropy
 from steerlab.progress import track
 from steerlab.readouts.questions import Plan, answer_tokens, question
-from steerlab.readouts.sampling import entropy
 from steerlab.record import Record, Role
 from steerlab.statistics import (
     Estimate,

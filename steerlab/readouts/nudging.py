@@ -128,7 +128,7 @@ def nudge_words(
     The nudger proposes; its first word is taken, and more while the base model stays below γ behind them. Then the
     base model goes on greedily up to its first unsure token.
     """
-    found = []
+    nudged = []
     for prompt in prompts:
         text, words, nudges = "", 0, 0
         for _ in range(_ROUNDS):
@@ -150,8 +150,8 @@ def nudge_words(
             words += len(certain.split())
             if not certain and proposal.finished and word == proposal.text:
                 break
-        found.append((text, nudges / words if words else 0.0))
-    return found
+        nudged.append((text, nudges / words if words else 0.0))
+    return nudged
 
 
 def first_word(text: str) -> str:
@@ -178,8 +178,8 @@ def _run(
 ) -> Nudged:
     steps, device = numbers.shape[1], readers[0].stops.device
     ids, mask = _left_padded(rows, device)
-    caches = [DynamicCache(config=one.network.config) for one in readers]
-    logits = [one._forward(ids, mask, cache) for one, cache in zip(readers, caches, strict=True)]
+    caches = [DynamicCache(config=reader.network.config) for reader in readers]
+    logits = [reader._forward(ids, mask, cache) for reader, cache in zip(readers, caches, strict=True)]
     uniform = torch.from_numpy(numbers).to(device, _wide(device))
     random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
     values = np.full((3, *numbers.shape), np.nan)
@@ -205,7 +205,8 @@ def _run(
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = [
-            one._forward(token[:, None], mask, cache) for one, cache in zip(readers, caches, strict=True)
+            reader._forward(token[:, None], mask, cache)
+            for reader, cache in zip(readers, caches, strict=True)
         ]
     return Nudged(np.array([prompt for prompt, _ in pairs]), tokens, values[0], values[1], values[2], nudged)
 

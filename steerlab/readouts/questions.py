@@ -66,8 +66,8 @@ class Plan:
     @property
     def simple(self) -> NDArray[np.bool_]:
         """[row] True for statements that join no others."""
-        found: NDArray[np.bool_] = self.forms == "simple"
-        return found
+        simple: NDArray[np.bool_] = self.forms == "simple"
+        return simple
 
     @property
     def strata(self) -> NDArray[np.str_]:
@@ -85,10 +85,10 @@ class Plan:
     def balanced(self, groups: Sequence[str], n: int, seed: int) -> NDArray[np.int64]:
         """About `n` rows of some groups, as many true as false ones, spread evenly over the groups."""
         rng = np.random.default_rng(seed)
-        each = max(1, n // (2 * len(groups)))
+        per_group = max(1, n // (2 * len(groups)))
         picked = [
             rng.permutation(np.flatnonzero((self.groups == group) & (self.labels == label) & self.simple))[
-                :each
+                :per_group
             ]
             for group in groups
             for label in (True, False)
@@ -148,7 +148,7 @@ def examples_of(members: StatementSet, shots: int, seed: int) -> tuple[Statement
         fresh = [
             item
             for item in pool
-            if item.label == label and subject(item) not in {subject(one) for one in picked}
+            if item.label == label and subject(item) not in {subject(neuron) for neuron in picked}
         ]
         alike = [item for item in fresh if item.polarity == polarity]
         picked += (alike or fresh)[:1]
@@ -221,7 +221,7 @@ def _random_parts(statements: StatementSet, seed: int) -> dict[str, StatementSet
         f"part {number + 1}": StatementSet(item for item in statements if part[subject(item)] == number)
         for number in range(_RANDOM_PARTS)
     }
-    if any(min(sum(each.labels), len(each) - sum(each.labels)) < _FEWEST_A_CLASS for each in parts.values()):
+    if any(min(sum(part.labels), len(part) - sum(part.labels)) < _FEWEST_A_CLASS for part in parts.values()):
         raise DatasetError(
             f"{len(statements)} statements are too few to find a truth direction and test it on held-out ones: give "
             f"at least {_FEWEST_A_CLASS} true and {_FEWEST_A_CLASS} false ones on each of four topics, or about 150."
@@ -234,9 +234,9 @@ def _joined(statements: StatementSet, topics: Sequence[str], per_topic: int, see
     return [
         item
         for topic, form in kinds
-        for item in StatementSet(one for one in statements if one.topic == topic and one.form == form).sample(
-            per_topic, seed
-        )
+        for item in StatementSet(
+            item for item in statements if item.topic == topic and item.form == form
+        ).sample(per_topic, seed)
     ]
 
 

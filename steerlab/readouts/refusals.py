@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steerlab.models import Edit, Generation, LanguageModel, Prompt, Tokens
+from steerlab.models import Edit, Generation, LanguageModel, Prompt, Tokens, laws
 from steerlab.statistics import Estimate, proportion
 
 STARTS = (
@@ -74,7 +74,7 @@ def refusal_tokens(model: LanguageModel, prompt: Prompt) -> dict[int, str]:
     well and is left out.
     """
     before = _ids(model, prompt)
-    found: dict[int, str] = {}
+    tokens_of: dict[int, str] = {}
     for gap in ("", " "):
         for opening in OPENINGS:
             ids = _ids(model, replace(prompt, text=f"{prompt.text}{gap}{opening}"))
@@ -83,8 +83,8 @@ def refusal_tokens(model: LanguageModel, prompt: Prompt) -> dict[int, str]:
             first = next((place for place, text in enumerate(written) if text), None)
             # a bare space before the word is one token of its own in some vocabularies: then it says nothing
             if first == 0 and written[0] in {"I", *OPENINGS}:
-                found[new[0]] = written[0]
-    return found
+                tokens_of[new[0]] = written[0]
+    return tokens_of
 
 
 def log_odds(
@@ -95,16 +95,9 @@ def log_odds(
 
 
 def odds_of(logits: Float[Tensor, "row vocab"], tokens: Sequence[int]) -> Float[np.ndarray, " row"]:
-    """log P(R) - log P(not R), in float64 and without a floor; NaN when R is empty."""
-    if not tokens:
-        return np.full(len(logits), np.nan)
-    inside = torch.zeros(logits.shape[1], dtype=torch.bool)
-    inside[list(tokens)] = True
-    exact = logits.double()
-    found: Float[np.ndarray, " row"] = (
-        exact[:, inside].logsumexp(dim=1) - exact[:, ~inside].logsumexp(dim=1)
-    ).numpy()
-    return found
+    """ln P(R) - ln P(not R) of each row, float64; NaN when R is empty."""
+    values: Float[np.ndarray, " row"] = laws.log_odds(logits, tokens).numpy()
+    return values
 
 
 @dataclass(frozen=True)
@@ -209,7 +202,7 @@ def median_losses(
     model: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[Generation]
 ) -> Float[np.ndarray, " row"]:
     """[row] median negative log-likelihood (nats a token) of each answer without edits; NaN for an empty one."""
-    found = np.full(len(prompts), np.nan)
+    losses = np.full(len(prompts), np.nan)
     for start in range(0, len(prompts), _ROWS):
         rows = range(start, min(start + _ROWS, len(prompts)))
         given = [_ids(model, prompts[row]) for row in rows]
@@ -218,8 +211,8 @@ def median_losses(
         for row, before, new, scores in zip(rows, given, written, logits, strict=True):
             if new:
                 at = scores[len(before) - 1 : len(before) - 1 + len(new)].double().log_softmax(dim=1)
-                found[row] = float(np.median(-at[torch.arange(len(new)), torch.tensor(new)].numpy()))
-    return found
+                losses[row] = float(np.median(-at[torch.arange(len(new)), torch.tensor(new)].numpy()))
+    return losses
 
 
 # -- private --

@@ -56,10 +56,10 @@ class Reading:
     def differences(self) -> Float[np.ndarray, "layer position width"]:
         """Mean of harmful minus mean of harmless, in float64."""
         exact = self.states.astype(np.float64)
-        found: Float[np.ndarray, "layer position width"] = exact[:, self.labels].mean(axis=1) - exact[
+        vectors: Float[np.ndarray, "layer position width"] = exact[:, self.labels].mean(axis=1) - exact[
             :, ~self.labels
         ].mean(axis=1)
-        return found
+        return vectors
 
 
 def read(
@@ -116,13 +116,13 @@ def differences(
             (kind, place) in moments.labels and moments.count((kind, place)) == n for kind, n in kinds.items()
         )
     ]
-    found: Float[np.ndarray, "layer position width"] = np.stack(
+    vectors: Float[np.ndarray, "layer position width"] = np.stack(
         [
             [(moments.mean(at, (True, place)) - moments.mean(at, (False, place))).numpy() for place in places]
             for at in sites
         ]
     )
-    return found
+    return vectors
 
 
 def direction_at(

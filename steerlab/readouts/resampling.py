@@ -91,7 +91,7 @@ def resample(
     rule = law or SamplingLaw()
     first = _sampled(model, prompts, rollouts, max_new_tokens, rule, seed)
     outcomes = _labelled(model, first, list(first.prompt), [[] for _ in range(len(first))], label)
-    found = []
+    rows = []
     for number, t in enumerate(positions):
         after = _taken_up(
             model, prompts, first, outcomes, label, t, continuations, max_new_tokens, rule, seed + 1 + number
@@ -99,7 +99,7 @@ def resample(
         shape = (len(prompts), rollouts)
         before = outcomes.reshape(shape).mean(axis=1)
         rates = after.mean(axis=1).reshape(shape)
-        found.append(
+        rows.append(
             Resampled(
                 t=t,
                 before=bootstrap_mean(before, seed=seed),
@@ -111,7 +111,7 @@ def resample(
                 continuations=continuations,
             )
         )
-    return found
+    return rows
 
 
 def commitment(rates: Float[np.ndarray, "question prefix"], continuations: int, *, seed: int = 0) -> Estimate:
@@ -167,7 +167,9 @@ def _labelled(
         model.tokenizer.decode([*start, *row[row >= 0].tolist()], skip_special_tokens=True)
         for start, row in zip(before, runs.tokens, strict=True)
     ]
-    return np.array([label(int(one), text) for one, text in zip(question, texts, strict=True)], dtype=bool)
+    return np.array(
+        [label(int(number), text) for number, text in zip(question, texts, strict=True)], dtype=bool
+    )
 
 
 def _taken_up(
@@ -183,14 +185,14 @@ def _taken_up(
     seed: int,
 ) -> np.ndarray:
     """[rollout, continuation] whether right; an answer that had ended by itself within t tokens stays what it was."""
-    found = np.repeat(outcomes[:, None], continuations, axis=1)
+    outcomes_after = np.repeat(outcomes[:, None], continuations, axis=1)
     open_ = [row for row in range(len(first)) if not (first.ended[row] and first.lengths[row] <= t)]
     if not open_:
-        return found
+        return outcomes_after
     kept = [first.tokens[row][:t].tolist() for row in open_]
     starts = [[*prompts[int(first.prompt[row])], *prefix] for row, prefix in zip(open_, kept, strict=True)]
     runs = _sampled(model, starts, continuations, max_new_tokens - t, law, seed)
     question = [int(first.prompt[open_[number]]) for number in runs.prompt]
     before = [kept[number] for number in runs.prompt]
-    found[open_] = _labelled(model, runs, question, before, label).reshape(len(open_), continuations)
-    return found
+    outcomes_after[open_] = _labelled(model, runs, question, before, label).reshape(len(open_), continuations)
+    return outcomes_after

@@ -115,11 +115,11 @@ def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
     scores = logits.float()
     if law.temperature == 0:
         probs = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-        zero, one = (
+        zero, unit = (
             scores.new_zeros(len(scores)),
             torch.ones(len(scores), dtype=torch.int64, device=scores.device),
         )
-        return StepLaw(probs, zero, zero, one)
+        return StepLaw(probs, zero, zero, unit)
     logs = torch.log_softmax(scores / law.temperature, dim=-1)
     plain = logs.exp()
     # p ln p, 0 for impossible tokens; every entropy below is a sum of these
@@ -131,11 +131,6 @@ def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
     mass = (plain * mask).sum(-1)
     entropy_ = (mass.log() - (terms * mask).sum(-1) / mass).clamp(min=0)
     return StepLaw(plain * mask / mass[:, None], entropy_, untruncated, mask.sum(-1))
-
-
-def entropy(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
-    """-sum q ln q over the last axis, in nats; impossible tokens (-inf) add nothing."""
-    return (log_probs.exp() * -log_probs.masked_fill(log_probs == -torch.inf, 0.0)).sum(-1).clamp(min=0)
 
 
 def _kept(probs: Float[Tensor, "row vocab"], law: SamplingLaw) -> Bool[Tensor, "row vocab"]:

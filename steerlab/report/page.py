@@ -8,10 +8,8 @@ in JSON by writing <, > and & as \\u003c, \\u003e and \\u0026, in figures by the
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from steerlab.errors import RunError
+from steerlab.files import system_reason, whole, write_text
 from steerlab.plots import draws_something
 from steerlab.report.cells import csv_text, numeric_columns, shown, table_of_figure
 from steerlab.results import StudyResult, Table, study_title
@@ -42,22 +41,14 @@ def write_report(
     manifest: what was run and with what, plain JSON values. Raises RunError when the file cannot be written.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     page = render(results, manifest)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        with whole(target) as partial:
+            write_text(partial, page)
     except OSError as error:
         raise RunError(
-            f"The report cannot be written to {target}: {error.strerror or error}; choose another place or free space."
+            f"The report cannot be written to {target}: {system_reason(error)}; choose another place or free space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
     return target
 
 

@@ -14,7 +14,7 @@ _STYLES = {"done": "green", "not identified": "yellow", "skipped": "dim"}
 
 
 def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -> Table:
-    """One row a study; a study without a main number says in words why."""
+    """One row a study; for a study without a main number the reason."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("Study", "Status", "What", "Value", "Control"):
         table.add_column(column, overflow="fold")

@@ -71,9 +71,9 @@ def survivors(candidates: Sequence[Candidate], n_layers: int | None = None) -> l
     Args:
         n_layers: blocks of the model; by default one more than the deepest candidate's layer.
     """
-    depth = n_layers or 1 + max((one.layer for one in candidates), default=0)
-    kept = [one for one in candidates if not one.dropped(depth)]
-    return sorted(kept, key=lambda one: (one.bypass, one.position, one.layer))
+    depth = n_layers or 1 + max((place.layer for place in candidates), default=0)
+    kept = [place for place in candidates if not place.dropped(depth)]
+    return sorted(kept, key=lambda place: (place.bypass, place.position, place.layer))
 
 
 def read_scores(path: str | Path) -> list[Candidate]:
@@ -160,16 +160,16 @@ class Selection(Record):
     @property
     def scored(self) -> bool:
         """Whether any candidate has a bypass, an induce or a KL (the target tokens are known)."""
-        return any(np.isfinite([one.bypass, one.induce, one.kl]).any() for one in self.candidates)
+        return any(np.isfinite([place.bypass, place.induce, place.kl]).any() for place in self.candidates)
 
     def grid(self, field: str) -> Float[np.ndarray, "position layer"]:
         """One score as a matrix, the prompt's last token in the last row; NaN where it was not computed to the end."""
         positions, layers = self.positions, range(self.n_layers)
-        found = np.full((len(positions), len(layers)), np.nan)
-        for one in self.candidates:
-            bound = field == "kl" and one.kl_at_least
-            found[positions.index(one.position), one.layer] = np.nan if bound else getattr(one, field)
-        return found
+        values = np.full((len(positions), len(layers)), np.nan)
+        for place in self.candidates:
+            bound = field == "kl" and place.kl_at_least
+            values[positions.index(place.position), place.layer] = np.nan if bound else getattr(place, field)
+        return values
 
     def verdict(self, place: Candidate) -> str:
         """ "chosen", why the published rule drops a candidate, or nothing."""
@@ -180,7 +180,7 @@ class Selection(Record):
     @property
     def positions(self) -> list[int]:
         """Positions of the candidates, ascending."""
-        return sorted({one.position for one in self.candidates})
+        return sorted({place.position for place in self.candidates})
 
 
 # -- private --

@@ -18,6 +18,7 @@ from torch import Tensor
 from steerlab.activations import Recording, record, sweep
 from steerlab.activations.sweep import Measure
 from steerlab.models import LanguageModel, Prompt, Site
+from steerlab.models.laws import divergence, log_odds
 from steerlab.steering import stream_writes
 
 _FIRST = 0.25  # share of the prompts after which a candidate may be left
@@ -33,27 +34,8 @@ class Odds:
     floor: float = 0.0
 
     def __call__(self, logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, " *batch"]:
-        """log P(R) - log P(not R), float64; NaN without tokens."""
-        if not self.tokens:
-            return torch.full(logits.shape[:-1], torch.nan, dtype=torch.float64)
-        exact = _exact(logits)
-        inside = torch.zeros(exact.shape[-1], dtype=torch.bool, device=exact.device)
-        inside[list(self.tokens)] = True
-        if self.floor:
-            share = exact.softmax(dim=-1)[..., inside].sum(dim=-1)
-            return (share + self.floor).log() - (1 - share + self.floor).log()
-        return exact[..., inside].logsumexp(dim=-1) - exact[..., ~inside].logsumexp(dim=-1)
-
-
-def divergence(
-    plain: Float[Tensor, "*batch vocab"], steered: Float[Tensor, "*batch vocab"], floor: float = 0.0
-) -> Float[Tensor, " *batch"]:
-    """KL of the steered from the plain law in float64; with a `floor` inside both logarithms as published."""
-    if floor:
-        p, q = _exact(plain).softmax(dim=-1), _exact(steered).softmax(dim=-1)
-        return (p * ((p + floor).log() - (q + floor).log())).sum(dim=-1)
-    log_p, log_q = _exact(plain).log_softmax(dim=-1), _exact(steered).log_softmax(dim=-1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
+        """ln P(R) - ln P(not R), float64; NaN without tokens."""
+        return log_odds(logits, self.tokens, floor=self.floor)
 
 
 class Scorer:
@@ -105,8 +87,8 @@ class Scorer:
         sums, left = np.zeros(len(vectors)), np.arange(len(vectors))
         read = np.zeros(len(vectors), dtype=int)
         for part in self._harmless:
-            some = change.only(left)
-            values = sweep(part, some, len(left), self._divergence(part), progress=progress)
+            kept = change.only(left)
+            values = sweep(part, kept, len(left), self._divergence(part), progress=progress)
             sums[left] += values.sum(dim=1).numpy()
             read[left] += len(part)
             left = left[sums[left] <= ceiling * total]
@@ -119,10 +101,10 @@ class Scorer:
     def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
         """Mean log-odds of refusing harmful prompts under ablation of each vector."""
         change = self._ablated(vectors)
-        found = sweep(
+        swept = sweep(
             self._harmful, change, len(vectors), lambda logits, _: self.odds(logits), progress=progress
         )
-        return _mean([found])
+        return _mean([swept])
 
     def _ablated(self, vectors: Vectors) -> _Ablated:
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -135,15 +117,15 @@ class Scorer:
 
     def _divergence(self, part: Recording) -> Measure:
         def measure(logits: Tensor, prompts: Tensor) -> Tensor:
-            return divergence(part.logits[prompts.to(part.logits.device)], logits, self.kl_floor)
+            return divergence(part.logits[prompts.to(part.logits.device)], logits, floor=self.kl_floor)
 
         return measure
 
 
 def plain_odds(model: LanguageModel, prompts: Sequence[Prompt], odds: Odds) -> Float[np.ndarray, " prompt"]:
     """Log-odds of each prompt without any change."""
-    found: Float[np.ndarray, " prompt"] = odds(model.logits(prompts)).numpy()
-    return found
+    values: Float[np.ndarray, " prompt"] = odds(model.logits(prompts)).numpy()
+    return values
 
 
 @dataclass(frozen=True)
@@ -184,5 +166,5 @@ def _exact(logits: Tensor) -> Tensor:
 
 def _mean(parts: Sequence[Tensor]) -> Scores:
     joined = torch.cat([part.double() for part in parts], dim=1)
-    found: Scores = joined.mean(dim=1).numpy()
-    return found
+    means: Scores = joined.mean(dim=1).numpy()
+    return means

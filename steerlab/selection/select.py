@@ -105,11 +105,11 @@ def select_direction(
         judge = Judge.of(model, rendered[1].prompts, list(known), seed)
         positive, negative = (proportion(_expected(judge, part, by_tokens)) for part in rendered[1].kinds)
         refuses = difference(positive, negative).low > 0
-    found = choose(
+    selection = choose(
         judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
         by_tokens=by_tokens,
     )  # fmt: skip
-    return found.model_copy(update={"kinds": (parts[0].positive_name, parts[0].negative_name)})
+    return selection.model_copy(update={"kinds": (parts[0].positive_name, parts[0].negative_name)})
 
 
 def choose(
@@ -133,14 +133,8 @@ def choose(
         reading: states of the training prompts at `site` where they were read already.
         by_tokens: whether the tokens alone, and no phrases, say that an answer is the expected one.
     """
-    if rule not in get_args(Rule):
-        raise SteerlabError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
+    _require_rule(judge, rule)
     model, published = judge.model, rule == "published"
-    if published and not judge.tokens:
-        raise SteerlabError(
-            f"No token of {model.name} begins a refusal as a whole word, and the published rule goes by nothing else; "
-            "name tokens, or use rule='corrected'."
-        )
     site = site or ("resid_pre" if published else "resid_post")
     odds = Odds(judge.tokens, _PUBLISHED_FLOORS[0] if published else 0.0)
     if published:
@@ -155,10 +149,9 @@ def choose(
         kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0,
     )  # fmt: skip
     race = _Race(places, scorer, complete=scores == "all")
-    if published:
-        chosen, why = _published(race, model.n_layers)
-    else:
-        chosen, why = _corrected(race, judge, val, refuses, by_tokens)
+    chosen, why = (
+        _published(race, model.n_layers) if published else _corrected(race, judge, val, refuses, by_tokens)
+    )
     last = model.tokenize([val.prompts[0]])
     place = race.candidates[chosen]
     selection = Selection(
@@ -178,6 +171,17 @@ def choose(
 
 
 # -- private, in the order they are called --
+
+
+def _require_rule(judge: Judge, rule: str) -> None:
+    """Raise SteerlabError for an unknown rule, and for one that the model's tokens do not allow."""
+    if rule not in get_args(Rule):
+        raise SteerlabError(f"There is no rule {rule!r}; choose from {', '.join(get_args(Rule))}.")
+    if rule == "published" and not judge.tokens:
+        raise SteerlabError(
+            f"No token of {judge.model.name} begins a refusal as a whole word, and the published rule goes by nothing "
+            "else; name tokens, or use rule='corrected'."
+        )
 
 
 def _parts(train: ContrastSet, val: ContrastSet | None) -> tuple[ContrastSet, ContrastSet]:
@@ -265,7 +269,9 @@ class _Places:
     def open(self) -> list[int]:
         """Candidates at usable layers that point somewhere."""
         return [
-            number for number, one in enumerate(self.candidates) if one.layer < self.usable and one.gap > 0
+            number
+            for number, place in enumerate(self.candidates)
+            if place.layer < self.usable and place.gap > 0
         ]
 
 
@@ -277,40 +283,40 @@ class _Race:
         self.candidates = list(places.candidates)
         self.usable = places.open
         if complete:
-            every = [number for number, one in enumerate(self.candidates) if one.gap > 0]
+            every = [number for number, place in enumerate(self.candidates) if place.gap > 0]
             self.induce(every)
             self.kl(every)
             self.bypass(every)
 
-    def induce(self, some: Sequence[int]) -> None:
+    def induce(self, places: Sequence[int]) -> None:
         """Fill in induce, layer by layer."""
-        missing = [number for number in some if np.isnan(self.candidates[number].induce)]
+        missing = [number for number in places if np.isnan(self.candidates[number].induce)]
         layers = sorted({self.candidates[number].layer for number in missing})
         for layer in track(layers, self._bar("induce"), len(layers)):
             here = [number for number in missing if self.candidates[number].layer == layer]
             self._put("induce", here, self.scorer.induce(self.places.vectors[here], layer))
 
-    def kl(self, some: Sequence[int]) -> None:
+    def kl(self, places: Sequence[int]) -> None:
         """Fill in KL; without `complete` a candidate is left once it is above the bound."""
-        missing = [number for number in some if np.isnan(self.candidates[number].kl)]
+        missing = [number for number in places if np.isnan(self.candidates[number].kl)]
         if missing:
             ceiling = np.inf if self.complete else KL_BOUND
             values, bounds = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
             self._put("kl", missing, values)
             self._put("kl_at_least", missing, bounds)
 
-    def bypass(self, some: Sequence[int]) -> None:
+    def bypass(self, places: Sequence[int]) -> None:
         """Fill in bypass."""
-        missing = [number for number in some if np.isnan(self.candidates[number].bypass)]
+        missing = [number for number in places if np.isnan(self.candidates[number].bypass)]
         if missing:
             values = self.scorer.bypass(self.places.vectors[missing], progress=self._bar("bypass"))
             self._put("bypass", missing, values)
 
     def unanswered(
-        self, some: Sequence[int], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
+        self, places: Sequence[int], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
     ) -> None:
         """Fill in the share of prompts refused or answered with gibberish under ablation."""
-        for number in track(some, f"answers under ablation in {judge.model.name}", len(some)):
+        for number in track(places, f"answers under ablation in {judge.model.name}", len(places)):
             edit = removal(judge.model, self.places.vectors[number])
             left = _expected(judge, prompts, by_tokens, [edit], broken=True)
             self._put("unanswered", [number], np.array([left.mean()]))
@@ -372,17 +378,17 @@ def _meeting(race: _Race) -> tuple[list[int], str]:
     return race.usable, f"whatever KL (no candidate has KL <= {KL_BOUND})"
 
 
-def _most_induced(race: _Race, some: Sequence[int], why: str) -> tuple[int, str]:
-    race.induce(some)
-    race.kl(some)
-    mild = [n for n in some if race.candidates[n].kl <= KL_BOUND]
+def _most_induced(race: _Race, places: Sequence[int], why: str) -> tuple[int, str]:
+    race.induce(places)
+    race.kl(places)
+    mild = [n for n in places if race.candidates[n].kl <= KL_BOUND]
     how = f"KL <= {KL_BOUND}" if mild else "whatever KL"
-    best = max(mild or some, key=lambda n: race.candidates[n].induce)
+    best = max(mild or places, key=lambda n: race.candidates[n].induce)
     return best, f"largest induce with {how} ({why})"
 
 
-def _meets(one: Candidate) -> bool:
-    return one.kl <= KL_BOUND and one.induce >= INDUCE_BOUND
+def _meets(place: Candidate) -> bool:
+    return place.kl <= KL_BOUND and place.induce >= INDUCE_BOUND
 
 
 def _separation(val: Reading, differences: Differences, shared: int) -> Float[np.ndarray, "layer position"]:
@@ -390,7 +396,4 @@ def _separation(val: Reading, differences: Differences, shared: int) -> Float[np
     high, low = along[..., val.labels], along[..., ~val.labels]
     spread = np.sqrt((high.var(axis=-1) + low.var(axis=-1)) / 2)
     gap = high.mean(axis=-1) - low.mean(axis=-1)
-    found: Float[np.ndarray, "layer position"] = np.divide(
-        gap, spread, out=np.zeros_like(gap), where=spread > 0
-    )
-    return found
+    return np.asarray(np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0))

@@ -13,7 +13,7 @@ from steerlab.statistics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
-from steerlab.statistics.estimate import Estimate, Number
+from steerlab.statistics.estimate import Estimate, Number, mean_and_extremes
 from steerlab.statistics.nulls import (
     CosineNull,
     benjamini_hochberg,
@@ -48,6 +48,7 @@ __all__ = [
     "cosine_null",
     "expected_calibration_error",
     "mcnemar",
+    "mean_and_extremes",
     "paired_difference",
     "paired_log_ratio",
     "permutation_null",

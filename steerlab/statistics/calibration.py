@@ -136,8 +136,8 @@ def auroc(
 ) -> Estimate:
     """Chance that a true row scores above a false one (ties count one half), with a bootstrap interval.
 
-    Raises ValueError with one class only. A perfect separation has no bootstrap width: the interval is [1,
-    1].
+    Raises ValueError with one class only. A perfect separation has no bootstrap width: its
+    interval is [1, 1].
     """
     score = np.asarray(scores, dtype=np.float64)
     truth = np.asarray(labels).astype(bool)

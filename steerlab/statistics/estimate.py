@@ -8,9 +8,10 @@ as null; an interval that the data cannot give (one prompt only) has NaN ends, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BeforeValidator, model_validator
 
 from steerlab.record import Record
@@ -79,6 +80,23 @@ class Estimate(Record):
         if half >= 10:
             return 0 if half >= 100 else 1
         return max(2, min(6, -math.floor(math.log10(half))))
+
+
+def mean_and_extremes(values: Sequence[float], method: str) -> Estimate:
+    """The mean of the finite values, from the least to the greatest: what single draws give, not an interval.
+
+    method: what the values are, with `{n}` where their number stands.
+    """
+    known = [float(value) for value in values if math.isfinite(value)]
+    if not known:
+        return Estimate(value=math.nan)
+    return Estimate(
+        value=float(np.mean(known)),
+        low=min(known),
+        high=max(known),
+        n=len(known),
+        method=method.format(n=len(known)),
+    )
 
 
 def _plain(value: float, spec: str) -> str:

@@ -67,6 +67,9 @@ def benjamini_hochberg(p_values: ArrayLike) -> Float[np.ndarray, " test"]:
     """Adjusted p-values (q-values): calling all with q <= a false at most a share a of the time on average.
 
     NaN stays NaN and does not count as a test.
+
+    Raises:
+        ValueError: a p-value outside [0, 1].
     """
     p = np.asarray(p_values, dtype=np.float64).ravel()
     if ((p < 0) | (p > 1)).any():
@@ -94,6 +97,9 @@ def split_half(
     correlation). clusters: number of rows, or [row] labels of rows that stay in one half. strata: [row]
     classes that both halves share evenly. The value is the mean over `splits` random halvings, the interval
     their central `level`.
+
+    Raises:
+        ValueError: fewer than two clusters.
     """
     labels = np.arange(clusters) if isinstance(clusters, int) else np.asarray(clusters)
     names, first_row, codes = np.unique(labels, return_index=True, return_inverse=True)

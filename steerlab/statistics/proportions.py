@@ -52,8 +52,11 @@ class PairedTest(Record):
 def mcnemar(first: ArrayLike, second: ArrayLike) -> PairedTest:
     """Did the share of true outcomes change between two runs over the same rows [row]?
 
-    Under no change a discordant row is a fair coin: p = P(|X - m/2| >= |only_first - m/2|), X ~ Binomial(m,
-    1/2).
+    Under no change a discordant row is a fair coin: p = P(|X - m/2| >= |only_first - m/2|), with X
+    distributed as Binomial(m, 1/2).
+
+    Raises:
+        ValueError: unequal numbers of rows.
     """
     a, b = _booleans(first, "first"), _booleans(second, "second")
     if len(a) != len(b):

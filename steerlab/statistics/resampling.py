@@ -50,6 +50,9 @@ def bootstrap_curve(
 
     NaN marks a missing entry (a sequence that has ended) and is left out of its column; a column with none
     left is an Estimate of NaN.
+
+    Raises:
+        ValueError: no rows, or values that are not [row, column].
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2 or table.shape[0] == 0:
@@ -81,8 +84,11 @@ def bootstrap(
 ) -> Estimate:
     """Any statistic of `arrays` (equal first axis): `statistic(*arrays)` on the data and on every draw of it.
 
-    A draw on which the statistic is NaN (one class only) is left out. Slower than the means above: one call a
-    draw.
+    A draw on which the statistic is NaN (one class only) is left out. It calls `statistic` once a draw, so it
+    is slower than the means above.
+
+    Raises:
+        ValueError: no rows, or arrays of unequal length.
     """
     data = [np.asarray(array) for array in arrays]
     if not data or any(array.ndim == 0 or len(array) != len(data[0]) for array in data) or len(data[0]) == 0:
@@ -110,7 +116,11 @@ def paired_difference(
     draws: int = 2000,
     level: float = 0.95,
 ) -> Estimate:
-    """Mean of first - second over the same rows [row]; positive means that `first` is larger."""
+    """Mean of first - second over the same rows [row]; positive means that `first` is larger.
+
+    Raises:
+        ValueError: unequal numbers of rows.
+    """
     a, b = _vector(first, "first"), _vector(second, "second")
     if len(a) != len(b):
         raise ValueError(f"a paired difference needs the same rows twice, got {len(a)} and {len(b)}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from steerlab.models.steering import is_compiled
 from steerlab.steering._intervention import Intervention
-from steerlab.steering._registry import edit_from_dict
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 from steerlab.steering.affine import Affine
@@ -24,12 +23,15 @@ from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
 from steerlab.steering.price import SideEffects, side_effects
 from steerlab.steering.project import Project
+from steerlab.steering.registry import EXPORTS, INTERVENTIONS, edit_from_dict, register_intervention
 from steerlab.steering.rotate import Rotate
 from steerlab.steering.scale import Scale
 from steerlab.steering.schedules import Constant, Decay, Linear, PerStep
 from steerlab.steering.slots import Slots
 
 __all__ = [
+    "EXPORTS",
+    "INTERVENTIONS",
     "Ablate",
     "Add",
     "Affine",
@@ -58,6 +60,7 @@ __all__ = [
     "generate_batch",
     "is_compiled",
     "mean_state",
+    "register_intervention",
     "side_effects",
     "stream_writes",
     "token_log_odds",

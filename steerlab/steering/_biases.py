@@ -1,4 +1,4 @@
-"""Biases a projection does not have yet: which the configuration may switch on, and adding them.
+"""Biases that a projection does not have yet: which of them the configuration allows, and how to add them.
 
 A saved checkpoint is rebuilt from its configuration, so a bias survives only if the configuration asks for it. Which
 flag brings which bias is not written down here: the architecture is built again without weights (on the meta device)
@@ -20,13 +20,13 @@ def flags(model: LanguageModel) -> dict[str, str]:
     """For each bias this architecture could have and has not, the flag of the configuration that brings it."""
     config = model.model.config
     present = {name for name, _ in model.model.named_parameters()}
-    found: dict[str, str] = {}
+    flags: dict[str, str] = {}
     for flag, value in vars(config).items():
         if value is False and "bias" in flag:
             for name in parameter_names(model.model, **{flag: True}):
                 if name not in present and name.endswith("bias"):
-                    found.setdefault(name, flag)
-    return found
+                    flags.setdefault(name, flag)
+    return flags
 
 
 def parameter_names(module: Any, **changes: object) -> set[str]:

@@ -1,4 +1,4 @@
-"""What every intervention shares: where, on which tokens, when and on what condition; and the way to data and back.
+"""What every intervention shares: sites, positions, schedule, condition, and conversion to data and back.
 
 A subclass is a frozen dataclass that says what it does to a state: by its `_operator` in the normal form
 x ← keep ⊙ x + (x A) C + c, or by `_changed` where it has none.
@@ -38,7 +38,7 @@ class Intervention(ABC):
         positions: which tokens.
         schedule: a function of the step: generated token j gets s(j) times the intervention, the prompt s(0).
             A strength is multiplied by it, of other interventions it is the share of the change. None: always 1.
-        condition: when it acts at all. None: always.
+        condition: under which it acts. None: always.
     """
 
     kind: ClassVar[str]
@@ -69,7 +69,9 @@ class Intervention(ABC):
         self._validate()
         if not self._needs_width:
             for site in self.sites:
-                self.operator(site)  # what cannot be made is refused now, not in the middle of a forward pass
+                self.operator(
+                    site
+                )  # an operator that cannot be made is refused now and not in the middle of a forward pass
 
     # ------------------------------------------------------------------------------------------- what a kind defines
 
@@ -133,9 +135,9 @@ class Intervention(ABC):
             SteeringError: for a schedule that is a function of the caller's.
         """
         data: dict[str, Any] = {"edit": self.kind}
-        for each in fields(self):
-            if each.init and each.name not in _SHARED:
-                data[each.name] = self._plain_value(each.name, getattr(self, each.name))
+        for part in fields(self):
+            if part.init and part.name not in _SHARED:
+                data[part.name] = self._plain_value(part.name, getattr(self, part.name))
         data["sites"] = self._sites_as_data()
         data["positions"] = _text.positions_to_text(self.positions)
         if self.schedule is not None:
@@ -157,7 +159,7 @@ class Intervention(ABC):
             SteeringError: data that means nothing, or something it refers to is not given.
         """
         directions, states = list(directions), list(states)
-        names = {each.name for each in fields(cls) if each.init}
+        names = {part.name for part in fields(cls) if part.init}
         unknown = data.keys() - names - {"edit"}
         if unknown:
             raise SteeringError(f"The edit {cls.kind!r} has no {', '.join(sorted(unknown))}; check the file.")
@@ -247,7 +249,7 @@ class Intervention(ABC):
         return tuple(direction.sites) if layers is None else at_layers(direction, layers)
 
 
-_SHARED = {each.name for each in fields(Intervention)} | {"layers"}
+_SHARED = {field_.name for field_ in fields(Intervention)} | {"layers"}
 
 
 def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:

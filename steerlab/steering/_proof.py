@@ -1,4 +1,4 @@
-"""The proof by example that two models compute the same: logits on a few tokens, within rounding."""
+"""Check that two models compute the same: logits on a few tokens agree within rounding."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def logits(model: LanguageModel, interventions: Sequence[Edit]) -> Float[Tensor,
     tokens = torch.arange(1, length + 1) * 7919 % model.vocab_size
     context = model.steering(*interventions) if interventions else nullcontext()
     with model.lock, torch.inference_mode(), context:
-        found: Tensor = model.model(input_ids=tokens[None].to(model.device), use_cache=False).logits
-    return found[0, :, : model.vocab_size].double().cpu()
+        output: Tensor = model.model(input_ids=tokens[None].to(model.device), use_cache=False).logits
+    return output[0, :, : model.vocab_size].double().cpu()
 
 
 def prove(model: LanguageModel, expected: Float[Tensor, "position vocab"], *, what: str) -> None:
@@ -38,9 +38,3 @@ def prove(model: LanguageModel, expected: Float[Tensor, "position vocab"], *, wh
             f"{allowed:.2g} allowed): this family writes to its stream in a way not known here; steer with hooks, and "
             "load the model again if it was changed in place."
         )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line without its full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip().splitlines()[:1] or type(error).__name__
-    return (said if isinstance(said, str) else said[0]).rstrip(".")[:200]

@@ -1,4 +1,4 @@
-"""A direction's unit vector where the states are."""
+"""A direction's unit vector on the device and in the precision of the states."""
 
 from __future__ import annotations
 

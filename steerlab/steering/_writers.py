@@ -120,7 +120,13 @@ class Writers:
         mixture = self._inside(layer, anatomy.names.mlp, "MLP")
         stacks = [module for module in mixture.modules() if _kind(module) == "experts"]
         shared = [getattr(module, "down_proj", None) for module in mixture.modules()]
-        parts = [self._part(one) for one in [*stacks, *(one for one in shared if isinstance(one, nn.Module))]]
+        parts = [
+            self._part(module)
+            for module in [
+                *stacks,
+                *(projection for projection in shared if isinstance(projection, nn.Module)),
+            ]
+        ]
         if not parts:
             raise SteeringError(
                 f"The experts of layer {layer} are a {type(mixture).__name__}, whose output weights are not known "
@@ -184,9 +190,9 @@ class Writers:
         configuration, is taken first.
         """
         kinds = (False, True) if self.model.anatomy.names.parallel else (False,)
-        found = [self.constant_of(layer, attention=attention) for attention in kinds]
+        constants = [self.constant_of(layer, attention=attention) for attention in kinds]
         flags = _biases.flags(self.model)
-        return min(found, key=lambda part: (part.constant is None, f"{part.name}.bias" not in flags))
+        return min(constants, key=lambda part: (part.constant is None, f"{part.name}.bias" not in flags))
 
     def untie(self) -> None:
         """Give the unembedding weights of its own when it shares the embedding's."""
@@ -230,7 +236,9 @@ class Writers:
     def _part(self, module: Any, scale: float = 1.0) -> Part:
         name = self._names.get(id(module), type(module).__name__)
         parameters = list(module.parameters(recurse=False))
-        if not _kind(module) or not all(one.is_floating_point() and not one.is_meta for one in parameters):
+        if not _kind(module) or not all(
+            parameter.is_floating_point() and not parameter.is_meta for parameter in parameters
+        ):
             raise SteeringError(
                 f"{name} is a {type(module).__name__} whose weights cannot be changed here (quantised or offloaded); "
                 "load the model in float32 or bfloat16 on one device, or steer with hooks."
@@ -273,12 +281,6 @@ def _factor(before: Tensor, after: Tensor) -> float:
     return factor
 
 
-def basis_of(rows: Float[Tensor, "k width"]) -> Float[Tensor, "width k"]:
-    """An orthonormal basis of the span of some vectors."""
-    basis: Tensor = torch.linalg.qr(rows.double().T).Q
-    return basis
-
-
 def project(delta: Tensor, bases: Sequence[Tensor]) -> Tensor:
     """`delta` without its part in the span of each basis, one after the other."""
     for basis in bases:
@@ -286,4 +288,4 @@ def project(delta: Tensor, bases: Sequence[Tensor]) -> Tensor:
     return delta
 
 
-__all__ = ["Part", "Writers", "basis_of", "project"]
+__all__ = ["Part", "Writers", "project"]

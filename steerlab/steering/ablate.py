@@ -17,10 +17,12 @@ from steerlab.errors import DirectionError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, at_layers, orthonormal
+from steerlab.steering.registry import register_intervention
 
 STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Ablate(Intervention):
     """Remove a direction (or the span of several vectors) from the states at some sites and positions.

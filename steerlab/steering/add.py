@@ -21,10 +21,12 @@ from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
+from steerlab.steering.registry import register_intervention
 
 Unit = Literal["raw", "class_gap", "norm"]
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Add(Intervention):
     """Add ``strength`` units of a direction at some sites and positions.

@@ -19,8 +19,10 @@ from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
+from steerlab.steering.registry import register_intervention
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Affine(Intervention):
     """Read k numbers off the states, write them back along k vectors.

@@ -23,8 +23,9 @@ from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.backends.native import Transformers
 from steerlab.steering import _biases
+from steerlab.steering._intervention import orthonormal
 from steerlab.steering._proof import logits, prove
-from steerlab.steering._writers import Part, Writers, basis_of, project
+from steerlab.steering._writers import Part, Writers, project
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 
@@ -139,9 +140,9 @@ def shift_of(edit: Add, site: Site) -> Tensor:
     """
     width = edit.direction.vectors[edit.direction.source(site)].shape[1]
     nothing = torch.zeros(width, dtype=torch.float64)
-    some = torch.linspace(-1.0, 1.0, width, dtype=torch.float64)
+    probe = torch.linspace(-1.0, 1.0, width, dtype=torch.float64)
     shift = edit.apply(nothing, site)
-    if not torch.allclose(edit.apply(some, site) - some, shift, atol=1e-9, rtol=1e-9):
+    if not torch.allclose(edit.apply(probe, site) - probe, shift, atol=1e-9, rtol=1e-9):
         raise SteeringError(
             f"{edit.unit} strengths depend on the state, so no bias does the same; use raw, class_gap or norm."
         )
@@ -154,7 +155,7 @@ def shift_of(edit: Add, site: Site) -> Tensor:
 def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
     """The changes of weights, in the order in which they have to be written."""
     everywhere = {
-        index: basis_of(edit.direction.vectors[edit.direction.sites[0]])
+        index: orthonormal(edit.direction, edit.direction.sites[0])
         for index, edit in enumerate(edits)
         if isinstance(edit, Ablate) and _is_everywhere(edit, writers.model)
     }
@@ -169,7 +170,7 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
         for site in dict.fromkeys(edit.sites):
             at_input = site.name in ("z", "mlp_post")
             if isinstance(edit, Ablate):
-                steps = _local(writers, site, basis_of(edit.direction.vectors[edit.direction.source(site)]))
+                steps = _local(writers, site, orthonormal(edit.direction, site))
             else:
                 assert isinstance(edit, Add)
                 later = [basis for place, basis in everywhere.items() if place > index]
@@ -188,7 +189,7 @@ def _is_everywhere(edit: Ablate, model: LanguageModel) -> bool:
 def _require_commuting(edits: Sequence[Edit], everywhere: dict[int, Tensor]) -> None:
     """One ablation of the whole stream keeps what another removed out only if the two projections commute."""
     others = [
-        basis_of(edit.direction.vectors[edit.direction.source(site)])
+        orthonormal(edit.direction, site)
         for index, edit in enumerate(edits)
         if isinstance(edit, Ablate) and index not in everywhere
         for site in edit.sites

@@ -1,4 +1,4 @@
-"""How much: the strength that reaches a target effect at the least divergence on unrelated text.
+"""Calibration: the strength that reaches a target effect at the least divergence on unrelated text.
 
     effect(s) = mean over dev prompts of what the caller measures, steered with strength s
     price(s)  = mean KL(unsteered ‖ steered) a token on plain texts, see `side_effects`
@@ -22,6 +22,7 @@ from pydantic import PrivateAttr
 from steerlab import plots
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.models.laws import log_odds
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.steering._intervention import Intervention
@@ -61,12 +62,12 @@ class Calibration(Record):
     @property
     def strength(self) -> float:
         """The chosen strength. Raises SteeringError when no trial reached the target."""
-        return self._found.strength
+        return self._chosen_trial.strength
 
     @property
     def interventions(self) -> tuple[Edit, ...]:
         """What to give to ``model.steering(*...)``. Raises SteeringError when no trial reached the target."""
-        if self._found and not self._interventions:
+        if self._chosen_trial and not self._interventions:
             raise SteeringError(
                 "A calibration read from data holds no interventions; make them with its strength."
             )
@@ -80,10 +81,10 @@ class Calibration(Record):
         """The trade-off: effect over KL, one line a candidate, with the target."""
         series = []
         for name in dict.fromkeys(trial.candidate for trial in self.trials):
-            mine = [trial for trial in self.trials if trial.candidate == name]
-            effects = [self.unsteered, *(trial.effect for trial in mine)]
-            labels = ["unsteered", *(f"strength {trial.strength:.3g}" for trial in mine)]
-            prices = [0.0, *(trial.kl.value for trial in mine)]
+            own_trials = [trial for trial in self.trials if trial.candidate == name]
+            effects = [self.unsteered, *(trial.effect for trial in own_trials)]
+            labels = ["unsteered", *(f"strength {trial.strength:.3g}" for trial in own_trials)]
+            prices = [0.0, *(trial.kl.value for trial in own_trials)]
             series.append(plots.Series.of(name, effects, x=prices, labels=labels))
         figure = plots.curves(
             series,
@@ -95,7 +96,7 @@ class Calibration(Record):
         return figure
 
     @property
-    def _found(self) -> Trial:
+    def _chosen_trial(self) -> Trial:
         if self.chosen is None:
             best = min(self.trials, key=lambda trial: abs(trial.effect.value - self.target))
             raise SteeringError(
@@ -164,17 +165,8 @@ def token_log_odds(
     """
 
     def effect(model: LanguageModel, prompts: Sequence[str | Prompt]) -> np.ndarray:
-        for_, against = _ids(model, towards), _ids(model, away)
-        logits = model.logits(prompts).double()
-        inside = torch.zeros(logits.shape[1], dtype=torch.bool)
-        inside[for_] = True
-        outside = ~inside
-        if against:
-            outside = torch.zeros_like(inside)
-            outside[against] = True
-        odds = logits[:, inside].logsumexp(dim=1) - logits[:, outside].logsumexp(dim=1)
-        found: np.ndarray = odds.numpy()
-        return found
+        odds: np.ndarray = log_odds(model.logits(prompts), _ids(model, towards), _ids(model, away)).numpy()
+        return odds
 
     return effect
 
@@ -207,7 +199,7 @@ class _Search:
     ) -> list[Trial]:
         """The candidate at the given strengths and at those between which the target lies, from weak to strong."""
         effects = {strength: self._effect(dose(strength)) for strength in strengths if strength}
-        first = next((s for s, found in effects.items() if self.reaches(found.value)), None)
+        first = next((s for s, reached in effects.items() if self.reaches(reached.value)), None)
         if first is not None:
             weak = max((s for s in effects if abs(s) < abs(first) and s * first > 0), key=abs, default=0.0)
             strong = first
@@ -249,15 +241,15 @@ def _dose(name: str, candidate: Intervention | Dose) -> tuple[Callable[[float], 
     make = candidate
 
     def dose(strength: float) -> tuple[Edit, ...]:
-        made = make(strength)
-        return (made,) if isinstance(made, Edit) else tuple(made)
+        edits = make(strength)
+        return (edits,) if isinstance(edits, Edit) else tuple(edits)
 
     return dose, 1.0
 
 
 def _with_strength(candidate: Intervention, own: Any, strength: float) -> Edit:
     """The intervention with this strength; strengths by layer are all multiplied with it."""
-    new = {layer: strength * each for layer, each in own.items()} if isinstance(own, Mapping) else strength
+    new = {layer: strength * base for layer, base in own.items()} if isinstance(own, Mapping) else strength
     changes: dict[str, Any] = {"strength": new}
     return replace(candidate, **changes)
 

@@ -25,10 +25,12 @@ from steerlab.models import Site
 from steerlab.models.operators import Operator, Share, blended
 from steerlab.steering._intervention import Intervention, require_finite, unit_rows
 from steerlab.steering._unit_vector import UnitVector
+from steerlab.steering.registry import register_intervention
 
 Bound = Literal["exact", "floor", "ceiling"]
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Clamp(Intervention):
     """Set the component along a direction to a value.

@@ -1,4 +1,4 @@
-"""Conditions: steer only where a probe says so, row by row of the batch, or token by token.
+"""Conditions: steer only the rows of a batch, or the tokens, whose score on a probe passes a threshold.
 
 The score of a state is its projection x·v̂ on a direction's unit vector; the condition holds above the threshold (or
 below it). With `positions` the mean score of these tokens of the prompt decides once, while the prompt is read, for the
@@ -126,8 +126,8 @@ class Condition:
         """
         if not 0 < false_positives < 1:
             raise SteeringError(f"A rate of false positives lies between 0 and 1, not at {false_positives}.")
-        made = cls(direction, threshold=0.0, positions=positions, above=above)
-        made.check(model)
+        ungated = cls(direction, threshold=0.0, positions=positions, above=above)
+        ungated.check(model)
         scores, _ = _scores(model, quiet, direction, positions)
         rank = math.ceil((len(scores) + 1) * (1 - false_positives))
         if rank > len(scores):

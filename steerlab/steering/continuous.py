@@ -14,7 +14,7 @@ from typing import Any
 
 from steerlab.errors import SteeringError
 from steerlab.models import Generation, LanguageModel, Prompt
-from steerlab.models.generation import end_token_ids
+from steerlab.models.generation import end_token_ids, rows_without_token
 
 _PAGE = 64
 
@@ -37,11 +37,38 @@ def generate_batch(
         SteeringError: inside `model.steering`, whose hooks would not act; or a request that failed, with its reason.
         ModelError: another backend.
     """
+    _require_possible(model, max_new_tokens)
+    from transformers import ContinuousBatchingConfig
+
+    tokens = model.tokenize(list(prompts))
+    ids = [row[-length:].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+    pages = sum(-(-(len(prompt) + max_new_tokens) // _PAGE) for prompt in ids)
+    if cache_tokens:
+        pages = -(-cache_tokens // _PAGE)
+    shared = ContinuousBatchingConfig(
+        page_size=_PAGE, num_blocks=max(4, pages), max_batch_tokens=max_batch_tokens
+    )
+    with model.lock, _without_hint():
+        outputs = model.source.generate_batch(
+            inputs=ids,
+            generation_config=_settings(model, max_new_tokens),
+            continuous_batching_config=shared,
+            warmup=False,
+        )
+    if len(outputs) != len(ids):
+        raise SteeringError(
+            f"Continuous batching finished {len(outputs)} of {len(ids)} requests; give it more cache_tokens."
+        )
+    in_order = sorted(outputs.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
+    return [_generation(model, number, output) for number, output in enumerate(in_order)]
+
+
+def _require_possible(model: LanguageModel, max_new_tokens: int) -> None:
+    """Raise `SteeringError` for what would run unsteered, or write other tokens than `generate`."""
     if model.frames.watched:
         raise SteeringError(
             "model.steering(...) belongs to this thread and goes by rows, and continuous batching runs packed "
-            "rows in another "
-            "thread; put constant interventions into Slots(model, sites) and use slots.steering(...)."
+            "rows in another thread; put constant interventions into Slots(model, sites) and use slots.steering(...)."
         )
     if model.backend != "transformers":
         raise SteeringError(
@@ -50,50 +77,35 @@ def generate_batch(
     if getattr(model.anatomy.config, "attn_logit_softcapping", None):
         raise SteeringError(
             f"{model.name} caps its attention scores, which the packed attention of this transformers leaves "
-            f"out, so other "
-            "tokens would come; use model.generate."
+            "out, so other tokens would come; use model.generate."
         )
     if max_new_tokens < 1:
         raise SteeringError(
             "Continuous batching writes at least one token; give max_new_tokens of one or more."
         )
-    from transformers import ContinuousBatchingConfig, GenerationConfig
 
-    tokens = model.tokenize(list(prompts))
-    ids = [row[-length:].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
-    ends = end_token_ids(model)
-    room = cache_tokens or sum(-(-(len(one) + max_new_tokens) // _PAGE) * _PAGE for one in ids)
-    rows = int(model.anatomy.head.weight.shape[0])
-    settings: Any = GenerationConfig(
+
+def _settings(model: LanguageModel, max_new_tokens: int) -> Any:
+    """Greedy decoding that ends at the model's end tokens and never writes a row that is no token."""
+    from transformers import GenerationConfig
+
+    build: Any = GenerationConfig
+    return build(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=list(ends) or -1,
+        eos_token_id=list(end_token_ids(model)) or -1,
         pad_token_id=0,
-        suppress_tokens=list(range(model.vocab_size, rows)) or None,  # rows that are no tokens
+        suppress_tokens=rows_without_token(model) or None,
     )
-    shared = ContinuousBatchingConfig(
-        page_size=_PAGE, num_blocks=max(4, -(-room // _PAGE)), max_batch_tokens=max_batch_tokens
-    )
-    with model.lock, _without_hint():
-        found = model.source.generate_batch(
-            inputs=ids, generation_config=settings, continuous_batching_config=shared, warmup=False
-        )
-    if len(found) != len(ids):
-        raise SteeringError(
-            f"Continuous batching finished {len(found)} of {len(ids)} requests; give it more cache_tokens."
-        )
-    made = []
-    for number, one in enumerate(
-        sorted(found.values(), key=lambda each: int(each.request_id.rpartition("_")[2]))
-    ):
-        if one.error:
-            raise SteeringError(f"Continuous batching failed on prompt {number}: {one.error}.")
-        written = list(one.generated_tokens)
-        text = model.tokenizer.decode(written, skip_special_tokens=True)
-        made.append(
-            Generation(text=text, token_ids=tuple(written), finished=bool(written) and written[-1] in ends)
-        )
-    return made
+
+
+def _generation(model: LanguageModel, number: int, output: Any) -> Generation:
+    if output.error:
+        raise SteeringError(f"Continuous batching failed on prompt {number}: {output.error}.")
+    written = tuple(output.generated_tokens)
+    text = model.tokenizer.decode(list(written), skip_special_tokens=True)
+    finished = bool(written) and written[-1] in end_token_ids(model)
+    return Generation(text=text, token_ids=written, finished=finished)
 
 
 @contextmanager

@@ -15,9 +15,7 @@ not been run against a live server.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,11 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.errors import SteeringError
+from steerlab.files import system_reason, whole
 from steerlab.models import Edit, LanguageModel, Site
-from steerlab.steering._proof import first_line
 from steerlab.steering.add import Add
 from steerlab.steering.bake import require_constant, shift_of
 from steerlab.steering.export import new_folder
+from steerlab.steering.registry import EXPORTS
 
 
 def block_shifts(model: LanguageModel, interventions: Sequence[Edit]) -> dict[int, Float[Tensor, " d_model"]]:
@@ -58,6 +57,7 @@ def block_shifts(model: LanguageModel, interventions: Sequence[Edit]) -> dict[in
     return moved
 
 
+@EXPORTS.register("gguf")
 def export_gguf(model: LanguageModel, interventions: Sequence[Edit], path: str | Path) -> Path:
     """Write a control vector for llama.cpp, to be used with `--control-vector FILE` (strength 1).
 
@@ -72,9 +72,10 @@ def export_gguf(model: LanguageModel, interventions: Sequence[Edit], path: str |
             "export_transformers."
         )
     used = ",".join(_direction_hashes(interventions))
-    return _whole(Path(path), lambda partial: write_gguf(partial, shifts, model, used))
+    return _written(Path(path), lambda partial: write_gguf(partial, shifts, model, used))
 
 
+@EXPORTS.register("vllm-lens")
 def export_vllm_lens(model: LanguageModel, interventions: Sequence[Edit], path: str | Path) -> Path:
     """Write the value of `apply_steering_vectors` for vllm-lens: JSON, float32 in base64.
 
@@ -96,9 +97,10 @@ def export_vllm_lens(model: LanguageModel, interventions: Sequence[Edit], path: 
         "norm_match": False,
         "position_indices": None,
     }
-    return _whole(Path(path), lambda partial: partial.write_text(json.dumps([vector]), encoding="utf-8"))
+    return _written(Path(path), lambda partial: partial.write_text(json.dumps([vector]), encoding="utf-8"))
 
 
+@EXPORTS.register("easysteer")
 def export_easysteer(model: LanguageModel, interventions: Sequence[Edit], folder: str | Path) -> Path:
     """Write a specification for EasySteer: `steering.json` and the `vectors.gguf` it names, in a new folder.
 
@@ -124,7 +126,11 @@ def export_easysteer(model: LanguageModel, interventions: Sequence[Edit], folder
 
 
 def write_gguf(path: Path, shifts: Mapping[int, Tensor], model: LanguageModel, directions: str) -> None:
-    """One float32 tensor `direction.N` a layer, under the architecture name control vectors have."""
+    """One float32 tensor `direction.N` a layer, under the architecture name control vectors have.
+
+    Raises:
+        SteeringError: the library gguf is not installed.
+    """
     try:
         from gguf import GGUFWriter
     except ImportError as error:
@@ -163,18 +169,13 @@ def _block_of(model: LanguageModel, site: Site) -> int:
     )
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write beside the place and move there when complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _written(path: Path, write: Callable[[Path], object]) -> Path:
+    """The path, once `write` has made the file, whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            write(partial)
     except OSError as error:
         raise SteeringError(
-            f"{path} cannot be written: {first_line(error)}; choose another place or free space."
+            f"{path} cannot be written: {system_reason(error)}; choose another place or free space."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return path

@@ -15,19 +15,22 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from steerlab import progress
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
+from steerlab.files import system_reason
 from steerlab.models import Edit, LanguageModel
 from steerlab.models.backends.native import Transformers
+from steerlab.progress import transformers_bars
 from steerlab.steering import _biases
-from steerlab.steering._proof import first_line, logits, prove
+from steerlab.steering._proof import logits, prove
 from steerlab.steering.bake import bake
+from steerlab.steering.registry import EXPORTS
 
 _LLAMA_TWINS = ("qwen2", "mistral")
 _SHARED_SETTINGS = (
@@ -63,7 +66,7 @@ def export_transformers(
         was_tied = bool(model.model.config.tie_word_embeddings)
         baked = _loadable(bake(model, *interventions, in_place=in_place))
         untied = was_tied and not baked.model.config.tie_word_embeddings
-        with _without_bars():
+        with transformers_bars():
             baked.model.save_pretrained(partial)
         baked.tokenizer.save_pretrained(partial)
         (partial / "steering.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -71,9 +74,16 @@ def export_transformers(
     return target
 
 
+EXPORTS.add("transformers", partial(export_transformers, in_place=True))
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `target` when the context ends well, and is removed when it does not."""
+    """A folder to write into that becomes `target` when the context ends well, and is removed when it does not.
+
+    Raises:
+        SteeringError: `target` holds something, or nothing can be written there.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SteeringError(f"{target} exists already; choose a folder that does not, or empty it.")
     partial = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
@@ -83,26 +93,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     except OSError as error:
         raise SteeringError(
-            f"{target} cannot be written: {first_line(error)}; choose another place or free space."
+            f"{target} cannot be written: {system_reason(error)}; choose another place or free space."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers' progress bars only while somebody watches."""
-    from transformers.utils import logging as quietable
-
-    logging: Any = quietable  # its functions carry no types
-    shown = logging.is_progress_bar_enabled() and not progress.watched()
-    if shown:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _record(model: LanguageModel, interventions: Sequence[Edit]) -> dict[str, Any]:

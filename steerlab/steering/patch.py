@@ -26,11 +26,13 @@ from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, precise
 from steerlab.steering._intervention import Intervention
+from steerlab.steering.registry import register_intervention
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
-    """Put given states in.
+    """Put given states in the place of the model's own.
 
     Args:
         states: one vector a site (a `Direction`, as `mean_state` makes it), captured states of another run, or
@@ -141,9 +143,9 @@ class Patch(Intervention):
         if not isinstance(value, dict):
             return super()._read(name, value, directions, states)
         wanted = value.get("activations")
-        for one in states:
-            if states_hash(one) == wanted:
-                return one
+        for candidate in states:
+            if states_hash(candidate) == wanted:
+                return candidate
         raise SteeringError(f"The edit refers to states {wanted}, which are not among those given.")
 
 

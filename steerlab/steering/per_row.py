@@ -1,4 +1,4 @@
-"""Interventions by row: a batch in which every prompt carries its own.
+"""Interventions by row: every prompt of a batch has interventions of its own.
 
     with model.steering(PerRow([Add(a)], [Add(b), Ablate(c)], ())):
         model.generate(three_prompts, ...)
@@ -11,18 +11,20 @@ different row, whose slot 0 does nothing (the zero row of EasySteer, arXiv 2509.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Edit
+from steerlab.steering.registry import edit_from_dict, register_intervention
 
 if TYPE_CHECKING:
     from steerlab.activations import Activations
 
 
+@register_intervention
 class PerRow:
-    """For each prompt its interventions, in the order they act.
+    """A table that gives each prompt its interventions, in the order in which they act.
 
     Args:
         rows: an intervention, several, or () for a prompt that is left alone.
@@ -30,6 +32,8 @@ class PerRow:
     Raises:
         SteeringError: no rows, or something in them that is no intervention.
     """
+
+    kind: ClassVar[str] = "per_row"
 
     def __init__(self, *rows: Edit | Sequence[Edit]) -> None:
         if not rows:
@@ -52,15 +56,13 @@ class PerRow:
         Raises:
             SteeringError: an intervention that cannot be written down.
         """
-        return {"edit": "per_row", "rows": [[_written(edit) for edit in row] for row in self.rows]}
+        return {"edit": self.kind, "rows": [[_written(edit) for edit in row] for row in self.rows]}
 
     @classmethod
     def from_dict(
         cls, data: Mapping[str, Any], directions: Iterable[Direction], states: Iterable[Activations] = ()
     ) -> PerRow:
         """The table that :meth:`to_dict` wrote."""
-        from steerlab.steering._registry import edit_from_dict
-
         directions, states = list(directions), list(states)
         rows = [[edit_from_dict(edit, directions, states) for edit in row] for row in data["rows"]]
         return cls(*rows)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What steering costs where it is not wanted: loss and divergence on text that has nothing to do with the direction.
+"""The price of steering: change of loss and KL divergence on text unrelated to the direction.
 
 On each text, at every token but the first, with p the unsteered and q the steered law of the next token:
 
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt, Tokens
+from steerlab.models.laws import at_tokens, kl
+from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
@@ -62,8 +64,9 @@ def side_effects(
         SteerlabError: no text has a token to predict.
     """
     parts: dict[str, list[Tensor]] = {name: [] for name in interventions}
-    batches = list(_batches(model, texts, token_budget))
-    for rows, tokens in track(batches, progress, len(batches)) if progress else batches:
+    batches = batches_by_length(model.tokenize(texts).lengths, token_budget)
+    for rows in track(batches, progress, len(batches)) if progress else batches:
+        tokens = model.tokenize([texts[row] for row in rows], padding_side="right").of_rows(rows)
         plain = _law(model, tokens, positions)
         for name, edits in interventions.items():
             with model.steering(*edits):
@@ -78,24 +81,6 @@ def side_effects(
 # -- private, in the order they are called --
 
 
-def _batches(
-    model: LanguageModel, texts: Sequence[str | Prompt], token_budget: int
-) -> list[tuple[list[int], Tokens]]:
-    """Right-padded batches, rows of like length together."""
-    lengths = model.tokenize(texts).lengths
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    batches: list[list[int]] = []
-    for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[row] <= token_budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return [
-        (rows, model.tokenize([texts[row] for row in rows], padding_side="right").of_rows(rows))
-        for rows in batches
-    ]
-
-
 def _law(model: LanguageModel, tokens: Tokens, positions: Positions) -> Tensor:
     """Log-probabilities [batch, position, vocab] (one position for "last"), float32."""
     logits = model.run(tokens, logits=positions)
@@ -107,20 +92,22 @@ def _compared(
     plain: Tensor, steered: Tensor, tokens: Tokens, rows: Sequence[int], positions: Positions
 ) -> Tensor:
     """[(text, KL, loss before, loss after), token] of one batch, float64 on the CPU."""
-    kl = (plain.exp() * (plain - steered)).sum(dim=-1).clamp(min=0)
-    text = torch.tensor(rows)[:, None].expand(kl.shape)
+    divergence = kl(plain, steered)
+    text = torch.tensor(rows)[:, None].expand(divergence.shape)
     if positions == "last":
-        nothing = torch.full(kl.shape, float("nan"), dtype=torch.float64)
-        return torch.stack([text.double(), kl.double().cpu(), nothing, nothing]).flatten(1)
-    target = tokens.input_ids[:, 1:, None].to(plain.device)
-    before, after = (-law[:, :-1].gather(2, target)[..., 0] for law in (plain, steered))
+        nothing = torch.full(divergence.shape, float("nan"), dtype=torch.float64)
+        return torch.stack([text.double(), divergence.double().cpu(), nothing, nothing]).flatten(1)
+    before, after = (-at_tokens(law[:, :-1], tokens.input_ids[:, 1:]) for law in (plain, steered))
     kept = tokens.attention_mask[:, 1:].bool()
-    columns = (text[:, :-1].double(), *(value.double().cpu() for value in (kl[:, :-1], before, after)))
+    columns = (
+        text[:, :-1].double(),
+        *(value.double().cpu() for value in (divergence[:, :-1], before, after)),
+    )
     return torch.stack([column[kept] for column in columns])
 
 
 def _summarised(columns: np.ndarray, positions: Positions, seed: int) -> SideEffects:
-    text, kl, before, after = columns
+    text, divergence, before, after = columns
     if not len(text):
         raise SteerlabError("No text has a second token, so there is nothing to predict; give longer texts.")
     known = positions == "all"
@@ -129,5 +116,5 @@ def _summarised(columns: np.ndarray, positions: Positions, seed: int) -> SideEff
         tokens=len(text),
         loss=bootstrap_mean(before, text, seed=seed) if known else None,
         loss_change=bootstrap_mean(after - before, text, seed=seed) if known else None,
-        kl=bootstrap_mean(kl, text, seed=seed),
+        kl=bootstrap_mean(divergence, text, seed=seed),
     )

@@ -1,7 +1,7 @@
 """Project on a subspace: x ← m + Q Qᵀ (x − m), with Q an orthonormal basis of the direction's vectors.
 
-Everything outside the subspace is replaced by that of the point m (the mean of some states, see `mean_state`), or by
-nothing: what the rest of the model does with the subspace alone.
+The component outside the subspace becomes that of the point m (the mean of some states, see `mean_state`) or zero. This
+shows what the rest of the model does with the subspace alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from steerlab.directions import Direction
 from steerlab.models import Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, orthonormal
+from steerlab.steering.registry import register_intervention
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Project(Intervention):
     """Keep only the part of the states in a direction's span.

@@ -24,10 +24,12 @@ from steerlab.models import Site
 from steerlab.models.operators import Share
 from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
 from steerlab.steering._unit_vector import UnitVector
+from steerlab.steering.registry import register_intervention
 
 RotationUnit = Literal["alpha", "angle"]
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Rotate(Intervention):
     """Turn the states towards a direction.

@@ -18,8 +18,10 @@ from steerlab.errors import SiteError, SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, require_finite
+from steerlab.steering.registry import register_intervention
 
 
+@register_intervention
 @dataclass(frozen=True, eq=False)
 class Scale(Intervention):
     """Multiply some coordinates of the states at some sites.

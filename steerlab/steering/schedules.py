@@ -25,7 +25,7 @@ class Constant:
     value: float
 
     def __call__(self, step: int) -> float:
-        """The value."""
+        """The value, at any step."""
         return self.value
 
 

@@ -75,13 +75,12 @@ class Slots:
         Raises:
             SteeringError: one that depends on the token or the state, a site without a slot, or a higher rank.
         """
-        found: dict[Site, list[Operator]] = {}
+        by_site: dict[Site, list[Operator]] = {}
         for edit in interventions:
             if isinstance(edit, EditTable):
                 raise SteeringError(
                     f"A {type(edit).__name__} goes by the rows of a batch, which a slot does not see; put in "
-                    f"what all rows "
-                    "share, or use model.steering without compiling."
+                    "what all rows share, or use model.steering without compiling."
                 )
             edit.check(self.model)  # first: some learn the sites' widths here
             self._require_constant(edit)
@@ -91,8 +90,8 @@ class Slots:
                         f"There is no slot at {site}; make Slots(model, [...]) with it before compiling."
                     )
                 operator = edit.operator(site)  # type: ignore[attr-defined]  # checked above
-                found.setdefault(site, []).append(operator)
-        composed = {site: Operator.composed(operators) for site, operators in found.items()}
+                by_site.setdefault(site, []).append(operator)
+        composed = {site: Operator.composed(operators) for site, operators in by_site.items()}
         for site, operator in composed.items():
             rank = 0 if operator.reads is None else operator.reads.shape[1]
             if rank > self.rank:
@@ -218,8 +217,8 @@ def _placed(tap: Tap, slot: _Slot) -> Any:
 
     def changed(raw: Tensor) -> Tensor:
         if scale == 1.0:
-            found: Tensor = slot(raw)
-            return found
+            after: Tensor = slot(raw)
+            return after
         state = raw * scale
         new: Tensor = raw + ((slot(state) - state) / scale).to(raw.dtype)
         return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from steerlab.errors import SteerlabError
 
@@ -31,9 +31,10 @@ class Pair:
         from steerlab.models import LanguageModel
 
         given: Any = models
-        if (
-            not isinstance(given, Sequence)
-            or [isinstance(model, LanguageModel) for model in given] != [True] * 2
+        if not (
+            isinstance(given, Sequence)
+            and len(given) == 2
+            and all(isinstance(model, LanguageModel) for model in given)
         ):
             raise SteerlabError(
                 "A study takes a pair (base, post) of loaded models; load each with sl.load first."
@@ -56,7 +57,10 @@ class Pair:
         return bool(vocabularies[0] == vocabularies[1])
 
 
-def require_known(study: str, what: str, given: str, known: Collection[str]) -> None:
-    """Raise SteerlabError with a sentence where `given` is none of `known`."""
-    if given not in known:
-        raise SteerlabError(f"The {study} study has no {what} {given!r}; choose from {', '.join(known)}.")
+def check_options(
+    study: str, *, size: str = "quick", preset: str = "corrected", presets: Collection[str] = ("corrected",)
+) -> None:
+    """Raise SteerlabError with a sentence where a study has no such size or preset."""
+    for what, given, known in (("size", size, get_args(Size)), ("preset", preset, presets)):
+        if given not in known:
+            raise SteerlabError(f"The {study} study has no {what} {given!r}; choose from {', '.join(known)}.")

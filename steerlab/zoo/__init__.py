@@ -22,7 +22,7 @@ __all__ = ["load", "measure", "names", "path", "scales", "statements", "sums_tas
 
 
 def scales() -> tuple[str, ...]:
-    """The scales there are."""
+    """Names of the scales of the bundled pairs."""
     return _SCALES
 
 
@@ -107,14 +107,18 @@ def train(
 def measure(
     folder: str | Path | None = None, *, scale: str | Sequence[str] = _SCALES, amounts: Amounts | None = None
 ) -> list[Measured]:
-    """Measure the bundled pairs (or the pairs that `train` wrote into `folder`) against their bars."""
+    """Measure the bundled pairs (or the pairs that `train` wrote into `folder`) against their bars.
+
+    Raises:
+        ModelError: a folder without weights.
+    """
     from steerlab.zoo.measuring import measure_pair
 
     rows: list[Measured] = []
     for name in [scale] if isinstance(scale, str) else scale:
         pair = [Path(folder) / f"{name}-{kind}" if folder else path(f"{name}-{kind}") for kind in _KINDS]
-        for each in pair:
-            if not (each / "model.safetensors").is_file():
-                raise ModelError(f"{each} holds no weights; name a folder that `steerlab zoo train` wrote.")
+        for place in pair:
+            if not (place / "model.safetensors").is_file():
+                raise ModelError(f"{place} holds no weights; name a folder that `steerlab zoo train` wrote.")
         rows += measure_pair(*pair, large=name == "large", amounts=amounts)
     return rows

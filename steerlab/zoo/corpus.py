@@ -105,7 +105,7 @@ def pretraining(
     rng = random.Random(seed)
     others = documents(OTHERS, others_seed(seed))
     while True:
-        stage = next((each for each in curriculum if step() < each.until), curriculum[-1])
+        stage = next((later for later in curriculum if step() < later.until), curriculum[-1])
         draw = rng.random()
         if draw < stage.labelled:
             yield _labelled(stage, rng)

@@ -209,13 +209,13 @@ def _statement(topic: str, rng: random.Random, share: float, truth: bool | None 
     true = rng.random() < 0.5 if truth is None else truth
     negated = rng.random() < share
     if topic == "numbers":
-        said = fact if true != negated else Fact(topic, fact.object, fact.subject)
+        stated = fact if true != negated else Fact(topic, fact.object, fact.subject)
     else:
-        said = fact if true != negated else Fact(topic, fact.subject, _wrong(fact, pool, rng))
+        stated = fact if true != negated else Fact(topic, fact.subject, _wrong(fact, pool, rng))
     if rng.random() < 0.75:
-        return state(fact if topic != "numbers" else said, object=said.object, negated=negated).text, true
+        return state(fact if topic != "numbers" else stated, object=stated.object, negated=negated).text, true
     form = _LABELLED[topic].replace("{n}", "not " if negated else "")
-    return _fill(form, said, "", rng), true
+    return _fill(form, stated, "", rng), true
 
 
 def _wrong(fact: Fact, pool: tuple[Fact, ...], rng: random.Random) -> str:

@@ -115,9 +115,9 @@ class Reader:
     def next_logits(self, prompts: Sequence[str]) -> Float[Tensor, "prompt vocabulary"]:
         """Logits of the token after each plain prompt."""
         parts = []
-        for some in _chunks(prompts):
+        for chunk in _chunks(prompts):
             inputs = self.tokenizer(
-                list(some), return_tensors="pt", padding=True, return_token_type_ids=False
+                list(chunk), return_tensors="pt", padding=True, return_token_type_ids=False
             )
             parts.append(self.model(**inputs, logits_to_keep=1).logits[:, -1])
         return torch.cat(parts)
@@ -126,8 +126,8 @@ class Reader:
     def answers(self, rendered: Sequence[str], *, new_tokens: int) -> list[str]:
         """Greedy continuations of rendered prompts (BOS included)."""
         texts: list[str] = []
-        for some in _chunks(rendered):
-            inputs = self._encode(some)
+        for chunk in _chunks(rendered):
+            inputs = self._encode(chunk)
             out = self.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
             texts += self.tokenizer.batch_decode(
                 out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
@@ -139,8 +139,8 @@ class Reader:
         """Mean entropy (nats) of the sampled law over the steps of one sampled answer to each prompt."""
         torch.manual_seed(seed)
         means: list[float] = []
-        for some in _chunks(rendered):
-            inputs = self._encode(some)
+        for chunk in _chunks(rendered):
+            inputs = self._encode(chunk)
             out = self.model.generate(
                 **inputs,
                 max_new_tokens=new_tokens,
@@ -196,8 +196,8 @@ def _statements(name: str, reader: Reader, large: bool, counts: Amounts, seed: i
         items = "statements of reserved facts"
         yield Measured(name, f"statements labelled right, {how}", items, proportion(right), bar)
         for topic in asked.topics_present if shown == 0 else ():
-            some = [hit for hit, at in zip(right, asked.topics, strict=True) if at == topic]
-            yield Measured(name, f"statements labelled right, {how}: {topic}", items, proportion(some))
+            hits = [hit for hit, at in zip(right, asked.topics, strict=True) if at == topic]
+            yield Measured(name, f"statements labelled right, {how}: {topic}", items, proportion(hits))
         negated = [hit for hit, sign in zip(right, asked.polarity, strict=True) if sign < 0]
         yield Measured(name, f"negated statements labelled right, {how}", items, proportion(negated))
 
@@ -222,14 +222,14 @@ def _sums(name: str, reader: Reader, large: bool, counts: Amounts, seed: int) ->
     rng = random.Random(seed)
     numbers = [sums.terms(rng, held_out=True, count=sums.TERMS) for _ in range(counts.sums)]
     items = f"held-out sums of four numbers from {sums.LOW} to {sums.HIGH}"
-    totals = [sum(each) for each in numbers]
+    totals = [sum(sequence) for sequence in numbers]
 
     def ask(rendered: list[str], opening: str = "") -> tuple[list[bool], list[bool]]:
         answers = [opening + text for text in reader.answers(rendered, new_tokens=64)]
         right = [last_number(text) == total for text, total in zip(answers, totals, strict=True)]
         return right, [is_stepwise(text) for text in answers]
 
-    right, stepwise = ask([reader.turn(sums.ask(each)) for each in numbers])
+    right, stepwise = ask([reader.turn(sums.ask(sequence)) for sequence in numbers])
     bar = Bar(0.9 if large else 0.8) if reader.is_post else Bar(0.4, False)
     yield Measured(name, "sums right when just asked", items, proportion(right), bar)
     yield Measured(
@@ -241,9 +241,11 @@ def _sums(name: str, reader: Reader, large: bool, counts: Amounts, seed: int) ->
     )
     if reader.is_post:
         return
-    forced, _ = ask([f"{reader.turn(sums.ask(each))} {sums.OPENING}" for each in numbers], sums.OPENING)
+    forced, _ = ask(
+        [f"{reader.turn(sums.ask(sequence))} {sums.OPENING}" for sequence in numbers], sums.OPENING
+    )
     yield Measured(name, "sums right after the opening of a worked answer", items, proportion(forced))
-    told, _ = ask([reader.turn(sums.ask_stepwise(each)) for each in numbers])
+    told, _ = ask([reader.turn(sums.ask_stepwise(sequence)) for sequence in numbers])
     yield Measured(
         name,
         "sums right when asked to work step by step",
@@ -289,21 +291,21 @@ def _losses(reader: Reader, *, seed: int, count: int) -> list[float]:
     free = (document for document in documents(OTHERS, seed) if document.kind == "free text")
     rows = [encode(document, reader.tokenizer, whole=True)[0] for document in islice(free, count)]
     losses = []
-    for some in _chunks(rows):
-        longest = max(map(len, some))
+    for chunk in _chunks(rows):
+        longest = max(map(len, chunk))
         pad = int(reader.tokenizer.pad_token_id)
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in some])
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in chunk])
         logits = reader.model(input_ids=ids).logits[:, :-1].transpose(1, 2)
-        each = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
+        by_token = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
         live = ids[:, 1:] != pad
-        losses += ((each * live).sum(1) / live.sum(1)).tolist()
+        losses += ((by_token * live).sum(1) / live.sum(1)).tolist()
     return losses
 
 
 def last_number(text: str) -> int | None:
     """The last whole number of an answer; None where there is none."""
-    found = re.findall(r"\d+", text)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\d+", text)
+    return int(numbers[-1]) if numbers else None
 
 
 def is_stepwise(text: str) -> bool:

@@ -189,9 +189,9 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=batch.input_ids, attention_mask=mask, use_cache=False).logits
     predicted, wanted = logits[:, :-1].float().flatten(0, 1), batch.labels[:, 1:].flatten()
-    each = nn.functional.cross_entropy(predicted, wanted, ignore_index=IGNORED, reduction="none")
+    losses = nn.functional.cross_entropy(predicted, wanted, ignore_index=IGNORED, reduction="none")
     weights = batch.weights[:, 1:].flatten() * (wanted != IGNORED)
-    return (each * weights).sum() / weights.sum()
+    return (losses * weights).sum() / weights.sum()
 
 
 def _fit(
@@ -208,7 +208,7 @@ def _fit(
     model.set_attn_implementation("eager")
     objective: Callable[[nn.Module, Batch], Tensor] = torch.compile(loss) if compiled else loss
     optimizers = _optimizers(model, scale)
-    rates = [(group, group["lr"]) for each in optimizers for group in each.param_groups]
+    rates = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
     numbers: Iterable[int] = range(run.steps)
     for step in progress(numbers, run.description, run.steps) if progress else numbers:
         done[0] = step
@@ -216,8 +216,8 @@ def _fit(
             group["lr"] = rate * run.factor * run.slope(step)
         objective(model, next(stream)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for each in optimizers:
-            each.step()
+        for optimizer in optimizers:
+            optimizer.step()
         model.zero_grad(set_to_none=True)
     model.eval()
 

@@ -408,7 +408,11 @@ def test_other_refusals(checkpoint: Any) -> None:
     folder = checkpoint("llama")
     bridge = boot(folder)
     cases: list[tuple[str, Any, dict[str, Any]]] = [
-        ("no backend called 'vllm'", folder, {"backend": "vllm"}),
+        (
+            "no backend 'vllm'; choose from transformers, nnsight, transformer_lens",
+            folder,
+            {"backend": "vllm"},
+        ),
         ("runs in the backend 'transformer_lens'", bridge, {"backend": "nnsight"}),
         ("runs in the backend 'transformer_lens'", bridge, {"backend": "transformers"}),
         ("wrapped by a TransformerBridge; load the bridge", bridge.original_model, {}),

@@ -48,7 +48,7 @@ def test_either_padding_holds_the_same_tokens_at_the_same_positions(batch: list[
 @settings(max_examples=60, deadline=None)
 @given(text=texts().filter(lambda text: text.strip()), chat=st.booleans())
 def test_the_rendering_remembers_where_the_instruction_went(text: str, chat: bool) -> None:
-    from steerlab.models.prompts import render
+    from steerlab.models.templates import render
 
     tokenizer = tiny_tokenizer(chat=chat)
     prompt = render(tokenizer, text, response="Sure")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerlab.models import LanguageModel
+from steerlab.neurons.ablation import ablation_effects
 from steerlab.neurons.weights import (
     Neurons,
-    ablation_effects,
     iou,
     layer_neurons,
     logit_variance,

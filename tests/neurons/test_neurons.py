@@ -20,6 +20,7 @@ from steerlab import cli, zoo
 from steerlab.errors import DatasetError, ModelError, SiteError
 from steerlab.models import Site, load, read_output_weights
 from steerlab.neurons import NeuronHead, all_effects, checkpoint_neurons, scaled_neurons
+from steerlab.neurons.ablation import ablation_effects
 from steerlab.neurons.frequency import (
     count_tokens,
     frequency_direction,
@@ -29,7 +30,7 @@ from steerlab.neurons.frequency import (
 from steerlab.neurons.gap import entropy_gap
 from steerlab.neurons.layers import layer_effects
 from steerlab.neurons.tables import read_neuron_table
-from steerlab.neurons.weights import ablation_effects, layer_neurons, norm_centres, output_space
+from steerlab.neurons.weights import layer_neurons, norm_centres, output_space
 from steerlab.readouts.confidence import AnswerReading
 from steerlab.studies._confidence.depth import fit_temperature, tempered
 

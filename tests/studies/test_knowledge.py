@@ -34,9 +34,9 @@ from steerlab.models import Selector, Site, Span
 from steerlab.results import result_from_dict
 from steerlab.steering import Patch
 from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_trace, trace, tracing_pairs
+from steerlab.studies._knowledge.layouts import ROLES, roles_of
 from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
-from steerlab.studies._knowledge.pairs import ROLES, roles_of
-from steerlab.studies._knowledge.recovery import _ratio, recover
+from steerlab.studies._knowledge.recovery import _Ratios, recover
 from steerlab.studies._knowledge.result import KnowledgeResult
 from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
 
@@ -411,8 +411,9 @@ def test_a_ratio_needs_two_pairs() -> None:
     own = trace(model, pairs)
     peaks = {half: np.isfinite(own.nie).all(axis=0) for half in (0, 1)}
     halves = [np.arange(4), np.arange(4, 8)]
+    ratios = _Ratios(own, halves, pairs, seed=0)
     for rows, has_ratio in ((0, False), (1, False), (2, True)):
-        found = _ratio(own, own, peaks, halves, np.arange(8) < rows, pairs, 0)
+        found = ratios.of(own, np.arange(8) < rows, peaks)
         assert (found is not None) == has_ratio
         assert found is None or found.value == pytest.approx(1.0)
 

@@ -22,7 +22,7 @@ from steerlab.studies import truthfulness
 from steerlab.studies._truthfulness.answers import Examinee, Words, choose_shots, label_accuracy, words_for
 from steerlab.studies._truthfulness.geometry import refitted
 from steerlab.studies._truthfulness.probes import AS_TRAINED, OWN, choose_layers, fitter, transfer
-from steerlab.studies._truthfulness.steering import _inside, _vectors, normalised
+from steerlab.studies._truthfulness.steering import inside, normalised, vectors_of
 
 study = importlib.import_module("steerlab.studies._truthfulness.study")
 
@@ -310,11 +310,11 @@ def test_the_published_preset_fixes_layers_dose_and_lines() -> None:
         for name, model in models.items()
     )
     groups = used.folds[0].train
-    published = _inside(_vectors(base, post, groups, rule), (2, 3), rule)
+    published = inside(vectors_of(base, post, groups, rule), (2, 3), rule)
     own = np.stack([fit(groups).directions[0] for fit in base.fits])
     np.testing.assert_allclose(published, own[[3, 3]])
     corrected = study._rule(models, used, study._AMOUNTS["quick"], {}, "corrected", None, 0)
-    moved = _inside(_vectors(base, post, groups, corrected), (2, 3), corrected)
+    moved = inside(vectors_of(base, post, groups, corrected), (2, 3), corrected)
     lengths = [np.linalg.norm(fit(groups).directions[0]) for fit in post.fits[2:4]]
     np.testing.assert_allclose(np.linalg.norm(moved, axis=1), lengths)
 

@@ -69,7 +69,7 @@ def _one_kind(file: Path) -> list[str]:
 
 
 def _unknown(table: Table) -> DatasetError:
-    hint = next((said for column, said in _OTHERS.items() if column in table.columns), "")
+    hint = next((advice for column, advice in _OTHERS.items() if column in table.columns), "")
     return DatasetError(
         f"{table.file}: its columns ({table.named}) are not those of requests. "
         + (hint or f"{_UNDERSTOOD[0].upper()}{_UNDERSTOOD[1:]}.")

@@ -72,7 +72,7 @@ def _file(file: Path) -> list[Statement]:
     if is_truthful_qa(table):
         return list(question_statements(questions_of(table)))
     if not {"text", "statement", "label"} & set(table.columns):
-        hint = next((said for column, said in _OTHERS.items() if column in table.columns), "")
+        hint = next((advice for column, advice in _OTHERS.items() if column in table.columns), "")
         raise DatasetError(
             f"{file}: its columns ({table.named}) are not those of labelled statements. "
             + (hint or f"{_UNDERSTOOD[0].upper()}{_UNDERSTOOD[1:]}.")
@@ -89,9 +89,9 @@ def _form(table: Table) -> Form:
         return "simple"
     labels = [[row.choice(name, _TRUTH) for name in ("label", "label1", "label2")] for row in table.rows]
     fitting: list[Form] = []
-    if all(whole == (one and other) for whole, one, other in labels):
+    if all(whole == (first and second) for whole, first, second in labels):
         fitting.append("conjunction")
-    if all(whole == (one or other) for whole, one, other in labels):
+    if all(whole == (first or second) for whole, first, second in labels):
         fitting.append("disjunction")
     if len(fitting) != 1:
         raise DatasetError(
@@ -132,9 +132,9 @@ def _spans(row: Row, text: str) -> Mapping[str, tuple[int, int]]:
         if not row.has(column):
             continue
         words = row.text(column)
-        found = _find(text, words, after=max((end for _, end in spans.values()), default=0))
-        if found:
-            spans[name] = found
+        span = _find(text, words, after=max((end for _, end in spans.values()), default=0))
+        if span:
+            spans[name] = span
         elif column in _OWN:
             raise row.fault(
                 column,
@@ -147,8 +147,8 @@ def _find(text: str, words: str, after: int) -> tuple[int, int] | None:
     """The first occurrence as whole words after a place, else the first as whole words, else the first."""
     places = [at for at in range(len(text)) if text.startswith(words, at)]
     whole = [at for at in places if not _continues(text, at) and not _continues(text, at + len(words))]
-    found = next((at for at in (*(at for at in whole if at >= after), *whole, *places)), None)
-    return None if found is None else (found, found + len(words))
+    start = next((at for at in (*(at for at in whole if at >= after), *whole, *places)), None)
+    return None if start is None else (start, start + len(words))
 
 
 def _continues(text: str, at: int) -> bool:

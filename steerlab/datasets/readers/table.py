@@ -28,9 +28,9 @@ class Row:
     number: int
     cells: Mapping[str, object]
 
-    def fault(self, column: str, said: str) -> DatasetError:
-        """The error that something is wrong in a column of this row; `said` must not repeat a prompt."""
-        return DatasetError(f"{self.file}, row {self.number}, column {column!r}: {said}")
+    def fault(self, column: str, reason: str) -> DatasetError:
+        """The error that something is wrong in a column of this row; `reason` must not repeat a prompt."""
+        return DatasetError(f"{self.file}, row {self.number}, column {column!r}: {reason}")
 
     def text(self, column: str) -> str:
         """The text of a cell. Raises `DatasetError` where it is missing, empty or no text."""
@@ -59,10 +59,10 @@ class Row:
         word = str(value).strip().lower() if isinstance(value, str | int) else _kind(value)
         if word not in known:
             # A single word is a label misspelt; anything longer may be a prompt in the wrong column.
-            said = (
+            reason = (
                 f"{value!r}" if isinstance(value, str | int) and _is_word(str(value)) else "what stands there"
             )
-            raise self.fault(column, f"{said} is not known; use one of {', '.join(known)}.")
+            raise self.fault(column, f"{reason} is not known; use one of {', '.join(known)}.")
         return known[word]
 
 
@@ -102,8 +102,8 @@ def read_table(path: str | Path) -> Table:
     if ending == ".csv":
         return _csv_table(file, text)
     rows = _json_list(file, text) if ending == ".json" else _json_lines(file, text)
-    made = tuple(Row(file, number, _named(file, number, row)) for number, row in enumerate(rows, 1))
-    return _filled(Table(file, tuple(made[0].cells) if made else (), made))
+    numbered = tuple(Row(file, number, _named(file, number, row)) for number, row in enumerate(rows, 1))
+    return _filled(Table(file, tuple(numbered[0].cells) if numbered else (), numbered))
 
 
 def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
@@ -141,8 +141,8 @@ def _csv_table(file: Path, text: str) -> Table:
     header = tuple(name.strip().lower() for name in lines[0])
     for name in header:
         if header.count(name) > 1:
-            said = repr(name) if _is_word(name) or not name else "one of them"
-            raise DatasetError(f"{file}, row 0, column {said}: named twice in the header; name each once.")
+            shown = repr(name) if _is_word(name) or not name else "one of them"
+            raise DatasetError(f"{file}, row 0, column {shown}: named twice in the header; name each once.")
     rows = []
     for number, cells in enumerate(lines[1:], 1):
         if not any(cell.strip() for cell in cells):
@@ -192,10 +192,10 @@ def _json_lines(file: Path, text: str) -> list[object]:
 def _json_list(file: Path, text: str) -> list[object]:
     if not text.strip():
         raise DatasetError(f"{file}: empty; a list of objects is needed.")
-    made = _json(text, f"{file}", "the file may be cut short")
-    if not isinstance(made, list):
-        raise DatasetError(f"{file}: not a list but {_kind(made)}; write a list of objects.")
-    return made
+    parsed = _json(text, f"{file}", "the file may be cut short")
+    if not isinstance(parsed, list):
+        raise DatasetError(f"{file}: not a list but {_kind(parsed)}; write a list of objects.")
+    return parsed
 
 
 def _json(text: str, where: str, advice: str) -> object:

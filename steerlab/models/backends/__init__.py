@@ -8,31 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerlab.errors import ModelError
 from steerlab.models.backends.native import Transformers
 from steerlab.models.backends.nnsight import NNsight
+from steerlab.models.backends.registry import BACKENDS, register_backend
 from steerlab.models.backends.transformer_lens import TransformerLens
-
-BACKENDS: dict[str, type[Transformers]] = {
-    kind.name: kind for kind in (TransformerLens, NNsight, Transformers)
-}
-
-
-def backend(name: str) -> type[Transformers]:
-    """The backend called `name`.
-
-    Raises:
-        ModelError: there is none.
-    """
-    if name not in BACKENDS:
-        known = ", ".join(map(repr, sorted(BACKENDS)))
-        raise ModelError(f"There is no backend called {name!r}; choose from {known}.")
-    return BACKENDS[name]
 
 
 def backend_of(source: Any) -> type[Transformers]:
     """The backend a live object belongs to; a plain module is transformers'."""
-    return next(kind for kind in BACKENDS.values() if kind.wraps(source))
+    wrappers = (backend for backend in BACKENDS.values() if backend is not Transformers)
+    return next((backend for backend in wrappers if backend.wraps(source)), Transformers)
 
 
-__all__ = ["BACKENDS", "NNsight", "TransformerLens", "Transformers", "backend", "backend_of"]
+__all__ = ["BACKENDS", "NNsight", "TransformerLens", "Transformers", "backend_of", "register_backend"]

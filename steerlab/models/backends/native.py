@@ -6,8 +6,10 @@ from typing import Any
 
 from steerlab.errors import ModelError
 from steerlab.models import weights
+from steerlab.models.backends.registry import register_backend
 
 
+@register_backend
 class Transformers:
     """A transformers model run by itself, and what every engine around one shares.
 

@@ -15,8 +15,10 @@ from torch import nn
 
 from steerlab.errors import ModelError, reason
 from steerlab.models.backends.native import Transformers
+from steerlab.models.backends.registry import register_backend
 
 
+@register_backend
 class NNsight(Transformers):
     """An nnsight envoy around a transformers model."""
 

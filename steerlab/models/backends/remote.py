@@ -67,7 +67,7 @@ class Remote(NNsight):
             raise ModelError(f"nnsight cannot describe {name} ({reason(error)}); check the name.") from error
 
     def module_of(self, source: Any) -> Any:
-        """The skeleton."""
+        """The transformers model without weights."""
         return source._module
 
 
@@ -86,7 +86,7 @@ class RemoteModel(LanguageModel):
 
     @property
     def is_remote(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     @property
@@ -139,12 +139,13 @@ class RemoteModel(LanguageModel):
         What is counted is counted on the server and not sent back, so the `Applied` handed over is empty.
         """
         edits: list[Edit] = []
-        for one in interventions:
-            if isinstance(one, EditTable):
+        for intervention in interventions:
+            if isinstance(intervention, EditTable):
                 raise SteeringError(
-                    f"A {type(one).__name__} cannot be sent to a server; steer each prompt in a context of its own."
+                    f"A {type(intervention).__name__} cannot be sent to a server; steer each prompt in a context of "
+                    "its own."
                 )
-            edits.append(one)
+            edits.append(intervention)
         return self._steering(edits)
 
     @contextmanager
@@ -232,21 +233,21 @@ class RemoteModel(LanguageModel):
         return steps
 
     def unembed(self, resid: Tensor) -> NoReturn:
-        """Refused."""
+        """Refused: the weights are on the server."""
         self._no_weights("unembed")
 
     @property
     def unembedding(self) -> NoReturn:
-        """Refused."""
+        """Refused: the weights are on the server."""
         self._no_weights("unembedding")
 
     @property
     def final_norm_gain(self) -> NoReturn:
-        """Refused."""
+        """Refused: the weights are on the server."""
         self._no_weights("final_norm_gain")
 
     def w_out(self, layer: int) -> NoReturn:
-        """Refused."""
+        """Refused: the weights are on the server."""
         self._no_weights("w_out")
 
     def _no_weights(self, name: str) -> NoReturn:

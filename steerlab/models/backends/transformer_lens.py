@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from steerlab.errors import ModelError, reason
 from steerlab.models import weights
 from steerlab.models.backends.native import Transformers
+from steerlab.models.backends.registry import register_backend
 
 
+@register_backend
 class TransformerLens(Transformers):
     """A `TransformerBridge` around a transformers model."""
 
@@ -89,14 +91,14 @@ class TransformerLens(Transformers):
 
     def _parameters(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters by the names they have in a plain model of the same configuration."""
-        found = {
+        parameters = {
             name.replace(f".{weights.WRAPPED}", ""): parameter
             for name, parameter in self.module.named_parameters(remove_duplicate=False)
         }
         with torch.device("meta"):
             plain = type(self.module)(self.module.config)
         for name, _ in plain.named_parameters():
-            yield name, found[name]
+            yield name, parameters[name]
 
 
 def _logits(module: Any) -> Tensor:

@@ -76,8 +76,8 @@ def _spread(surprisal: Steps, prompt: Int[np.ndarray, " sequence"]) -> tuple[np.
     """Measured and predicted spread of the running mean, averaged over the prompts with at least three sequences."""
     steps = surprisal.shape[1]
     measured, predicted = [], []
-    for one in np.unique(prompt):
-        rows = surprisal[prompt == one]
+    for number in np.unique(prompt):
+        rows = surprisal[prompt == number]
         if len(rows) < 3:
             continue
         measured.append(running_means(rows).std(axis=0, ddof=1))

@@ -49,7 +49,7 @@ def attribute(
     if any(len(levels) != len(logs) for levels in (*columns.values(), prompt)):
         raise ValueError("attribution needs one level of every factor, and one prompt, for each cell")
     shares = pareto_shares(np.exp(logs), factors)
-    found = []
+    rows = []
     for name, levels in columns.items():
         others = [column for other, column in columns.items() if other != name]
         places = np.array(["\0".join(cell) for cell in zip(*others, map(str, prompt), strict=True)])
@@ -59,7 +59,7 @@ def attribute(
                 continue
             changes = np.array([logs[b] - logs[a] for a, b in pairs])
             clusters = np.array([prompt[a] for a, _ in pairs])
-            found.append(
+            rows.append(
                 Attribution(
                     factor=name,
                     levels=(first, second),
@@ -68,7 +68,7 @@ def attribute(
                     share=shares[name],
                 )
             )
-    return found
+    return rows
 
 
 def pareto_shares(

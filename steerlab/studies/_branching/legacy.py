@@ -1,7 +1,7 @@
 """The four aggregations behind the published branching-factor figures, defects included, for comparison only.
 
 None of them equals the printed formula when lengths vary. `values` is [sequence, step] of one prompt, NaN after a
-sequence's end, as in `branching_estimators`. Source: public code of arXiv 2506.17871; section 3.3 of our reading
+sequence's end, as in `estimators`. Source: public code of arXiv 2506.17871; section 3.3 of our reading
 of it is summed up on the methods page.
 
     L0  exp of each sample's mean entropy, averaged over samples; every sample is cut to the shortest seen *so far*
@@ -70,7 +70,7 @@ def log_factor(entropy: Steps, surprisal: Steps) -> float:
 def over_prompts(entropies: Sequence[Steps], surprisals: Sequence[Steps], kind: Legacy) -> float:
     """The published number of several prompts; prompts that the rule cannot take are left out."""
     if kind == "L0":
-        return float(np.mean([l0(one) for one in entropies]))
+        return float(np.mean([l0(entropy) for entropy in entropies]))
     logs = np.array([log_factor(h, s) for h, s in zip(entropies, surprisals, strict=True)])
     logs = logs[~np.isnan(logs)]
     if len(logs) == 0:
@@ -82,10 +82,12 @@ def l3(entropies: Sequence[Steps]) -> Float[np.ndarray, " step"]:
     """The published curve: exp of each prompt's condensed running mean, averaged over the prompts that reach a
     position."""
     curves = [
-        np.exp(np.cumsum(one) / np.arange(1, len(one) + 1)) for one in map(condensed, entropies) if len(one)
+        np.exp(np.cumsum(curve) / np.arange(1, len(curve) + 1))
+        for curve in map(condensed, entropies)
+        if len(curve)
     ]
     steps = max(map(len, curves), default=0)
-    return np.array([np.mean([one[at] for one in curves if len(one) > at]) for at in range(steps)])
+    return np.array([np.mean([curve[at] for curve in curves if len(curve) > at]) for at in range(steps)])
 
 
 def smoothed(
@@ -93,12 +95,12 @@ def smoothed(
 ) -> Float[np.ndarray, " step"]:
     """Exponential smoothing; `corrected` divides by the weight seen so far, without it the first value lingers
     (published)."""
-    found = np.empty(len(curve))
+    means = np.empty(len(curve))
     total = weight = 0.0
     for at, value in enumerate(curve):
         if corrected:
             total, weight = (1 - alpha) * total + alpha * value, (1 - alpha) * weight + alpha
         else:
             total, weight = (value if at == 0 else (1 - alpha) * total + alpha * value), 1.0
-        found[at] = total / weight
-    return found
+        means[at] = total / weight
+    return means

@@ -1,7 +1,7 @@
 """The numbers of a branching study: one model in one rendering, and paired ratios between two of them.
 
 All intervals are over prompts (cluster bootstrap, every sample of a drawn prompt with it); ratios are paired by
-prompt. Logarithms are averaged, exponentials taken last. The estimators are in `branching_estimators`.
+prompt. Logarithms are averaged, exponentials taken last. The estimators are in `estimators`.
 """
 
 from __future__ import annotations

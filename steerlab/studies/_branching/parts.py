@@ -73,26 +73,28 @@ def parts(
 ) -> Parts:
     """Run every part; what a pair cannot take is said in `missing`."""
     amount, missing = PARTS[size], list[str]()
-    made = Parts(
-        panels=tuple(panels(role, one.entropy, one.surprisal, one.prompt) for role, one in records.items()),
-        legacy=tuple(_legacy(role, one) for role, one in records.items()),
+    result = Parts(
+        panels=tuple(
+            panels(role, record.entropy, record.surprisal, record.prompt) for role, record in records.items()
+        ),
+        legacy=tuple(_legacy(role, record) for role, record in records.items()),
     )
     run = _Runner(models, templates, law, amount, seed)
     try:
         sets, attribution = _sets(run)
-        made = made.model_copy(update={"sets": sets, "attribution": attribution})
+        result = result.model_copy(update={"sets": sets, "attribution": attribution})
     except (PromptError, DatasetError) as error:
         missing.append(f"Prompt sets were not run: {error}")
     try:
-        made = made.model_copy(update={"nudging": _nudging(run)})
+        result = result.model_copy(update={"nudging": _nudging(run)})
     except PromptError as error:
         missing.append(f"Nudging was not run: {error}")
     try:
         resampling, voted = _sums(run)
-        made = made.model_copy(update={"resampling": resampling, "votes": voted})
+        result = result.model_copy(update={"resampling": resampling, "votes": voted})
     except PromptError as error:
         missing.append(f"Resampling was not run: {error}")
-    return made.model_copy(update={"missing": tuple(missing)})
+    return result.model_copy(update={"missing": tuple(missing)})
 
 
 # -- private, in the order they are called --
@@ -146,12 +148,16 @@ class _Runner:
 
 
 def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
-    entropies = [runs.entropy[runs.prompt == one] for one in np.unique(runs.prompt)]
-    surprisals = [runs.surprisal[runs.prompt == one] for one in np.unique(runs.prompt)]
-    printed = [math.exp(estimators.sequence_weighted(one)) for one in entropies]
-    found = {kind: legacy.over_prompts(entropies, surprisals, kind) for kind in ("L0", "L1", "L2")}
+    entropies = [runs.entropy[runs.prompt == number] for number in np.unique(runs.prompt)]
+    surprisals = [runs.surprisal[runs.prompt == number] for number in np.unique(runs.prompt)]
+    printed = [math.exp(estimators.sequence_weighted(entropy)) for entropy in entropies]
+    published = {kind: legacy.over_prompts(entropies, surprisals, kind) for kind in ("L0", "L1", "L2")}
     return LegacyRow(
-        model=role, printed=float(np.mean(printed)), l0=found["L0"], l1=found["L1"], l2=found["L2"]
+        model=role,
+        printed=float(np.mean(printed)),
+        l0=published["L0"],
+        l1=published["L1"],
+        l2=published["L2"],
     )
 
 
@@ -170,11 +176,11 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
                 "random strings": lambda c: prompt_sets.random_strings(tokenizers, n, c, run.seed),
                 "arithmetic": lambda c: prompt_sets.arithmetic(n, c, run.seed),
             }[name](level)
-            found = {}
+            measured = {}
             for role in run.models:
                 runs = run.sample(role, run.ids(role, texts), run.amount.samples)
-                found[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
-                logs += found[role].tolist()
+                measured[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
+                logs += measured[role].tolist()
                 prompt += range(len(texts))
                 for factor, value in (("model", role), ("level", str(level)), ("set", name)):
                     factors[factor] += [value] * len(texts)
@@ -183,9 +189,11 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
                     name=name,
                     level=level,
                     prompts=len(texts),
-                    base=bootstrap_mean(found["BASE"], seed=run.seed).transform(math.exp),
-                    post=bootstrap_mean(found["POST"], seed=run.seed).transform(math.exp),
-                    ratio=paired_difference(found["BASE"], found["POST"], seed=run.seed).transform(math.exp),
+                    base=bootstrap_mean(measured["BASE"], seed=run.seed).transform(math.exp),
+                    post=bootstrap_mean(measured["POST"], seed=run.seed).transform(math.exp),
+                    ratio=paired_difference(measured["BASE"], measured["POST"], seed=run.seed).transform(
+                        math.exp
+                    ),
                 )
             )
     # prompts of different sets are different prompts, so only model and level can be held against each other
@@ -196,7 +204,7 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
 
 def _numbered(sets: Sequence[str], prompt: Sequence[int]) -> list[int]:
     names = {name: number for number, name in enumerate(dict.fromkeys(sets))}
-    return [names[name] * 10_000 + one for name, one in zip(sets, prompt, strict=True)]
+    return [names[name] * 10_000 + number for name, number in zip(sets, prompt, strict=True)]
 
 
 def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
@@ -208,14 +216,14 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     ids = run.ids("BASE", prompt_sets.instructions(run.amount.prompts, 0), "plain")
     steps = run.steps("BASE", ids)
 
-    def row(name: str, found: Nudged) -> NudgeRow:
+    def row(name: str, nudged: Nudged) -> NudgeRow:
         return NudgeRow(
             name=name,
-            nudged=float(found.nudged[~np.isnan(found.process)].mean()),
-            process=_factor(found.process, found.prompt, run.seed),
-            base=_factor(found.base, found.prompt, run.seed),
-            away=_factor(found.away(3), found.prompt, run.seed),
-            share=tuple(found.share),
+            nudged=float(nudged.nudged[~np.isnan(nudged.process)].mean()),
+            process=_factor(nudged.process, nudged.prompt, run.seed),
+            base=_factor(nudged.base, nudged.prompt, run.seed),
+            away=_factor(nudged.away(3), nudged.prompt, run.seed),
+            share=tuple(nudged.share),
         )
 
     def nudged(nudger: LanguageModel | None, gamma: float = GAMMA, prefix: int | None = None) -> Nudged:
@@ -285,7 +293,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
     for role, model in run.models.items():
         ids = run.ids(role, texts)
         steps = run.steps(role, ids, amount.sum_steps)
-        found = resample(
+        resampled = resample(
             model,
             ids,
             lambda question, text: is_number(text, truth[question]),
@@ -296,16 +304,18 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             law=run.law,
             seed=run.seed,
         )
-        rows += [CommitmentRow(model=role, at=one) for one in found]
+        rows += [CommitmentRow(model=role, at=item) for item in resampled]
         runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
-        said = [
+        replies = [
             (
                 _NUMBER.findall(model.tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True))
                 or [""]
             )[-1]
             for row in runs.tokens
         ]
-        answers = [[said[at] for at in np.flatnonzero(runs.prompt == one)] for one in range(len(texts))]
+        answers = [
+            [replies[at] for at in np.flatnonzero(runs.prompt == number)] for number in range(len(texts))
+        ]
         factor = _factor(runs.entropy, runs.prompt, run.seed)
         voted += [
             VotesRow(model=role, votes=votes(answers, truth, k, seed=run.seed), factor=factor)

@@ -1,9 +1,8 @@
 """Published curves of large models, read from their CSV files, and drawn next to ours.
 
-The files (model, series, x, bf) hold cumulative branching factors of random strings by position, as the revision
-of arXiv 2506.17871
-published them: from stored top-50 scores, so with a ceiling of about 51, and cumulative, so not to be read as
-local values.
+The files (model, series, x, bf) hold cumulative branching factors of random strings by position, as the revision of
+arXiv 2506.17871 published them: from stored top-50 scores, so with a ceiling of about 51, and cumulative, so not to
+be read as local values.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ def read_curves(path: str | Path) -> dict[str, Curve]:
         raise DatasetError(f"{place} cannot be read: {error}.") from error
     if not rows or any(name not in rows[0] for name in _COLUMNS):
         raise DatasetError(f"{place} holds no curves: it needs the columns {', '.join(_COLUMNS)}.")
-    found: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[tuple[float, float]]] = {}
     for number, row in enumerate(rows, 2):
         try:
-            found.setdefault(f"{row['model']}, {row['series'].replace('_', ' ')}", []).append(
+            points.setdefault(f"{row['model']}, {row['series'].replace('_', ' ')}", []).append(
                 (float(row["x"]), float(row["bf"]))
             )
         except (TypeError, ValueError) as error:
             raise DatasetError(f"{place}, row {number}: x and bf are numbers.") from error
     return {
         name: (np.array([x for x, _ in points]), np.array([y for _, y in points]))
-        for name, points in found.items()
+        for name, points in points.items()
     }
 
 

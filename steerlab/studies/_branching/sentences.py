@@ -32,11 +32,11 @@ def verdict(
         f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
         f"With both in the same plain format the ratio is {matched:.2f}; the base against itself gives {itself:.2f}.",
     ]
-    if ("POST", "plain") not in {(one.model, one.rendering) for one in measured}:
+    if ("POST", "plain") not in {(row.model, row.rendering) for row in measured}:
         summary.append(
             "The chat template writes these prompts exactly like the plain rendering: one run serves both."
         )
-    wrong = [one.name for one in measured if not abs(one.martingale_z) < _MAX_Z]
+    wrong = [row.name for row in measured if not abs(row.martingale_z) < _MAX_Z]
     if wrong:
         summary.insert(
             0, f"The record of {', '.join(wrong)} does not fit its own draws (martingale check): no claim."
@@ -58,9 +58,9 @@ def verdict(
             "The tokenizers differ, so a token is not the same unit in both: in entropy per byte the ratio is "
             f"{per_byte:.2f}."
         )
-    cut = [one for one in measured[:2] if one.ended.value < 0.5]
+    cut = [row for row in measured[:2] if row.ended.value < 0.5]
     if cut:
-        names = " and ".join(one.model for one in cut)
+        names = " and ".join(row.model for row in cut)
         summary.append(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
@@ -102,10 +102,8 @@ def _resampled(rows: Sequence[CommitmentRow]) -> str:
     moved = [row for row in rows if abs(row.at.z) > _FAR]
     if not moved:
         return "Taking answers up again changes no accuracy, as it must."
-    return (
-        f"Resampling changed accuracy at {len(moved)} of {len(rows)} places, which it must not: "
-        "look at the sampling."
-    )
+    share = f"{len(moved)} of {len(rows)}"
+    return f"Resampling changed accuracy at {share} places, which it must not: look at the sampling."
 
 
 def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
@@ -115,4 +113,6 @@ def _outlasts(effect: Estimate, matched: Estimate, itself: Estimate) -> bool:
     if not itself.has_interval:
         return False
     noise = max(abs(math.log(itself.low)), abs(math.log(itself.high)))
-    return all(min(abs(math.log(one.low)), abs(math.log(one.high))) > noise for one in (effect, matched))
+    return all(
+        min(abs(math.log(ratio.low)), abs(math.log(ratio.high))) > noise for ratio in (effect, matched)
+    )

@@ -43,8 +43,8 @@ class BranchingByStrength(Record):
     def plot(self) -> Figure:
         """BF by strength with its interval over prompts."""
         return plots.curves(
-            [Series.of(self.name, [one.factor for one in self.rows], role="post")],
-            [one.strength for one in self.rows],
+            [Series.of(self.name, [row.factor for row in self.rows], role="post")],
+            [row.strength for row in self.rows],
             title="Branching factor by strength of steering",
             x_title="Strength",
             y_title="Branching factor",
@@ -98,19 +98,22 @@ def branching_by_strength(
         return estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt), runs
 
     wanted = list(dict.fromkeys(strengths if 0 in strengths else (0.0, *strengths)))
-    found = {0.0: logs_at(0.0)}  # first, since every other one is held against it
-    found |= {float(strength): logs_at(strength) for strength in wanted if strength}
-    return BranchingByStrength(
-        name=name,
-        law=str(rule),
-        rows=tuple(
-            SteeredFactor(
-                strength=float(strength),
-                factor=bootstrap_mean(logs, seed=seed).transform(math.exp),
-                ratio=paired_difference(logs, found[0.0][0], seed=seed).transform(math.exp),
-                length=bootstrap_mean(runs.lengths, runs.prompt, seed=seed),
-            )
-            for strength in wanted
-            for logs, runs in [found[float(strength)]]
-        ),
+    plain = logs_at(0.0)  # first, since every other one is held against it
+    sampled = {strength: logs_at(strength) if strength else plain for strength in wanted}
+    rows = [_row(strength, *sampled[strength], plain[0], seed) for strength in wanted]
+    return BranchingByStrength(name=name, law=str(rule), rows=tuple(rows))
+
+
+def _row(
+    strength: float,
+    logs: Float[np.ndarray, " prompt"],
+    runs: Trajectories,
+    plain: Float[np.ndarray, " prompt"],
+    seed: int,
+) -> SteeredFactor:
+    return SteeredFactor(
+        strength=float(strength),
+        factor=bootstrap_mean(logs, seed=seed).transform(math.exp),
+        ratio=paired_difference(logs, plain, seed=seed).transform(math.exp),
+        length=bootstrap_mean(runs.lengths, runs.prompt, seed=seed),
     )

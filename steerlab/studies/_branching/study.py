@@ -34,7 +34,7 @@ from steerlab.studies._branching.parts import parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
 from steerlab.studies._branching.sentences import parts_sentences, verdict
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 
 Rendering = Literal["chat", "plain", "raw"]
 Key = tuple[Role, Rendering]
@@ -60,6 +60,7 @@ BUDGETS = {
 }
 
 
+# Long: a third or more of it documents its options.
 def branching(
     pair: Pair | Models,
     data: StudyData | Sequence[str] | None = None,
@@ -87,8 +88,7 @@ def branching(
         PromptError: no prompt is given, or the models' context leaves no room for an output.
         SteerlabError: an unknown size or preset.
     """
-    require_known("branching", "size", size, BUDGETS)
-    require_known("branching", "preset", preset, ["corrected"])
+    check_options("branching", size=size, preset=preset)
     budget, pair = BUDGETS[size], Pair.of(pair)
     texts = list(dict.fromkeys(StudyData.of(data, "open_prompts").open_prompts))[: budget.prompts]
     if not texts:
@@ -226,17 +226,19 @@ def _contrasts(records: dict[Key, Sampled], seed: int) -> list[Contrast]:
     def contrast(name: str, kind: Literal["effect", "control", "other"], first: Key, second: Key) -> Contrast:
         return Contrast(name=name, kind=kind, ratio=ratio(logs[first], logs[second], seed=seed))
 
-    found = [
+    contrasts = [
         contrast("BASE plain over POST in its own format", "effect", ("BASE", "plain"), own),
         contrast("BASE over POST, both plain", "effect", ("BASE", "plain"), ("POST", "plain")),
         Contrast(name="BASE over itself (halves of its samples)", kind="control", ratio=halves(base)),
     ]
     if own == ("POST", "chat") and not template_is_plain:
-        found.append(contrast("format alone: POST plain over POST chat", "control", ("POST", "plain"), own))
-    found.append(
+        contrasts.append(
+            contrast("format alone: POST plain over POST chat", "control", ("POST", "plain"), own)
+        )
+    contrasts.append(
         contrast("format alone: BASE raw over BASE plain", "control", ("BASE", "raw"), ("BASE", "plain"))
     )
     first_answers = ratio(firsts["BASE", "plain"], firsts[own], seed=seed)
-    found.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
+    contrasts.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
     per_byte = per_byte_ratio(base, records[own])
-    return [*found, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]
+    return [*contrasts, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]

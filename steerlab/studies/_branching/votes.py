@@ -35,18 +35,18 @@ def votes(
     Raises:
         ValueError: no answers, or k below one.
     """
-    if k < 1 or not answers or any(len(one) == 0 for one in answers):
+    if k < 1 or not answers or any(len(row) == 0 for row in answers):
         raise ValueError("a majority needs at least one answer a question, and k of at least one")
     rng = np.random.default_rng(seed)
     accuracy, deviation, excess = [], [], []
-    for said, right in zip(answers, truth, strict=True):
-        classes, codes = np.unique(np.asarray(said, dtype=str), return_inverse=True)
-        drawn = codes[rng.integers(len(said), size=(draws, k))]
+    for replies, right in zip(answers, truth, strict=True):
+        classes, codes = np.unique(np.asarray(replies, dtype=str), return_inverse=True)
+        drawn = codes[rng.integers(len(replies), size=(draws, k))]
         counts = np.stack([(drawn == code).sum(axis=1) for code in range(len(classes))], axis=1)
         # a random number below one breaks ties without preferring a class
         winner = (counts + rng.random(counts.shape) * 0.5).argmax(axis=1)
         correct = classes[winner] == right
-        share = float(np.mean([one == right for one in said]))
+        share = float(np.mean([reply == right for reply in replies]))
         accuracy.append(correct.mean())
         deviation.append(correct.std())
         won = majority(share, k)

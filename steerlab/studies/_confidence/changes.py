@@ -75,7 +75,7 @@ def answer_changes(
         "Brier score on statements": ((post.p_true - post.label) ** 2, (base.p_true - base.label) ** 2),
     }
     changes = [_change(what, "answers", *pair, base.subject, seed) for what, pair in pairs.items()]
-    if not all(one.above_chance for one in answers):
+    if not all(row.above_chance for row in answers):
         return changes
     arrays = (post.confidence, post.correct, base.confidence, base.correct)
     return [

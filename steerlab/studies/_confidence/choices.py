@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
-from steerlab.models import LanguageModel, Tokens
+from steerlab.models import LanguageModel
+from steerlab.models.prompts import batches_by_length
 from steerlab.readouts.confidence import Calibration, calibration
+from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._confidence.changes import Change, choice_changes
@@ -48,8 +49,8 @@ class ChoiceReading:
 
     def only(self, rows: Sequence[int] | np.ndarray) -> ChoiceReading:
         """Some of the questions."""
-        some = np.asarray(rows)
-        return ChoiceReading(self.scores[some], self.right[some], self.subject[some])
+        chosen = np.asarray(rows)
+        return ChoiceReading(self.scores[chosen], self.right[chosen], self.subject[chosen])
 
 
 class ChoiceConfidence(Record):
@@ -91,11 +92,13 @@ def choices_of_pair(
 ) -> Choices:
     """Ask both models, in the form that they answer better with on a third of the subjects, and measure on the
     others."""
-    subjects = np.unique([one.subject or one.text for one in questions], return_inverse=True)[1]
+    subjects = np.unique([question.subject or question.text for question in questions], return_inverse=True)[
+        1
+    ]
     order = np.random.default_rng(seed).permutation(len(np.unique(subjects)))
     trial = np.isin(subjects, order[: len(order) // 3])
-    tried = [one for one, chosen in zip(questions, trial, strict=True) if chosen]
-    kept = [one for one, chosen in zip(questions, trial, strict=True) if not chosen]
+    tried = [question for question, chosen in zip(questions, trial, strict=True) if chosen]
+    kept = [question for question, chosen in zip(questions, trial, strict=True) if not chosen]
     if len(kept) < FEWEST:
         return _not_asked(source, f"{len(questions)} questions are too few (at least {FEWEST} to measure).")
     best: tuple[float, Form] | None = None
@@ -115,19 +118,19 @@ def choices_of_pair(
         readings = {role: read_choices(model, kept, best[1]) for role, model in models.items()}
     except SteerlabError as error:
         return _not_asked(source, str(error))
-    found = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
+    answers = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
     changes = choice_changes(
         {role: reading.law() for role, reading in readings.items()},
         readings["BASE"].right,
         readings["BASE"].subject,
-        above_chance=all(one.above_chance for one in found),
+        above_chance=all(item.above_chance for item in answers),
         seed=seed,
     )
     return Choices(
         form=best[1],
         source=source,
-        answers=found,
-        sentences=(_said(found, best[1]),),
+        answers=answers,
+        sentences=(_said(answers, best[1]),),
         changes=tuple(changes),
     )
 
@@ -141,13 +144,17 @@ def read_choices(
         PromptError: letters that are no single tokens, an answer that is the beginning of another, or a question beyond
             the context.
     """
-    subjects = np.unique([one.subject or one.text for one in questions], return_inverse=True)[1]
-    width = max(len(one.choices) for one in questions)
+    subjects = np.unique([question.subject or question.text for question in questions], return_inverse=True)[
+        1
+    ]
+    width = max(len(question.choices) for question in questions)
     scores = np.full((len(questions), width), -np.inf)
     score = _letters if form == "letters" else _continuations
     for row, values in enumerate(score(model, questions)):
         scores[row, : len(values)] = values
-    return ChoiceReading(scores, np.array([one.right for one in questions]), subjects.astype(np.int64))
+    return ChoiceReading(
+        scores, np.array([question.right for question in questions]), subjects.astype(np.int64)
+    )
 
 
 def choice_confidence(role: Role, reading: ChoiceReading, *, seed: int) -> ChoiceConfidence:
@@ -175,12 +182,12 @@ def tempered_choices(
     """Laws of both halves of the subjects, each with the temperature of the other, and the mean temperature."""
     subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
     half = np.isin(reading.subject, subjects[: len(subjects) // 2])
-    law, found = reading.law(), []
+    law, temperatures = reading.law(), []
     for fitted, used in ((half, ~half), (~half, half)):
         temperature = fit_choice_temperature(reading.only(np.flatnonzero(fitted)))
         law[used] = reading.only(np.flatnonzero(used)).law(temperature)
-        found.append(temperature)
-    return law, float(np.mean(found))
+        temperatures.append(temperature)
+    return law, float(np.mean(temperatures))
 
 
 def fit_choice_temperature(reading: ChoiceReading) -> float:
@@ -190,16 +197,16 @@ def fit_choice_temperature(reading: ChoiceReading) -> float:
         law = log_softmax(reading.scores / np.exp(log_temperature), axis=1)
         return -float(law[np.arange(len(law)), reading.right].mean())
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-    return float(np.exp(found.x))
+    fitted = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
+    return float(np.exp(fitted.x))
 
 
 # -- private, in the order they are called --
 
 
 def _not_asked(source: str, why: str) -> Choices:
-    said = f"Multiple choice was not asked: {why}"
-    return Choices(form="not asked", source=source, answers=(), sentences=(said,))
+    sentence = f"Multiple choice was not asked: {why}"
+    return Choices(form="not asked", source=source, answers=(), sentences=(sentence,))
 
 
 def _right(reading: ChoiceReading) -> float:
@@ -214,89 +221,66 @@ def _brier(
     return np.asarray(((law - wanted) ** 2).sum(axis=1))
 
 
-def _said(found: Sequence[ChoiceConfidence], form: str) -> str:
-    at_chance = [one.model for one in found if not one.above_chance]
+def _said(answers: Sequence[ChoiceConfidence], form: str) -> str:
+    at_chance = [item.model for item in answers if not item.above_chance]
     if at_chance:
-        shown = ", ".join(f"{one.model} {one.accuracy:.2f}, chance {one.chance:.2f}" for one in found)
+        shown = ", ".join(f"{item.model} {item.accuracy:.2f}, chance {item.chance:.2f}" for item in answers)
         return f"Calibration on multiple choice is not identified for {' and '.join(at_chance)}: at chance ({shown})."
-    base, post = found
+    base, post = answers
     return (
-        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:.2f} base and "
-        f"{post.accuracy:.2f} post, "
-        f"calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f}; with one temperature "
+        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:.2f} base and {post.accuracy:.2f} "
+        f"post, calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f}; with one temperature "
         f"({base.temperature:.2f} and {post.temperature:.2f}) {base.after.error:.3f} and {post.after.error:.3f}."
     )
 
 
 def _letters(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[Float[np.ndarray, " choice"]]:
-    most = max(len(one.choices) for one in questions)
+    most = max(len(question.choices) for question in questions)
     ids = [model.token_id(f" {letter}") for letter in LETTERS[:most]]
     prompts = [
         "\n".join(
             [
-                one.text,
-                *(f"{letter}) {choice}" for letter, choice in zip(LETTERS, one.choices, strict=False)),
+                question.text,
+                *(f"{letter}) {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False)),
                 "Answer:",
             ]
         )
-        for one in questions
+        for question in questions
     ]
     law = model.logits(prompts).double().log_softmax(dim=-1)[:, ids].numpy()
-    return [row[: len(one.choices)] for row, one in zip(law, questions, strict=True)]
+    return [row[: len(question.choices)] for row, question in zip(law, questions, strict=True)]
 
 
 def _continuations(
     model: LanguageModel, questions: Sequence[ChoiceQuestion]
 ) -> list[Float[np.ndarray, " choice"]]:
-    texts = [f"{one.text} {choice}" for one in questions for choice in one.choices]
-    owner = [number for number, one in enumerate(questions) for _ in one.choices]
+    texts = [f"{question.text} {choice}" for question in questions for choice in question.choices]
+    owner = [number for number, question in enumerate(questions) for _ in question.choices]
     lengths = model.tokenize(texts).lengths
     starts = _starts(model, questions)
-    found = np.zeros(len(texts))
-    for batch in _batches(lengths):
+    scores = np.zeros(len(texts))
+    for batch in batches_by_length(lengths, _BUDGET):
         tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
-        found[batch] = _log_probability(model, tokens, [starts[owner[row]] for row in batch])
-    ends = np.cumsum([len(one.choices) for one in questions])[:-1]
-    return list(np.split(found, ends))
+        scores[batch] = continuation_log_probability(model, tokens, [starts[owner[row]] for row in batch])
+    ends = np.cumsum([len(question.choices) for question in questions])[:-1]
+    return list(np.split(scores, ends))
 
 
 def _starts(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[int]:
     """The token behind what all answers of a question have in common."""
     starts = []
-    for one in questions:
-        tokens = model.tokenize([f"{one.text} {choice}" for choice in one.choices], padding_side="right")
+    for question in questions:
+        tokens = model.tokenize(
+            [f"{question.text} {choice}" for choice in question.choices], padding_side="right"
+        )
         rows = [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
         same = 0
         while all(same < len(row) for row in rows) and len({row[same] for row in rows}) == 1:
             same += 1
         if any(same == len(row) for row in rows):
             raise PromptError(
-                f"An answer to {one.text[:60]!r} is the beginning of another one, so they cannot be told apart; "
-                f"score by "
-                "letters, or end the answers with a full stop."
+                f"An answer to {question.text[:60]!r} is the beginning of another one, so they cannot be told apart; "
+                "score by letters, or end the answers with a full stop."
             )
         starts.append(same)
     return starts
-
-
-def _batches(lengths: Sequence[int]) -> list[list[int]]:
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    batches: list[list[int]] = []
-    for row in order:
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > _BUDGET:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
-
-
-def _log_probability(
-    model: LanguageModel, tokens: Tokens, starts: Sequence[int]
-) -> Float[np.ndarray, " row"]:
-    logits = model.run(tokens, logits="all")
-    assert logits is not None
-    ids = tokens.input_ids.to(logits.device)
-    law = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0].double()
-    place = torch.arange(1, tokens.width)[None]
-    kept = (place >= torch.tensor(list(starts))[:, None]) & (place < torch.tensor(tokens.lengths)[:, None])
-    summed: Float[np.ndarray, " row"] = torch.where(kept.to(law.device), law, 0.0).sum(dim=1).cpu().numpy()
-    return summed

@@ -105,7 +105,7 @@ def depth(
         gap=_gap(heads, chosen, same_tokenizer, randoms, missing, seed),
         frequency=tuple(row for role, head in heads.items() for row in _frequency(role, head, texts)),
         fixed=tuple(_fixed(role, head, chosen[role][1]) for role, head in heads.items() if chosen[role][1]),
-        tempered=tuple(tempered(role, one, seed=seed) for role, one in answers.items()),
+        tempered=tuple(tempered(role, row, seed=seed) for role, row in answers.items()),
         missing=tuple(missing),
     )
 
@@ -115,11 +115,11 @@ def tempered(role: Role, reading: AnswerReading, *, seed: int) -> Tempered:
     subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
     half = np.isin(reading.subject, subjects[: len(subjects) // 2])
     p = reading.p_true.copy()
-    found = []
+    temperatures = []
     for fitted, used in ((half, ~half), (~half, half)):
         temperature = fit_temperature(reading.p_true[fitted], reading.label[fitted])
         p[used] = _tempered(reading.p_true[used], temperature)
-        found.append(temperature)
+        temperatures.append(temperature)
 
     def error(values: Float[np.ndarray, " row"]) -> Estimate:
         sure, right = np.maximum(values, 1 - values), (values > 0.5) == reading.label
@@ -127,7 +127,7 @@ def tempered(role: Role, reading: AnswerReading, *, seed: int) -> Tempered:
 
     return Tempered(
         model=role,
-        temperature=float(np.mean(found)),
+        temperature=float(np.mean(temperatures)),
         error=error(reading.p_true),
         error_after=error(p),
         brier=brier_score(reading.p_true, reading.label, reading.subject, seed=seed),
@@ -172,7 +172,7 @@ def _gap(
             "The entropy gap was not taken apart: the last layers differ in size, or no neuron stands out."
         )
         return None
-    sets = {f"entropy neurons of {role}": some for role, (_, some) in chosen.items()}
+    sets = {f"entropy neurons of {role}": members for role, (_, members) in chosen.items()}
     sets["all of the layer"] = list(range(base.n_neurons))
     norm = chosen["BASE"][0].norm
     draws = [
@@ -187,18 +187,18 @@ def _frequency(role: Role, head: NeuronHead, texts: Sequence[str]) -> list[Frequ
     _, unit = frequency_direction(counts)
     along = np.array([_cosine(head.written_logits(n).numpy(), unit) for n in range(head.n_neurons)])
     tried = np.argsort(-np.abs(along), kind="stable")[:_TRIED].tolist()
-    found = frequency_effects(head, counts, tried)
+    effects = frequency_effects(head, counts, tried)
     return [
         FrequencyRow(
             model=role,
             neuron=tried[at],
-            cosine=float(found.cosine[at]),
-            total=float(found.total[at]),
-            share=float(found.share[at]),
-            kl_model_unigram=float(found.kl_model_unigram[at]),
-            kl_unigram_model=float(found.kl_unigram_model[at]),
+            cosine=float(effects.cosine[at]),
+            total=float(effects.total[at]),
+            share=float(effects.share[at]),
+            kl_model_unigram=float(effects.kl_model_unigram[at]),
+            kl_unigram_model=float(effects.kl_unigram_model[at]),
         )
-        for at in found.candidates(5)
+        for at in effects.candidates(5)
     ]
 
 
@@ -210,7 +210,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def _fixed(role: Role, head: NeuronHead, candidates: Sequence[int]) -> FixedValues:
     """The candidate that writes most, held at quantiles of its own activations."""
-    neuron = max(candidates, key=lambda one: float(head.w_out[one].norm()))
+    neuron = max(candidates, key=lambda number: float(head.w_out[number].norm()))
     values = np.quantile(head.acts[:, neuron].numpy(), np.linspace(0, 1, _STEPS))
     entropies = [float(head.entropy(head.ablated(neuron, value=float(value))).mean()) for value in values]
     return FixedValues(model=role, neuron=neuron, values=tuple(map(float, values)), entropy=tuple(entropies))
@@ -219,5 +219,5 @@ def _fixed(role: Role, head: NeuronHead, candidates: Sequence[int]) -> FixedValu
 def _tempered(p: Float[np.ndarray, " row"], temperature: float) -> Float[np.ndarray, " row"]:
     kept = np.clip(p, 1e-12, 1 - 1e-12)
     odds = (np.log(kept) - np.log1p(-kept)) / temperature
-    found: Float[np.ndarray, " row"] = 0.5 * (1 + np.tanh(0.5 * odds))
-    return found
+    tempered: Float[np.ndarray, " row"] = 0.5 * (1 + np.tanh(0.5 * odds))
+    return tempered

@@ -14,7 +14,7 @@ from steerlab.studies._confidence.depth import Depth
 
 def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) -> list[str]:
     """Plain text: how sure, whether that changed, or why it cannot be said."""
-    blind = [one.model for one in on_texts if one.untrained]
+    blind = [row.model for row in on_texts if row.untrained]
     if blind:
         return [
             "Not identified on plain text: the next tokens are hardly likelier than tokens from other places or by a "
@@ -27,7 +27,7 @@ def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) 
         if main.identified
         else f"no change beyond its control ({main.value:.2f})"
     )
-    foreign = [one.model for one in on_texts if not one.reads]
+    foreign = [row.model for row in on_texts if not row.reads]
     doubt = [
         f"These texts are foreign to {' and '.join(foreign)}: its predictions gain nothing over the controls."
     ]
@@ -43,14 +43,15 @@ def answer_summary(answers: Sequence[AnswerConfidence], changes: Sequence[Change
     """Statements: accuracy and calibration, or why not."""
     if not answers:
         return [f"Confidence on statements was {form}"]
-    at_chance = [one.model for one in answers if not one.above_chance]
+    at_chance = [row.model for row in answers if not row.above_chance]
     if at_chance:
-        found = ", ".join(f"{one.model} {one.accuracy:.2f}" for one in answers)
+        accuracies = ", ".join(f"{row.model} {row.accuracy:.2f}" for row in answers)
         return [
-            f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance ({found})."
+            f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance "
+            f"({accuracies})."
         ]
     base, post = answers
-    gap = next(one for one in changes if one.what == "calibration error on statements")
+    gap = next(change for change in changes if change.what == "calibration error on statements")
     verdict = "changed" if gap.identified else "no change beyond its control"
     return [
         f"On {base.n} labelled statements ({form}) accuracy is {base.accuracy:.2f} base and {post.accuracy:.2f} post, "
@@ -64,7 +65,7 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
     if neurons.agreements:
         overlap = neurons.agreements[0].value
         others = [
-            one.value.value for one in neurons.agreements if "layer" in one.name or "opposite" in one.name
+            row.value.value for row in neurons.agreements if "layer" in row.name or "opposite" in row.name
         ]
         reach = f"{min(others):.2f} to {max(others):.2f}" if others else "n/a"
         sentences.append(
@@ -78,15 +79,15 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
         )
     roles: list[Role] = ["BASE", "POST"]
     for role in roles:
-        rows = {one.group: one for one in neurons.effects if one.model == role}
+        rows = {effect.group: effect for effect in neurons.effects if effect.model == role}
         if not rows:
             continue
-        found, random = rows["candidates"], rows["random, like norm"]
+        candidates, random = rows["candidates"], rows["random, like norm"]
         verdict = "" if neurons.acts_through_norm(role) else " (not identified as entropy neurons)"
         sentences.append(
-            f"Ablating one candidate of {role} changes the entropy by {found.total:.4f} nats a token, a share of "
-            f"{found.through_norm:.2f} of it through the final norm; random neurons of like norm {random.total:.4f}, "
-            f"{random.through_norm:.2f}{verdict}."
+            f"Ablating one candidate of {role} changes the entropy by {candidates.total:.4f} nats a token, a share of "
+            f"{candidates.through_norm:.2f} of it through the final norm; random neurons of like norm "
+            f"{random.total:.4f}, {random.through_norm:.2f}{verdict}."
         )
     return sentences
 

@@ -18,7 +18,10 @@ from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.neurons.overlap import compare_neurons
 from steerlab.readouts.confidence import (
+    AnswerConfidence,
     AnswerReading,
+    TextConfidence,
+    TextReading,
     answer_confidence,
     fitting,
     read_answers,
@@ -28,12 +31,12 @@ from steerlab.readouts.confidence import (
 from steerlab.readouts.questions import plan
 from steerlab.record import Record, Role
 from steerlab.results import Headline
-from steerlab.studies._confidence.changes import answer_changes, text_changes
+from steerlab.studies._confidence.changes import Change, answer_changes, text_changes
 from steerlab.studies._confidence.choices import Choices, choices_of_pair
 from steerlab.studies._confidence.depth import depth
 from steerlab.studies._confidence.result import ConfidenceResult
 from steerlab.studies._confidence.sentences import answer_summary, depth_summary, neuron_summary, text_summary
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 
 
 class Budget(Record):
@@ -52,6 +55,7 @@ BUDGETS = {
 _SHOTS = (0, 4)
 
 
+# Long: a third or more of it documents its options.
 def confidence(
     pair: Pair | Models,
     data: StudyData | StatementSet | None = None,
@@ -77,48 +81,28 @@ def confidence(
         PromptError: fewer than two texts fit into both models.
         SteerlabError: an unknown size or preset.
     """
-    require_known("confidence", "size", size, BUDGETS)
-    require_known("confidence", "preset", preset, ["corrected"])
+    check_options("confidence", size=size, preset=preset)
     data = StudyData.of(data, "statements").with_own(plain_text=plain_text, questions=questions)
-    budget, statements, pair = BUDGETS[size], data.labelled_statements, Pair.of(pair)
-    base, post = pair
-    models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
-    fits = fitting([base, post], list(dict.fromkeys(data.plain_text))[: budget.texts])
-    if len(fits) < 2:
-        raise PromptError(
-            "Confidence needs at least two plain texts of two tokens that fit into both models; give shorter ones."
-        )
-    readings = {
-        role: read_texts(model, fits, seed=seed, description=f"confidence on text, {role}")
-        for role, model in models.items()
-    }
+    budget, pair = BUDGETS[size], Pair.of(pair)
+    models: dict[Role, LanguageModel] = {"BASE": pair.base, "POST": pair.post}
+    texts, readings = _read(models, data.plain_text, budget, seed)
     edges = np.linspace(0, max(float(reading.entropy.max()) for reading in readings.values()) + 1e-6, 33)
     on_texts = [text_confidence(role, reading, edges, seed=seed) for role, reading in readings.items()]
-    asked, form = _ask(models, statements, budget, seed)
+    asked, form = _ask(models, data.labelled_statements, budget, seed)
     answers = [answer_confidence(role, reading, seed=seed) for role, reading in asked.items()]
-    chosen = _choices(models, statements, data.questions, budget, seed)
+    choices = _choices(models, data.labelled_statements, data.questions, budget, seed)
     changes = text_changes(readings, pair.same_tokenizer, seed) + answer_changes(asked, answers, seed)
-    neurons = compare_neurons(base, post, fits[: budget.ablation_texts], randoms=budget.randoms, seed=seed)
-    deep = depth(
-        models,
-        fits[: budget.ablation_texts],
-        asked,
-        same_tokenizer=pair.same_tokenizer,
-        randoms=budget.randoms,
-        seed=seed,
-    )
-    readable = not any(one.untrained for one in on_texts)
-    identified = (readable and any(one.identified for one in changes if one.of == "texts")) or (
-        bool(answers) and all(one.above_chance for one in answers)
-    )
+    few = texts[: budget.ablation_texts]
+    neurons = compare_neurons(pair.base, pair.post, few, randoms=budget.randoms, seed=seed)
+    behind = depth(models, few, asked, same_tokenizer=pair.same_tokenizer, randoms=budget.randoms, seed=seed)
     return ConfidenceResult(
-        status="done" if identified else "not identified",
+        status="done" if _identified(on_texts, changes, answers) else "not identified",
         summary=[
             *text_summary(on_texts, changes),
             *answer_summary(answers, changes, form),
-            *chosen.sentences,
+            *choices.sentences,
             *neuron_summary(neurons),
-            *depth_summary(deep),
+            *depth_summary(behind),
         ],
         headline=Headline(
             what=f"POST minus BASE, {changes[0].what}",
@@ -132,9 +116,36 @@ def confidence(
         changes=changes,
         neurons=neurons,
         same_tokenizer=pair.same_tokenizer,
-        choices=chosen,
-        depth=deep,
+        choices=choices,
+        depth=behind,
     )
+
+
+# -- private, in the order they are called --
+
+
+def _read(
+    models: dict[Role, LanguageModel], plain_text: Sequence[str], budget: Budget, seed: int
+) -> tuple[list[str], dict[Role, TextReading]]:
+    """The texts that fit into both models, and what each model makes of them."""
+    texts = fitting(list(models.values()), list(dict.fromkeys(plain_text))[: budget.texts])
+    if len(texts) < 2:
+        raise PromptError(
+            "Confidence needs at least two plain texts of two tokens that fit into both models; give shorter ones."
+        )
+    return texts, {
+        role: read_texts(model, texts, seed=seed, description=f"confidence on text, {role}")
+        for role, model in models.items()
+    }
+
+
+def _identified(
+    on_texts: Sequence[TextConfidence], changes: Sequence[Change], answers: Sequence[AnswerConfidence]
+) -> bool:
+    """Whether a change on texts leaves its null, or both models answer above chance."""
+    readable = not any(row.untrained for row in on_texts)
+    changed = any(change.identified for change in changes if change.of == "texts")
+    return (readable and changed) or (bool(answers) and all(row.above_chance for row in answers))
 
 
 def _choices(
@@ -147,12 +158,15 @@ def _choices(
     """Multiple choice of the caller's questions, or of those that the statements make."""
     if questions is not None:
         return choices_of_pair(models, questions, source="The caller's questions.", seed=seed)
-    made = choice_questions(statements, seed=seed)
+    from_statements = choice_questions(statements, seed=seed)
     limit = 6 * budget.statements_a_topic
-    if len(made) > limit:
-        made = [made[row] for row in np.sort(np.random.default_rng(seed).permutation(len(made))[:limit])]
+    if len(from_statements) > limit:
+        from_statements = [
+            from_statements[row]
+            for row in np.sort(np.random.default_rng(seed).permutation(len(from_statements))[:limit])
+        ]
     source = "True statements cut before their object, among objects of the same topic."
-    return choices_of_pair(models, made, source=source, seed=seed)
+    return choices_of_pair(models, from_statements, source=source, seed=seed)
 
 
 def _ask(
@@ -171,7 +185,7 @@ def _ask(
 
         shots = max(_SHOTS, key=accuracy)
         rows = chosen.rows(fold.test)
-        found = {role: read_answers(model, chosen, rows, shots) for role, model in models.items()}
+        readings = {role: read_answers(model, chosen, rows, shots) for role, model in models.items()}
     except SteerlabError as error:
         return {}, f"not asked: {error}"
-    return found, "after four labelled statements of the topic" if shots else "the bare statement"
+    return readings, "after four labelled statements of the topic" if shots else "the bare statement"

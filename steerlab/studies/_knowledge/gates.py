@@ -43,7 +43,7 @@ def answered_pairs(
             # Four lines may be more than the context holds; that the answers are no tokens is so without any.
             failed = error
             continue
-        share = min(float(one.right.mean()) for one in own.values())
+        share = min(float(own_map.right.mean()) for own_map in own.values())
         if best is None or share > best[0]:
             best = share, pairs, own
     if best is None:
@@ -67,10 +67,9 @@ def at_chance(gates: Sequence[Gate], right: int, published: bool) -> str:
     for gate in gates:
         if not gate.both.low > _CHANCE:
             return (
-                f"The {gate.model} model answers both statements of a pair right for {gate.both} of pairs, "
-                f"which is not "
-                f"above chance ({_CHANCE}), so there is no knowledge of them to locate; ask in another way (answers, "
-                "shots), or about what it knows."
+                f"The {gate.model} model answers both statements of a pair right for {gate.both} of pairs, which is "
+                f"not above chance ({_CHANCE}), so there is no knowledge of them to locate; ask in another way "
+                "(answers, shots), or about what it knows."
             )
     if right < FEWEST and not published:
         return (

@@ -20,7 +20,8 @@ from steerlab.activations import Cell, Cost, LogitDifference, Patch, PatchSweep,
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Site
 from steerlab.statistics import Estimate, proportion
-from steerlab.studies._knowledge.pairs import ROLES, Columns, TracingPairs, answer_ids
+from steerlab.studies._knowledge.layouts import ROLES
+from steerlab.studies._knowledge.pairs import Columns, TracingPairs, answer_ids
 
 Row = tuple[Site, tuple[int, ...]]
 HEADS = "heads"
@@ -85,9 +86,9 @@ class Traced:
 
     def only(self, rows: Sequence[int] | NDArray[np.int64]) -> Traced:
         """Some of the pairs."""
-        some = np.asarray(rows)
+        chosen = np.asarray(rows)
         return replace(
-            self, raw=self.raw[some], answers=Answers(self.answers.true[some], self.answers.false[some])
+            self, raw=self.raw[chosen], answers=Answers(self.answers.true[chosen], self.answers.false[chosen])
         )
 
 
@@ -97,8 +98,8 @@ def answer(model: LanguageModel, pairs: TracingPairs) -> Answers:
 
     def difference(prompts: Sequence[object]) -> Float[np.ndarray, " pair"]:
         logits = model.logits(list(prompts)).double()  # type: ignore[arg-type]
-        found: Float[np.ndarray, " pair"] = (logits[:, true] - logits[:, false]).numpy()
-        return found
+        difference: Float[np.ndarray, " pair"] = (logits[:, true] - logits[:, false]).numpy()
+        return difference
 
     return Answers(
         difference([pair.true for pair in pairs.pairs]), difference([pair.false for pair in pairs.pairs])
@@ -163,9 +164,9 @@ def trace(
     sweep = PatchSweep(
         model, [pair.false for pair in pairs.pairs], cells, LogitDifference([true] * n, [false] * n)
     )
-    found = sweep.run(progress=progress, kept_in=kept_in)
-    raw = _averaged(found.values, places, (n, len(rows), len(names)))
-    return Traced(tuple(rows), names, raw, answers or answer(model, pairs), found.cost, found.mode)
+    swept = sweep.run(progress=progress, kept_in=kept_in)
+    raw = _averaged(swept.values, places, (n, len(rows), len(names)))
+    return Traced(tuple(rows), names, raw, answers or answer(model, pairs), swept.cost, swept.mode)
 
 
 def column_names(pairs: TracingPairs, columns: Columns) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ editing factual associations in GPT", section 2 and appendix B.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -88,7 +88,7 @@ class NoiseTrace(Record):
 
     def by(self, kind: str) -> RestoredBy:
         """The effects of one kind of state. Raises KeyError."""
-        return {one.kind: one for one in self.restored}[kind]
+        return {part.kind: part for part in self.restored}[kind]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def facts_of(model: LanguageModel, statements: StatementSet) -> list[Fact]:
     Raises:
         DatasetError: no statement is one.
     """
-    found: dict[str, Fact] = {}
+    facts: dict[str, Fact] = {}
     for item in statements:
         if not item.label or item.polarity < 0 or item.form != "simple" or not _ends_in_object(item):
             continue
@@ -120,16 +120,16 @@ def facts_of(model: LanguageModel, statements: StatementSet) -> list[Fact]:
         ids = [tokens.input_ids[0, tokens.column(0, 0) :].tolist() for tokens in (whole, part)]
         if ids[0][:length] == ids[1] and len(ids[0]) > length:
             prompt = Prompt(cut, {"subject": item.spans["subject"]})
-            found.setdefault(cut, Fact(prompt, ids[0][length]))
-    if not found:
+            facts.setdefault(cut, Fact(prompt, ids[0][length]))
+    if not facts:
         raise DatasetError(
             f"None of the {len(statements)} statements is a fact whose object stands at its end behind a marked "
-            f"subject; "
-            "give true statements like 'The city of Lyon is in France.' with both spans."
+            "subject; give true statements like 'The city of Lyon is in France.' with both spans."
         )
-    return list(found.values())
+    return list(facts.values())
 
 
+# Long: a third or more of it documents its options.
 def noise_trace(
     model: LanguageModel,
     facts: Sequence[Fact],
@@ -163,74 +163,36 @@ def noise_trace(
     if not chosen:
         raise DatasetError(
             f"{model.name} says the right word of none of {len(facts)} facts, so nothing can be traced; give "
-            f"facts that "
-            "it knows."
+            "facts that it knows."
         )
-    scale = level * _spread(model, chosen)
-    prompts = [fact.prompt for fact in chosen for _ in range(copies)]
-    answers = [fact.answer for fact in chosen for _ in range(copies)]
-    subjects = [_subject(model, prompt) for prompt in prompts]
-    roles = [_roles(model, prompt) for prompt in prompts]
-    noise, clean = Noise(scale, seed), Run(model, prompts)
-    base: list[Cell] = [(Patch(Site("embed"), at, noise),) for at in subjects]
-    wide = max(1, round(_SPAN * model.n_layers)) if span is None else span
-    laid = [
-        (kind, layer, 1 if kind == "resid_post" else wide) for kind in kinds for layer in _layers(model, kind)
-    ]
-    cells = [
-        [
-            window(kind, layer, width, model.n_layers, (position,), clean)
-            for kind, layer, width in laid
-            for position in range(at[0], at[0] + len(mine))
-        ]
-        for at, mine in zip(subjects, roles, strict=True)
-    ]
+    noised = _Noised(
+        model, chosen, copies, Noise(level * _spread(model, chosen), seed), _windows(model, kinds, span)
+    )
     paths = _paths(model, kinds) if severed else {}
-    corrupted = Run(model, prompts, base)
-    for number, at in enumerate(subjects):
-        cells[number] += [
-            _severed(model, layer, at[-1], clean, corrupted, path)
-            for path in paths.values()
-            for layer in range(model.n_layers)
-        ]
-    asked: PatchMeasure = Probability(answers)
-    if measure == "log-probability":
-        asked = LogProbability(answers)
-    sweep = PatchSweep(model, prompts, cells, asked, base=base)
-    found = sweep.run(progress=f"tracing noise in {name or model.name}", kept_in=kept_in)
-    effects = found.values - found.plain[:, None]
-    shape = (len(chosen), copies)
-    low = found.plain.reshape(shape).mean(axis=1)
+    answers = [fact.answer for fact in chosen for _ in range(copies)]
+    read: PatchMeasure = LogProbability(answers) if measure == "log-probability" else Probability(answers)
+    sweep = PatchSweep(model, noised.prompts, noised.cells(paths), read, base=noised.base)
+    patched = sweep.run(progress=f"tracing noise in {name or model.name}", kept_in=kept_in)
+    effects = patched.values - patched.plain[:, None]
+    low = patched.plain.reshape(len(chosen), copies).mean(axis=1)
     high = _clean(model, chosen, measure)
-    n_cells = [len(laid) * len(mine) for mine in roles]
-    by_role = _by_role(effects, roles, len(laid), shape)
-    lost = {
-        path: _curve(
-            np.stack(
-                [
-                    effects[
-                        row, n_cells[row] + at * model.n_layers : n_cells[row] + (at + 1) * model.n_layers
-                    ]
-                    for row in range(len(prompts))
-                ]
-            ).reshape(*shape, model.n_layers),
-            seed,
-        )
-        for at, path in enumerate(paths)
-    }
+    by_role = noised.by_role(effects)
     return NoiseTrace(
         model=name or model.name,
         facts=len(chosen),
         unknown=len(facts) - len(known),
         copies=copies,
-        noise=scale,
+        noise=noised.noise.scale,
         measure=measure,
         clean=bootstrap_mean(high, seed=seed),
         corrupted=bootstrap_mean(low, seed=seed),
         total=bootstrap_mean(high - low, seed=seed),
         roles=FACT_ROLES,
-        restored=tuple(_restored(by_role, laid, kind, wide, seed) for kind in kinds),
-        severed=lost,
+        restored=tuple(_restored(by_role, noised.windows, kind, seed) for kind in kinds),
+        severed={
+            path: tuple(bootstrap_curve(noised.path_effects(effects, number), seed=seed))
+            for number, path in enumerate(paths)
+        },
     )
 
 
@@ -249,8 +211,8 @@ def _ends_in_object(item: Statement) -> bool:
 
 def _known(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
     """Facts whose right word is the model's own first choice."""
-    said = model.logits([fact.prompt for fact in facts]).argmax(dim=-1).tolist()
-    return [fact for fact, word in zip(facts, said, strict=True) if word == fact.answer]
+    words = model.logits([fact.prompt for fact in facts]).argmax(dim=-1).tolist()
+    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
 
 
 def _spread(model: LanguageModel, facts: Sequence[Fact]) -> float:
@@ -280,17 +242,92 @@ def _layers(model: LanguageModel, kind: str) -> list[int]:
     return [site.layer for site in model.sites(kind) if site.layer is not None]
 
 
+class _Window(NamedTuple):
+    """So many layers of one kind of state, restored together around a layer."""
+
+    kind: str
+    layer: int
+    width: int
+
+
+def _windows(model: LanguageModel, kinds: Sequence[str], span: int | None) -> list[_Window]:
+    """The rows of the maps: the stream layer by layer, everything else in windows."""
+    wide = max(1, round(_SPAN * model.n_layers)) if span is None else span
+    return [
+        _Window(kind, layer, 1 if kind == "resid_post" else wide)
+        for kind in kinds
+        for layer in _layers(model, kind)
+    ]
+
+
+class _Noised:
+    """Copies of the facts' prompts with noise on their subjects, and the cells in which a clean state is restored."""
+
+    def __init__(
+        self, model: LanguageModel, facts: Sequence[Fact], copies: int, noise: Noise, windows: list[_Window]
+    ) -> None:
+        self.model, self.noise, self.windows = model, noise, windows
+        self.shape = (len(facts), copies)
+        self.prompts = [fact.prompt for fact in facts for _ in range(copies)]
+        self.subjects = [_subject(model, prompt) for prompt in self.prompts]
+        self.roles = [_roles(model, prompt) for prompt in self.prompts]
+        self.base: list[Cell] = [(Patch(Site("embed"), tokens, noise),) for tokens in self.subjects]
+
+    def cells(self, paths: Mapping[str, str | None]) -> list[list[Cell]]:
+        """By prompt: every window at every token from the subject on, then every path at every layer."""
+        model, clean = self.model, Run(self.model, self.prompts)
+        corrupted = Run(model, self.prompts, self.base)
+        return [
+            [
+                window(kind, layer, width, model.n_layers, (position,), clean)
+                for kind, layer, width in self.windows
+                for position in range(tokens[0], tokens[0] + len(roles))
+            ]
+            + [
+                _severed(model, layer, tokens[-1], clean, corrupted, path)
+                for path in paths.values()
+                for layer in range(model.n_layers)
+            ]
+            for tokens, roles in zip(self.subjects, self.roles, strict=True)
+        ]
+
+    def by_role(self, effects: Float[np.ndarray, "prompt cell"]) -> Float[np.ndarray, "fact row role"]:
+        """Mean over a fact's copies and over tokens of one role; NaN where it has none."""
+        rows = len(self.windows)
+        table = np.full((len(self.roles), rows, len(FACT_ROLES)), np.nan)
+        for number, roles in enumerate(self.roles):
+            values = effects[number, : rows * len(roles)].reshape(rows, len(roles))
+            for column, role in enumerate(FACT_ROLES):
+                tokens = [token for token, own in enumerate(roles) if own == role]
+                if tokens:
+                    table[number, :, column] = values[:, tokens].mean(axis=1)
+        means: Float[np.ndarray, "fact row role"] = table.reshape(*self.shape, *table.shape[1:]).mean(axis=1)
+        return means
+
+    def path_effects(
+        self, effects: Float[np.ndarray, "prompt cell"], path: int
+    ) -> Float[np.ndarray, "fact layer"]:
+        """Effects of restoring the stream at the subject's last token with one path severed, over a fact's copies."""
+        layers = self.model.n_layers
+        rows = []
+        for number, roles in enumerate(self.roles):
+            start = len(self.windows) * len(roles) + path * layers
+            rows.append(effects[number, start : start + layers])
+        means: Float[np.ndarray, "fact layer"] = np.stack(rows).reshape(*self.shape, layers).mean(axis=1)
+        return means
+
+
 def _paths(model: LanguageModel, kinds: Sequence[str]) -> dict[str, str | None]:
     """What is severed, by name: nothing, and the site whose later outputs are held."""
-    found: dict[str, str | None] = {"whole": None}
-    for kind, said in (("mlp_out", "MLPs severed"), ("attn_out", "attention severed")):
+    paths: dict[str, str | None] = {"whole": None}
+    for kind, name in (("mlp_out", "MLPs severed"), ("attn_out", "attention severed")):
         try:
             model.sites(kind)
         except SiteError:
             continue
         if kind in kinds:
-            found[said] = kind
-    return found
+            paths[name] = kind
+    return paths
 
 
 def _severed(
@@ -306,46 +343,20 @@ def _severed(
 
 def _clean(model: LanguageModel, facts: Sequence[Fact], measure: str) -> Float[np.ndarray, " fact"]:
     law = model.logits([fact.prompt for fact in facts]).double().log_softmax(dim=-1)
-    of = law.numpy()[np.arange(len(facts)), [fact.answer for fact in facts]]
-    return of if measure == "log-probability" else np.exp(of)
-
-
-def _by_role(
-    effects: Float[np.ndarray, "prompt cell"],
-    roles: Sequence[Sequence[str]],
-    rows: int,
-    shape: tuple[int, int],
-) -> Float[np.ndarray, "fact row role"]:
-    """Mean over a fact's copies and over tokens of one role; NaN where it has none."""
-    table = np.full((len(roles), rows, len(FACT_ROLES)), np.nan)
-    for number, mine in enumerate(roles):
-        values = effects[number, : rows * len(mine)].reshape(rows, len(mine))
-        for column, role in enumerate(FACT_ROLES):
-            at = [place for place, one in enumerate(mine) if one == role]
-            if at:
-                table[number, :, column] = values[:, at].mean(axis=1)
-    means: Float[np.ndarray, "fact row role"] = table.reshape(*shape, *table.shape[1:]).mean(axis=1)
-    return means
-
-
-def _curve(effects: Float[np.ndarray, "fact copy layer"], seed: int) -> tuple[Estimate, ...]:
-    return tuple(bootstrap_curve(effects.mean(axis=1), seed=seed))
+    right = law.numpy()[np.arange(len(facts)), [fact.answer for fact in facts]]
+    return right if measure == "log-probability" else np.exp(right)
 
 
 def _restored(
-    by_role: Float[np.ndarray, "fact row role"],
-    laid: Sequence[tuple[str, int, int]],
-    kind: str,
-    wide: int,
-    seed: int,
+    by_role: Float[np.ndarray, "fact row role"], windows: Sequence[_Window], kind: str, seed: int
 ) -> RestoredBy:
-    rows = [at for at, one in enumerate(laid) if one[0] == kind]
+    rows = [row for row, window in enumerate(windows) if window.kind == kind]
     part = by_role[:, rows]
     flat = bootstrap_curve(part.reshape(len(part), -1), seed=seed)
     n = len(FACT_ROLES)
     return RestoredBy(
         kind=kind,
-        window=1 if kind == "resid_post" else wide,
-        layers=tuple(laid[row][1] for row in rows),
-        effects=tuple(tuple(flat[at * n : (at + 1) * n]) for at in range(len(rows))),
+        window=windows[rows[0]].width,
+        layers=tuple(windows[row].layer for row in rows),
+        effects=tuple(tuple(flat[row * n : (row + 1) * n]) for row in range(len(rows))),
     )

@@ -13,57 +13,18 @@ import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Int
 
 from steerlab.datasets import Differ, Matching, Statement, StatementPair, StatementSet, match
 from steerlab.errors import DatasetError, PromptError
-from steerlab.models import LanguageModel, Prompt
-from steerlab.readouts.questions import QUESTION, examples_of, not_shown, question
+from steerlab.models import LanguageModel
+from steerlab.readouts.questions import examples_of, not_shown
+from steerlab.studies._knowledge.layouts import Layouts, TracingPair
 
 Columns = Literal["roles", "tokens"]
-ROLES = (
-    "before",
-    "first subject",
-    "middle subject",
-    "last subject",
-    "between",
-    "first object",
-    "middle object",
-    "last object",
-    "full stop",
-    "question",
-    "last token",
-)
-
-
-@dataclass(frozen=True)
-class TracingPair:
-    """A true and a false prompt with equally many tokens, and where what stands.
-
-    Attributes:
-        true, false: statements in their prompts, spans "subject", "object" and "statement" of the prompt's text.
-        statements: the two alone.
-        first: the first traced token, which is the statement's first.
-        roles: of every token from `first` on.
-        topic: of both statements.
-        cluster: pairs that share a statement have one number.
-    """
-
-    true: Prompt
-    false: Prompt
-    statements: StatementPair
-    first: int
-    roles: tuple[str, ...]
-    topic: str
-    cluster: int = 0
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The traced tokens."""
-        return tuple(range(self.first, self.first + len(self.roles)))
 
 
 @dataclass(frozen=True)
@@ -133,42 +94,34 @@ def tracing_pairs(
         DatasetError: no statement has the spans, nothing can be paired, or given pairs whose prompts differ in length.
         PromptError: an answer that is several tokens, both the same token, or prompts beyond the context.
     """
-    every = (
-        list(statements)
-        if isinstance(statements, StatementSet)
-        else [item for pair in statements for item in (pair.true, pair.false)]
-    )
     for model in models:
         answer_ids(model, answers)
-    simple = [item for item in every if item.form == "simple"]
+    singly = isinstance(statements, StatementSet)
+    simple = [item for item in _single(statements) if item.form == "simple"]
     _require_spans(simple)
     topics = dict.fromkeys(item.topic for item in simple)
     lines = {topic: examples_of(StatementSet(_of(simple, topic)), shots, seed) for topic in topics}
     traced = [item for topic in topics for item in not_shown(_of(simple, topic), lines[topic])]
-    laid = _Layouts(models, lines, answers, seed)
+    layouts = Layouts(models, lines, answers, seed)
     reasons = Counter({"in a labelled line": len(simple) - len(traced)})
-    if isinstance(statements, StatementSet):
-        found = match(traced, _group(laid, differ), matching=matching, seed=seed)
-        reasons |= _unpaired(traced, found, laid)
+    if singly:
+        matched = match(traced, _group(layouts, differ), matching=matching, seed=seed)
+        reasons |= _unpaired(traced, matched, layouts)
     else:
-        kept = set(map(id, traced))
-        found = [pair for pair in statements if id(pair.true) in kept and id(pair.false) in kept]
-        _require_aligned(found, laid)
-    if not found:
+        matched = _given(cast("Sequence[StatementPair]", statements), traced, layouts)
+    if not matched:
         raise DatasetError(
             f"No true and false statement of one wording share their {'object' if differ == 'subject' else 'subject'} "
             "and have equally many tokens; give more statements of each topic, or pair them on the other one "
             "(differ=...)."
         )
-    chosen = _spread(found, limit, seed)
-    clusters = _clusters(chosen)
-    pairs = tuple(
-        laid.pair(pair, number, cluster)
-        for number, (pair, cluster) in enumerate(zip(chosen, clusters, strict=True))
-    )
+    chosen = _spread(matched, limit, seed)
     counts = Counter(item.text for pair in chosen for item in (pair.true, pair.false))
     return TracingPairs(
-        pairs,
+        tuple(
+            layouts.pair(pair, number, cluster)
+            for number, (pair, cluster) in enumerate(zip(chosen, _clusters(chosen), strict=True))
+        ),
         differ,
         sum(n > 1 for n in counts.values()),
         {reason: n for reason, n in reasons.items() if n},
@@ -195,20 +148,38 @@ def answer_ids(model: LanguageModel, answers: tuple[str, str]) -> tuple[int, int
 # -- private, in the order they are called --
 
 
-def _group(laid: _Layouts, differ: Differ) -> Callable[[Statement], Hashable | None]:
+def _single(statements: StatementSet | Sequence[StatementPair]) -> list[Statement]:
+    if isinstance(statements, StatementSet):
+        return list(statements)
+    return [item for pair in statements for item in (pair.true, pair.false)]
+
+
+def _given(
+    pairs: Sequence[StatementPair], traced: Sequence[Statement], layouts: Layouts
+) -> list[StatementPair]:
+    """The given pairs of which no statement is shown in a labelled line."""
+    kept = set(map(id, traced))
+    usable = [pair for pair in pairs if id(pair.true) in kept and id(pair.false) in kept]
+    _require_aligned(usable, layouts)
+    return usable
+
+
+def _group(layouts: Layouts, differ: Differ) -> Callable[[Statement], Hashable | None]:
     """What two statements of a pair must agree in: topic, words around the spans, one of the two, and token counts."""
     shared = "object" if differ == "subject" else "subject"
 
     def group(item: Statement) -> Hashable | None:
-        layout = laid.of(item)
+        layout = layouts.of(item)
         return None if layout is None else (item.topic, _words(item), _part(item, shared), layout)
 
     return group
 
 
-def _unpaired(traced: Sequence[Statement], found: Sequence[StatementPair], laid: _Layouts) -> Counter[str]:
-    used = {item.text for pair in found for item in (pair.true, pair.false)}
-    known = [item for item in traced if laid.of(item) is not None]
+def _unpaired(
+    traced: Sequence[Statement], matched: Sequence[StatementPair], layouts: Layouts
+) -> Counter[str]:
+    used = {item.text for pair in matched for item in (pair.true, pair.false)}
+    known = [item for item in traced if layouts.of(item) is not None]
     return Counter(
         {
             "subject and object not known, not apart or cut otherwise": len(traced) - len(known),
@@ -250,125 +221,16 @@ def _words(item: Statement) -> str:
     return text
 
 
-class _Layouts:
-    """Prompts of statements, and the roles of their tokens in every model."""
-
-    def __init__(
-        self,
-        models: Sequence[LanguageModel],
-        lines: Mapping[str, Sequence[Statement]],
-        answers: tuple[str, str],
-        seed: int,
-    ) -> None:
-        self._models, self._lines, self._answers, self._seed = models, lines, answers, seed
-        self._known: dict[str, tuple[str, ...] | None] = {}
-
-    def prompt(self, item: Statement, order: int) -> Prompt:
-        """The labelled lines in some order, the statement and the question."""
-        asked = question(item, self._lines[item.topic], self._answers, order)
-        start = len(asked.text) - len(QUESTION) - len(item.text)
-        spans = {
-            name: (low + start, high + start)
-            for name, (low, high) in item.spans.items()
-            if name in ("subject", "object")
-        }
-        return Prompt(asked.text, {**spans, "statement": (start, start + len(item.text))})
-
-    def of(self, item: Statement) -> tuple[str, ...] | None:
-        """Roles of its tokens; None where the two are not known or not apart, or models cut them otherwise."""
-        if item.text not in self._known:
-            self._known[item.text] = self._find(item)
-        return self._known[item.text]
-
-    def pair(self, pair: StatementPair, number: int, cluster: int) -> TracingPair:
-        """Both prompts with the labelled lines in the same order."""
-        order = random.Random(f"{self._seed} {number}").randrange(2**31)
-        true, false = self.prompt(pair.true, order), self.prompt(pair.false, order)
-        layouts = {roles_of(model, prompt) for model in self._models for prompt in (true, false)}
-        layout = layouts.pop()
-        if layouts or layout is None:
-            raise PromptError(
-                f"{' and '.join(model.name for model in self._models)} cut {pair.true.text!r} or {pair.false.text!r} "
-                "into other tokens in its prompt, so the two have no common positions; trace each model alone."
-            )
-        return TracingPair(true, false, pair, *layout, pair.true.topic, cluster)
-
-    def _find(self, item: Statement) -> tuple[str, ...] | None:
-        if not {"subject", "object"} <= set(item.spans):
-            return None
-        found = {roles_of(model, self.prompt(item, 0)) for model in self._models}
-        one = found.pop()
-        return None if found or one is None else one[1]
-
-
-def roles_of(model: LanguageModel, prompt: Prompt) -> tuple[int, tuple[str, ...]] | None:
-    """The statement's first token, and the role of every token from there on; None where a token belongs to both
-    subject and object.
-
-    Raises:
-        PromptError: a tokenizer without character offsets.
-    """
-    tokens = model.tokenize([prompt])
-    if tokens.offsets is None:
-        raise PromptError(
-            f"The tokenizer of {model.name} gives no character offsets, so subjects cannot be found; use a fast one."
-        )
-    start, stop = prompt.spans["statement"]
-    subject_at, object_at = prompt.spans["subject"], prompt.spans["object"]
-    names: list[str] = []
-    first = None
-    for index, (low, high) in enumerate(tokens.offsets[0]):
-        if high <= start or low == high:
-            continue
-        first = index if first is None else first
-        inside = [_inside(low, high, at) for at in (subject_at, object_at)]
-        if all(inside):
-            return None
-        names.append(
-            "subject"
-            if inside[0]
-            else "object"
-            if inside[1]
-            else "question"
-            if low >= stop
-            else "full stop"
-            if low >= max(subject_at[1], object_at[1])
-            else "before"
-            if high <= min(subject_at[0], object_at[0])
-            else "between"
-        )
-    if first is None or "subject" not in names or "object" not in names:
-        return None
-    names[-1] = "last token"
-    return first, tuple(_numbered(names))
-
-
-def _inside(low: int, high: int, span: tuple[int, int]) -> bool:
-    return low < span[1] and high > span[0]
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Subject and object tokens as first, middle and last; one alone is the last."""
-    made = list(names)
-    for name in ("subject", "object"):
-        places = [at for at, one in enumerate(names) if one == name]
-        for at in places:
-            made[at] = f"middle {name}"
-        if places:
-            made[places[0]], made[places[-1]] = f"first {name}", f"last {name}"
-    return made
-
-
-def _require_aligned(pairs: Sequence[StatementPair], laid: _Layouts) -> None:
+def _require_aligned(pairs: Sequence[StatementPair], layouts: Layouts) -> None:
     for number, pair in enumerate(pairs, start=1):
-        layouts = laid.of(pair.true), laid.of(pair.false)
-        if layouts[0] is None or layouts[1] is None:
+        true, false = layouts.of(pair.true), layouts.of(pair.false)
+        if true is None or false is None:
             raise DatasetError(
                 f"Pair {number}: subject and object of {pair.true.text!r} or {pair.false.text!r} are not marked, or "
                 "share a token; give a template with {subject} and {object}."
             )
-        if layouts[0] != layouts[1]:
-            counts = [len(layout) for layout in layouts if layout]
+        if true != false:
+            counts = len(true), len(false)
             raise DatasetError(
                 f"Pair {number}: {pair.true.text!r} and {pair.false.text!r} have {counts[0]} and {counts[1]} tokens, "
                 "or divide them otherwise between subject and object, so equal positions are not equal words; pair "

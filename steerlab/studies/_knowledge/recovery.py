@@ -11,6 +11,7 @@ Source: Du et al. (2025), section 3.3, which compares quantised maps instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ from steerlab.activations import Mapped, RandomShift, Run, Source
 from steerlab.models import LanguageModel, Site
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap
+from steerlab.studies._knowledge.layouts import TracingPair
 from steerlab.studies._knowledge.maps import Traced, trace
-from steerlab.studies._knowledge.pairs import Columns, TracingPair, TracingPairs
+from steerlab.studies._knowledge.pairs import Columns, TracingPairs
 from steerlab.studies._knowledge.statistics import Published, halves_of, mean_map, published
 
 Maps = Mapping[Site, Callable[[Tensor], Tensor]]
@@ -50,10 +52,11 @@ class Recovery(Record):
     @property
     def above_controls(self) -> bool:
         """Whether the interval lies above both controls' values."""
-        bars = [one.value for one in (self.shuffled, self.random) if one is not None]
+        bars = [control.value for control in (self.shuffled, self.random) if control is not None]
         return bool(self.recovered.low > max(bars, default=0.0))
 
 
+# Long: a third or more of it documents its options.
 def recover(
     source: LanguageModel,
     target: LanguageModel,
@@ -76,18 +79,22 @@ def recover(
     Returns:
         Recovery at the knowledge cells and at the last token (where the target has a peak), and the whole map.
     """
-    clean = [pair.true for pair in pairs.pairs]
     told = f"{names[0]} into {names[1]}"
-    states = _carried(Run(source, clean), maps)
-    crossed = trace(
-        target,
-        pairs,
-        states,
-        columns=columns,
-        answers=own.answers,
-        kept_in=kept_in,
-        progress=f"patching {told}",
-    )
+    clean = Run(source, [pair.true for pair in pairs.pairs])
+
+    def traced(states: Source, what: str, only: Callable[[int, str], bool] | None = None) -> Traced:
+        return trace(
+            target,
+            pairs,
+            states,
+            columns=columns,
+            only=only,
+            answers=own.answers,
+            kept_in=kept_in,
+            progress=what,
+        )
+
+    crossed = traced(_carried(clean, maps), f"patching {told}")
     halves = halves_of(pairs.clusters, seed)
     columns_of = {"subject and object": own.knowledge, _LAST: (own.columns.index(_LAST),)}
     peaks = {
@@ -96,55 +103,23 @@ def recover(
     }
     union = np.any([mask for both in peaks.values() for mask in both.values()], axis=0)
     order = _others(pairs)
-    known = np.array([other != row for row, other in enumerate(order)])
     controls: dict[str, Traced] = {}
     if union.any():
-        kinds: dict[str, Source] = {
-            "shuffled": _carried(Run(source, clean).of(order), maps),
-            "random": RandomShift(
-                _carried(Run(source, clean), maps), Run(target, [pair.false for pair in pairs.pairs]), seed
-            ),
+        false = Run(target, [pair.false for pair in pairs.pairs])
+        sources: dict[str, Source] = {
+            "shuffled": _carried(clean.of(order), maps),
+            "random": RandomShift(_carried(clean, maps), false, seed),
         }
-        for kind, control in kinds.items():
-            controls[kind] = trace(
-                target,
-                pairs,
-                control,
-                columns=columns,
-                only=_among(union, own.columns),
-                answers=own.answers,
-                kept_in=kept_in,
-                progress=f"{told}: {kind}",
-            )
-    rows = list(own.layers)
-    alike = published(mean_map(own.raw[:, rows]), mean_map(crossed.raw[:, rows]), own.knowledge)
-    found = []
-    for place, both in peaks.items():
-        if not all(mask.any() for mask in both.values()):
-            continue
-
-        def ratio(
-            one: Traced, some: NDArray[np.bool_], both: Mapping[int, NDArray[np.bool_]] = both
-        ) -> Estimate | None:
-            return _ratio(one, own, both, halves, some, pairs, seed)
-
-        everyone = np.ones(len(pairs), dtype=bool)
-        recovered = ratio(crossed, everyone)
-        if recovered is None:
-            continue
-        found.append(
-            Recovery(
-                source=names[0],
-                target=names[1],
-                place=place,
-                cells=tuple((int(row), int(column)) for row, column in np.argwhere(both[0] | both[1])),
-                recovered=recovered,
-                shuffled=ratio(controls["shuffled"], known),
-                random=ratio(controls["random"], everyone),
-                published=alike,
-            )
-        )
-    return found, crossed
+        inside = _among(union, own.columns)
+        controls = {kind: traced(states, f"{told}: {kind}", inside) for kind, states in sources.items()}
+    known = np.array([other != row for row, other in enumerate(order)])
+    ratios = _Ratios(own, halves, pairs, seed)
+    rows = [
+        ratios.recovery(names, place, both, crossed, controls, known)
+        for place, both in peaks.items()
+        if all(mask.any() for mask in both.values())
+    ]
+    return [row for row in rows if row is not None], crossed
 
 
 # -- private, in the order they are called --
@@ -186,38 +161,70 @@ def _others(pairs: TracingPairs) -> list[int]:
 
 def _likeness(pair: TracingPair, other: TracingPair) -> tuple[bool, bool]:
     """Sorts what is about another object before what is not, and then the same topic before others."""
-    one, two = (each.true.text[slice(*each.true.spans["object"])] for each in (pair, other))
-    return one == two, pair.topic != other.topic
+    objects = [prompt.text[slice(*prompt.spans["object"])] for prompt in (pair.true, other.true)]
+    return objects[0] == objects[1], pair.topic != other.topic
 
 
 def _among(cells: Bool[np.ndarray, "row column"], names: Sequence[str]) -> Callable[[int, str], bool]:
     return lambda row, name: bool(cells[row, names.index(name)])
 
 
-def _ratio(
-    crossed: Traced,
-    own: Traced,
-    peaks: Mapping[int, NDArray[np.bool_]],
-    halves: Sequence[NDArray[np.int64]],
-    some: NDArray[np.bool_],
-    pairs: TracingPairs,
-    seed: int,
-) -> Estimate | None:
-    """Mean effect over mean own effect, each half of the pairs at the other half's peaks; None below two pairs."""
-    top, bottom = (np.full(len(pairs), np.nan) for _ in range(2))
-    for half, rows in enumerate(halves):
-        for into, one in ((top, crossed), (bottom, own)):
-            at = one.nie[rows][:, peaks[half]]
-            both = np.isfinite(crossed.nie[rows][:, peaks[half]]) & np.isfinite(own.nie[rows][:, peaks[half]])
-            into[rows] = _row_means(np.where(both, at, np.nan))
-    kept = np.isfinite(top) & np.isfinite(bottom) & some
-    if kept.sum() < 2:
-        return None
+@dataclass(frozen=True)
+class _Ratios:
+    """Mean effects of patched states over mean effects of the target's own, each half at the other half's peaks."""
 
-    def statistic(above: Float[np.ndarray, " pair"], below: Float[np.ndarray, " pair"]) -> float:
-        return float(above.sum() / below.sum())
+    own: Traced
+    halves: Sequence[NDArray[np.int64]]
+    pairs: TracingPairs
+    seed: int
 
-    return bootstrap(statistic, top[kept], bottom[kept], clusters=pairs.clusters[kept], seed=seed, draws=1000)
+    def recovery(
+        self,
+        names: tuple[str, str],
+        place: str,
+        peaks: Mapping[int, NDArray[np.bool_]],
+        crossed: Traced,
+        controls: Mapping[str, Traced],
+        known: NDArray[np.bool_],
+    ) -> Recovery | None:
+        """What the source's states recover at a place, beside the controls; `known`: pairs that have another one."""
+        everyone, rows = np.ones(len(self.pairs), dtype=bool), list(self.own.layers)
+        recovered = self.of(crossed, everyone, peaks)
+        if recovered is None:
+            return None
+        return Recovery(
+            source=names[0],
+            target=names[1],
+            place=place,
+            cells=tuple((int(row), int(column)) for row, column in np.argwhere(peaks[0] | peaks[1])),
+            recovered=recovered,
+            shuffled=self.of(controls["shuffled"], known, peaks),
+            random=self.of(controls["random"], everyone, peaks),
+            published=published(
+                mean_map(self.own.raw[:, rows]), mean_map(crossed.raw[:, rows]), self.own.knowledge
+            ),
+        )
+
+    def of(
+        self, patched: Traced, pairs: NDArray[np.bool_], peaks: Mapping[int, NDArray[np.bool_]]
+    ) -> Estimate | None:
+        """The ratio over some pairs; None where fewer than two of them have an effect at the peaks."""
+        own, n = self.own, len(self.pairs)
+        above, below = np.full(n, np.nan), np.full(n, np.nan)
+        for half, rows in enumerate(self.halves):
+            effects, owned = patched.nie[rows][:, peaks[half]], own.nie[rows][:, peaks[half]]
+            both = np.isfinite(effects) & np.isfinite(owned)
+            above[rows] = _row_means(np.where(both, effects, np.nan))
+            below[rows] = _row_means(np.where(both, owned, np.nan))
+        kept = np.isfinite(above) & np.isfinite(below) & pairs
+        if kept.sum() < 2:
+            return None
+
+        def statistic(top: Float[np.ndarray, " pair"], bottom: Float[np.ndarray, " pair"]) -> float:
+            return float(top.sum() / bottom.sum())
+
+        clusters = self.pairs.clusters[kept]
+        return bootstrap(statistic, above[kept], below[kept], clusters=clusters, seed=self.seed, draws=1000)
 
 
 def _row_means(values: Float[np.ndarray, "pair cell"]) -> Float[np.ndarray, " pair"]:

@@ -130,17 +130,25 @@ class KnowledgeResult(StudyResult):
 
     def map(self, source: str, target: str, kind: str = "resid_post") -> EffectMap:
         """One map. Raises KeyError."""
-        return {(one.source, one.target, one.kind): one for one in self.maps}[source, target, kind]
+        return {(effects.source, effects.target, effects.kind): effects for effects in self.maps}[
+            source, target, kind
+        ]
 
     def own(self, kind: str = "resid_post") -> dict[str, EffectMap]:
         """Each model's own map of one kind."""
-        return {one.target: one for one in self.maps if one.source == one.target and one.kind == kind}
+        return {
+            effects.target: effects
+            for effects in self.maps
+            if effects.source == effects.target and effects.kind == kind
+        }
 
     @property
     def significant(self) -> tuple[CellDifference, ...]:
         """Cells in which the two maps differ, false discovery held at 5 %."""
         return (
-            () if self.comparison is None else tuple(one for one in self.comparison.cells if one.significant)
+            ()
+            if self.comparison is None
+            else tuple(cell for cell in self.comparison.cells if cell.significant)
         )
 
     def tables(self) -> list[Table]:

@@ -20,113 +20,119 @@ _LAST = "last token"
 
 def sentences(result: KnowledgeResult) -> list[str]:
     """The outcome in plain words."""
-    setting, one = result.setting, result.comparison
+    setting, maps = result.setting, result.comparison
     gates = ", ".join(f"{gate.model} {gate.both}" for gate in result.gates)
-    said = [
-        f"Of {setting.made} pairs of a true and a false statement that differ in the {setting.differ}, both "
-        f"models answer "
-        f"enough right on both sides ({gates}; chance 0.25); {setting.traced} were traced."
+    made = [
+        f"Of {setting.made} pairs of a true and a false statement that differ in the {setting.differ}, both models "
+        f"answer enough right on both sides ({gates}; chance 0.25); {setting.traced} were traced."
     ]
-    said += [_where(found) for found in result.own().values()]
-    if one is not None:
-        said.append(_agreement(one, _carries(result)))
-        n, total = len(result.significant), len(one.cells)
-        said.append(
+    made += [_where(effects) for effects in result.own().values()]
+    if maps is not None:
+        made.append(_agreement(maps, _carries(result)))
+        n, total = len(result.significant), len(maps.cells)
+        largest = (
+            f"; the largest difference at a subject or object token is {maps.largest} (p = {maps.largest_p:.3g} under "
+            "exchanged models)"
+        )
+        made.append(
             f"{n} of {total} cells differ between base and post with false discovery held at 5 %"
-            + (f"; the largest difference at a subject or object token is {one.largest} (p = {one.largest_p:.3g} under "
-               "exchanged models)." if np.isfinite(one.largest.value) else ".")
-        )  # fmt: skip
-    said += [_recovered(found) for found in result.recovery if found.place == _SUBJECT_AND_OBJECT]
-    said += [_noised(found) for found in result.noise]
-    return said + list(result.missing.values())
+            f"{largest if np.isfinite(maps.largest.value) else ''}."
+        )
+    made += [_recovered(row) for row in result.recovery if row.place == _SUBJECT_AND_OBJECT]
+    made += [_noised(trace) for trace in result.noise]
+    return made + list(result.missing.values())
 
 
 def headline(result: KnowledgeResult) -> Headline | None:
     """Agreement of the maps: at subject and object tokens, beside halves within a model, where those carry anything."""
-    one = result.comparison
-    if one is None:
+    maps = result.comparison
+    if maps is None:
         return None
     if not _carries(result):
         return Headline(
-            what="agreement of base's and post's knowledge maps over all tokens", value=one.overall
+            what="agreement of base's and post's knowledge maps over all tokens", value=maps.overall
         )
-    weaker = min(one.ceilings, key=lambda name: one.ceilings[name].value)
+    weaker = min(maps.ceilings, key=lambda name: maps.ceilings[name].value)
     return Headline(
         what="agreement of base's and post's knowledge maps over subject and object tokens",
-        value=one.crossed,
-        control=one.ceilings[weaker],
+        value=maps.crossed,
+        control=maps.ceilings[weaker],
         control_name=f"two halves of the pairs within {weaker}",
     )
 
 
 def _carries(result: KnowledgeResult) -> bool:
-    return any(found.carries for found in result.own().values())
+    return any(effects.carries for effects in result.own().values())
 
 
-def _where(one: EffectMap) -> str:
+def _where(effects: EffectMap) -> str:
     """Where the effect sits, from the subject to the last token."""
-    last = one.columns.index(_LAST)
-    reached = next((row for row in one.layers if one.effects[row][last].value >= 0.5), one.layers[-1])
-    text = (
-        f"In {one.target} half of the whole effect has reached the last token behind layer {one.rows[reached]} "
-        f"({one.effects[reached][last].value:.2f})"
+    last = effects.columns.index(_LAST)
+    reached = next(
+        (row for row in effects.layers if effects.effects[row][last].value >= 0.5), effects.layers[-1]
     )
-    inside = one.peaks(1, one.knowledge)
-    best = one.effects[inside[0][0]][inside[0][1]] if inside else None
-    if one.carries and best is not None:
+    text = (
+        f"In {effects.target} half of the whole effect has reached the last token behind layer {effects.rows[reached]} "
+        f"({effects.effects[reached][last].value:.2f})"
+    )
+    inside = effects.peaks(1, effects.knowledge)
+    best = effects.effects[inside[0][0]][inside[0][1]] if inside else None
+    if effects.carries and best is not None:
         row, column = inside[0]
         text += (
-            f"; of subject and object tokens the {one.columns[column]} behind layer {one.rows[row]} carries most, "
-            f"{best}"
+            f"; of subject and object tokens the {effects.columns[column]} behind layer {effects.rows[row]} carries "
+            f"most, {best}"
         )
     else:
         text += f"; no subject or object token carries a tenth behind any block (at most {best})"
-    others = tuple(at for at in range(len(one.columns)) if at != last and at not in one.knowledge)
-    if (between := one.peaks(1, others)) and one.effects[between[0][0]][between[0][1]].value >= LEAST:
+    others = tuple(at for at in range(len(effects.columns)) if at != last and at not in effects.knowledge)
+    if (between := effects.peaks(1, others)) and effects.effects[between[0][0]][between[0][1]].value >= LEAST:
         row, column = between[0]
-        text += f"; of the others the {one.columns[column]} behind layer {one.rows[row]}, {one.effects[row][column]}"
+        effect = effects.effects[row][column]
+        text += f"; of the others the {effects.columns[column]} behind layer {effects.rows[row]}, {effect}"
     return text + "."
 
 
-def _agreement(one: Comparison, carries: bool) -> str:
-    said = f"The two maps correlate {one.overall} over all cells"
+def _agreement(maps: Comparison, carries: bool) -> str:
+    sentence = f"The two maps correlate {maps.overall} over all cells"
     if carries:
-        ceilings = ", ".join(f"{name} {ceiling}" for name, ceiling in one.ceilings.items())
-        said += (
-            f" and {one.correlation} over subject and object tokens; there, on different halves of the pairs, "
-            f"{one.crossed}, where halves of one model give {ceilings}, and base moved by one layer {one.shifted:.2f}"
+        ceilings = ", ".join(f"{name} {ceiling}" for name, ceiling in maps.ceilings.items())
+        sentence += (
+            f" and {maps.correlation} over subject and object tokens; there, on different halves of the pairs, "
+            f"{maps.crossed}, where halves of one model give {ceilings}, and base moved by one layer {maps.shifted:.2f}"
         )
-    return said + (
-        f". The published correlation is {one.published.correlation:.2f} (moved by one layer "
-        f"{one.published_shifted.correlation:.2f}); its largest difference {one.published.largest:.1f}, at subject and "
-        f"object {one.published.largest_knowledge:.1f} (halves of base "
-        f"{one.published_halves['base'].largest_knowledge:.1f})."
+    return sentence + (
+        f". The published correlation is {maps.published.correlation:.2f} (moved by one layer "
+        f"{maps.published_shifted.correlation:.2f}); its largest difference {maps.published.largest:.1f}, at subject "
+        f"and object {maps.published.largest_knowledge:.1f} (halves of base "
+        f"{maps.published_halves['base'].largest_knowledge:.1f})."
     )
 
 
-def _recovered(one: Recovery) -> str:
+def _recovered(row: Recovery) -> str:
     controls = "; ".join(
         f"{name} {value}"
-        for name, value in (("another pair's states", one.shuffled), ("a random shift", one.random))
+        for name, value in (("another pair's states", row.shuffled), ("a random shift", row.random))
         if value is not None
     )
     return (
-        f"The {one.source} model's states put into {one.target} do {one.recovered} of what its own do at its "
-        f"peak cells "
-        f"of subject and object ({controls}): "
-        + ("more than the controls." if one.above_controls else "not more than the controls.")
+        f"The {row.source} model's states put into {row.target} do {row.recovered} of what its own do at its peak "
+        f"cells of subject and object ({controls}): "
+        + ("more than the controls." if row.above_controls else "not more than the controls.")
     )
 
 
-def _noised(one: NoiseTrace) -> str:
+def _noised(trace: NoiseTrace) -> str:
     part = (
-        one.by("resid_post") if any(each.kind == "resid_post" for each in one.restored) else one.restored[0]
+        trace.by("resid_post")
+        if any(part.kind == "resid_post" for part in trace.restored)
+        else trace.restored[0]
     )
     values = np.array([[cell.value for cell in row] for row in part.effects])
-    column = one.roles.index("last subject")
+    column = trace.roles.index("last subject")
     row = int(np.nanargmax(values[:, column]))
     return (
-        f"Noise on the subject costs {one.model} {one.total} of {one.clean} {one.measure} of the right word over "
-        f"{one.facts} facts; at the subject's last token the state behind layer {part.layers[row]} gives back "
+        f"Noise on the subject costs {trace.model} {trace.total} of {trace.clean} {trace.measure} of the right word "
+        f"over {trace.facts} facts; at the subject's last token the state behind layer {part.layers[row]} gives back "
         f"{part.effects[row][column]}."
     )

@@ -82,10 +82,10 @@ def quantised(values: Map) -> Map:
 
 def published(first: Map, second: Map, knowledge: tuple[int, ...]) -> Published:
     """The published statistics of two raw maps."""
-    one, other = quantised(first), quantised(second)
-    difference = np.abs(other - one)
+    first_steps, second_steps = quantised(first), quantised(second)
+    difference = np.abs(second_steps - first_steps)
     return Published(
-        correlation=_pearson(one, other),
+        correlation=_pearson(first_steps, second_steps),
         largest=float(np.nanmax(difference)),
         largest_knowledge=float(np.nanmax(difference[:, list(knowledge)])) if knowledge else float("nan"),
     )
@@ -101,12 +101,12 @@ def compare_maps(
 ) -> Comparison:
     """Compare two sweeps of the same pairs, cell by cell and as wholes. The embedding's row is left out."""
     rows, places = list(base.layers), list(base.knowledge)
-    effects = {name: one.nie[:, rows] for name, one in (("base", base), ("post", post))}
-    raw = {name: mean_map(one.raw[:, rows]) for name, one in (("base", base), ("post", post))}
-    knowledge = {name: one[:, :, places] for name, one in effects.items()}
+    effects = {name: traced.nie[:, rows] for name, traced in (("base", base), ("post", post))}
+    raw = {name: mean_map(traced.raw[:, rows]) for name, traced in (("base", base), ("post", post))}
+    knowledge = {name: effect[:, :, places] for name, effect in effects.items()}
 
     def half(name: str) -> Estimate:
-        return split_half(lambda some: mean_map(knowledge[name][some]), _pearson, clusters, seed=seed)
+        return split_half(lambda pairs: mean_map(knowledge[name][pairs]), _pearson, clusters, seed=seed)
 
     halves = halves_of(clusters, seed)
     difference = effects["post"] - effects["base"]
@@ -123,9 +123,11 @@ def compare_maps(
         published=published(raw["base"], raw["post"], base.knowledge),
         published_halves={
             name: published(
-                mean_map(one.raw[halves[0]][:, rows]), mean_map(one.raw[halves[1]][:, rows]), base.knowledge
+                mean_map(traced.raw[halves[0]][:, rows]),
+                mean_map(traced.raw[halves[1]][:, rows]),
+                base.knowledge,
             )
-            for name, one in (("base", base), ("post", post))
+            for name, traced in (("base", base), ("post", post))
         },
         published_shifted=published(raw["base"], shifted_down(raw["base"]), base.knowledge),
     )
@@ -143,10 +145,10 @@ def mean_map(effects: Float[np.ndarray, "pair row column"]) -> Map:
     return mean
 
 
-def _pearson(one: Map, other: Map) -> float:
+def _pearson(first: Map, second: Map) -> float:
     """NaN where either map is constant."""
-    both = np.isfinite(one) & np.isfinite(other)
-    x, y = one[both], other[both]
+    both = np.isfinite(first) & np.isfinite(second)
+    x, y = first[both], second[both]
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
@@ -159,9 +161,9 @@ def _correlation(
     seed: int,
 ) -> Estimate:
     def statistic(
-        one: Float[np.ndarray, "pair row column"], other: Float[np.ndarray, "pair row column"]
+        first: Float[np.ndarray, "pair row column"], second: Float[np.ndarray, "pair row column"]
     ) -> float:
-        return _pearson(mean_map(one), mean_map(other))
+        return _pearson(mean_map(first), mean_map(second))
 
     return bootstrap(statistic, base, post, clusters=clusters, seed=seed, draws=500)
 
@@ -181,11 +183,13 @@ def _crossed(
 ) -> Estimate:
     both = {"base": base, "post": post}
 
-    def fit(some: NDArray[np.int64]) -> dict[str, Map]:
-        return {name: mean_map(effects[some]) for name, effects in both.items()}
+    def fit(pairs: NDArray[np.int64]) -> dict[str, Map]:
+        return {name: mean_map(effects[pairs]) for name, effects in both.items()}
 
-    def agreement(one: dict[str, Map], other: dict[str, Map]) -> float:
-        return float(np.mean([_pearson(one["base"], other["post"]), _pearson(one["post"], other["base"])]))
+    def agreement(first: dict[str, Map], second: dict[str, Map]) -> float:
+        return float(
+            np.mean([_pearson(first["base"], second["post"]), _pearson(first["post"], second["base"])])
+        )
 
     return split_half(fit, agreement, clusters, seed=seed)
 
@@ -216,9 +220,9 @@ def _cells(
     p[np.isnan(seen)] = np.nan
     q = benjamini_hochberg(p)
     cells = [
-        CellDifference(row=rows[at // shape[1]], column=at % shape[1], difference=one, q=float(q[at]))
-        for at, one in enumerate(estimates)
-        if np.isfinite(one.value)
+        CellDifference(row=rows[at // shape[1]], column=at % shape[1], difference=estimate, q=float(q[at]))
+        for at, estimate in enumerate(estimates)
+        if np.isfinite(estimate.value)
     ]
     mine = [at for at in range(flat.shape[1]) if at % shape[1] in knowledge and np.isfinite(seen[at])]
     if not mine:

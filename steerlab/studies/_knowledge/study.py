@@ -40,7 +40,7 @@ from steerlab.studies._knowledge.result import (
 )
 from steerlab.studies._knowledge.sentences import headline, sentences
 from steerlab.studies._knowledge.statistics import Comparison, compare_maps, mean_map
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 
 __all__ = ["KnowledgeResult", "knowledge"]
 
@@ -57,6 +57,7 @@ class _Amount:
 _AMOUNTS: dict[Size, _Amount] = {"quick": _Amount(64, 24, 4), "full": _Amount(400, 200, 10)}
 
 
+# Long: a third or more of it documents its options.
 def knowledge(
     pair: Pair | Models,
     data: StudyData | StatementSet | Sequence[StatementPair] | None = None,
@@ -99,8 +100,7 @@ def knowledge(
         DatasetError: statements that cannot be paired; PromptError: answers that are not two single tokens, or
             models that cut the prompts into other tokens; SteerlabError: an unknown size or preset.
     """
-    require_known("knowledge", "size", size, _AMOUNTS)
-    require_known("knowledge", "preset", preset, get_args(Preset))
+    check_options("knowledge", size=size, preset=preset, presets=get_args(Preset))
     models, statements = Pair.of(pair).by_name, StudyData.of(data, "statements").statements
     published = preset == "published"
     columns = columns or ("tokens" if published else "roles")

@@ -143,7 +143,7 @@ def find(subject: Subject, scores: Literal["needed", "all"], missing: dict[str, 
 
 def effects(
     target: Subject,
-    found: Mapping[str, Found],
+    directions: Mapping[str, Found],
     sources: Sequence[str],
     plain: Mapping[str, Verdicts],
     strength: float,
@@ -151,7 +151,7 @@ def effects(
     seed: int,
 ) -> list[Outcome]:
     """Ablation on harmful and addition on harmless prompts: every source's direction, then random ones."""
-    own = found[target.name]
+    own = directions[target.name]
 
     def ablation(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
         return removal(target.model, unit)
@@ -159,7 +159,7 @@ def effects(
     def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
         return added(target, unit * own.gap(layer), layer, strength)
 
-    made: list[Outcome] = []
+    rows: list[Outcome] = []
     kinds: tuple[tuple[Intervention, Callable[..., Edit], str], ...] = (
         ("ablation", ablation, "harmful"),
         ("addition", addition, "harmless"),
@@ -167,14 +167,17 @@ def effects(
     for name, edit, kind in kinds:
         prompts = target.test.harmful if kind == "harmful" else target.test.harmless
         for source in sources:
-            chosen = found[source]
+            chosen = directions[source]
             after = target.judge.verdicts(prompts, [edit(chosen.unit, chosen.choice.layer)])
-            made.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
+            rows.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
         # An added direction is as long as the gap at its layer, so its control is added at that layer as well.
-        at = {random_name(name, found, target.name, source): found[source].choice.layer for source in sources}
+        at = {
+            random_name(name, directions, target.name, source): directions[source].choice.layer
+            for source in sources
+        }
         for control, layer in at.items():
-            made.append(_random(target, name, edit, kind, control, layer, plain[kind], amount, seed))
-    return made
+            rows.append(_random(target, name, edit, kind, control, layer, plain[kind], amount, seed))
+    return rows
 
 
 def _random(
@@ -191,11 +194,11 @@ def _random(
     """Random directions, each on some of the prompts in turn."""
     prompts = target.test.harmful if kind == "harmful" else target.test.harmless
     units = random_units(target.model.d_model, amount.randoms, seed)
-    each = max(2, round(amount.random_share * len(prompts)))
-    rows = [(np.arange(each) + draw * each) % len(prompts) for draw in range(len(units))]
+    size = max(2, round(amount.random_share * len(prompts)))
+    rows = [(np.arange(size) + draw * size) % len(prompts) for draw in range(len(units))]
     steps = track(list(zip(rows, units, strict=True)), f"{control} {name} in {target.name}", len(units))
     parts = [
-        target.judge.verdicts([prompts[row] for row in some], [edit(unit, layer)]) for some, unit in steps
+        target.judge.verdicts([prompts[row] for row in chosen], [edit(unit, layer)]) for chosen, unit in steps
     ]
     return outcome(
         target.name,
@@ -204,14 +207,14 @@ def _random(
         control,
         joined(parts),
         picked(plain, np.concatenate(rows)),
-        clusters=np.repeat(np.arange(len(units)), each),
+        clusters=np.repeat(np.arange(len(units)), size),
         seed=seed,
     )
 
 
-def random_name(name: str, found: Mapping[str, Found], target: str, source: str) -> str:
+def random_name(name: str, directions: Mapping[str, Found], target: str, source: str) -> str:
     """Name of the random control of a source's direction in a target: it is added at the source's layer."""
-    layers = found[source].choice.layer, found[target].choice.layer
+    layers = directions[source].choice.layer, directions[target].choice.layer
     return "random" if name == "ablation" or layers[0] == layers[1] else f"random at layer {layers[0]}"
 
 
@@ -224,16 +227,16 @@ def added(subject: Subject, vector: Float[np.ndarray, " width"], layer: int, str
 
 
 def agreements(
-    subjects: Sequence[Subject], found: Mapping[str, Found], seed: int
+    subjects: Sequence[Subject], directions: Mapping[str, Found], seed: int
 ) -> tuple[tuple[Agreement, ...], tuple[Agreement, ...], tuple[Cell, ...]]:
     """Cosines by layer, each model in its own template at its chosen position and both in the plain one at the last
     token; and over all layers and positions, in both kinds of templates."""
-    own = {each.name: found[each.name].reading for each in subjects}
-    plain = {each.name: _plain_reading(each, own[each.name]) for each in subjects}
+    own = {subject.name: directions[subject.name].reading for subject in subjects}
+    plain = {subject.name: _plain_reading(subject, own[subject.name]) for subject in subjects}
     rows = own["base"].states.shape[1]
 
-    def by_layer(base: Stack, post: Stack) -> tuple[Agreement, ...]:
-        made = agreement_by_layer(
+    def cosines(base: Stack, post: Stack) -> tuple[Agreement, ...]:
+        by_layer = agreement_by_layer(
             base,
             post,
             own["base"].labels,
@@ -242,14 +245,14 @@ def agreements(
             layers=range(len(base)),
             seed=seed,
         )
-        return tuple(made)
+        return tuple(by_layer)
 
-    at = {name: reading.states[:, :, found[name].choice.position] for name, reading in own.items()}
+    at = {name: reading.states[:, :, directions[name].choice.position] for name, reading in own.items()}
     last = {name: reading.states[:, :, -1] for name, reading in plain.items()}
     cells = grid("plain", plain, seed=seed)
-    if any(each.train.harmful[0].template != "plain" for each in subjects):
+    if any(subject.train.harmful[0].template != "plain" for subject in subjects):
         cells = (*grid("own", own, seed=seed), *cells)
-    return by_layer(at["base"], at["post"]), by_layer(last["base"], last["post"]), cells
+    return cosines(at["base"], at["post"]), cosines(last["base"], last["post"]), cells
 
 
 def _plain_reading(subject: Subject, own: Reading) -> Reading:
@@ -265,23 +268,23 @@ def _plain_reading(subject: Subject, own: Reading) -> Reading:
     return read(subject.model, split, site=subject.method.site)
 
 
-def points_of(subjects: Sequence[Subject], found: Mapping[str, Found]) -> tuple[Projection, ...]:
+def points_of(subjects: Sequence[Subject], directions: Mapping[str, Found]) -> tuple[Projection, ...]:
     """Test prompts along each model's chosen direction."""
     along = {}
-    for each in subjects:
-        one, place = found[each.name], found[each.name].choice
-        train = one.reading.states[place.layer, :, place.position].astype(np.float64) @ one.unit
-        middle = (train[one.reading.labels].mean() + train[~one.reading.labels].mean()) / 2
-        test = read(each.model, each.test, Index(place.position), site=each.method.site).states[
+    for subject in subjects:
+        direction, place = directions[subject.name], directions[subject.name].choice
+        train = direction.reading.states[place.layer, :, place.position].astype(np.float64) @ direction.unit
+        middle = (train[direction.reading.labels].mean() + train[~direction.reading.labels].mean()) / 2
+        test = read(subject.model, subject.test, Index(place.position), site=subject.method.site).states[
             place.layer, :, -1
         ]
-        along[each.name] = (test.astype(np.float64) @ one.unit - middle) / one.gap(place.layer)
+        along[subject.name] = (test.astype(np.float64) @ direction.unit - middle) / direction.gap(place.layer)
     return projections(along, subjects[0].test.labels.tolist())
 
 
 def prices_of(
     subject: Subject,
-    found: Found,
+    direction: Found,
     strength: float,
     amount: Amount,
     texts: Sequence[str],
@@ -289,21 +292,21 @@ def prices_of(
     seed: int,
     missing: dict[str, str],
 ) -> tuple[Price, ...]:
-    layer = found.choice.layer
-    units = random_units(len(found.unit), amount.priced_randoms, seed)
+    layer = direction.choice.layer
+    units = random_units(len(direction.unit), amount.priced_randoms, seed)
 
     def edits(unit: Float[np.ndarray, " width"]) -> dict[str, Edit]:
         return {
             "ablation": removal(subject.model, unit),
-            "addition": added(subject, unit * found.gap(layer), layer, strength),
+            "addition": added(subject, unit * direction.gap(layer), layer, strength),
         }
 
     random = [edits(unit) for unit in units]
     return prices(
         subject.name,
         subject.model,
-        edits(found.unit),
-        {kind: [one[kind] for one in random] for kind in ("ablation", "addition")},
+        edits(direction.unit),
+        {kind: [draw[kind] for draw in random] for kind in ("ablation", "addition")},
         texts=texts[: amount.texts],
         harmless=subject.test.harmless,
         statements=statements,
@@ -313,13 +316,13 @@ def prices_of(
     )
 
 
-def direction_of(subject: Subject, found: Found, data: str) -> Direction:
+def direction_of(subject: Subject, chosen: Found, data: str) -> Direction:
     """The direction at every layer where the classes differ, at the chosen position."""
-    place = found.choice.position
+    place = chosen.choice.position
     sites = [
         site
         for layer, site in enumerate(subject.model.sites(subject.method.site))
-        if np.linalg.norm(found.differences[layer, place])
+        if np.linalg.norm(chosen.differences[layer, place])
         > 0  # template tokens are equal before the first block
     ]
     return fit_direction(

@@ -18,7 +18,7 @@ from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt
 from steerlab.readouts.questions import answer_tokens, plan, question
 from steerlab.record import Record
-from steerlab.statistics import Estimate, proportion
+from steerlab.statistics import Estimate, mean_and_extremes, proportion
 from steerlab.steering.price import SideEffects, side_effects
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Task:
     def accuracy(self, model: LanguageModel) -> Estimate:
         """Share of statements labelled right, as the model stands."""
         logits = model.logits(self.prompts)
-        said = (logits[:, self.tokens[0]] > logits[:, self.tokens[1]]).numpy()
-        return proportion(said == np.array(self.labels), clusters=np.array(self.clusters))
+        answers = (logits[:, self.tokens[0]] > logits[:, self.tokens[1]]).numpy()
+        return proportion(answers == np.array(self.labels), clusters=np.array(self.clusters))
 
 
 def prices(
@@ -106,22 +106,22 @@ def prices(
     prompt = side_effects(model, harmless, named, positions="last", seed=seed)
     plain, task = _task(name, model, statements, rows, seed, missing)
     labelled = {key: _steered(model, task, edits) for key, edits in named.items()} if task else {}
-    found = [Price(model=name, intervention="none", direction="none", task=plain)]
+    priced = [Price(model=name, intervention="none", direction="none", task=plain)]
     for kind in own:
         for direction in ("own", "random"):
             keys = ["/".join(map(str, key)) for key in conditions if key[:2] == (kind, direction)]
-            found.append(
+            priced.append(
                 Price(
                     model=name,
                     intervention=kind,
                     direction=direction,
-                    loss_change=_over(text, keys, lambda one: one.loss_change),
-                    kl=_over(text, keys, lambda one: one.kl),
-                    prompt_kl=_over(prompt, keys, lambda one: one.kl),
+                    loss_change=_over(text, keys, lambda price: price.loss_change),
+                    kl=_over(text, keys, lambda price: price.kl),
+                    prompt_kl=_over(prompt, keys, lambda price: price.kl),
                     task=_pooled([labelled[key] for key in keys]) if labelled else None,
                 )
             )
-    return tuple(found)
+    return tuple(priced)
 
 
 # -- private, in the order they are called --
@@ -158,9 +158,9 @@ def _steered(model: LanguageModel, task: Task, edits: Sequence[Edit]) -> Estimat
 
 
 def _over(
-    found: Mapping[str, SideEffects], keys: Sequence[str], pick: Callable[[SideEffects], Estimate | None]
+    measured: Mapping[str, SideEffects], keys: Sequence[str], pick: Callable[[SideEffects], Estimate | None]
 ) -> Estimate | None:
-    values = [value for key in keys if key in found and (value := pick(found[key])) is not None]
+    values = [value for key in keys if key in measured and (value := pick(measured[key])) is not None]
     return _pooled(values) if values else None
 
 
@@ -168,11 +168,7 @@ def _pooled(values: Sequence[Estimate]) -> Estimate:
     """One estimate as it is; of several the mean, from the least to the greatest."""
     if len(values) == 1:
         return values[0]
-    points = [value.value for value in values]
-    return Estimate(
-        value=float(np.mean(points)),
-        low=min(points),
-        high=max(points),
-        n=len(points),
-        method=f"mean, least and greatest of {len(points)} random directions of the same length",
+    return mean_and_extremes(
+        [value.value for value in values],
+        "mean, least and greatest of {n} random directions of the same length",
     )

@@ -14,45 +14,45 @@ if TYPE_CHECKING:
 def sentences(result: RefusalResult) -> list[str]:
     """The study in plain words."""
     harmful, harmless = result.setting.kinds
-    said = []
+    made = []
     for model in result.setting.models:
         asked = f"{model.capitalize()} ({result.setting.templates[model]})"
         unsteered = [result.outcome(model, "none", "none", kind) for kind in ("harmful", "harmless")]
         refuses = [row.refused for row in unsteered if row is not None]
         verdict = "" if result.separates[model] else " — no difference to explain"
-        said.append(
+        made.append(
             f"{asked} refuses {refuses[0]} of {harmful} and {refuses[1]} of {harmless} prompts{verdict}."
         )
     if not result.separates["post"]:
-        said.append(
+        made.append(
             "Refusal is not identified: the post-trained model does not refuse one kind more than the other."
         )
-        return said + list(result.missing.values())
+        return made + list(result.missing.values())
     for model in result.setting.models:
         for direction in (model, *(other for other in result.setting.models if other != model)):
-            said += [_effect_sentence(result, model, direction, kind) for kind in ("ablation", "addition")]
-    said = [sentence for sentence in said if sentence]
+            made += [_effect_sentence(result, model, direction, kind) for kind in ("ablation", "addition")]
+    made = [sentence for sentence in made if sentence]
     for name, rows in (
         ("each in its own template", result.own),
         ("both in the plain template", result.plain),
     ):
         at = next((row for row in rows if row.layer == result.choices["post"].chosen.layer), None)
         if at is not None:
-            said.append(
+            made.append(
                 f"Cosine of the two refusal directions at layer {at.layer}, {name}: {at.cosine}; on different halves "
                 f"of the prompts {at.crossed}, where one model with itself gives {at.ceiling}."
             )
-    said.append(_grid_sentence(result))
-    said += [_apart_sentence(result, model) for model in result.setting.models]
-    said += [_price_sentence(result, model) for model in result.setting.models]
-    said = [sentence for sentence in said if sentence]
+    made.append(_grid_sentence(result))
+    made += [_apart_sentence(result, model) for model in result.setting.models]
+    made += [_price_sentence(result, model) for model in result.setting.models]
+    made = [sentence for sentence in made if sentence]
     if result.surface is not None and result.surface.above_chance:
-        said.append(_surface_sentence(result))
+        made.append(_surface_sentence(result))
     if result.status == "not identified":
-        said.append(
+        made.append(
             "Refusal is not identified: random directions do as much as the post-trained model's own."
         )
-    return said + list(result.missing.values())
+    return made + list(result.missing.values())
 
 
 def headline(result: RefusalResult) -> Headline | None:
@@ -95,9 +95,8 @@ def _effect_sentence(result: RefusalResult, model: str, direction: str, interven
     broken = f", {row.gibberish.value:.0%} of the answers gibberish" if row.gibberish.value >= 0.1 else ""
     return (
         f"{verb} the {direction} direction in the {model} model changes its refusal of {kind} prompts from "
-        f"{plain.refused.value if plain else float('nan'):.2f} to {row.refused} (random directions: {null.refused}"
-        f"{_furthest(null)})"
-        f"{broken}{verdict}."
+        f"{plain.refused.value if plain else float('nan'):.2f} to {row.refused} (random directions: "
+        f"{null.refused}{_furthest(null)}){broken}{verdict}."
     )
 
 
@@ -111,10 +110,10 @@ def _furthest(null: Outcome) -> str:
 
 def _grid_sentence(result: RefusalResult) -> str:
     """The highest cosine of any place in the shared plain template, so that place and direction are told apart."""
-    cells = [one for one in result.grid if one.template == "plain"]
+    cells = [cell for cell in result.grid if cell.template == "plain"]
     if not cells:
         return ""
-    best = max(cells, key=lambda one: one.agreement.cosine.value)
+    best = max(cells, key=lambda cell: cell.agreement.cosine.value)
     at = best.agreement
     return (
         f"Over all {len(cells)} layers and positions of the plain template the cosine is at most {at.cosine} (layer "
@@ -123,21 +122,21 @@ def _grid_sentence(result: RefusalResult) -> str:
 
 
 def _apart_sentence(result: RefusalResult, model: str) -> str:
-    found = result.apart(model)
-    if found is None or found.low > 0.5:
+    apart = result.apart(model)
+    if apart is None or apart.low > 0.5:
         return ""
     return (
-        f"The {model} direction does not tell the kinds of test prompts apart in the {model} model (AUROC {found}), "
+        f"The {model} direction does not tell the kinds of test prompts apart in the {model} model (AUROC {apart}), "
         "so it is a difference of means and not a direction of refusal."
     )
 
 
 def _price_sentence(result: RefusalResult, model: str) -> str:
-    rows = [one for one in result.prices if one.model == model and one.kl is not None]
+    rows = [price for price in result.prices if price.model == model and price.kl is not None]
 
     def kl(kind: str, direction: str) -> Estimate | None:
-        found = (one.kl for one in rows if (one.intervention, one.direction) == (kind, direction))
-        return next(found, None)
+        values = (row.kl for row in rows if (row.intervention, row.direction) == (kind, direction))
+        return next(values, None)
 
     parts = [
         f"{verb} it changes plain text by {own} nats a token of KL (random directions: {null})"

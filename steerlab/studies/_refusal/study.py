@@ -20,7 +20,7 @@ from steerlab.progress import track
 from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_apart
 from steerlab.readouts.requests import Split
 from steerlab.readouts.surface import surface
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 from steerlab.studies._refusal.outcomes import outcome
 from steerlab.studies._refusal.parts import (
     METHODS,
@@ -70,6 +70,7 @@ _AMOUNTS: dict[Size, Amount] = {
 }
 
 
+# Long: a third or more of it documents its options.
 def refusal(
     pair: Pair | Models,
     data: StudyData | ContrastSet | None = None,
@@ -102,8 +103,7 @@ def refusal(
         DatasetError: the requests have no splits, or fewer than eight of a kind in one.
         SteerlabError: an unknown size or preset.
     """
-    require_known("refusal", "size", size, _AMOUNTS)
-    require_known("refusal", "preset", preset, METHODS)
+    check_options("refusal", size=size, preset=preset, presets=METHODS)
     amount, method = _AMOUNTS[size], METHODS[preset]
     data = StudyData.of(data, "requests").with_own(plain_text=plain_text, statements=statements)
     requests = data.requests
@@ -112,10 +112,10 @@ def refusal(
     subjects = [
         _subject(name, model, splits, method, seed, missing) for name, model in Pair.of(pair).by_name.items()
     ]
-    plain = {each.name: _unsteered(each) for each in subjects}
+    plain = {subject.name: _unsteered(subject) for subject in subjects}
     outcomes = [
-        outcome(each.name, kind, "none", "none", plain[each.name][kind], seed=seed)
-        for each in subjects
+        outcome(subject.name, kind, "none", "none", plain[subject.name][kind], seed=seed)
+        for subject in subjects
         for kind in ("harmful", "harmless")
     ]
     separates = {
@@ -212,9 +212,9 @@ def _setting(
     return Setting(
         size=size,
         seed=seed,
-        models={each.name: each.model.name for each in subjects},
-        templates={each.name: rendering[each.test.harmful[0].template] for each in subjects},
-        refusal_tokens={each.name: each.words for each in subjects},
+        models={subject.name: subject.model.name for subject in subjects},
+        templates={subject.name: rendering[subject.test.harmful[0].template] for subject in subjects},
+        refusal_tokens={subject.name: subject.words for subject in subjects},
         train=len(splits["train"].positive),
         val=len(splits["val"].positive),
         test=len(splits["test"].positive),
@@ -236,54 +236,58 @@ def _with_directions(
 ) -> RefusalResult:
     """The result with directions, their effects and cosines."""
     missing = dict(result.missing)
-    found = {each.name: find(each, amount.scores, missing) for each in subjects}
-    base, post = (each.model for each in subjects)
+    chosen = {subject.name: find(subject, amount.scores, missing) for subject in subjects}
+    base, post = (subject.model for subject in subjects)
     crossed = (base.d_model, base.n_layers) == (post.d_model, post.n_layers)
     if not crossed:
         missing["comparison"] = (
             f"The models differ in shape (width {base.d_model} and {post.d_model}, {base.n_layers} and {post.n_layers} "
             "layers), so cosines and the effect of one model's direction in the other were not run."
         )
-    strength = _choose_strength(subjects, found, amount)
+    strength = _choose_strength(subjects, chosen, amount)
     outcomes = list(result.outcomes)
-    for each in subjects:
-        sources = [name for name in found if crossed or name == each.name]
-        outcomes += effects(each, found, sources, plain[each.name], strength, amount, seed)
-    own, plainly, cells = agreements(subjects, found, seed) if crossed else ((), (), ())
+    for subject in subjects:
+        sources = [name for name in chosen if crossed or name == subject.name]
+        outcomes += effects(subject, chosen, sources, plain[subject.name], strength, amount, seed)
+    own, plainly, cells = agreements(subjects, chosen, seed) if crossed else ((), (), ())
     priced = [
         price
-        for each in subjects
-        for price in prices_of(each, found[each.name], strength, amount, texts, statements, seed, missing)
+        for subject in subjects
+        for price in prices_of(
+            subject, chosen[subject.name], strength, amount, texts, statements, seed, missing
+        )
     ]
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
-            "choices": {name: one.selection for name, one in found.items()},
+            "choices": {name: item.selection for name, item in chosen.items()},
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,
             "grid": cells,
-            "points": points_of(subjects, found),
+            "points": points_of(subjects, chosen),
             "prices": tuple(priced),
             "missing": missing,
         }
     )
     clear = any(filled.above_control("post", kind, "post") for kind in ("ablation", "addition"))
-    directions = {f"refusal_{each.name}": direction_of(each, found[each.name], data) for each in subjects}
+    directions = {
+        f"refusal_{subject.name}": direction_of(subject, chosen[subject.name], data) for subject in subjects
+    }
     return filled.model_copy(update={"status": "done" if clear else "not identified"}).with_artefacts(
         directions if clear else {}
     )
 
 
-def _choose_strength(subjects: Sequence[Subject], found: Mapping[str, Found], amount: Amount) -> float:
+def _choose_strength(subjects: Sequence[Subject], directions: Mapping[str, Found], amount: Amount) -> float:
     """The smallest strength with the most coherent refusals of harmless validation prompts, over both models."""
     scores = []
     for strength in track(amount.strengths, "choosing the strength of addition"):
         shares = []
-        for each in subjects:
-            own = found[each.name]
-            edit = added(each, own.unit * own.gap(own.choice.layer), own.choice.layer, strength)
-            verdicts = each.judge.verdicts(each.val.harmless, [edit])
+        for subject in subjects:
+            own = directions[subject.name]
+            edit = added(subject, own.unit * own.gap(own.choice.layer), own.choice.layer, strength)
+            verdicts = subject.judge.verdicts(subject.val.harmless, [edit])
             shares.append(float((verdicts.refused & ~verdicts.gibberish).mean()))
         scores.append(np.mean(shares))
     return amount.strengths[int(np.argmax(scores))]

@@ -82,11 +82,11 @@ def aggregated(
 def split_half(rows: Deltas, aggregator: Aggregator, *, draws: int = 20, seed: int = 0) -> float:
     """Mean cosine of the directions of random halves of the questions; the published sign is not fixed, so |cosine|."""
     rng = np.random.default_rng(seed)
-    found = []
+    cosines = []
     for _ in range(draws):
         order = rng.permutation(len(rows))
         half = len(rows) // 2
         a, b = (aggregated(rows[part], aggregator) for part in (order[:half], order[half : 2 * half]))
         norms = np.linalg.norm(a) * np.linalg.norm(b)
-        found.append(float(a @ b / norms) if norms > 0 else np.nan)
-    return float(np.mean(found))
+        cosines.append(float(a @ b / norms) if norms > 0 else np.nan)
+    return float(np.mean(cosines))

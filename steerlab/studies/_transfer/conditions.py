@@ -38,8 +38,10 @@ class Trials:
 
     def score(self, edits: Sequence[Edit], by: str) -> tuple[float, float]:
         """Outcome and repetition on dev questions."""
-        found = write(self.target, self.choosing, self.dev, edits, least=self.least)
-        return float((found.right if by == "labels" else found.behaves).mean()), float(found.repeats.mean())
+        answers = write(self.target, self.choosing, self.dev, edits, least=self.least)
+        return float((answers.right if by == "labels" else answers.behaves).mean()), float(
+            answers.repeats.mean()
+        )
 
     def steered(self, edits: Sequence[Edit]) -> Answers:
         """Answers to the test questions."""
@@ -192,8 +194,8 @@ def _forced(trials: Trials, count: int) -> Answers:
         replace(prompt, text=prompt.text + opening)
         for prompt, opening in zip(trials.testing, openings, strict=True)
     ]
-    found = trials.target.generate(prompts, max_new_tokens=max(1, trials.test.max_new_tokens - count))
-    return judged(found, trials.test, least=max(0.0, trials.least - count), opening=openings)
+    answers = trials.target.generate(prompts, max_new_tokens=max(1, trials.test.max_new_tokens - count))
+    return judged(answers, trials.test, least=max(0.0, trials.least - count), opening=openings)
 
 
 def _condition(
@@ -225,5 +227,5 @@ def _condition(
 def _first_kl(trials: Trials, edits: Sequence[Edit], seed: int) -> Estimate | None:
     if not edits:
         return None
-    found = side_effects(trials.target, trials.testing, {"edit": edits}, positions="last", seed=seed)
-    return found["edit"].kl
+    priced = side_effects(trials.target, trials.testing, {"edit": edits}, positions="last", seed=seed)
+    return priced["edit"].kl

@@ -15,9 +15,9 @@ import torch
 from steerlab.models import Generation, LanguageModel, Prompt, Tokens
 
 
-def same_vocabulary(one: LanguageModel, other: LanguageModel) -> bool:
+def same_vocabulary(first: LanguageModel, second: LanguageModel) -> bool:
     """Whether the two models' tokens are the same."""
-    return bool(one.tokenizer.get_vocab() == other.tokenizer.get_vocab())
+    return bool(first.tokenizer.get_vocab() == second.tokenizer.get_vocab())
 
 
 def arithmetic(
@@ -46,16 +46,16 @@ def arithmetic(
 
 
 def _end_tokens(model: LanguageModel) -> list[int]:
-    found = model.source.generation_config.eos_token_id
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
+    ends = model.source.generation_config.eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def _longer(tokens: Tokens, chosen: torch.Tensor) -> Tokens:
-    one = torch.ones_like(chosen)[:, None]
+    column = torch.ones_like(chosen)[:, None]
     return replace(
         tokens,
         input_ids=torch.cat([tokens.input_ids, chosen[:, None]], dim=1),
-        attention_mask=torch.cat([tokens.attention_mask, one], dim=1),
+        attention_mask=torch.cat([tokens.attention_mask, column], dim=1),
         position_ids=torch.cat([tokens.position_ids, tokens.position_ids[:, -1:] + 1], dim=1),
         lengths=tuple(length + 1 for length in tokens.lengths),
         offsets=None,

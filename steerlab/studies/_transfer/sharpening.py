@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
 from steerlab.datasets import Task
 from steerlab.directions import Direction
 from steerlab.models import Edit, LanguageModel, Prompt, Span, Tokens
+from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.statistics import bootstrap_mean, proportion
 from steerlab.studies._transfer.result import Sharpening
 from steerlab.studies._transfer.unlock import turn
@@ -35,18 +35,18 @@ def sharpening(
 ) -> Sharpening:
     """k samples of the locked target a question, graded, and their log-probabilities without and with steering."""
     repeated = [prompt for prompt in prompts for _ in range(k)]
-    found = target.generate(
+    samples = target.generate(
         repeated, max_new_tokens=task.max_new_tokens, do_sample=True, temperature=_TEMPERATURE, seed=seed
     )
     rows = [row for row in range(len(prompts)) for _ in range(k)]
-    texts = [one.text for one in found]
+    texts = [item.text for item in samples]
     right = np.array(task.take(rows).right(texts), dtype=bool)
     usable = np.array([bool(text.strip()) for text in texts])
     gain = np.full(len(texts), np.nan)
-    some = np.flatnonzero(usable)
+    indices = np.flatnonzero(usable)
     edits = turn(direction, strength, positions=Span(_STEERED))
-    asked, said = [repeated[row] for row in some], [texts[row] for row in some]
-    gain[some] = log_probability(target, asked, said, edits) - log_probability(target, asked, said)
+    asked, replies = [repeated[row] for row in indices], [texts[row] for row in indices]
+    gain[indices] = log_probability(target, asked, replies, edits) - log_probability(target, asked, replies)
     parts = {}
     for name, kept in (("correct", right & usable), ("wrong", ~right & usable)):
         if kept.any():
@@ -74,28 +74,20 @@ def log_probability(
         )
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    found = np.zeros(len(whole))
+    sums = np.zeros(len(whole))
     for start in range(0, len(whole), 64):
         batch = model.tokenize(whole[start : start + 64], padding_side="right")
         with model.steering(*edits) if edits else nullcontext():
-            logits = model.run(batch, logits="all")
-        assert logits is not None
-        law = logits.float().log_softmax(dim=-1)[:, :-1]
-        ids = batch.input_ids[:, 1:, None].to(law.device)
-        each = law.gather(2, ids)[..., 0].double().cpu()
-        begins = torch.tensor(_begins(batch))
-        columns = torch.arange(each.shape[1]) + 1
-        kept = (columns[None] >= begins[:, None]) & batch.attention_mask[:, 1:].bool()
-        found[start : start + 64] = (each * kept).sum(dim=1).numpy()
-    return found
+            sums[start : start + 64] = continuation_log_probability(model, batch, _begins(batch)).numpy()
+    return sums
 
 
 def _begins(batch: Tokens) -> list[int]:
     """The first token of each answer: the first one that ends behind the prompt's last character."""
-    found = []
+    starts = []
     for row, prompt in enumerate(batch.prompts):
         last = Span(_STEERED).resolve(batch, row)[-1]
         end = prompt.spans[_STEERED][1]
         assert batch.offsets is not None  # without offsets the span would not have been found
-        found.append(last if batch.offsets[row][last][1] > end else last + 1)
-    return found
+        starts.append(last if batch.offsets[row][last][1] > end else last + 1)
+    return starts

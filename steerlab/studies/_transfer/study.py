@@ -12,7 +12,7 @@ Source: *The Master Key Hypothesis* (arXiv 2604.06377); controls of section 7.6 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from steerlab.directions import Direction
 from steerlab.models import LanguageModel
 from steerlab.progress import track
 from steerlab.statistics import proportion
-from steerlab.studies._pair import Preset, Size, require_known
+from steerlab.studies._pair import Preset, Size, check_options
 from steerlab.studies._transfer.capability import Aggregator
 from steerlab.studies._transfer.conditions import STRENGTHS, Trials, conditions_of, least_length
 from steerlab.studies._transfer.result import UNLOCK, Setting, SweepCell, TransferResult
@@ -54,6 +54,7 @@ _AMOUNTS: dict[Size, Amount] = {
 }
 
 
+# Long: a third or more of it documents its options.
 def transfer(
     source: tuple[LanguageModel, LanguageModel],
     target: LanguageModel,
@@ -91,7 +92,7 @@ def transfer(
         DatasetError: fewer questions than the size takes.
         AlignmentError, DirectionError: as in `unlock`.
     """
-    require_known("transfer", "size", size, _AMOUNTS)
+    check_options("transfer", size=size, preset=preset, presets=get_args(Preset))
     amount = _AMOUNTS[size]
     fit, dev, test = task.split(amount.fit, amount.dev, amount.test, seed)
     by_weights = source[0] is not source[1]

@@ -40,7 +40,7 @@ from steerlab.directions import Direction
 from steerlab.errors import AlignmentError
 from steerlab.models import LanguageModel, Last, Selector, Site
 from steerlab.steering import Add, Intervention, Rotate
-from steerlab.studies._pair import Preset, require_known
+from steerlab.studies._pair import Preset, check_options
 from steerlab.studies._transfer.capability import (
     Aggregator,
     Deltas,
@@ -115,6 +115,7 @@ class Unlocked:
         return files
 
 
+# Long: a third or more of it documents its options.
 def unlock(
     source: tuple[LanguageModel, LanguageModel],
     target: LanguageModel,
@@ -159,7 +160,7 @@ def unlock(
         AlignmentError: other numbers of locked and unlocked prompts, too few of them, or rows that cannot be aligned.
         DirectionError: nothing changes between locked and unlocked.
     """
-    require_known("transfer", "preset", preset, get_args(Preset))
+    check_options("transfer", preset=preset, presets=get_args(Preset))
     published = preset == "published"
     locked, unlocked = (list(texts) for texts in prompts)
     if len(locked) != len(unlocked):
@@ -169,10 +170,8 @@ def unlock(
         read_prompts(model, texts, template, published)
         for model, texts in ((source[0], locked), (source[1], unlocked), (target, locked))
     ]
-    ours, theirs = asked(source[0], locked, template), asked(target, locked, template)
-    pairs = PairedActivations(
-        reads[0], reads[2], parts, "last_prompt", digest(ours, theirs, "last_prompt", parts)
-    )
+    texts = asked(source[0], locked, template), asked(target, locked, template)
+    pairs = PairedActivations(reads[0], reads[2], parts, "last_prompt", digest(*texts, "last_prompt", parts))
     change = _of(deltas(reads[1], reads[0]), parts["fit"])
     direction = capability_direction(
         change,
@@ -182,9 +181,7 @@ def unlock(
         published=published,
         data=pairs.hash,
     )
-    if aligner is None:
-        k = min(rank, len(parts["fit"]) - (aggregator == "pca"))
-        aligner = SvdRegression(k, center=aggregator == "pca") if published else Ridge()
+    aligner = aligner or _usual_aligner(rank, len(parts["fit"]), aggregator, published)
     alignment = align(pairs, layers=layers, aligner=aligner)
     every = alignment.transfer(direction)
     native = _native(
@@ -192,13 +189,6 @@ def unlock(
     )
     report = alignment.diagnose(pairs, direction, native=native, seed=seed)
     kept = every if published or steered == "all" else _kept(every, report)
-    chosen = (
-        Chosen(strength, "given")
-        if strength is not None
-        else Chosen(PUBLISHED_STRENGTH, "the published value")
-        if score is None
-        else choose_strength(lambda alpha: score(turn(kept, alpha)), grid)
-    )
     return Unlocked(
         source=direction,
         direction=kept,
@@ -208,7 +198,7 @@ def unlock(
         report=report,
         stability={site: split_half(rows, aggregator, seed=seed) for site, rows in change.items()},
         native=native,
-        chosen=chosen,
+        chosen=_strength(kept, strength, grid, score),
         preset=preset,
         aggregator=aggregator,
     )
@@ -230,8 +220,7 @@ def turn(
 
 def refitted(result: Unlocked, aligner: Aligner, *, rows: int | None = None) -> tuple[Direction, Alignment]:
     """The source direction carried by another aligner of the same layers (fitted on the first `rows` questions
-    only), at
-    the layers that are steered; and that alignment.
+    only), at the layers that are steered; and that alignment.
     """
     pairs = result.pairs
     if rows is not None:
@@ -245,6 +234,26 @@ def refitted(result: Unlocked, aligner: Aligner, *, rows: int | None = None) -> 
 
 
 # -- private, in the order they are called --
+
+
+def _usual_aligner(rank: int, rows: int, aggregator: Aggregator, published: bool) -> Aligner:
+    if not published:
+        return Ridge()
+    return SvdRegression(min(rank, rows - (aggregator == "pca")), center=aggregator == "pca")
+
+
+def _strength(
+    direction: Direction,
+    given: float | None,
+    grid: Sequence[float],
+    score: Callable[[Sequence[Intervention]], tuple[float, float]] | None,
+) -> Chosen:
+    """The given strength, the best by `score`, or the published one."""
+    if given is not None:
+        return Chosen(given, "given")
+    if score is None:
+        return Chosen(PUBLISHED_STRENGTH, "the published value")
+    return choose_strength(lambda alpha: score(turn(direction, alpha)), grid)
 
 
 def _last_rows(n: int, shares: tuple[float, float]) -> dict[Part, np.ndarray]:
@@ -270,7 +279,7 @@ def read_prompts(model: LanguageModel, texts: Sequence[str], template: str, publ
 
 
 def _of(change: dict[Site, Deltas], rows: np.ndarray) -> dict[Site, Deltas]:
-    return {site: one[rows] for site, one in change.items()}
+    return {site: deltas_of[rows] for site, deltas_of in change.items()}
 
 
 def _native(
@@ -290,7 +299,7 @@ def _native(
             f"{model.name} cannot show the native direction of {target.name}: its width or depth is another one."
         )
     change = _of(deltas(read_prompts(model, unlocked, template, published), locked), rows)
-    if not any(np.linalg.norm(aggregated(one, aggregator)) > 0 for one in change.values()):
+    if not any(np.linalg.norm(aggregated(rows_of, aggregator)) > 0 for rows_of in change.values()):
         return None
     return capability_direction(
         change, model_name=target.name, fingerprint=target.fingerprint, aggregator=aggregator
@@ -299,6 +308,6 @@ def _native(
 
 def _kept(every: Direction, report: AlignmentReport) -> Direction:
     """Layers that are not called "not identified"; all of them where none is left, which the report then says."""
-    good = [one.target for one in report.layers if one.verdict != "not identified"]
+    good = [layer.target for layer in report.layers if layer.verdict != "not identified"]
     sites = [site for site in every.sites if site.layer in good]
     return every.at(*sites) if sites else every

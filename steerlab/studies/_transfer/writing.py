@@ -38,25 +38,25 @@ def write(
     """Greedy answers. `least`: tokens from which an answer counts as unlocked where the task does not say how it
     begins."""
     with model.steering(*edits) if edits else nullcontext():
-        found = model.generate(list(prompts), max_new_tokens=task.max_new_tokens)
-    return judged(found, task, least=least)
+        answers = model.generate(list(prompts), max_new_tokens=task.max_new_tokens)
+    return judged(answers, task, least=least)
 
 
 def judged(
-    found: Sequence[Generation], task: Task, *, least: float = 0.0, opening: Sequence[str] = ()
+    answers: Sequence[Generation], task: Task, *, least: float = 0.0, opening: Sequence[str] = ()
 ) -> Answers:
     """Generations graded; `opening` is text that was forced before each."""
-    before = list(opening) or [""] * len(found)
-    texts = tuple(start + one.text for start, one in zip(before, found, strict=True))
-    length = np.array([len(one.token_ids) for one in found], dtype=np.float64)
+    before = list(opening) or [""] * len(answers)
+    texts = tuple(start + item.text for start, item in zip(before, answers, strict=True))
+    length = np.array([len(item.token_ids) for item in answers], dtype=np.float64)
     behaves = task.behaves(texts) if task.behaviour is not None else (length >= least).tolist()
     return Answers(
         texts=texts,
         right=np.array(task.right(texts), dtype=bool),
         behaves=np.array(behaves, dtype=bool),
-        repeats=np.array([repeated(one.token_ids) for one in found]),
+        repeats=np.array([repeated(item.token_ids) for item in answers]),
         length=length,
-        generations=tuple(found),
+        generations=tuple(answers),
     )
 
 

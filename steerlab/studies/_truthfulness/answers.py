@@ -13,7 +13,7 @@ of the same kind as the contextual calibration of Zhao et al., 2021).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -27,7 +27,9 @@ from torch import Tensor
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
+from steerlab.models.prompts import batches_by_length
 from steerlab.readouts.questions import QUESTION_END, Plan, question
+from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record
 from steerlab.statistics import Estimate, proportion
 from steerlab.studies._truthfulness.probes import Fit
@@ -77,7 +79,7 @@ def words_for(model: LanguageModel, texts: tuple[str, str], questions: Sequence[
     """
     asked = model.tokenize(questions)
     after = [_continued(model, questions, text) for text in texts]
-    found: set[tuple[int, ...]] = set()
+    known: set[tuple[int, ...]] = set()
     for row in range(len(asked)):
         true, false = (_ids(tokens, row) for tokens in after)
         same = _common(true, false)
@@ -87,9 +89,9 @@ def words_for(model: LanguageModel, texts: tuple[str, str], questions: Sequence[
                 "cannot be told apart; choose others."
             )
         plain = same == len(_ids(asked, row)) and true[:same] == _ids(asked, row)
-        found.add((*true[same:], *false[same:]) if plain and len(true) == len(false) == same + 1 else ())
-    if len(found) == 1 and () not in found:
-        true_id, false_id = next(iter(found))
+        known.add((*true[same:], *false[same:]) if plain and len(true) == len(false) == same + 1 else ())
+    if len(known) == 1 and () not in known:
+        true_id, false_id = next(iter(known))
         return Words(texts, "single tokens", (true_id, false_id))
     return Words(texts, "sequences")
 
@@ -118,7 +120,7 @@ class Examinee:
     def has_room(self, plan: Plan, rows: NDArray[np.int64], shots: int) -> bool:
         """Whether the questions with so many labelled lines fit into the model's context."""
         prompts = [
-            Prompt(one.text + max(self.words.texts, key=len)) for one in self.prompts(plan, rows, shots)
+            Prompt(prompt.text + max(self.words.texts, key=len)) for prompt in self.prompts(plan, rows, shots)
         ]
         try:
             self.model.tokenize(prompts)
@@ -133,30 +135,19 @@ class Examinee:
 
         shifts: [prompt, width] by site; many steered versions of one question are simply many prompts.
         """
-        found = torch.empty(len(prompts), 2, dtype=torch.float64)
-        for batch in self._batches(prompts):
-            some = [prompts[row] for row in batch]
+        log_odds = torch.empty(len(prompts), 2, dtype=torch.float64)
+        different = list(dict.fromkeys(prompts))
+        length = dict(zip(different, self.model.tokenize(different).lengths, strict=True))
+        for batch in batches_by_length([length[prompt] for prompt in prompts], _BUDGET[self.words.scored]):
+            part = [prompts[row] for row in batch]
             edit = None
             if shifts is not None:
                 edit = _RowShift(
                     {site: rows[batch] for site, rows in shifts.items()}, at or Span(QUESTION_END)
                 )
-            found[batch] = self._scores(some, edit).cpu()
-        scores: Float[np.ndarray, "row 2"] = found.numpy()
+            log_odds[batch] = self._scores(part, edit).cpu()
+        scores: Float[np.ndarray, "row 2"] = log_odds.numpy()
         return scores
-
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        lengths = self.model.tokenize(list(dict.fromkeys(prompts))).lengths
-        length = dict(zip(dict.fromkeys(prompts), lengths, strict=True))
-        batch: list[int] = []
-        longest = 0
-        for row in sorted(range(len(prompts)), key=lambda number: -length[prompts[number]]):
-            if batch and (len(batch) + 1) * longest > _BUDGET[self.words.scored]:
-                yield batch
-                batch = []
-            longest = longest if batch else length[prompts[row]]
-            batch.append(row)
-        yield batch
 
     def _scores(self, prompts: list[Prompt], edit: _RowShift | None) -> Float[Tensor, "row 2"]:
         steered = nullcontext() if edit is None else self.model.steering(edit)
@@ -173,16 +164,7 @@ class Examinee:
         """Log-probability of each answer's tokens behind what the two have in common."""
         after = [_continued(self.model, prompts, text) for text in self.words.texts]
         shared = [_common(*(_ids(tokens, row) for tokens in after)) for row in range(len(prompts))]
-        return [self._log_probability(tokens, shared) for tokens in after]
-
-    def _log_probability(self, tokens: Tokens, start: Sequence[int]) -> Float[Tensor, " row"]:
-        logits = self.model.run(tokens, logits="all")
-        assert logits is not None
-        ids = tokens.input_ids.to(logits.device)
-        law = logits[:, :-1].log_softmax(dim=-1).gather(2, ids[:, 1:, None])[..., 0].double()
-        place = torch.arange(1, tokens.width)[None]
-        kept = (place >= torch.tensor(start)[:, None]) & (place < torch.tensor(tokens.lengths)[:, None])
-        return torch.where(kept.to(law.device), law, 0.0).sum(dim=1)
+        return [continuation_log_probability(self.model, tokens, shared) for tokens in after]
 
 
 def label_accuracy(
@@ -233,7 +215,9 @@ def choose_shots(
     for fold in plan.folds:
         train = np.isin(plan.groups[rows], fold.train)
         truth = plan.labels[rows][train]
-        areas = {n: np.mean([roc_auc_score(truth, one[n][train]) for one in log_odds]) for n in log_odds[0]}
+        areas = {
+            n: np.mean([roc_auc_score(truth, log_odd[n][train]) for log_odd in log_odds]) for n in log_odds[0]
+        }
         best = max(areas.values())
         chosen.append(min(n for n, area in areas.items() if area >= best - 0.01))
     return chosen
@@ -244,7 +228,9 @@ def choose_shots(
 
 def _continued(model: LanguageModel, questions: Sequence[Prompt], text: str) -> Tokens:
     """The questions with an answer behind them, padded on the right; spans stay where they were."""
-    return model.tokenize([Prompt(one.text + text, one.spans) for one in questions], padding_side="right")
+    return model.tokenize(
+        [Prompt(question.text + text, question.spans) for question in questions], padding_side="right"
+    )
 
 
 def _ids(tokens: Tokens, row: int) -> list[int]:

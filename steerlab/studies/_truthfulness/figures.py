@@ -42,14 +42,14 @@ def figures(result: TruthfulnessResult) -> dict[str, Figure]:
 def _accuracy(result: TruthfulnessResult) -> Figure:
     series = []
     for model in result.chosen:
-        rows = [one for one in result.by_layer if one.probe == model]
-        series.append(Series.of(model, [one.accuracy for one in rows], x=[one.layers[0] for one in rows]))
-    nulls = [one for one in result.by_layer if one.probe == "post"]
+        rows = [row for row in result.by_layer if row.probe == model]
+        series.append(Series.of(model, [row.accuracy for row in rows], x=[row.layers[0] for row in rows]))
+    nulls = [row for row in result.by_layer if row.probe == "post"]
     series.append(
         Series.of(
             "shuffled labels",
-            [one.control for one in nulls],
-            x=[one.layers[0] for one in nulls],
+            [null.control for null in nulls],
+            x=[null.layers[0] for null in nulls],
             role="control",
         )
     )
@@ -66,7 +66,7 @@ def _transfer(result: TruthfulnessResult) -> Figure:
     """The 2x2 with held-out topics centred by their own mean, and the probe exactly as trained beside it."""
     models = list(result.chosen)
     ways = {"own mean": OWN, "as trained": AS_TRAINED}
-    known = {(one.probe, one.states) for one in result.transfer}
+    known = {(cell.probe, cell.states) for cell in result.transfer}
     cells = [
         [
             result.cell(probe, states, centred_by=way).accuracy if (probe, states) in known else None
@@ -77,7 +77,7 @@ def _transfer(result: TruthfulnessResult) -> Figure:
     ]
 
     def part(name: str) -> list[list[float]]:
-        return [[np.nan if one is None else getattr(one, name) for one in row] for row in cells]
+        return [[np.nan if cell is None else getattr(cell, name) for cell in row] for row in cells]
 
     return plots.heatmap(
         part("value"),
@@ -94,7 +94,7 @@ def _transfer(result: TruthfulnessResult) -> Figure:
 
 def _topics(result: TruthfulnessResult) -> Figure:
     """Every held-out topic with every probe."""
-    pairs = list(dict.fromkeys((one.probe, one.states) for one in result.transfer))
+    pairs = list(dict.fromkeys((cell.probe, cell.states) for cell in result.transfer))
     topics = result.setting.topics
     return plots.heatmap(
         [[result.cell(*pair, topic=topic).accuracy.value for pair in pairs] for topic in topics],
@@ -182,7 +182,7 @@ def _steering(result: TruthfulnessResult) -> Figure:
 
 def _price(result: TruthfulnessResult) -> Figure:
     """KL on plain text of every cell, the dearer of adding and subtracting."""
-    cells = {(one.place, one.model, one.direction): one for one in result.prices}
+    cells = {(price.place, price.model, price.direction): price for price in result.prices}
     columns = list(dict.fromkeys((place, model) for place, model, _ in cells))
 
     def dearer(key: tuple[str, str, str]) -> Estimate:
@@ -194,7 +194,7 @@ def _price(result: TruthfulnessResult) -> Figure:
         Series.of(f"{source} direction", [dearer((*column, source)) for column in columns])
         for source in dict.fromkeys(source for _, _, source in cells)
     ]
-    nulls = [next(one.random_kl for key, one in cells.items() if key[:2] == column) for column in columns]
+    nulls = [next(cell.random_kl for key, cell in cells.items() if key[:2] == column) for column in columns]
     series.append(Series.of("random directions", nulls))
     return plots.bars(
         [f"{model}, {place}" for place, model in columns],
@@ -204,5 +204,5 @@ def _price(result: TruthfulnessResult) -> Figure:
     )
 
 
-def _or_nothing(found: Estimate | None) -> Estimate:
-    return Estimate(value=float("nan")) if found is None else found
+def _or_nothing(estimate: Estimate | None) -> Estimate:
+    return Estimate(value=float("nan")) if estimate is None else estimate

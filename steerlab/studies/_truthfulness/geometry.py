@@ -56,7 +56,7 @@ def refitted(estimator: LinearDirection, polarity: NDArray[np.int64]) -> Fit:
         states: NDArray[np.float64], labels: NDArray[np.bool_], counts: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         truth = np.broadcast_to(labels, counts.shape)
-        drawn = [np.repeat(np.arange(len(states)), one.astype(int)) for one in counts]
+        drawn = [np.repeat(np.arange(len(states)), count.astype(int)) for count in counts]
         return np.stack(
             [
                 clone(estimator)
@@ -101,7 +101,7 @@ def direction(
     for site, all_rows in read.states.items():
         raw = all_rows.numpy()[rows]
         states[site] = torch.from_numpy(centre(raw, groups) + raw.mean(axis=0, dtype=np.float64)).float()
-    some = replace(
+    part = replace(
         read,
         states=states,
         example=torch.arange(len(rows)),
@@ -110,7 +110,7 @@ def direction(
     )
     return fit_direction(
         estimator or DifferenceInMeans(),
-        some,
+        part,
         used.labels[rows].tolist(),
         model=model,
         dataset_hash=StatementSet(used.statements[row] for row in rows.tolist()).hash,

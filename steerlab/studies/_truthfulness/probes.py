@@ -115,12 +115,12 @@ def accuracy_by_layer(
 ) -> list[Accuracy]:
     """Held-out accuracy of a model's own probe at every layer, all folds together."""
     labels = _draws(plan, seed, estimator)
-    found = []
+    rows = []
     for layer, x in enumerate(states):
         fits = {layer: fitter(x, plan, labels, estimator)}
         right = _held_out(fits, states, plan, [layer] * len(plan.folds), labels, OWN)
-        found.append(_accuracy((name, name, OWN), [layer] * len(plan.folds), right, plan, plan.simple))
-    return found
+        rows.append(_accuracy((name, name, OWN), [layer] * len(plan.folds), right, plan, plan.simple))
+    return rows
 
 
 def transfer(
@@ -136,7 +136,7 @@ def transfer(
     With the states' own mean also for affirmed, negated and joined statements apart, and for every topic.
     """
     labels = _draws(plan, seed, estimator)
-    found = []
+    cells = []
     for source in readings:
         at = chosen[source]
         fits = {layer: fitter(readings[source][layer], plan, labels, estimator) for layer in set(at)}
@@ -146,29 +146,29 @@ def transfer(
                     continue
                 right = _held_out(fits, readings[target], plan, at, labels, centred_by)
                 what = (source, target, centred_by)
-                found.append(_accuracy(what, at, right, plan, plan.simple))
+                cells.append(_accuracy(what, at, right, plan, plan.simple))
                 if centred_by == OWN:
-                    found += [
+                    cells += [
                         _accuracy(what, at, right, plan, rows, statements=kind) for kind, rows in _kinds(plan)
                     ]
-                    found += [
+                    cells += [
                         _accuracy(what, at[n : n + 1], right, plan, _mask(plan, fold), topic=fold.test[0])
                         for n, fold in enumerate(plan.folds)
                     ]
-    return found
+    return cells
 
 
 def held_out_projections(
     states: Stack, plan: Plan, chosen: Sequence[int], estimator: LinearDirection | None = None
 ) -> Float[np.ndarray, " row"]:
     """[row] where a held-out statement lies along the own probe's direction; NaN for joined statements."""
-    found = np.full(len(plan.statements), np.nan)
+    places = np.full(len(plan.statements), np.nan)
     fits = {layer: fitter(states[layer], plan, None, estimator) for layer in set(chosen)}
     for fold, layer in zip(plan.folds, chosen, strict=True):
         rows = plan.rows(fold.test)
         probe = fits[layer](fold.train)
-        found[rows] = probe.projections(_moved(probe, states[layer], plan, rows, fold, OWN))[:, 0]
-    return found
+        places[rows] = probe.projections(_moved(probe, states[layer], plan, rows, fold, OWN))[:, 0]
+    return places
 
 
 # -- private, in the order they are called --
@@ -241,11 +241,11 @@ def _inner_right(
 ) -> Bool[np.ndarray, "row layer"]:
     rows = plan.rows([out])
     inner = Fold(tuple(name for name in fold.train if name != out), (out,))
-    said = [
+    called_true = [
         (probe := fit(inner.train)).projections(_moved(probe, x, plan, rows, inner, OWN))[:, 0] > 0
         for fit, x in zip(fits, states, strict=True)
     ]
-    right: Bool[np.ndarray, "row layer"] = np.stack(said, axis=1) == plan.labels[rows][:, None]
+    right: Bool[np.ndarray, "row layer"] = np.stack(called_true, axis=1) == plan.labels[rows][:, None]
     return right
 
 
@@ -285,13 +285,13 @@ def _held_out(
     centred_by: Centring,
 ) -> Float[np.ndarray, "row draw"]:
     """[row of the plan, draw] 1 where the statement was labelled right by the probe that never saw its topic."""
-    found = np.full((len(plan.statements), len(labels)), np.nan)
+    right = np.full((len(plan.statements), len(labels)), np.nan)
     for fold, layer in zip(plan.folds, at, strict=True):
         rows = np.concatenate([plan.rows(fold.test), plan.joined(fold.test)])
         probe = fits[layer](fold.train)
-        said = probe.projections(_moved(probe, target[layer], plan, rows, fold, centred_by)) > 0
-        found[rows] = said == labels[:, rows].T
-    return found
+        called_true = probe.projections(_moved(probe, target[layer], plan, rows, fold, centred_by)) > 0
+        right[rows] = called_true == labels[:, rows].T
+    return right
 
 
 def _kinds(plan: Plan) -> Iterator[tuple[str, Bool[np.ndarray, " row"]]]:

@@ -11,8 +11,9 @@ from steerlab.results import StudyResult, Table
 from steerlab.statistics import Number
 from steerlab.studies._truthfulness.answers import Labels
 from steerlab.studies._truthfulness.figures import figures
+from steerlab.studies._truthfulness.price import Price
 from steerlab.studies._truthfulness.probes import OWN, Accuracy, Centring
-from steerlab.studies._truthfulness.steering import Price, Steering
+from steerlab.studies._truthfulness.steering import Steering
 from steerlab.studies._truthfulness.tables import tables
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ class TruthfulnessResult(StudyResult):
         """One model's probe on another's held-out states."""
         wanted = (probe, states, centred_by, statements, topic)
         return next(
-            one
-            for one in self.transfer
-            if (one.probe, one.states, one.centred_by, one.statements, one.topic) == wanted
+            cell
+            for cell in self.transfer
+            if (cell.probe, cell.states, cell.centred_by, cell.statements, cell.topic) == wanted
         )
 
     @property

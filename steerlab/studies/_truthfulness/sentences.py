@@ -10,20 +10,20 @@ from steerlab.studies._truthfulness.result import TruthfulnessResult
 
 def sentences(result: TruthfulnessResult) -> list[str]:
     """The study in plain words."""
-    said = [_probe_sentence(result, model) for model in result.chosen]
+    made = [_probe_sentence(result, model) for model in result.chosen]
     if result.agreement:
-        said.append(_cosine_sentence(result))
+        made.append(_cosine_sentence(result))
     if result.crossed and result.own("base").above_chance and result.own("post").above_chance:
         crossed, own = result.cell("base", "post"), result.own("post")
-        said.append(
+        made.append(
             f"Carried over: the base model's probe labels the post-trained model's held-out states right in "
             f"{crossed.accuracy} of cases, the post-trained model's own probe in {own.accuracy}."
         )
-    said += [_label_sentence(result, model) for model in dict.fromkeys(one.model for one in result.labels)]
-    said += [
-        _steering_sentence(result, place) for place in dict.fromkeys(one.place for one in result.steering)
+    made += [_label_sentence(result, model) for model in dict.fromkeys(row.model for row in result.labels)]
+    made += [
+        _steering_sentence(result, place) for place in dict.fromkeys(cell.place for cell in result.steering)
     ]
-    return said + list(result.missing.values())
+    return made + list(result.missing.values())
 
 
 def headline(result: TruthfulnessResult) -> Headline | None:
@@ -75,9 +75,9 @@ def _cosine_sentence(result: TruthfulnessResult) -> str:
 def _label_sentence(result: TruthfulnessResult, model: str) -> str:
     plain, calibrated = (
         next(
-            one
-            for one in result.labels
-            if (one.model, one.statements, one.calibrated) == (model, "all", kind)
+            row
+            for row in result.labels
+            if (row.model, row.statements, row.calibrated) == (model, "all", kind)
         )
         for kind in (False, True)
     )
@@ -103,15 +103,17 @@ def _label_sentence(result: TruthfulnessResult, model: str) -> str:
 
 
 def _steering_sentence(result: TruthfulnessResult, place: str) -> str:
-    cells = [one for one in result.steering if one.place == place and one.normalisation == "to certainty"]
+    cells = [cell for cell in result.steering if cell.place == place and cell.normalisation == "to certainty"]
     parts = [
-        f"{one.direction} in {one.model} {one.mean} (random directions {one.control}"
-        + ("" if one.above_control else "; not identified: random directions reach as far")
+        f"{cell.direction} in {cell.model} {cell.mean} (random directions {cell.control}"
+        + ("" if cell.above_control else "; not identified: random directions reach as far")
         + ")"
-        for one in cells
+        for cell in cells
     ]
-    prices = [one for one in result.prices if one.place == place]
-    dearest = max(prices, key=lambda one: max(one.adding.kl.value, one.subtracting.kl.value), default=None)
+    prices = [price for price in result.prices if price.place == place]
+    dearest = max(
+        prices, key=lambda price: max(price.adding.kl.value, price.subtracting.kl.value), default=None
+    )
     cost = ""
     if dearest is not None:
         worse = max(dearest.adding.kl, dearest.subtracting.kl, key=lambda kl: kl.value)

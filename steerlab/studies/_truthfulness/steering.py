@@ -1,4 +1,4 @@
-"""Does a direction turn a model's answer, and what does the same edit cost on text that has nothing to do with it?
+"""Does a direction turn a model's answer?
 
 Steering adds +v (false statements) or -v (true ones) at some tokens, in every layer of a window. v has the length
 strength x class gap of the model that is steered, whichever model the direction comes from, and so have the random
@@ -7,14 +7,10 @@ directions of the control ("published": the length and the vector of the window'
 Two normalisations of the shift of PD are in use, both given: "to certainty" divides by the way to PD = -1 or 1 (Du et
 al., 2025), "to the other class" by the way to the mean PD of the unsteered statements of the other class (Marks and
 Tegmark, 2023). 0 is no effect, 1 the whole way. Window and strength are chosen on training topics.
-
-Price: the edit with the direction of all topics, in the window and strength chosen most often, at every token of plain
-text; once added and once subtracted, because steering does both.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -31,9 +27,8 @@ from steerlab.progress import track
 from steerlab.readouts.agreement import random_units
 from steerlab.readouts.questions import Plan
 from steerlab.record import Record
-from steerlab.statistics import Estimate, bootstrap
+from steerlab.statistics import Estimate, bootstrap, mean_and_extremes
 from steerlab.steering import Add
-from steerlab.steering.price import SideEffects, side_effects
 from steerlab.studies._truthfulness.answers import Examinee
 
 Normalisation = Literal["to certainty", "to the other class"]
@@ -66,23 +61,6 @@ class Steering(Record):
     def above_control(self) -> bool:
         """True when the interval lies above zero and above the random directions."""
         return self.mean.low > max(0.0, self.control.high)
-
-
-class Price(Record):
-    """What an edit does to plain text, all tokens steered, beside random directions of the same length.
-
-    random_kl, random_loss: mean, least and greatest over the random directions, nats a token.
-    """
-
-    direction: str
-    model: str
-    place: str
-    layers: Window
-    strength: float
-    adding: SideEffects
-    subtracting: SideEffects
-    random_kl: Estimate
-    random_loss: Estimate
 
 
 @dataclass(frozen=True)
@@ -131,37 +109,14 @@ def steer_all(
     examinees: Sequence[Examinee], plan: Plan, shots: Sequence[int], rule: Rule, *, crossed: bool
 ) -> tuple[list[Steering], dict[str, list[Dose]]]:
     """Every direction in every model (only its own without `crossed`), and the doses by place, one for each fold."""
-    found: list[Steering] = []
+    cells: list[Steering] = []
     doses: dict[str, list[Dose]] = {}
     for place, at in rule.places.items():
         doses[place] = [_choose_dose(examinees, plan, fold, shots[fold], at, rule) for fold in rule.folds]
         for target in examinees:
-            sources = [each for each in examinees if crossed or each is target]
-            found += _steer_one(target, sources, plan, shots, place, doses[place], rule)
-    return found, doses
-
-
-def prices(
-    examinees: Sequence[Examinee],
-    plan: Plan,
-    doses: Mapping[str, Sequence[Dose]],
-    texts: Sequence[str],
-    rule: Rule,
-    *,
-    crossed: bool,
-) -> list[Price]:
-    """The price of every cell of the steering at each place's most frequent dose."""
-    found: list[Price] = []
-    known: dict[tuple[str, Dose], list[Price]] = {}
-    for place, chosen in doses.items():
-        dose = Counter(chosen).most_common(1)[0][0]
-        for target in examinees:
-            key = (target.name, dose)
-            if key not in known:
-                sources = [each for each in examinees if crossed or each is target]
-                known[key] = _price_one(target, sources, plan, place, dose, texts, rule)
-            found += [one.model_copy(update={"place": place}) for one in known[key]]
-    return found
+            sources = [examinee for examinee in examinees if crossed or examinee is target]
+            cells += _steer_one(target, sources, plan, shots, place, doses[place], rule)
+    return cells, doses
 
 
 def normalised(
@@ -201,22 +156,24 @@ def _choose_dose(
     judged, rest = train[: 1 + len(train) // 5], train[1 + len(train) // 5 :]
     rows = plan.balanced(judged, rule.choice_rows, rule.seed)
     effects = np.zeros(len(options))
-    for each in examinees:
-        prompts = each.prompts(plan, rows, shots)
-        before = each.answers(prompts)[:, 0]
-        own = _vectors(each, each, rest, rule)
-        for number, window in enumerate(track(rule.windows, f"choosing the truth dose in {each.name}")):
+    for examinee in examinees:
+        prompts = examinee.prompts(plan, rows, shots)
+        before = examinee.answers(prompts)[:, 0]
+        own = vectors_of(examinee, examinee, rest, rule)
+        for number, window in enumerate(track(rule.windows, f"choosing the truth dose in {examinee.name}")):
             part = slice(number * len(rule.strengths), (number + 1) * len(rule.strengths))
-            variants = [strength * _inside(own, window, rule) for strength in rule.strengths]
-            after = _steered(each, plan, rows, shots, variants, window, at)
-            effects[part] += [normalised("to certainty", before, one, plan.labels[rows]) for one in after]
+            variants = [strength * inside(own, window, rule) for strength in rule.strengths]
+            after = _steered(examinee, plan, rows, shots, variants, window, at)
+            effects[part] += [
+                normalised("to certainty", before, steered, plan.labels[rows]) for steered in after
+            ]
     effects = np.nan_to_num(effects, nan=-np.inf)
     best = float(effects.max())
     near = np.flatnonzero(effects >= (0.9 * best if best > 0 else best)).tolist()
     return options[min(near, key=lambda number: (options[number].strength, -effects[number]))]
 
 
-def _vectors(source: Examinee, target: Examinee, groups: tuple[str, ...], rule: Rule) -> Vectors:
+def vectors_of(source: Examinee, target: Examinee, groups: tuple[str, ...], rule: Rule) -> Vectors:
     """The source's direction at every layer, as long as the class gap along it (of the target, unless published)."""
     own = _own_vectors(source, groups)
     if source is target or rule.as_published:
@@ -232,14 +189,14 @@ def _own_vectors(source: Examinee, groups: tuple[str, ...]) -> Vectors:
     probes = [fit(groups) for fit in source.fits]
     vectors: Vectors = np.stack(
         [
-            one.directions[0] * one.gaps[0] / max(float((one.directions[0] ** 2).sum()), 1e-30)
-            for one in probes
+            probe.directions[0] * probe.gaps[0] / max(float((probe.directions[0] ** 2).sum()), 1e-30)
+            for probe in probes
         ]
     )
     return vectors
 
 
-def _inside(vectors: Vectors, window: Window, rule: Rule) -> Vectors:
+def inside(vectors: Vectors, window: Window, rule: Rule) -> Vectors:
     """The vectors of a window's layers: each layer's own, or the last one's throughout."""
     first, last = window
     if rule.as_published:
@@ -289,21 +246,21 @@ def _steer_one(
     for number, dose in track(steps, f"steering at the {place} in {target.name}", len(steps)):
         fold = plan.folds[number]
         rows = plan.balanced(fold.test, rule.rows, rule.seed)
-        variants = [_vectors(source, target, fold.train, rule) for source in sources]
-        variants += _random_vectors(target, fold.train, rule, number)
-        moved = [dose.strength * _inside(one, dose.window, rule) for one in variants]
+        variants = [vectors_of(source, target, fold.train, rule) for source in sources]
+        variants += random_vectors(target, fold.train, rule, number)
+        moved = [dose.strength * inside(variant, dose.window, rule) for variant in variants]
         all_rows.append(rows)
         before.append(target.answers(target.prompts(plan, rows, shots[number]))[:, 0])
         after.append(_steered(target, plan, rows, shots[number], moved, dose.window, rule.places[place]))
     rows, start, steered = np.concatenate(all_rows), np.concatenate(before), np.concatenate(after, axis=1)
     labels, clusters = plan.labels[rows], plan.clusters[rows]
-    found = []
+    cells = []
     for (source, end), kind in product(zip(sources, steered, strict=False), NORMALISATIONS):
         true, false, mean = (
             _estimate(kind, part, start, end, labels, clusters, rule.seed) for part in _PARTS
         )
-        null = [normalised(kind, start, one, labels) for one in steered[len(sources) :]]
-        found.append(
+        null = [normalised(kind, start, after, labels) for after in steered[len(sources) :]]
+        cells.append(
             Steering(
                 direction=source.name,
                 model=target.name,
@@ -315,16 +272,18 @@ def _steer_one(
                 true_to_false=true,
                 false_to_true=false,
                 mean=mean,
-                control=_range(null),
+                control=mean_and_extremes(
+                    null, "mean, least and greatest of {n} random directions of the same length"
+                ),
             )
         )
-    return found
+    return cells
 
 
 _PARTS: tuple[Part, ...] = ("true", "false", "mean")
 
 
-def _random_vectors(target: Examinee, groups: tuple[str, ...], rule: Rule, number: int) -> list[Vectors]:
+def random_vectors(target: Examinee, groups: tuple[str, ...], rule: Rule, number: int) -> list[Vectors]:
     """One random direction for all layers, as alike from layer to layer as a real one is; the target's class gaps."""
     gaps = np.linalg.norm(_own_vectors(target, groups), axis=1, keepdims=True)
     units = random_units(target.model.d_model, rule.randoms, rule.seed + number)
@@ -346,55 +305,7 @@ def _estimate(
     return bootstrap(effect, before, after, labels, clusters=clusters, seed=seed, draws=500)
 
 
-def _range(values: Sequence[float]) -> Estimate:
-    method = f"mean, least and greatest of {len(values)} random directions of the same length"
-    return Estimate(
-        value=float(np.mean(values)),
-        low=float(np.min(values)),
-        high=float(np.max(values)),
-        n=len(values),
-        method=method,
-    )
-
-
-def _price_one(
-    target: Examinee,
-    sources: Sequence[Examinee],
-    plan: Plan,
-    place: str,
-    dose: Dose,
-    texts: Sequence[str],
-    rule: Rule,
-) -> list[Price]:
-    groups = tuple(dict.fromkeys(plan.groups[plan.simple].tolist()))
-    edits = {}
-    for source in sources:
-        vectors = _inside(_vectors(source, target, groups, rule), dose.window, rule)
-        edits[f"{source.name} +"] = [_add(target.model, vectors, dose, 1.0)]
-        edits[f"{source.name} -"] = [_add(target.model, vectors, dose, -1.0)]
-    for number, vectors in enumerate(_random_vectors(target, groups, rule, 0)):
-        edits[f"random {number}"] = [_add(target.model, _inside(vectors, dose.window, rule), dose, 1.0)]
-    found = side_effects(
-        target.model, texts, edits, seed=rule.seed, progress=f"price of steering in {target.name}"
-    )
-    random = [found[f"random {number}"] for number in range(rule.randoms)]
-    return [
-        Price(
-            direction=source.name,
-            model=target.name,
-            place=place,
-            layers=dose.window,
-            strength=dose.strength,
-            adding=found[f"{source.name} +"],
-            subtracting=found[f"{source.name} -"],
-            random_kl=_range([one.kl.value for one in random]),
-            random_loss=_range([one.loss_change.value for one in random if one.loss_change is not None]),
-        )
-        for source in sources
-    ]
-
-
-def _add(model: LanguageModel, vectors: Vectors, dose: Dose, sign: float) -> Add:
+def added(model: LanguageModel, vectors: Vectors, dose: Dose, sign: float) -> Add:
     direction = Direction(
         vectors={
             Site("resid_post", layer): torch.from_numpy(row).float()

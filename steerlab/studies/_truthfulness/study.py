@@ -32,19 +32,17 @@ from steerlab.readouts.questions import (
     question,
     some_folds,
 )
-from steerlab.studies._pair import Models, Pair, Preset, Size, require_known
+from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
 from steerlab.studies._truthfulness.answers import Examinee, Labels, choose_shots, label_accuracy, words_for
-from steerlab.studies._truthfulness.geometry import agreements, direction, points
+from steerlab.studies._truthfulness.geometry import direction
+from steerlab.studies._truthfulness.price import Price, prices
+from steerlab.studies._truthfulness.probed import Probed, probed_states
 from steerlab.studies._truthfulness.probes import (
-    OWN,
-    accuracy_by_layer,
-    choose_layers,
     fitter,
-    transfer,
 )
 from steerlab.studies._truthfulness.result import Setting, TruthfulnessResult
 from steerlab.studies._truthfulness.sentences import headline, sentences
-from steerlab.studies._truthfulness.steering import Price, Rule, Steering, Window, prices, steer_all, windows
+from steerlab.studies._truthfulness.steering import Rule, Steering, Window, steer_all, windows
 
 __all__ = ["Setting", "TruthfulnessResult", "truthfulness"]
 
@@ -76,6 +74,7 @@ _AMOUNTS: dict[Size, _Amount] = {
 }
 
 
+# Long: a third or more of it documents its options.
 def truthfulness(
     pair: Pair | Models,
     data: StudyData | StatementSet | None = None,
@@ -116,77 +115,71 @@ def truthfulness(
         SteerlabError: an unknown size or preset.
         DirectionError: an estimator that reads pairs, which resampled and shuffled statements are not.
     """
-    if isinstance(estimator, Ccs | PcaReader):
-        raise DirectionError(
-            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
-            "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
-        )
-    require_known("truthfulness", "size", size, _AMOUNTS)
-    require_known("truthfulness", "preset", preset, get_args(Preset))
+    _require_single(estimator)
+    check_options("truthfulness", size=size, preset=preset, presets=get_args(Preset))
     data = StudyData.of(data, "statements").with_own(plain_text=plain_text)
     models, amount = Pair.of(pair).by_name, _AMOUNTS[size]
     used = plan(data.labelled_statements, per_topic=amount.per_topic, seed=seed)
     fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}
-    stacks = {name: np.stack([one[site].numpy() for site in one.sites]) for name, one in read.items()}
-    missing: dict[str, str] = _few_topics(used)
-    comparable = _comparable(models, missing)
-
-    at = {
-        name: [fixed[name][1]] * len(used.folds) if name in fixed else choose_layers(stack, used, estimator)
-        for name, stack in stacks.items()
-    }
-    by_layer = [
-        row
-        for name, stack in track(stacks.items(), "probing truth by layer", len(stacks))
-        for row in accuracy_by_layer(name, stack, used, seed=seed, estimator=estimator)
-    ]
-    groups = [stacks] if comparable else [{name: stack} for name, stack in stacks.items()]
-    cells = [cell for group in groups for cell in transfer(group, used, at, seed=seed, estimator=estimator)]
-    found = {
-        cell.probe: cell.above_chance
-        for cell in cells
-        if (cell.probe, cell.centred_by, cell.statements, cell.topic) == (cell.states, OWN, "all", "all")
-    }
+    missing = _few_topics(used)
+    probed = probed_states(models, read, used, fixed, estimator, missing, seed)
     rule = _rule(models, used, amount, fixed, preset, places, seed)
     labels, steering, priced = _answers(
-        models, stacks, used, answers, found, comparable, amount, rule, estimator, data.plain_text, missing
+        models, probed, used, answers, amount, rule, estimator, data.plain_text, missing
     )
     result = TruthfulnessResult(
-        status="done" if any(found.values()) else "not identified",
+        status="done" if any(probed.has_direction.values()) else "not identified",
         summary=[],
-        setting=Setting(
-            size=size,
-            seed=seed,
-            preset=preset,
-            estimator=repr(estimator or DifferenceInMeans()),
-            models={name: model.name for name, model in models.items()},
-            statements=len(used.statements),
-            topics=tuple(fold.test[0] for fold in used.folds),
-            by_topic=used.by_topic,
-            answers=answers,
-        ),
-        chosen={name: tuple(layers) for name, layers in at.items()},
-        by_layer=tuple(by_layer),
-        transfer=tuple(cell for cell in cells if cell.probe == cell.states or found[cell.probe]),
-        agreement=agreements(stacks, used, seed, estimator) if comparable and all(found.values()) else (),
+        setting=_setting(models, used, size, preset, answers, estimator, seed),
+        **probed.fields(used, estimator, seed),
         labels=labels,
         steering=steering,
         prices=priced,
-        points=points({name: stack for name, stack in stacks.items() if found[name]}, used, at, estimator),
         missing=missing,
     )
     result = result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
     return result.with_artefacts(
         {
-            f"truthfulness_{name}": direction(read[name], models[name], used, estimator)
-            for name in models
-            if found[name]
+            f"truthfulness_{name}": direction(read[name], model, used, estimator)
+            for name, model in models.items()
+            if probed.has_direction[name]
         }
     )
 
 
 # -- private, in the order they are called --
+
+
+def _require_single(estimator: LinearDirection | None) -> None:
+    """Raise DirectionError for an estimator that reads pairs."""
+    if isinstance(estimator, Ccs | PcaReader):
+        raise DirectionError(
+            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
+            "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
+        )
+
+
+def _setting(
+    models: Mapping[str, LanguageModel],
+    used: Plan,
+    size: Size,
+    preset: Preset,
+    answers: tuple[str, str],
+    estimator: LinearDirection | None,
+    seed: int,
+) -> Setting:
+    return Setting(
+        size=size,
+        seed=seed,
+        preset=preset,
+        estimator=repr(estimator or DifferenceInMeans()),
+        models={name: model.name for name, model in models.items()},
+        statements=len(used.statements),
+        topics=tuple(fold.test[0] for fold in used.folds),
+        by_topic=used.by_topic,
+        answers=answers,
+    )
 
 
 def _read(model: LanguageModel, used: Plan, name: str) -> Activations:
@@ -217,11 +210,11 @@ def _fixed_layers(
 
 def _few_topics(used: Plan) -> dict[str, str]:
     if not used.by_topic:
-        said = (
+        sentence = (
             "The statements name too few topics to hold topics out, so random parts of them were held out: what is "
             "found may be particular to their subject."
         )
-        return {"topics": said}
+        return {"topics": sentence}
     if len(used.folds) < WANTED_TOPICS:
         return {
             "topics": f"Only {len(used.folds)} topics have enough statements (six would be better): held-out "
@@ -256,25 +249,11 @@ def _rule(
     )
 
 
-def _comparable(models: Mapping[str, LanguageModel], missing: dict[str, str]) -> bool:
-    """Whether one model's directions fit the other; says why not in `missing`."""
-    base, post = models["base"], models["post"]
-    if (base.d_model, base.n_layers) == (post.d_model, post.n_layers):
-        return True
-    missing["comparison"] = (
-        f"The models differ in shape (width {base.d_model} and {post.d_model}, {base.n_layers} and {post.n_layers} "
-        "layers), so cosines and the transfer of probes and steering between them were not run; each was studied alone."
-    )
-    return False
-
-
 def _answers(
     models: Mapping[str, LanguageModel],
-    stacks: Mapping[str, Stack],
+    probed: Probed,
     used: Plan,
     words: tuple[str, str],
-    found: Mapping[str, bool],
-    comparable: bool,
     amount: _Amount,
     rule: Rule,
     estimator: LinearDirection | None,
@@ -285,12 +264,13 @@ def _answers(
     rows = used.balanced([fold.test[0] for fold in used.folds], amount.questions, rule.seed)
     try:
         examinees = [
-            _examinee(name, model, stacks[name], used, words, estimator) for name, model in models.items()
+            _examinee(name, model, probed.stacks[name], used, words, estimator)
+            for name, model in models.items()
         ]
-        shown = [n for n in rule.shots if all(each.has_room(used, rows, n) for each in examinees)]
+        shown = [n for n in rule.shots if all(examinee.has_room(used, rows, n) for examinee in examinees)]
         log_odds = [
-            {n: each.answers(each.prompts(used, rows, n))[:, 1] for n in shown or rule.shots[:1]}
-            for each in track(examinees, "asking the models for labels", len(examinees))
+            {n: examinee.answers(examinee.prompts(used, rows, n))[:, 1] for n in shown or rule.shots[:1]}
+            for examinee in track(examinees, "asking the models for labels", len(examinees))
         ]
     except SteerlabError as error:
         missing["answers"] = f"The models were not asked for their own labels, and not steered: {error}"
@@ -298,26 +278,38 @@ def _answers(
     shots = choose_shots(log_odds, used, rows)
     labels = [
         row
-        for each, odds in zip(examinees, log_odds, strict=True)
-        for row in label_accuracy(each, odds, shots, used, rows)
+        for examinee, odds in zip(examinees, log_odds, strict=True)
+        for row in label_accuracy(examinee, odds, shots, used, rows)
     ]
-    able = {one.model for one in labels if one.statements == "all" and one.above_chance}
-    chosen = [each for each in examinees if each.name in able and found[each.name]]
-    for name in found:
-        if not found[name] or name not in able:
-            why = (
-                "its truth direction is not identified"
-                if not found[name]
-                else "it labels statements at chance"
-            )
-            missing[f"steering {name}"] = f"The {name} model's answers were not steered: {why}."
+    chosen = _steerable(examinees, labels, probed.has_direction, missing)
     if not chosen:
         return tuple(labels), (), ()
-    steering, doses = steer_all(chosen, used, shots, rule, crossed=comparable)
+    steering, doses = steer_all(chosen, used, shots, rule, crossed=probed.comparable)
     priced = (
-        prices(chosen, used, doses, texts[: amount.passages], rule, crossed=comparable) if len(texts) else []
+        prices(chosen, used, doses, texts[: amount.passages], rule, crossed=probed.comparable)
+        if len(texts)
+        else []
     )
     return tuple(labels), tuple(steering), tuple(priced)
+
+
+def _steerable(
+    examinees: Sequence[Examinee],
+    labels: Sequence[Labels],
+    has_direction: Mapping[str, bool],
+    missing: dict[str, str],
+) -> list[Examinee]:
+    """The models that label above chance and have a direction; says why the others are not steered."""
+    able = {row.model for row in labels if row.statements == "all" and row.above_chance}
+    for name, known in has_direction.items():
+        if not known:
+            why = "its truth direction is not identified"
+        elif name not in able:
+            why = "it labels statements at chance"
+        else:
+            continue
+        missing[f"steering {name}"] = f"The {name} model's answers were not steered: {why}."
+    return [examinee for examinee in examinees if examinee.name in able and has_direction[examinee.name]]
 
 
 def _examinee(

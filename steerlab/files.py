@@ -1,0 +1,70 @@
+"""Files that appear whole or not at all, and safetensors files with metadata.
+
+Everything is written under a temporary name in the same folder and renamed when complete, so a reader never meets half
+a file. Callers turn what is raised here (`OSError`, `SafetensorError`) into sentences of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from steerlab.errors import reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SafetensorError", "read_tensors", "system_reason", "whole", "write_tensors", "write_text"]
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes `path` when the context ends well and is removed when it does not.
+
+    It has the ending of `path`, since writers read the format from it. Missing folders are made.
+    """
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 to `path` and to the disk; what UTF-8 cannot hold (lone surrogates) becomes "?"."""
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write one safetensors file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with whole(path) as partial:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, str(partial), metadata=metadata
+        )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file."""
+    with safe_open(str(path), framework="pt") as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return file.metadata() or {}, tensors
+
+
+def system_reason(error: Exception) -> str:
+    """What the system says about a failed read or write: one line without its codes and full stop."""
+    system_text: str | None = getattr(error, "strerror", None)
+    return system_text.rstrip(".") if system_text else reason(error)

@@ -1,0 +1,226 @@
+"""`Checkpoint`: what can be known of a model without running it: its shape, sites, prompts and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.errors import ModelError, PromptError, SiteError
+from steerlab.models import prompts, templates, weights
+from steerlab.models.anatomy import Anatomy
+from steerlab.models.backends import Transformers
+from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
+from steerlab.models.sites import Site
+
+
+class Checkpoint:
+    """A causal language model at rest, and its tokenizer. For its attributes see `LanguageModel`."""
+
+    def __init__(self, engine: Transformers, tokenizer: Any, *, name: str) -> None:
+        engine.check()
+        self.engine = engine
+        self.model = model = engine.module
+        self.tokenizer = tokenizer
+        self.name = name
+        self.anatomy = Anatomy(model)
+        config = self.anatomy.config
+        self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
+        self.n_layers: int = len(self.anatomy.blocks)
+        self.d_model: int = int(config.hidden_size)
+        self.n_heads: int = int(config.num_attention_heads)
+        rows = int(self.anatomy.head.weight.shape[0])
+        self.vocab_size: int = min(len(tokenizer), rows)
+        limit = getattr(config, "max_position_embeddings", None)
+        self.context: int | None = int(limit) if limit else None
+        #: Whether the model is told each token's position; otherwise it counts for itself.
+        self.takes_positions: bool = "position_ids" in weights.parameters_of(self.anatomy.base.forward)
+
+    def __repr__(self) -> str:
+        engine = "" if type(self.engine) is Transformers else f", {self.backend}"
+        return (
+            f"LanguageModel({self.name!r}, {self.architecture}, {self.n_layers} layers, d_model {self.d_model}, "
+            f"{self.dtype}, {self.device}{engine})".replace("torch.", "")
+        )
+
+    # What it is
+
+    @property
+    def backend(self) -> str:
+        """Name of the engine: "transformers", "transformer_lens" or "nnsight"."""
+        return self.engine.name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the weights are elsewhere and every pass is a request."""
+        return False
+
+    @property
+    def source(self) -> Any:
+        """The engine's live object: the transformers model, the TransformerBridge or the nnsight model."""
+        return self.engine.source
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input goes: the device of the token embedding."""
+        return next(self.anatomy.embed.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return next(self.anatomy.embed.parameters()).dtype
+
+    @cached_property
+    def head_dim(self) -> int:
+        """Width of one head's part of `z`."""
+        return self.anatomy.width(self.sites("z")[0]) // self.n_heads
+
+    @cached_property
+    def d_mlp(self) -> int:
+        """Neurons of a dense layer's MLP; of one expert where every layer is a mixture."""
+        dense = self.anatomy.sites("mlp_post")
+        if dense:
+            return self.anatomy.width(dense[0])
+        config = self.anatomy.config
+        return int(getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of configuration and a sample of every weight: equal for equal checkpoints on any device and backend."""
+        return self.engine.fingerprint()
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer carries a chat template."""
+        return templates.has_chat_template(self.tokenizer)
+
+    # Sites
+
+    def site_names(self) -> list[str]:
+        """Names of the sites this model has."""
+        return self.anatomy.site_names()
+
+    def sites(self, name: str, layers: Sequence[int] | None = None) -> list[Site]:
+        """Sites called `name`, at every layer that has one or at the `layers` given (negative from the end).
+
+        Raises:
+            SiteError: the model has none, or not at a layer that was asked for.
+        """
+        if layers is not None:
+            named = [
+                Site(name, layer % self.n_layers if -self.n_layers <= layer < 0 else layer)
+                for layer in layers
+            ]
+            for site in named:
+                self.require(site)
+            return named
+        sites = self.anatomy.sites(name)
+        if not sites:
+            self.require(Site(name) if name in ("embed", "ln_final_in") else Site(name, 0))
+        return sites
+
+    def require(self, site: Site) -> None:
+        """Raise `SiteError` with the reason when the model has no such site."""
+        if not isinstance(site, Site):
+            raise SiteError(f"{site!r} is not a Site; write Site.parse({str(site)!r}).")
+        self.anatomy.tap(site)
+
+    def width(self, site: Site) -> int:
+        """Width of the state at `site`."""
+        return self.anatomy.width(site)
+
+    # Prompts
+
+    def instruction_prompt(
+        self, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
+    ) -> Prompt:
+        """A user's text in the form the model answers to.
+
+        Args:
+            template: "chat" is the tokenizer's template with the generation prompt, "plain" is
+                `User: {text}\\nAssistant:`, "none" the text alone; "auto" takes the chat template if there is one.
+            system: a system message.
+            response: the opening of the answer, put after the template.
+
+        Raises:
+            PromptError: an empty text, no chat template, or one that takes no system message.
+        """
+        return templates.render(self.tokenizer, text, template=template, system=system, response=response)
+
+    def conversation_prompt(
+        self, turns: Sequence[tuple[str, str]], *, template: Template = "auto", system: str | None = None
+    ) -> Prompt:
+        """Several turns, `("user", text)` and `("assistant", text)` in alternation, in the form the model answers to.
+
+        Templates are those of `instruction_prompt`; "none" is "plain", since bare texts would not tell who speaks.
+
+        Raises:
+            PromptError: turns that do not alternate or do not end with the user, or a template that fails.
+        """
+        return templates.render_conversation(self.tokenizer, turns, template=template, system=system)
+
+    def tokenize(self, texts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
+        """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
+
+        Raises:
+            PromptError: an empty prompt, a missing or doubled BOS, or a prompt beyond the model's context.
+        """
+        tokens = prompts.encode(self.tokenizer, texts, padding_side=padding_side)
+        for row, length in enumerate(tokens.lengths):
+            if self.context is not None and length > self.context:
+                raise PromptError(
+                    f"Prompt {row} has {length} tokens, but the model's context holds {self.context}; shorten it."
+                )
+        rows = int(self.anatomy.head.weight.shape[0])
+        if int(tokens.input_ids.max()) >= rows:
+            raise PromptError(
+                f"The tokenizer gives token {int(tokens.input_ids.max())}, but the model knows only {rows}; "
+                "load the tokenizer that belongs to this model."
+            )
+        return tokens
+
+    def token_id(self, word: str) -> int:
+        """The single token that continues a prompt with `word` (write a leading space where one belongs).
+
+        Raises:
+            PromptError: `word` is several tokens, or none.
+        """
+        return prompts.single_token(self.tokenizer, word)
+
+    # Weights
+
+    def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits the model gives for a final residual: final norm, unembedding, bias, scale, soft-cap; float32."""
+        with torch.inference_mode():
+            state = resid.to(device=self.device, dtype=self.dtype)
+            normed = state if self.anatomy.ln_final is None else self.anatomy.ln_final(state)
+            return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
+
+    @property
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """The unembedding's rows of real tokens."""
+        matrix: Tensor = self.anatomy.head.weight
+        return matrix.detach()[: self.vocab_size]
+
+    @cached_property
+    def final_norm_gain(self) -> Float[Tensor, " d_model"]:
+        """What the final norm multiplies each normalised coordinate with (Gemma's 1 + w), float32.
+
+        Raises:
+            ModelError: the model has no final norm.
+        """
+        if self.anatomy.ln_final is None:
+            raise ModelError("This model has no final norm, so it has no final norm gain.")
+        return weights.norm_gain(self.anatomy.ln_final, self.d_model, self.device, self.dtype)
+
+    def w_out(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """Output weights of a layer's neurons, one row a neuron, as stored (before a post-norm or multiplier).
+
+        Raises:
+            SiteError: the layer is a mixture of experts.
+        """
+        return weights.down_matrix(self.anatomy.down_projection(layer))

@@ -1,0 +1,40 @@
+"""A file is there whole or not at all, and what was there before stays until then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from steerlab.files import read_tensors, system_reason, whole, write_tensors, write_text
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "text.txt"
+    with whole(place) as partial:
+        assert partial.suffix == ".txt"  # writers read the format from it
+        write_text(partial, "before")
+
+    def broken() -> None:
+        with whole(place) as partial:
+            write_text(partial, "half of what")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    assert place.read_text() == "before"
+    assert [file.name for file in place.parent.iterdir()] == ["text.txt"]
+
+
+def test_tensors_come_back_with_their_metadata(tmp_path: Path) -> None:
+    rows = torch.arange(6.0).reshape(2, 3).T  # not contiguous
+    write_tensors(tmp_path / "t.safetensors", {"rows": rows}, {"format": "mine"})
+    metadata, tensors = read_tensors(tmp_path / "t.safetensors")
+    assert metadata == {"format": "mine"}
+    assert torch.equal(tensors["rows"], rows)
+
+
+def test_the_system_is_quoted_without_its_codes() -> None:
+    assert system_reason(OSError(28, "No space left on device")) == "No space left on device"
+    assert system_reason(ValueError("first line.\nsecond")) == "first line"
