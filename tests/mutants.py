@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -214,10 +215,11 @@ def tried(mutant: Mutant, tests: Sequence[str], seconds: float) -> Outcome:
 
 
 def _effective(mutants: Sequence[Mutant]) -> Iterator[Mutant]:
-    """Those that change more than annotations and docstrings."""
+    """Those that are Python and change more than annotations and docstrings."""
     for mutant in mutants:
-        if _bare(source_of(mutant)) != _bare((PACKAGE / mutant.file).read_text("utf-8")):
-            yield mutant
+        with contextlib.suppress(SyntaxError):
+            if _bare(source_of(mutant)) != _bare((PACKAGE / mutant.file).read_text("utf-8")):
+                yield mutant
 
 
 def _bare(text: str) -> str:
