@@ -7,6 +7,7 @@ need them: every line runs, every table and figure is made, on fewer rows.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "_refusal.study": (
         "_AMOUNTS",
-        {"train": 32, "val": 12, "test": 16, "strengths": (1.0, 2.0), "randoms": 20, "random_share": 1 / 4,
+        {"train": 32, "val": 12, "test": 16, "strengths": (1.0, 2.0), "randoms": 4, "random_share": 1 / 4,
          "texts": 4, "task": 12, "priced_randoms": 2},
     ),
     "_confidence.study": ("BUDGETS", {"texts": 16, "statements_a_topic": 16, "ablation_texts": 4, "randoms": 1}),
@@ -45,6 +46,12 @@ def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -
         amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
         quick = amounts["quick"]
         patch.setitem(amounts, "quick", type(quick)(**{**_fields(quick), **changes}))
+
+
+def use_twenty_random_directions(patch: pytest.MonkeyPatch) -> None:
+    """As many as an effect of the refusal study has to beat: none of twenty reaches what has p <= 0.05."""
+    amounts = importlib.import_module("steerlab.studies._refusal.study")._AMOUNTS
+    patch.setitem(amounts, "quick", replace(amounts["quick"], randoms=20))
 
 
 def _fields(amount: Any) -> dict[str, Any]:

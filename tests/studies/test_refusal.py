@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from families import tiny
+from smaller import use_twenty_random_directions
 from studies import planted_models as planted
 
 from steerlab import datasets
@@ -26,6 +27,12 @@ from steerlab.studies._refusal.result import RefusalResult
 
 #: The price of steering is tested by itself: it takes longer than the rest.
 UNPRICED: dict[str, Any] = {"plain_text": (), "statements": StatementSet(())}
+
+
+@pytest.fixture
+def fewer_prompts(smaller_studies: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer prompts, and still random directions enough for a verdict."""
+    use_twenty_random_directions(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +105,7 @@ def test_random_models_of_different_width_are_not_identified() -> None:
     assert result.status == "not identified"
 
 
-@pytest.mark.usefixtures("smaller_studies")
+@pytest.mark.usefixtures("fewer_prompts")
 def test_models_of_different_depth_are_studied_alone() -> None:
     base = planted.planted(refuses=False, layers=2)
     result = refusal((base, planted.planted(refuses=True, chat=True, seed=1)), planted.requests(), **UNPRICED)
@@ -245,7 +252,7 @@ def test_requests_need_splits() -> None:
         refusal((tiny("llama"), tiny("llama")), few, **UNPRICED)
 
 
-@pytest.mark.usefixtures("smaller_studies")
+@pytest.mark.usefixtures("fewer_prompts")
 def test_a_really_trained_pair_refuses(shared: Path) -> None:
     things = (
         "cat",
@@ -279,7 +286,7 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
     assert "unkind" in result.summary[0]
 
 
-@pytest.mark.usefixtures("smaller_studies")
+@pytest.mark.usefixtures("fewer_prompts")
 def test_the_bundled_pair_refuses() -> None:
     from steerlab import zoo
 
