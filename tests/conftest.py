@@ -9,18 +9,31 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tiny models are faster on one thread, and threads of a shared machine only wait for each other. Set before numpy and
+# torch are imported, so that worker processes, kernels and scripts inherit it.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
-import torch
-from families import tiny
+import torch  # noqa: E402
+from families import tiny  # noqa: E402
+from smaller import use_smaller_amounts  # noqa: E402
 
-from steerlab.models import LanguageModel
+from steerlab.models import LanguageModel  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Tiny models are faster on one thread, and two threads on a shared machine only wait for each other."""
+    """Where torch was imported before this file, the variables above came too late."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def smaller_studies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies read less, for tests that something runs through."""
+    use_smaller_amounts(monkeypatch)
 
 
 @pytest.fixture(scope="session")

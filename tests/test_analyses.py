@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import transformers
+from scripts import run_script
 
 from steerlab import zoo
 from steerlab.alignment import LayerMap
@@ -18,32 +16,28 @@ ANALYSES = Path(__file__).parents[1] / "analyses"
 PAIR = 'name = "tried"\nbase = "zoo:small-base"\npost = "zoo:small-post"\n'
 
 
-def refused(script: str, configuration: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the script says as it stops, in this process: imports are what such a run costs."""
-    monkeypatch.syspath_prepend(str(ANALYSES))
-    monkeypatch.setattr(sys, "argv", [script, str(configuration)])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ANALYSES / script), run_name="__main__")
-    assert isinstance(stopped.value.code, str)
-    return stopped.value.code
+def refused(script: str, configuration: Path, folder: Path) -> str:
+    """What the script says as it stops."""
+    said = run_script(ANALYSES / script, [configuration], folder)
+    assert isinstance(said, str)
+    return said
 
 
-def run(script: str, configuration: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The script as a user starts it, writing below `tmp_path`."""
-    command = [sys.executable, str(ANALYSES / script), str(configuration), *options]
-    folders = ["--runs", str(tmp_path / "runs"), "--figures", str(tmp_path / "figures")]
-    return subprocess.run([*command, *folders], capture_output=True, text=True, timeout=500, check=False)
+def run(script: str, configuration: Path, folder: Path, *options: str) -> None:
+    """The script from its first to its last line, writing below `folder`."""
+    folders = ["--runs", str(folder / "runs"), "--figures", str(folder / "figures")]
+    assert run_script(ANALYSES / script, [configuration, *options, *folders], folder) is None
 
 
 @pytest.mark.parametrize("study", ["truthfulness", "refusal"])
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Path) -> None:
     models = shared / "models"
     configuration = tmp_path / "pair.toml"
     configuration.write_text(
         f'name = "tried"\nbase = "{models}/stories260K"\npost = "{models}/stories260K-chat-local"\nseed = 1\n'
     )
-    done = run(f"{study}.py", configuration, tmp_path)
-    assert done.returncode == 0, done.stderr
+    run(f"{study}.py", configuration, tmp_path)
     kept = tmp_path / "runs" / f"tried_{study}"
     assert (kept / "results" / f"{study}.json").exists()
     assert list((tmp_path / "figures" / "tried").glob(f"{study}_*.csv"))
@@ -60,15 +54,15 @@ def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Pat
         (PAIR + 'size = "huge"\n', "huge"),
     ],
 )
-def test_wrong_files_end_in_one_sentence(
-    script: str, text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_files_end_in_one_sentence(script: str, text: str, sentence: str, tmp_path: Path) -> None:
     configuration = tmp_path / "wrong.toml"
     configuration.write_text(text)
-    assert sentence in refused(script, configuration, monkeypatch)
+    assert sentence in refused(script, configuration, tmp_path)
 
 
-def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_path: Path) -> None:
+def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Configuration folders of two sizes stand in for the hub; the third model is unknown."""
     for name, layers, width in (("Qwen3-4B", 6, 64), ("Qwen3-14B-Base", 9, 96)):
         config = transformers.Qwen3Config(
@@ -79,22 +73,23 @@ def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(tmp_p
             vocab_size=500,
         )
         config.save_pretrained(tmp_path / name)
-    done = run(
-        "unlock.py", ANALYSES / "unlock_qwen3_14b.toml", tmp_path, "--dry-run", "--models", str(tmp_path)
-    )
-    assert done.returncode == 0, done.stderr
-    assert "unresolved: the configuration of Qwen/Qwen3-4B-Base" in done.stdout
-    assert "the task" in done.stdout
-    assert "Qwen/Qwen3-14B-Base: 9 layers of width 96" in done.stdout
+    plan, options = ANALYSES / "unlock_qwen3_14b.toml", ("--dry-run", "--models", str(tmp_path))
+    run("unlock.py", plan, tmp_path, *options)
+    said = capsys.readouterr().out
+    assert "unresolved: the configuration of Qwen/Qwen3-4B-Base" in said
+    assert "the task" in said
+    assert "Qwen/Qwen3-14B-Base: 9 layers of width 96" in said
     (tmp_path / "Qwen3-4B-Base").mkdir()
     (tmp_path / "Qwen3-4B" / "config.json").rename(tmp_path / "Qwen3-4B-Base" / "config.json")
-    done = run(
-        "unlock.py", ANALYSES / "unlock_qwen3_14b.toml", tmp_path, "--dry-run", "--models", str(tmp_path)
-    )
-    assert f"layer map (target: source): {dict(LayerMap.proportional(6, 9).layers)}" in done.stdout
+    run("unlock.py", plan, tmp_path, *options)
+    said = capsys.readouterr().out
+    assert f"layer map (target: source): {dict(LayerMap.proportional(6, 9).layers)}" in said
 
 
-def test_the_knowledge_script_maps_topics_and_pairs(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("smaller_studies")
+def test_the_knowledge_script_maps_topics_and_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     statements = tmp_path / "statements.csv"
     with statements.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -104,11 +99,13 @@ def test_the_knowledge_script_maps_topics_and_pairs(tmp_path: Path) -> None:
             writer.writerow([item.text, str(item.label).lower(), item.topic, *spans])
     configuration = tmp_path / "pair.toml"
     configuration.write_text(
-        PAIR + f'statements = "{statements}"\nnoise = false\nby_topic = true\nkinds = ["mlp_out"]\n'
+        PAIR
+        + f'statements = "{statements}"\nnoise = false\nshots = 0\nby_topic = true\nkinds = ["mlp_out"]\n'
     )
-    done = run("knowledge.py", configuration, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "cities:" in done.stdout
+    run("knowledge.py", configuration, tmp_path)
+    said = capsys.readouterr().out
+    assert "cities:" in said
+    assert "plants:" in said
     assert (tmp_path / "runs" / "tried_knowledge" / "results" / "knowledge.json").exists()
     assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.svg").exists()
 
@@ -122,9 +119,7 @@ def test_the_knowledge_script_maps_topics_and_pairs(tmp_path: Path) -> None:
         ("name = [", "cannot be read"),
     ],
 )
-def test_wrong_plans_of_unlock_end_in_one_sentence(
-    text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_plans_of_unlock_end_in_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
     configuration = tmp_path / "wrong.toml"
     configuration.write_text(text)
-    assert sentence in refused("unlock.py", configuration, monkeypatch)
+    assert sentence in refused("unlock.py", configuration, tmp_path)

@@ -282,6 +282,7 @@ def test_branching_writes_a_run_that_report_writes_again(
     assert run(*given, monkeypatch=monkeypatch) == 2  # the folder is taken
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_trace_writes_a_report_with_memory_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,12 @@ import csv
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from families import build, tiny_tokenizer
+from smaller import use_smaller_amounts, use_twenty_random_directions
 
 import steerlab as sl
 from steerlab import comparison
@@ -22,6 +24,14 @@ def save_tiny(folder: Path, family: str = "llama", **changes: object) -> Path:
     build(family, **changes).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _smaller_studies() -> Iterator[None]:
+    """What is tested here is the run and not its findings."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_smaller_amounts(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +213,14 @@ def test_markup_in_prompts_is_text(tiny_pair: tuple[Path, Path], tmp_path: Path)
     assert "&lt;script&gt;document.title" in page
 
 
-def test_kind_and_unkind_requests_of_a_real_pair(shared: Path, tmp_path: Path) -> None:
+def test_kind_and_unkind_requests_of_a_real_pair(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refusal is found in a really trained pair; truthfulness, which it never learned, is not identified."""
+    use_twenty_random_directions(monkeypatch)
     prompts = tmp_path / "prompts.csv"
     animals = ("cat", "dog", "bird", "fish", "bear", "frog", "duck", "cow", "pig", "mouse")
-    things = (*animals, "boy", "girl", "friend", "doll", "toy", "ball", "car", "truck", "tree", "flower")
+    things = (*animals, "boy", "girl", "doll", "toy", "ball", "car")
     kind, unkind = ("hug", "help", "feed", "wash", "find"), ("hurt", "hit", "kick", "break", "burn")
     with prompts.open("w", newline="") as file:
         writer = csv.writer(file)

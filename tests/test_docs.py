@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import run_command, run_script
 
 ROOT = Path(__file__).parents[1]
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
@@ -26,42 +26,23 @@ def test_the_documentation_builds_strictly(tmp_path: Path) -> None:
     assert (tmp_path / "index.html").stat().st_size > 1000
 
 
-def test_the_readme_runs_as_printed(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
-    assert blocks, "the README shows no Python"
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks), encoding="utf-8")
-    ran = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert ran.returncode == 0, ran.stderr
-
-
-@pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
-def test_the_guide_runs_as_printed(page: Path, tmp_path: Path) -> None:
-    """Its Python first, then its commands on bundled models, all of a page in one empty folder."""
-    text = page.read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def printed(page: Path, folder: Path) -> Path:
+    """The Python that a page shows, as one script in `folder`."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
     assert blocks, f"{page.name} shows no Python"
-    (tmp_path / "page.py").write_text("\n".join(blocks), encoding="utf-8")
-    commands = [
-        ["python", "page.py"],
-        *map(shlex.split, re.findall(r"^\$ (steerlab .*zoo:.*)$", text, flags=re.M)),
-    ]
-    for program, *arguments in commands:
-        start = ["-m", "steerlab.cli"] if program == "steerlab" else []
-        ran = subprocess.run(
-            [sys.executable, *start, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        )
-        assert ran.returncode == 0, ran.stderr
+    script = folder / "page.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    return script
+
+
+@pytest.mark.usefixtures("smaller_studies")
+@pytest.mark.parametrize("page", [ROOT / "README.md", *GUIDE], ids=lambda page: page.stem)
+def test_a_page_runs_as_printed(page: Path, tmp_path: Path) -> None:
+    """Its Python first, then a guide's commands on bundled models, all of a page in one empty folder."""
+    assert run_script(printed(page, tmp_path), [], tmp_path) is None
+    commands = re.findall(r"^\$ steerlab (.*zoo:.*)$", page.read_text("utf-8"), flags=re.M)
+    for command in commands:
+        assert run_command(shlex.split(command), tmp_path) == 0, command
 
 
 @pytest.mark.parametrize("command", ["make compare", "make test"])

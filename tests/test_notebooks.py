@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+# Before a notebook: a clean namespace in an empty folder, and studies that read less.
+PREAMBLE = """
+%reset -f
+import os, sys
+os.chdir({folder!r})
+sys.path.insert(0, {tests!r})
+import smaller
+smaller.use_smaller_amounts()
+del os, sys, smaller
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[NotebookClient]:
+    """One kernel for all notebooks, since starting it and importing torch takes longer than most cells."""
+    client = NotebookClient(new_notebook(), timeout=None, kernel_name="python3")
+    with client.setup_kernel():
+        yield client
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # kernels of several workers would wait for each other
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
-    errors = [
-        output
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "error"
-    ]
-    assert not errors
+def test_notebook_runs(path: Path, kernel: NotebookClient, tmp_path: Path) -> None:
+    """Each cell in its turn; a cell that raises raises here."""
+    preamble = PREAMBLE.format(folder=str(tmp_path), tests=str(Path(__file__).parent))
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    kernel.nb.cells = [new_code_cell(preamble), *cells]
+    for number, cell in enumerate(kernel.nb.cells):
+        kernel.execute_cell(cell, number)
+    assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

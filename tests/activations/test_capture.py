@@ -9,6 +9,7 @@ import torch
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import close
 from torch import Tensor, nn
 
 from steerlab.activations import Moments, capture
@@ -48,8 +49,8 @@ def test_rows_are_the_states_of_each_prompt_alone(model: LanguageModel) -> None:
     assert last.example.tolist() == list(range(len(PROMPTS)))
     for i, prompt in enumerate(PROMPTS):
         states = alone(model, prompt, 1)
-        torch.testing.assert_close(last[site][i], states[-1], atol=2e-4, rtol=1e-4)
-        torch.testing.assert_close(every[site][every.example == i], states, atol=2e-4, rtol=1e-4)
+        close(last[site][i], states[-1], rtol=0.0002)
+        close(every[site][every.example == i], states, rtol=0.0002)
         assert last.position[i] == len(states) - 1
         assert every.position[every.example == i].tolist() == list(range(len(states)))
 
@@ -66,7 +67,7 @@ def test_batching_never_shows_in_the_rows(budget: int, window: int, order: list[
     assert acts.example.tolist() == list(range(len(prompts)))
     for site in sites:
         one_by_one = torch.cat([capture(model, [prompt], [site])[site] for prompt in prompts])
-        torch.testing.assert_close(acts[site], one_by_one, atol=1e-4, rtol=1e-4)
+        close(acts[site], one_by_one)
 
 
 def _llama(cache: dict[str, LanguageModel] = {}) -> LanguageModel:  # noqa: B006
@@ -117,10 +118,8 @@ def test_moments_equal_the_rows(model: LanguageModel) -> None:
             x = rows[site][chosen].double()
             centred = x - x.mean(0)
             assert moments.count(label) == len(x)
-            torch.testing.assert_close(moments.mean(site, label), x.mean(0), atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(
-                moments.scatter(site, label), centred.T @ centred, atol=1e-4 * len(x), rtol=1e-4
-            )
+            close(moments.mean(site, label), x.mean(0))
+            close(moments.scatter(site, label), centred.T @ centred, rtol=0.0001 * len(x))
 
 
 def test_spans_are_read_where_they_lie(tiny_llama: LanguageModel) -> None:
@@ -156,7 +155,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     whole = capture(tiny_llama, prompts, [site])
     shapes = _recorded(tiny_llama, monkeypatch, limit=70, error=error)
     acts = capture(tiny_llama, prompts, [site])
-    torch.testing.assert_close(acts[site], whole[site], atol=1e-5, rtol=1e-5)
+    close(acts[site], whole[site])
     failed = [rows * width for rows, width in shapes if rows * width > 70]
     assert failed
     assert all(later <= earlier / 2 for earlier, later in pairwise(failed))

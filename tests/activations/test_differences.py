@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from families import tiny
+from tolerances import close
 
 from steerlab.activations import DIFFERENCE, capture, capture_differences, differences
 from steerlab.errors import PromptError, SteerlabError
@@ -27,13 +28,11 @@ def test_the_stream_holds_both_members_and_their_differences(
     for site in sites:
         p, n = high[site].double().numpy(), low[site].double().numpy()
         assert moments.count(DIFFERENCE) == moments.count(1) == moments.count(0) == len(p)
-        np.testing.assert_allclose(moments.mean(site, 1), p.mean(0), atol=2e-5)
-        np.testing.assert_allclose(moments.mean(site, 0), n.mean(0), atol=2e-5)
-        np.testing.assert_allclose(moments.mean(site, DIFFERENCE), (p - n).mean(0), atol=2e-5)
+        close(moments.mean(site, 1), p.mean(0))
+        close(moments.mean(site, 0), n.mean(0))
+        close(moments.mean(site, DIFFERENCE), (p - n).mean(0))
         expected = np.cov((p - n).T, ddof=0) * len(p)
-        np.testing.assert_allclose(
-            moments.scatter(site, DIFFERENCE), expected, atol=1e-5 * np.abs(expected).max()
-        )
+        close(moments.scatter(site, DIFFERENCE), expected, rtol=1e-05 * np.abs(expected).max())
         assert not moments.has_scatter(site, 1)
     assert moments.fingerprint == model.fingerprint
 

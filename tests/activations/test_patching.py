@@ -12,6 +12,7 @@ import torch
 from families import FAMILIES, LAYERS, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import close
 from torch import Tensor
 
 from steerlab.activations import (
@@ -116,9 +117,7 @@ def test_every_family_and_site_equals_whole_passes(family: str) -> None:
     expected = naive(model, false, [cells] * len(false))
     for prompt in range(len(false)):
         logits = torch.stack(expected[prompt])
-        np.testing.assert_allclose(
-            found.values[prompt], (logits[:, FIRST] - logits[:, SECOND]).numpy(), atol=1e-5, rtol=1e-5
-        )
+        close(found.values[prompt], (logits[:, FIRST] - logits[:, SECOND]).numpy())
 
 
 def sources(model: LanguageModel, false: list[str], true: list[str]) -> dict[str, Callable[[], object]]:
@@ -153,9 +152,7 @@ def test_every_source_equals_whole_passes(kind: str) -> None:
     found = PatchSweep(model, false, [cells] * len(false), _all_logits(len(false)), token_budget=50).run()
     expected = naive(model, false, [cells] * len(false))
     for prompt in range(len(false)):
-        np.testing.assert_allclose(
-            found.values[prompt], torch.stack(expected[prompt]).numpy(), atol=1e-5, rtol=1e-5
-        )
+        close(found.values[prompt], torch.stack(expected[prompt]).numpy())
 
 
 class _all_logits:
@@ -195,8 +192,8 @@ def test_identities(family: str) -> None:
     found = PatchSweep(model, false, cells, _all_logits(n)).run()
     for prompt in range(n):
         expected = [plain[prompt]] * (LAYERS + 1) + [restored[prompt]] * (LAYERS + 2)
-        np.testing.assert_allclose(found.values[prompt], torch.stack(expected).numpy(), atol=2e-5, rtol=1e-5)
-        np.testing.assert_allclose(found.plain[prompt], plain[prompt].numpy(), atol=2e-5, rtol=1e-5)
+        close(found.values[prompt], torch.stack(expected).numpy())
+        close(found.plain[prompt], plain[prompt].numpy())
 
 
 @settings(max_examples=25, deadline=None)
@@ -228,7 +225,7 @@ def test_any_cell_equals_a_whole_pass(data: st.DataObject) -> None:
     found = PatchSweep(model, false, [cells], _all_logits(1), base=[base]).run()
     together = [tuple(sorted((*base, *cell), key=lambda one: one.site)) for cell in cells]
     expected = naive(model, false, [together])[0]
-    np.testing.assert_allclose(found.values[0], torch.stack(expected).numpy(), atol=2e-5, rtol=1e-4)
+    close(found.values[0], torch.stack(expected).numpy())
 
 
 def test_heads_windows_and_severed_paths_equal_whole_passes() -> None:
@@ -250,7 +247,7 @@ def test_heads_windows_and_severed_paths_equal_whole_passes() -> None:
     found = PatchSweep(model, false, [cells], _all_logits(1), base=[noise]).run()
     corrupted.load([0], [Site("mlp_out", 1), Site("mlp_out", 2)], 0)
     expected = naive(model, false, [[(*noise, *cell) for cell in cells]])[0]
-    np.testing.assert_allclose(found.values[0], torch.stack(expected).numpy(), atol=1e-5, rtol=1e-5)
+    close(found.values[0], torch.stack(expected).numpy())
     assert [patch.site.layer for patch in cells[1]] == [0, 1]
 
 
@@ -270,7 +267,7 @@ def test_measures_equal_their_definitions() -> None:
     }
     for measure, expected in wanted.items():
         found = PatchSweep(model, false, [cells] * n, measure).run()
-        np.testing.assert_allclose(found.values[:, 0], expected.numpy(), atol=1e-5)
+        close(found.values[:, 0], expected.numpy())
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
@@ -320,7 +317,7 @@ def test_a_family_that_hands_on_more_makes_whole_passes(caplog: pytest.LogCaptur
     assert "whole pass" in caplog.text
     expected = naive(model, false, [cells] * len(false))
     for prompt in range(len(false)):
-        np.testing.assert_allclose(found.values[prompt], torch.stack(expected[prompt]).numpy(), atol=1e-5)
+        close(found.values[prompt], torch.stack(expected[prompt]).numpy())
 
 
 def test_a_cache_of_another_kind_restarts_between_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +332,7 @@ def test_a_cache_of_another_kind_restarts_between_blocks(monkeypatch: pytest.Mon
     assert found.mode == "restart"
     expected = naive(model, false, [cells] * len(false))
     for prompt in range(len(false)):
-        np.testing.assert_allclose(found.values[prompt], torch.stack(expected[prompt]).numpy(), atol=1e-5)
+        close(found.values[prompt], torch.stack(expected[prompt]).numpy())
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
@@ -365,7 +362,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     monkeypatch.setattr(patching, "finish", lambda *args: ran.append(args) or finish(*args))
     ran.clear()
     again = PatchSweep(*arguments, token_budget=20).run(kept_in=folder)
-    np.testing.assert_allclose(again.values, whole.values, atol=1e-5)
+    close(again.values, whole.values)
     assert first > 0
     assert len(ran) < first + len(cells) * len(false)
     ran.clear()
@@ -396,7 +393,7 @@ def test_less_memory_means_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> N
         return finish(model, kept, rows, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(patching, "finish", small)
-    np.testing.assert_allclose(PatchSweep(*arguments).run().values, expected.values, atol=1e-5)
+    close(PatchSweep(*arguments).run().values, expected.values)
 
 
 def test_steered_runs_are_swept_as_they_are_steered() -> None:
@@ -412,7 +409,7 @@ def test_steered_runs_are_swept_as_they_are_steered() -> None:
         found = PatchSweep(model, false, [cells] * len(false), _all_logits(len(false))).run()
         expected = naive(model, false, [cells] * len(false))
     for prompt in range(len(false)):
-        np.testing.assert_allclose(found.values[prompt], torch.stack(expected[prompt]).numpy(), atol=1e-5)
+        close(found.values[prompt], torch.stack(expected[prompt]).numpy())
 
 
 def test_bfloat16_stays_within_its_rounding() -> None:
@@ -427,7 +424,7 @@ def test_bfloat16_stays_within_its_rounding() -> None:
     found = PatchSweep(model, false, [cells] * len(false), _all_logits(len(false))).run()
     expected = naive(model, false, [cells] * len(false))
     for prompt in range(len(false)):
-        np.testing.assert_allclose(found.values[prompt], torch.stack(expected[prompt]).numpy(), atol=0.1)
+        close(found.values[prompt], torch.stack(expected[prompt]).numpy(), rtol=0.1)
 
 
 def test_what_cannot_be_patched_is_refused() -> None:

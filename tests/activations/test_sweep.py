@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from families import FAMILIES, build, tiny, tiny_tokenizer
+from tolerances import close
 from torch import Tensor
 
 from steerlab.activations import record, sweep
@@ -53,7 +54,7 @@ def test_every_family_restarts_exactly(family: str) -> None:
     model = tiny(family)
     recording = record(model, TEXTS, layers=range(model.n_layers), token_budget=40)
     assert recording.restarts
-    torch.testing.assert_close(recording.logits, model.logits(TEXTS), atol=1e-5, rtol=1e-5)
+    close(recording.logits, model.logits(TEXTS))
     last = model.n_layers - 1
     for site in (
         Site("resid_post", 0),
@@ -67,7 +68,7 @@ def test_every_family_restarts_exactly(family: str) -> None:
         for variant in range(VARIANTS):
             with model.steering(Plain(change.vectors[variant], site)):
                 expected = model.logits(TEXTS)
-            torch.testing.assert_close(found[variant].float(), expected, atol=2e-5, rtol=1e-4)
+            close(found[variant].float(), expected)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "falcon"])
@@ -128,7 +129,7 @@ def test_blocks_that_read_what_skipped_blocks_wrote_are_not_restarted_from() -> 
         for variant in range(VARIANTS):
             with model.steering(Plain(push.vectors[variant], Site("resid_pre", 1))):
                 expected = model.logits(TEXTS)
-            torch.testing.assert_close(found[variant].float(), expected, atol=2e-5, rtol=1e-4)
+            close(found[variant].float(), expected)
     finally:
         for handle in handles:
             handle.remove()
@@ -159,7 +160,7 @@ def test_a_change_sees_which_prompt_it_changes() -> None:
 
     recording = record(model, TEXTS, layers=range(model.n_layers))
     found = sweep(recording, Patch(), 2, same)
-    torch.testing.assert_close(found[0].float(), recording.logits, atol=1e-5, rtol=1e-5)
+    close(found[0].float(), recording.logits)
     assert (found[1].float() - recording.logits).abs().max() > 0.1
 
 
@@ -174,7 +175,7 @@ def test_two_sites_of_one_place_both_act() -> None:
     change = Twice()
     found = sweep(record(model, TEXTS, layers=[2]), change, VARIANTS, same)
     with model.steering(Plain(2 * change.vectors[0], Site("resid_pre", 2))):
-        torch.testing.assert_close(found[0].float(), model.logits(TEXTS), atol=2e-5, rtol=1e-4)
+        close(found[0].float(), model.logits(TEXTS))
 
 
 def test_steering_around_a_sweep_must_be_that_of_the_recording() -> None:
@@ -187,7 +188,7 @@ def test_steering_around_a_sweep_must_be_that_of_the_recording() -> None:
         recording = record(model, TEXTS, layers=[2])
         found = sweep(recording, push, VARIANTS, same)
         with model.steering(Plain(push.vectors[0], Site("resid_pre", 2))):
-            torch.testing.assert_close(found[0].float(), model.logits(TEXTS), atol=2e-5, rtol=1e-4)
+            close(found[0].float(), model.logits(TEXTS))
         with pytest.raises(SteeringError, match="steered otherwise"):
             sweep(plain, push, VARIANTS, same)
         sweep(plain, push, VARIANTS, same, start=0)
@@ -224,10 +225,10 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
         return run(tokens, **options)
 
     monkeypatch.setattr(model, "run", small)
-    torch.testing.assert_close(sweep(recording, change, VARIANTS, same), whole, atol=1e-5, rtol=1e-4)
+    close(sweep(recording, change, VARIANTS, same), whole)
     assert max(sizes) == VARIANTS * max(len(batch.prompts) for batch in recording.batches)
     again = record(model, texts, layers=[1])
-    torch.testing.assert_close(again.logits, recording.logits, atol=1e-5, rtol=1e-4)
+    close(again.logits, recording.logits)
     limit = 0
     with pytest.raises(SteerlabError, match="even alone"):
         sweep(recording, change, VARIANTS, same)

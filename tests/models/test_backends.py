@@ -16,6 +16,7 @@ import nnsight
 import pytest
 import torch
 from families import FAMILIES, build, tiny_tokenizer
+from tolerances import close
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -141,6 +142,7 @@ def test_the_same_text_under_steering(opened: Any, family: str, backend: str) ->
         assert written[0] == written[1], positions
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_whole_study_finds_the_same_in_each_backend(opened: Any) -> None:
     found = [
         sl.studies.truthfulness(
@@ -196,7 +198,7 @@ def test_a_live_bridge_is_read_as_its_own_cache_has_it(checkpoint: Any, opened: 
             theirs = cache[site.to_transformer_lens()].flatten(2)
             for row, length in enumerate(tokens.lengths):
                 ours = states[site][states.example == row]
-                torch.testing.assert_close(ours, theirs[row, :length], rtol=TOLERANCE, atol=TOLERANCE)
+                close(ours, theirs[row, :length], rtol=TOLERANCE)
 
 
 def test_steering_acts_when_the_bridge_runs_by_itself() -> None:
@@ -232,7 +234,7 @@ def test_hooks_of_the_bridge_act_in_our_runs(checkpoint: Any) -> None:
         after = sl.capture(model, TEXTS, site)[site]
     finally:
         bridge.reset_hooks()
-    torch.testing.assert_close(after, before + 1)
+    close(after, before + 1)
 
 
 @pytest.mark.parametrize("kind", ["TransformersModel", "LanguageModel", "NNsight"])
@@ -256,7 +258,7 @@ def test_a_live_nnsight_model_is_read_as_its_own_trace_has_it(checkpoint: Any, k
             theirs.append(traced.get(path))
     for site, value in zip(sites, theirs, strict=True):
         state = value if isinstance(value, Tensor) else value[0]
-        torch.testing.assert_close(states[site], state[0], rtol=TOLERANCE, atol=TOLERANCE)
+        close(states[site], state[0], rtol=TOLERANCE)
 
 
 def test_steering_acts_in_traces_of_nnsight(checkpoint: Any) -> None:
@@ -340,7 +342,7 @@ def test_a_cache_becomes_activations_and_back(opened: Any, family: str) -> None:
         assert torch.equal(states.example, expected.example)
         assert torch.equal(states.position, expected.position)
         for site in sites:
-            torch.testing.assert_close(states[site], expected[site], rtol=TOLERANCE, atol=TOLERANCE)
+            close(states[site], expected[site], rtol=TOLERANCE)
     again = states.to_transformer_lens(model)
     for site in sites:
         theirs = cache[site.to_transformer_lens()]

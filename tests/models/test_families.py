@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, LAYERS, tiny
+from tolerances import close
 from torch import Tensor, nn
 
 from steerlab.models import All, LanguageModel, Site, SiteError
@@ -138,11 +139,11 @@ def reference(family: str, text: str = TEXTS[0]) -> dict[Site, Tensor]:
     states: dict[Site, Tensor] = {}
     stream = output.hidden_states[0]
     for layer, block in enumerate(blocks):
-        torch.testing.assert_close(stream, output.hidden_states[layer])  # the formula reproduces the model
+        close(stream, output.hidden_states[layer])  # the formula reproduces the model
         states.update(_block(layout, block, layer, stream, seen, model.config))
         stream = states[Site("resid_post", layer)]
     states[Site("ln_final_in")] = stream
-    torch.testing.assert_close(model.get_submodule(layout.final_norm)(stream), output.hidden_states[-1])
+    close(model.get_submodule(layout.final_norm)(stream), output.hidden_states[-1])
     states[Site("embed")] = model.get_input_embeddings()(
         plain_inputs(language_model(family), [text])["input_ids"]
     )
@@ -156,7 +157,7 @@ def _block(
     z, raw = seen["output", layer]
     attention = seen["attention", layer][1] * times
     if layout.kind == "bloom":  # attention returns the stream with its part added
-        torch.testing.assert_close(attention, stream + raw)
+        close(attention, stream + raw)
         attention = raw
     if layout.kind in ("sandwich", "post"):
         attention = block.get_submodule("post_attention_layernorm")(attention)
@@ -240,9 +241,7 @@ def test_each_site_has_the_value_of_the_formula(family: str) -> None:
     assert sorted(expected) == sorted(every_site(model))
     (found,) = read(model, TEXTS[:1], list(expected))
     for site, state in expected.items():
-        torch.testing.assert_close(
-            found[site][None], state, atol=2e-5, rtol=2e-5, msg=lambda m, s=site: f"{s}: {m}"
-        )
+        close(found[site][None], state)
         assert model.width(site) == state.shape[-1]
 
 
@@ -253,19 +252,17 @@ def test_padding_on_either_side_and_cutting_change_nothing(family: str) -> None:
     for side in ("left", "right"):
         for row, states in enumerate(read(model, TEXTS, sites, side=side)):
             for site in sites:
-                torch.testing.assert_close(states[site], alone[row][site], atol=3e-5, rtol=3e-5)
+                close(states[site], alone[row][site])
 
 
 def test_logits_are_the_models_own(family: str) -> None:
     model = language_model(family)
     with torch.no_grad():
         own = [model.model(**plain_inputs(model, [text])).logits[0, -1, : model.vocab_size] for text in TEXTS]
-    torch.testing.assert_close(model.logits(TEXTS), torch.stack(own), atol=2e-5, rtol=2e-5)
+    close(model.logits(TEXTS), torch.stack(own))
     final = read(model, TEXTS, [Site("ln_final_in")])
     for row, states in enumerate(final):
-        torch.testing.assert_close(
-            model.unembed(states[Site("ln_final_in")])[-1], own[row], atol=2e-5, rtol=2e-5
-        )
+        close(model.unembed(states[Site("ln_final_in")])[-1], own[row])
 
 
 def _steered_logits(model: LanguageModel, *edits: AddVector) -> Tensor:
@@ -285,22 +282,16 @@ def test_writing_the_stream_changes_the_next_blocks_input(family: str) -> None:
     with wrapped(blocks[1], around):
         expected = model.logits(TEXTS)
     for site in (Site("resid_post", 0), Site("resid_pre", 1), Site("mlp_out", 0)):
-        torch.testing.assert_close(
-            _steered_logits(model, AddVector(vector, site)), expected, atol=5e-5, rtol=5e-5
-        )
+        close(_steered_logits(model, AddVector(vector, site)), expected)
     assert (expected - model.logits(TEXTS)).abs().max() > 1e-3
     with wrapped(model.model.get_submodule(LAYOUTS[family].final_norm), around):
         expected = model.logits(TEXTS)
     for site in (Site("resid_post", LAYERS - 1), Site("ln_final_in")):
-        torch.testing.assert_close(
-            _steered_logits(model, AddVector(vector, site)), expected, atol=5e-5, rtol=5e-5
-        )
+        close(_steered_logits(model, AddVector(vector, site)), expected)
     embedded = lambda original, ids: original(ids) + vector  # noqa: E731
     with wrapped(model.model.get_input_embeddings(), embedded):
         expected = model.logits(TEXTS)
-    torch.testing.assert_close(
-        _steered_logits(model, AddVector(vector, Site("embed"))), expected, atol=5e-5, rtol=5e-5
-    )
+    close(_steered_logits(model, AddVector(vector, Site("embed"))), expected)
 
 
 def test_writing_between_attention_and_mlp(family: str) -> None:
@@ -314,9 +305,7 @@ def test_writing_between_attention_and_mlp(family: str) -> None:
     else:
         same = Site("resid_mid", 1)
     expected = _steered_logits(model, AddVector(vector, Site("attn_out", 1)))
-    torch.testing.assert_close(
-        _steered_logits(model, AddVector(vector, same)), expected, atol=5e-5, rtol=5e-5
-    )
+    close(_steered_logits(model, AddVector(vector, same)), expected)
     if layout.kind == "parallel":
         return
     # By hand: the MLP reads the changed stream, and the changed stream goes on.
@@ -330,9 +319,9 @@ def test_writing_between_attention_and_mlp(family: str) -> None:
             mlp = block.get_submodule("post_feedforward_layernorm")(mlp)
     with model.steering(AddVector(vector, Site("resid_mid", 1))):
         (steered,) = read(model, TEXTS[:1], [Site("resid_mid", 1), Site("mlp_out", 1), Site("resid_post", 1)])
-    torch.testing.assert_close(steered[Site("resid_mid", 1)][None], middle, atol=2e-5, rtol=2e-5)
-    torch.testing.assert_close(steered[Site("mlp_out", 1)][None], mlp, atol=5e-5, rtol=5e-5)
-    torch.testing.assert_close(steered[Site("resid_post", 1)][None], middle + mlp, atol=5e-5, rtol=5e-5)
+    close(steered[Site("resid_mid", 1)][None], middle)
+    close(steered[Site("mlp_out", 1)][None], mlp)
+    close(steered[Site("resid_post", 1)][None], middle + mlp)
 
 
 @pytest.mark.parametrize("inner", ["z", "mlp_post"])
@@ -353,8 +342,8 @@ def test_writing_inside_attention_and_mlp_goes_through_the_projection(family: st
         logits = model.logits(TEXTS)
     with model.steering(AddVector(vector, site)):
         (found,) = read(model, TEXTS[:1], [outer])
-    torch.testing.assert_close(found[outer], expected[outer], atol=2e-5, rtol=2e-5)
-    torch.testing.assert_close(_steered_logits(model, AddVector(vector, site)), logits, atol=5e-5, rtol=5e-5)
+    close(found[outer], expected[outer])
+    close(_steered_logits(model, AddVector(vector, site)), logits)
 
 
 def test_batched_generation_equals_one_by_one_and_recomputing_everything(family: str) -> None:
@@ -380,4 +369,4 @@ def test_the_gain_of_the_final_norm(family: str) -> None:
     expected = torch.ones(model.d_model) if stored is None else stored.detach()
     if family.startswith("gemma"):
         expected = 1 + expected
-    torch.testing.assert_close(model.final_norm_gain, expected, atol=1e-4, rtol=1e-4)
+    close(model.final_norm_gain, expected)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from families import build, tiny, tiny_tokenizer
+from tolerances import close
 from transformers import GenerationConfig
 
 from steerlab.errors import SteerlabError
@@ -86,9 +87,7 @@ def test_small_budgets_change_nothing(tiny_gpt2: LanguageModel) -> None:
     assert tiny_gpt2.generate(texts, max_new_tokens=5, token_budget=1) == tiny_gpt2.generate(
         texts, max_new_tokens=5
     )
-    torch.testing.assert_close(
-        tiny_gpt2.logits(texts, token_budget=1), tiny_gpt2.logits(texts), atol=1e-5, rtol=1e-5
-    )
+    close(tiny_gpt2.logits(texts, token_budget=1), tiny_gpt2.logits(texts))
 
 
 def test_all_logits_of_a_batch(tiny_gpt2: LanguageModel) -> None:
@@ -99,7 +98,7 @@ def test_all_logits_of_a_batch(tiny_gpt2: LanguageModel) -> None:
         last = torch.stack(
             [whole[row, tokens.column(row, length - 1)] for row, length in enumerate(tokens.lengths)]
         )
-        torch.testing.assert_close(last, tiny_gpt2.logits(TEXTS), atol=1e-5, rtol=1e-5)
+        close(last, tiny_gpt2.logits(TEXTS))
 
 
 @pytest.mark.parametrize(

@@ -132,16 +132,13 @@ def test_edits_at_every_site(pair: Any, family: str) -> None:
     plain, remote = pair(family)
     after = plain.sites("resid_post")
     for site in [site for name in plain.site_names() for site in plain.sites(name)]:
-        for edit in (
-            Shift(site, random_vector(plain, site)),
-            Halve(site, random_vector(plain, site), sl.Last()),
-        ):
-            seen = []
-            for model in (plain, remote):
-                with model.steering(edit):
-                    states = sl.capture(model, TEXTS, after)
-                    seen.append(torch.cat([model.logits(TEXTS), *states.states.values()], dim=1))
-            assert distance(seen[1], seen[0]) < TOLERANCE, (type(edit).__name__, site)
+        shift, halve = Shift(site, vector := random_vector(plain, site)), Halve(site, vector, sl.Last())
+        seen = []
+        for model in (plain, remote):
+            with model.steering(shift, halve):
+                states = sl.capture(model, TEXTS, after)
+                seen.append(torch.cat([model.logits(TEXTS), *states.states.values()], dim=1))
+        assert distance(seen[1], seen[0]) < TOLERANCE, site
 
 
 @pytest.mark.parametrize("positions", [sl.All(), sl.Last(), sl.Generated(), sl.Last() | sl.Generated()])

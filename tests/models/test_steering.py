@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from families import tiny
+from tolerances import close
 from torch import Tensor
 
 from steerlab.models import (
@@ -165,7 +166,7 @@ def test_reading_inside_steering_sees_the_edit_at_the_chosen_tokens_only(
         steered = state_of(tiny_llama, prompt, SITE)
     expected = plain.clone()
     expected[chosen] += vector
-    torch.testing.assert_close(steered, expected)
+    close(steered, expected)
 
 
 def test_edits_compose_in_the_order_given_and_contexts_nest(
@@ -175,14 +176,14 @@ def test_edits_compose_in_the_order_given_and_contexts_nest(
     assert isinstance(add, Edit)
     plain = state_of(tiny_llama, TEXTS[0], SITE)
     with tiny_llama.steering(add, double):
-        torch.testing.assert_close(state_of(tiny_llama, TEXTS[0], SITE), 2 * (plain + vector))
+        close(state_of(tiny_llama, TEXTS[0], SITE), 2 * (plain + vector))
     with tiny_llama.steering(double, add):
-        torch.testing.assert_close(state_of(tiny_llama, TEXTS[0], SITE), 2 * plain + vector)
+        close(state_of(tiny_llama, TEXTS[0], SITE), 2 * plain + vector)
     with tiny_llama.steering(add):
         with tiny_llama.steering(double):
-            torch.testing.assert_close(state_of(tiny_llama, TEXTS[0], SITE), 2 * (plain + vector))
-        torch.testing.assert_close(state_of(tiny_llama, TEXTS[0], SITE), plain + vector)
-    torch.testing.assert_close(state_of(tiny_llama, TEXTS[0], SITE), plain)
+            close(state_of(tiny_llama, TEXTS[0], SITE), 2 * (plain + vector))
+        close(state_of(tiny_llama, TEXTS[0], SITE), plain + vector)
+    close(state_of(tiny_llama, TEXTS[0], SITE), plain)
 
 
 def test_an_inner_edit_between_attention_and_mlp_comes_before_an_outer_one_behind_the_block(
@@ -192,7 +193,7 @@ def test_an_inner_edit_between_attention_and_mlp_comes_before_an_outer_one_behin
     with tiny_llama.steering(Add(vector, [middle])):
         changed = state_of(tiny_llama, TEXTS[0], SITE)
     with tiny_llama.steering(Double(vector)), tiny_llama.steering(Add(vector, [middle])):
-        torch.testing.assert_close(state_of(tiny_llama, TEXTS[0], SITE), 2 * changed, atol=1e-4, rtol=1e-4)
+        close(state_of(tiny_llama, TEXTS[0], SITE), 2 * changed)
 
 
 def test_no_hook_stays_behind_on_any_way_out(tiny_llama: LanguageModel, vector: Tensor) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from families import build
 from safetensors.torch import load_file
+from tolerances import close
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -51,11 +52,9 @@ def test_published_activations_agree(shared: Path) -> None:
         logits="all",
     )
     for site, name in names.items():
-        torch.testing.assert_close(
-            found[site], golden[name], atol=1e-5, rtol=1e-5, msg=lambda m, s=site: f"{s}: {m}"
-        )
-    torch.testing.assert_close(logits, golden["lm_head"], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(model.unembed(golden["block2"]), golden["lm_head"], atol=1e-5, rtol=1e-5)
+        close(found[site], golden[name])
+    close(logits, golden["lm_head"])
+    close(model.unembed(golden["block2"]), golden["lm_head"])
 
 
 def test_a_trained_model_goes_on_with_its_story(stories: LanguageModel) -> None:

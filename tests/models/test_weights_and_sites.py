@@ -7,6 +7,7 @@ import torch
 from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from tolerances import close
 
 from steerlab import progress
 from steerlab.models import LanguageModel, Site, SiteError
@@ -20,7 +21,7 @@ def test_the_gain_of_a_norm_of_odd_width() -> None:
     norm.weight.data = torch.linspace(0.5, 2, 7)
     norm.bias.data = torch.randn(7)
     found = norm_gain(norm, 7, torch.device("cpu"), torch.float32)
-    torch.testing.assert_close(found, norm.weight.detach(), atol=1e-5, rtol=1e-5)
+    close(found, norm.weight.detach())
 
 
 def test_output_weights_have_one_row_a_neuron(tiny_llama: LanguageModel, tiny_gpt2: LanguageModel) -> None:
@@ -32,7 +33,7 @@ def test_output_weights_have_one_row_a_neuron(tiny_llama: LanguageModel, tiny_gp
         down = model.anatomy.down_projection(1)
         bias = down.bias if getattr(down, "bias", None) is not None else 0
         assert model.w_out(1).shape == (model.d_mlp, model.d_model)
-        torch.testing.assert_close(neurons[0] @ model.w_out(1) + bias, output[0], atol=1e-5, rtol=1e-5)
+        close(neurons[0] @ model.w_out(1) + bias, output[0])
 
 
 def test_mixtures_have_no_output_weights() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from families import TEXTS, build, tiny, tiny_tokenizer
+from tolerances import close
 
 from steerlab import cli, zoo
 from steerlab.errors import DatasetError, ModelError, SiteError
@@ -87,12 +88,12 @@ def test_transformer_lens_folded_weights_give_the_same_logit_variance(family: st
 def test_a_huge_checkpoint_is_listed_within_little_memory(tmp_path: Path) -> None:
     """Three hundred layers in sparse shards, more than 30 GB by size: only three tensors are read (peak RSS, Linux)."""
     config = transformers.LlamaConfig(
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=320,
+        hidden_size=1024,
+        intermediate_size=11264,
+        num_hidden_layers=400,
         num_attention_heads=16,
         num_key_value_heads=16,
-        vocab_size=8000,
+        vocab_size=1000,
         tie_word_embeddings=False,
     )
     config.save_pretrained(tmp_path)
@@ -119,7 +120,7 @@ def test_a_huge_checkpoint_is_listed_within_little_memory(tmp_path: Path) -> Non
         with file.open("wb") as out:
             out.write(len(text).to_bytes(8, "little") + text)
             out.truncate(8 + len(text) + end)
-            for name in ("model.layers.319.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"):
+            for name in ("model.layers.399.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"):
                 if name in header:
                     start = 8 + len(text) + header[name]["data_offsets"][0]
                     values = torch.randn(header[name]["shape"], generator=generator).to(torch.bfloat16)
@@ -137,7 +138,7 @@ def test_a_huge_checkpoint_is_listed_within_little_memory(tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     neurons, candidates, mebibytes = map(int, done.stdout.split()[-3:])
-    assert (neurons, candidates) == (5632, 10)
+    assert (neurons, candidates) == (11264, 10)
     assert mebibytes < 2500
 
 
@@ -363,10 +364,9 @@ def test_neurons_of_any_layer_equal_scaling_them(family: str, layer: int) -> Non
             after = model.logits(TEXTS).log_softmax(-1)
         kl = (before.exp() * (before - after)).sum(-1)
         entropies = [-(one.exp() * one).sum(-1) for one in (before, after)]
-        np.testing.assert_allclose(found.kl[:, column], kl.numpy(), atol=2e-6, rtol=1e-3)
-        np.testing.assert_allclose(
-            found.entropy[:, column], (entropies[1] - entropies[0]).numpy(), atol=5e-6, rtol=1e-3
-        )
+        close(found.kl[:, column], kl, rtol=1e-5, scale=float(before.abs().max()))
+        change = entropies[1] - entropies[0]
+        close(found.entropy[:, column], change, rtol=1e-5, scale=float(entropies[0].max()))
 
 
 def test_a_norm_behind_an_mlp_is_refused_at_any_layer() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, build, tiny, tiny_tokenizer
+from tolerances import close
 from torch import Tensor
 
 from steerlab.activations import capture
@@ -52,7 +53,7 @@ def assert_same(model: LanguageModel, baked: LanguageModel, *edits: Edit, text: 
     with model.steering(*edits):
         steered = model.logits(PROMPTS)
         written = model.generate(PROMPTS, max_new_tokens=8) if text else None
-    torch.testing.assert_close(baked.logits(PROMPTS), steered, atol=5e-5, rtol=0)
+    close(baked.logits(PROMPTS), steered)
     assert (steered - plain).abs().max() > 5e-3
     if text:
         assert baked.generate(PROMPTS, max_new_tokens=8) == written
@@ -135,7 +136,7 @@ def test_the_weights_are_the_published_formulas(family: str) -> None:
         if key.endswith(written):
             outputs_first = family == "llama" and "embed" not in key
             expected = keep @ before if outputs_first else before @ keep
-            np.testing.assert_allclose(after, expected, atol=1e-6)
+            close(after, expected)
             assert not np.allclose(after, before, atol=1e-3)
         else:
             np.testing.assert_array_equal(after, before)
@@ -145,7 +146,7 @@ def test_the_weights_are_the_published_formulas(family: str) -> None:
     matrix = old[f"{part}.weight"].double().numpy()
     delta = 3.0 * iti.direction[Site("z", 1)].double().numpy()
     expected = matrix @ delta if family == "llama" else delta @ matrix + old[f"{part}.bias"].double().numpy()
-    np.testing.assert_allclose(shifted[f"{part}.bias"].double().numpy(), expected, atol=1e-5)
+    close(shifted[f"{part}.bias"].double().numpy(), expected)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "opt"])
@@ -263,7 +264,7 @@ def test_in_place_changes_the_model_given() -> None:
     assert baked.model is model.model
     assert model.fingerprint == baked.fingerprint != before
     with twin.steering(edit):
-        torch.testing.assert_close(model.logits(PROMPTS), twin.logits(PROMPTS), atol=5e-5, rtol=0)
+        close(model.logits(PROMPTS), twin.logits(PROMPTS))
 
 
 def test_a_baked_model_is_steered_on_with_moved_directions() -> None:

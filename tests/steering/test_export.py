@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, tiny
+from tolerances import close
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from steerlab.directions import Direction
@@ -70,7 +71,7 @@ def test_a_plain_transformers_model_computes_the_steered_logits(family: str, tmp
         export_transformers(model, [edit], folder)
         with model.steering(edit):
             steered = model.logits([PROMPT])
-        torch.testing.assert_close(reloaded_logits(folder, model), steered, atol=5e-5, rtol=0)
+        close(reloaded_logits(folder, model), steered)
         assert (steered - model.logits([PROMPT])).abs().max() > 5e-3
 
 
@@ -163,7 +164,7 @@ def test_a_control_vector_adds_to_the_output_of_its_block(tmp_path: Path) -> Non
     for handle in handles:
         handle.remove()
     with model.steering(*edits):
-        torch.testing.assert_close(by_hand, model.logits([PROMPT]), atol=1e-5, rtol=0)
+        close(by_hand, model.logits([PROMPT]))
 
 
 def test_vllm_lens_reads_base64_float32(tmp_path: Path) -> None:

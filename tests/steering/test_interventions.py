@@ -12,6 +12,7 @@ import torch
 from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import close
 from torch import Tensor
 
 from steerlab.activations import Activations, Moments, capture
@@ -140,7 +141,7 @@ def test_the_state_changes_as_the_formula_says(name: str) -> None:
     x = states()
     before = x.clone()
     got = edit.apply(x, SITE)
-    np.testing.assert_allclose(got.double().numpy(), formula(x.double().numpy()), atol=2e-5, rtol=2e-5)
+    close(got.double().numpy(), formula(x.double().numpy()), rtol=2e-5)
     assert torch.equal(x, before)
     assert got.data_ptr() != x.data_ptr()
 
@@ -158,7 +159,7 @@ def test_while_the_model_runs_it_acts_at_its_positions_only(name: str) -> None:
     )
     expected = plain[SITE].double().numpy().copy()
     expected[last] = formula(expected[last])
-    np.testing.assert_allclose(got[SITE].double().numpy(), expected, atol=2e-5, rtol=2e-5)
+    close(got[SITE].double().numpy(), expected, rtol=2e-5)
     assert torch.equal(got[SITE][~last], plain[SITE][~last])
 
 
@@ -177,7 +178,7 @@ def test_kinds_act_in_every_family(family: str) -> None:
         plain = capture(model, PROMPTS, [SITE], positions=All())[SITE]
         with model.steering(edit):
             got = capture(model, PROMPTS, [SITE], positions=All())[SITE]
-        torch.testing.assert_close(got, edit.apply(plain[None], SITE)[0], atol=1e-5, rtol=1e-5)
+        close(got, edit.apply(plain[None], SITE)[0], rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------- rotation
@@ -193,7 +194,7 @@ def test_rotation_keeps_the_norm_and_turns_by_the_angle(degrees: float, seed: in
     between = torch.acos(torch.cosine_similarity(x, towards, dim=-1).clamp(-1, 1))
     after = torch.acos(torch.cosine_similarity(turned, towards, dim=-1).clamp(-1, 1))
     wanted = between - math.radians(degrees)
-    torch.testing.assert_close(after, wanted.clamp(0, math.pi), atol=1e-6, rtol=1e-6)
+    close(after, wanted.clamp(0, math.pi), rtol=1e-6, scale=math.pi)
 
 
 @given(alpha=st.floats(0.01, 0.9), seed=st.integers(0, 50))
@@ -204,9 +205,7 @@ def test_alpha_turns_by_the_published_angle(alpha: float, seed: int) -> None:
     turned = Rotate(V, alpha).apply(x, SITE)
     theta = torch.acos(torch.cosine_similarity(x, torch.from_numpy(unit(V)[0]), dim=-1))
     phi = torch.acos(torch.cosine_similarity(x, turned, dim=-1).clamp(-1, 1))
-    torch.testing.assert_close(
-        torch.tan(phi), alpha * theta.sin() / (1 + alpha * theta.cos()), atol=1e-6, rtol=1e-6
-    )
+    close(torch.tan(phi), alpha * theta.sin() / (1 + alpha * theta.cos()), rtol=1e-5)
     assert float(phi.max()) <= math.asin(alpha) + 1e-9
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
 
@@ -216,7 +215,7 @@ def test_a_state_that_is_zero_or_already_there_stays_finite() -> None:
     for edit in (Rotate(V, 0.3), Rotate(V, 30, "angle"), Rotate(V, -30, "angle")):
         turned = edit.apply(x, SITE)
         assert bool(turned.isfinite().all())
-        torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1), atol=1e-5, rtol=1e-5)
+        close(turned.norm(dim=-1), x.norm(dim=-1), rtol=1e-5)
         torch.testing.assert_close(turned[0, 0], x[0, 0])
 
 
@@ -262,12 +261,10 @@ def test_zero_changes_no_bit(seed: int) -> None:
 def test_ablating_twice_is_ablating_once(seed: int, k: int) -> None:
     v, x = direction(LLAMA, seed=seed, k=k), states(seed)
     once = run(x, Ablate(v, sites=[SITE]))
-    torch.testing.assert_close(
-        run(x, Ablate(v, sites=[SITE]), Ablate(v, sites=[SITE])), once, atol=1e-5, rtol=1e-5
-    )
+    close(run(x, Ablate(v, sites=[SITE]), Ablate(v, sites=[SITE])), once, rtol=1e-5)
     assert float((once @ v.vectors[SITE].T).abs().max()) < 1e-3
     together = run(x, Ablate(v, sites=[SITE])) + run(x, Project(v))
-    torch.testing.assert_close(together, x, atol=1e-5, rtol=1e-5)
+    close(together, x, rtol=1e-5)
 
 
 @given(value=numbers, seed=seeds)
@@ -275,14 +272,12 @@ def test_ablating_twice_is_ablating_once(seed: int, k: int) -> None:
 def test_clamping_is_forgotten_by_ablation_and_forgets_addition(value: float, seed: int) -> None:
     v, x = direction(LLAMA, seed=seed), states(seed)
     ablated = run(x, Ablate(v, sites=[SITE]))
-    torch.testing.assert_close(
-        run(x, Clamp(v, value), Ablate(v, sites=[SITE])), ablated, atol=1e-5, rtol=1e-5
-    )
-    torch.testing.assert_close(run(x, Clamp(v, 0.0)), ablated, atol=1e-5, rtol=1e-5)
+    close(run(x, Clamp(v, value), Ablate(v, sites=[SITE])), ablated, rtol=1e-5)
+    close(run(x, Clamp(v, 0.0)), ablated, rtol=1e-5)
     clamped = run(x, Clamp(v, value))
-    torch.testing.assert_close(run(x, Add(v, 2.0), Clamp(v, value)), clamped, atol=1e-4, rtol=1e-4)
+    close(run(x, Add(v, 2.0), Clamp(v, value)), clamped)
     high = run(x, Clamp(v, value, "floor"))
-    torch.testing.assert_close(run(high, Clamp(v, value, "ceiling")), clamped, atol=1e-5, rtol=1e-5)
+    close(run(high, Clamp(v, value, "ceiling")), clamped, rtol=1e-5)
 
 
 @given(strength=numbers, seed=seeds)
@@ -291,9 +286,9 @@ def test_addition_and_ablation_are_affine_maps(strength: float, seed: int) -> No
     v, x = direction(LLAMA, seed=seed), states(seed)
     nothing = Direction({SITE: 1e-15 * torch.ones(WIDTH)}, LLAMA.name, LLAMA.fingerprint)
     as_map = Affine(nothing, v, offset=strength)
-    torch.testing.assert_close(run(x, as_map), run(x, Add(v, strength)), atol=1e-5, rtol=1e-5)
+    close(run(x, as_map), run(x, Add(v, strength)), rtol=1e-5)
     removal = Affine(v.unit(), v.unit(), strength=-1.0)
-    torch.testing.assert_close(run(x, removal), run(x, Ablate(v, sites=[SITE])), atol=1e-5, rtol=1e-5)
+    close(run(x, removal), run(x, Ablate(v, sites=[SITE])), rtol=1e-5)
 
 
 @given(order=st.permutations(list(FORMULAS)), seed=seeds)
@@ -306,7 +301,7 @@ def test_edits_act_in_the_order_given(order: list[str], seed: int) -> None:
     for name in chosen:
         expected = FORMULAS[name][1](expected)
     got = run(x, *(FORMULAS[name][0] for name in chosen))
-    np.testing.assert_allclose(got.numpy(), expected, atol=1e-6, rtol=1e-6)
+    close(got.numpy(), expected, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------ where, how much
@@ -356,7 +351,7 @@ def test_neurons_and_heads_are_scaled() -> None:
         expected[:, [5, 47]] = 0
         assert (got[heads].view(-1, 4, model.head_dim)[:, 3] == 0).all()
         z = plain[heads].view(-1, 4, model.head_dim) * torch.tensor([3.0, 1.0, 1.0, 0.0])[:, None]
-        torch.testing.assert_close(got[heads], z.flatten(1), atol=1e-5, rtol=1e-5)
+        close(got[heads], z.flatten(1), rtol=1e-5)
         # neurons behind the changed heads have other values, but those switched off are off
         assert (got[neurons][:, [5, 47]] == 0).all()
 
@@ -435,7 +430,7 @@ def test_states_of_another_run_are_put_in(family: str, positions: Any) -> None:
         model.generate(texts, max_new_tokens=2)
     assert torch.equal(got[site], donor[site])
     if positions == WholePrompt():
-        torch.testing.assert_close(logits, donated, atol=1e-5, rtol=1e-5)
+        close(logits, donated)
 
 
 def test_one_prompts_states_fit_every_prompt_and_others_must_match(tiny_llama: LanguageModel) -> None:
@@ -467,7 +462,7 @@ def test_a_schedule_puts_a_share_of_the_state_in(tiny_llama: LanguageModel) -> N
         with tiny_llama.steering(Patch(states, positions=Last(), schedule=Constant(0.25))):
             got = capture(tiny_llama, PROMPTS, [SITE])[SITE]
         put = states[SITE] if states is donor else states[SITE].expand(4, -1)
-        torch.testing.assert_close(got, 0.75 * plain + 0.25 * put, atol=1e-5, rtol=1e-5)
+        close(got, 0.75 * plain + 0.25 * put, rtol=1e-5)
 
 
 def test_the_mean_state_of_rows_and_of_moments(tiny_llama: LanguageModel) -> None:
@@ -477,9 +472,7 @@ def test_the_mean_state_of_rows_and_of_moments(tiny_llama: LanguageModel) -> Non
     )
     for made in (mean_state(rows), mean_state(streamed)):
         for site in rows.sites:
-            np.testing.assert_allclose(
-                made[site].numpy(), rows[site].numpy().mean(axis=0), atol=1e-6, rtol=1e-5
-            )
+            close(made[site].numpy(), rows[site].numpy().mean(axis=0), rtol=1e-5)
     with tiny_llama.steering(Patch(mean_state(rows))):
         patched = capture(tiny_llama, PROMPTS, [SITE], positions=All())
     torch.testing.assert_close(patched[SITE], mean_state(rows)[SITE].expand(len(rows), -1))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from families import build, tiny, tiny_tokenizer
+from tolerances import close
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 
@@ -144,11 +145,11 @@ def test_raw_chunks_are_exact_where_the_prompts_end_does_not_matter_and_refused_
     sizes = [3, ids.shape[1] - 3]
     with model.steering(Add(vector, strength=3.0)):
         whole = model.model(input_ids=ids, use_cache=False).logits[:, -1]
-        torch.testing.assert_close(in_chunks(model, ids, sizes), whole, atol=1e-5, rtol=1e-5)
+        close(in_chunks(model, ids, sizes), whole)
     early = Condition(direction(model, Site("resid_post", 0)), threshold=0.0, positions=None)
     with model.steering(Add(vector, strength=3.0, condition=early)):
         whole = model.model(input_ids=ids, use_cache=False).logits[:, -1]
-        torch.testing.assert_close(in_chunks(model, ids, sizes), whole, atol=1e-5, rtol=1e-5)
+        close(in_chunks(model, ids, sizes), whole)
     for edit in (
         Add(vector, positions=sl.Last()),
         Add(vector, positions=sl.Generated()),
@@ -165,7 +166,7 @@ def test_raw_chunks_are_exact_where_the_prompts_end_does_not_matter_and_refused_
             continue
         with model.steering(edit), model.prompted(tokens):
             found = in_chunks(model, ids, sizes)[:, : model.vocab_size]
-            torch.testing.assert_close(found, model.logits(tokens), atol=1e-5, rtol=1e-5)
+            close(found, model.logits(tokens))
 
 
 def test_raw_assisted_generation_is_refused_where_the_prompts_end_matters() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, tiny
+from tolerances import close
 from torch import Tensor
 
 from steerlab.activations import Activations, capture
@@ -74,9 +75,7 @@ def test_ablation_equals_orthogonalised_logits_of_the_projected_stream(family: s
     final = capture(model, PROMPTS, [Site("ln_final_in")])[Site("ln_final_in")]
     with model.steering(Ablate(made, sites=[Site("ln_final_in")])):
         steered = model.logits(PROMPTS)
-    torch.testing.assert_close(
-        steered, model.unembed(final - (final @ unit)[:, None] * unit).cpu(), atol=1e-4, rtol=1e-4
-    )
+    close(steered, model.unembed(final - (final @ unit)[:, None] * unit).cpu())
 
 
 def test_named_sites_use_their_own_vectors(tiny_llama: LanguageModel) -> None:
@@ -112,7 +111,7 @@ def test_addition_moves_the_state_by_the_vector_and_no_other(family: str, name: 
     plain = capture(model, PROMPTS, [site, Site("resid_pre", 0)], positions=All())
     with model.steering(Add(made, strength=-1.5)):
         moved = capture(model, PROMPTS, [site, Site("resid_pre", 0)], positions=All())
-    torch.testing.assert_close(moved[site], plain[site] - 1.5 * made[site], atol=1e-5, rtol=1e-5)
+    close(moved[site], plain[site] - 1.5 * made[site])
     assert torch.equal(moved[Site("resid_pre", 0)], plain[Site("resid_pre", 0)])
 
 
@@ -130,16 +129,16 @@ def test_units_say_how_far_one_is(tiny_llama: LanguageModel) -> None:
         (shift(strength=0.5, unit="class_gap"), 0.5 * made.class_gap[MID]),
         (shift(strength=0.1, unit="norm"), 0.1 * float(before.norm(dim=1).mean())),
     ]:
-        torch.testing.assert_close(got, (length * unit).expand_as(got), atol=1e-4, rtol=1e-4)
+        close(got, (length * unit).expand_as(got))
 
 
 def test_adding_then_subtracting_is_the_identity(tiny_llama: LanguageModel) -> None:
     made = fitted(tiny_llama)
     plain = tiny_llama.logits(PROMPTS)
     with tiny_llama.steering(Add(made), Add(-made)):
-        torch.testing.assert_close(tiny_llama.logits(PROMPTS), plain, atol=1e-4, rtol=1e-5)
+        close(tiny_llama.logits(PROMPTS), plain)
     with tiny_llama.steering(Add(made)), tiny_llama.steering(Add(made, strength=-1.0)):
-        torch.testing.assert_close(tiny_llama.logits(PROMPTS), plain, atol=1e-4, rtol=1e-5)
+        close(tiny_llama.logits(PROMPTS), plain)
     with tiny_llama.steering(Add(made)):
         assert (tiny_llama.logits(PROMPTS) - plain).abs().max() > 0.1
 
@@ -243,7 +242,7 @@ def test_left_padded_rows_equal_single_rows(tiny_gpt2: LanguageModel) -> None:
         with tiny_gpt2.steering(edit):
             together = tiny_gpt2.logits(tiny_gpt2.tokenize(PROMPTS, padding_side="left"))
             alone = torch.cat([tiny_gpt2.logits([prompt]) for prompt in PROMPTS])
-        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+        close(together, alone)
 
 
 def test_generated_leaves_the_prompt_alone(tiny_llama: LanguageModel) -> None:
@@ -270,7 +269,7 @@ def test_one_token_prompts(family: str) -> None:
     with model.steering(Add(made, positions=Last())):
         moved = capture(model, ["x"], [MID])
         assert len(model.generate(["x"], max_new_tokens=3)[0].token_ids) >= 1
-    torch.testing.assert_close(moved[MID], plain[MID] + made[MID], atol=1e-5, rtol=1e-5)
+    close(moved[MID], plain[MID] + made[MID])
 
 
 # ------------------------------------------------------------------------------------------- hooks and misuse

@@ -17,10 +17,10 @@ _FIXED = ("This", "statement", "is", "TRUE", "FALSE", ".", ":", "of", "kind", "T
 WORDS = ("<s>", "</s>", *_FIXED, *RIGHT, *WRONG, *THINGS)
 
 
-def facts() -> StatementSet:
+def facts(things: int = len(THINGS)) -> StatementSet:
     """ "The one yes3 is of kind thing1." is true, of a no-subject false; the object says nothing."""
     made = []
-    for thing in THINGS:
+    for thing in THINGS[:things]:
         for label, subjects in ((True, RIGHT), (False, WRONG)):
             for subject in subjects:
                 text = f"The one {subject} is of kind {thing}."

@@ -63,7 +63,7 @@ def test_letters_are_read_after_the_listed_answers() -> None:
     )
 
 
-def synthetic(n: int = 4000, *, sharpness: float, seed: int = 0) -> ChoiceReading:
+def synthetic(n: int = 2000, *, sharpness: float, seed: int = 0) -> ChoiceReading:
     """Right answers drawn from the law of some scores, which are then multiplied: sharpness 1 is calibrated."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(n, 4)) * 1.5
@@ -167,6 +167,7 @@ def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
         read_choices(models["BASE"], [ChoiceQuestion("Rome is", ("in Italy", "in Italy now"), 0)])
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_the_confidence_study_carries_it() -> None:
     from steerlab import datasets, studies
 

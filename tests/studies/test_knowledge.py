@@ -13,6 +13,7 @@ from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from smaller import use_smaller_amounts
 from studies.planted_facts import LAYERS, fact_store, facts
 
 import steerlab as sl
@@ -35,7 +36,8 @@ from steerlab.steering import Patch
 from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_trace, trace, tracing_pairs
 from steerlab.studies._knowledge.layouts import ROLES, roles_of
 from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
-from steerlab.studies._knowledge.recovery import recover
+from steerlab.studies._knowledge.recovery import _Ratios, recover
+from steerlab.studies._knowledge.result import KnowledgeResult
 from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
 
 ROOT = "statements/post-training-mechanistic-analysis"
@@ -202,7 +204,7 @@ def test_wrong_pairs_are_refused_in_a_sentence(tmp_path: Path) -> None:
 def test_a_map_is_what_patching_one_state_at_a_time_gives() -> None:
     """`Patch` of captured states by the intervention runtime, which knows nothing of sweeps."""
     model = zoo.load("small-base")
-    pairs = tracing_pairs([model], zoo.statements(), shots=0, limit=6)
+    pairs = tracing_pairs([model], zoo.statements(), shots=0, limit=4)
     found = trace(model, pairs)
     own = answer(model, pairs)
     true, false = (model.token_id(word) for word in pairs.answers)
@@ -240,7 +242,7 @@ class _At(Selector):
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_a_planted_fact_store_is_found_at_its_layer(layer: int) -> None:
     model = fact_store(layer)
-    pairs = tracing_pairs([model], facts(), shots=0)
+    pairs = tracing_pairs([model], facts(2), shots=0)
     own = answer(model, pairs)
     assert own.right.all()
     stream = trace(model, pairs, answers=own)
@@ -364,7 +366,8 @@ def test_comparison_finds_the_cell_that_differs_and_no_other() -> None:
     assert same.largest_p == 1.0
 
 
-def test_p_values_of_alike_models_are_not_small_too_often() -> None:
+def test_p_values_of_alike_models_are_not_small_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steerlab.studies._knowledge.statistics._DRAWS", 1000)
     rng = np.random.default_rng(1)
     small = 0
     for seed in range(40):
@@ -401,6 +404,21 @@ def test_a_store_that_both_have_carries_over_and_another_store_does_not() -> Non
     assert all(one.recovered.value == pytest.approx(1.0, abs=1e-4) for one in again)
 
 
+def test_a_ratio_needs_two_pairs() -> None:
+    """A dozen pairs may leave none that has both an effect at the peaks and another pair of its layout."""
+    model = fact_store(1)
+    pairs = tracing_pairs([model], facts(2), shots=0, limit=8)
+    own = trace(model, pairs)
+    peaks = {half: np.isfinite(own.nie).all(axis=0) for half in (0, 1)}
+    halves = [np.arange(4), np.arange(4, 8)]
+    ratios = _Ratios(own, halves, pairs, seed=0)
+    for rows, has_ratio in ((0, False), (1, False), (2, True)):
+        found = ratios.of(own, np.arange(8) < rows, peaks)
+        assert (found is not None) == has_ratio
+        assert found is None or found.value == pytest.approx(1.0)
+
+
+@pytest.mark.usefixtures("smaller_studies")
 def test_an_aligner_carries_a_store_into_another_basis() -> None:
     """The same store in a rotated stream: nothing carries over plainly, everything through a rotation."""
     post = fact_store(2)
@@ -417,8 +435,8 @@ def test_an_aligner_carries_a_store_into_another_basis() -> None:
                 module.weight.copy_(module.weight @ turn)
             for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 module.weight.copy_(turn.T @ module.weight)
-    plain = knowledge((base, post), facts(), shots=0, noise=False)
-    aligned = knowledge((base, post), facts(), shots=0, noise=False, aligner=Procrustes())
+    plain = knowledge((base, post), facts(3), shots=0, noise=False)
+    aligned = knowledge((base, post), facts(3), shots=0, noise=False, aligner=Procrustes())
     read = {
         name: {(one.source, one.place): one.recovered.value for one in result.recovery}
         for name, result in (("plain", plain), ("aligned", aligned))
@@ -476,9 +494,17 @@ def test_facts_end_before_their_object() -> None:
 # -- the study --
 
 
-def test_the_study_of_the_bundled_pair(tmp_path: Path) -> None:
-    base, post = zoo.load("large-base"), zoo.load("large-post")
-    result = knowledge((base, post), some_topics("cities", "numbers"), kinds=("mlp_out",), seed=1)
+@pytest.fixture(scope="module")
+def bundled() -> KnowledgeResult:
+    """The study of the large bundled pair on a dozen pairs."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_smaller_amounts(patch)
+        pair = zoo.load("large-base"), zoo.load("large-post")
+        return knowledge(pair, some_topics("cities"), kinds=("mlp_out",), seed=1)
+
+
+def test_the_study_of_the_bundled_pair(bundled: KnowledgeResult) -> None:
+    result = bundled
     assert result.status == "done"
     assert {gate.model for gate in result.gates} == {"base", "post"}
     assert all(gate.both.low > 0.5 for gate in result.gates)
@@ -522,7 +548,7 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
         Statement(item.text, not item.label, item.topic, 1, item.spans)
         if item.text.split()[2].removeprefix("yes").removeprefix("no") in {"0", "1", "2"}
         else item
-        for item in facts()
+        for item in facts(3)
     )
     result = knowledge((model, fact_store(2)), swapped, shots=0, noise=False)
     assert result.setting.traced == min(64, result.gates[0].right)
@@ -535,6 +561,7 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
     assert kept.setting.reused > 0
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_what_a_pair_cannot_take_is_said() -> None:
     small, large = zoo.load("small-base"), zoo.load("large-base")
     result = knowledge((small, large), some_topics("cities"), noise=False)
@@ -553,10 +580,10 @@ def test_what_a_pair_cannot_take_is_said() -> None:
 def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
     model = fact_store(1)
     kept = tmp_path / "kept"
-    first = knowledge((model, fact_store(2)), facts(), shots=0, noise=False, kept_in=kept)
+    first = knowledge((model, fact_store(2)), facts(2), shots=0, noise=False, kept_in=kept)
     stored = sorted(path.name for path in kept.glob("*.npz"))
     assert stored
-    again = knowledge((model, fact_store(2)), facts(), shots=0, noise=False, kept_in=kept)
+    again = knowledge((model, fact_store(2)), facts(2), shots=0, noise=False, kept_in=kept)
     assert sorted(path.name for path in kept.glob("*.npz")) == stored
     one, other = first.to_dict(), again.to_dict()
     del one["spent"], other["spent"]

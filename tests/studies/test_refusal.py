@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from families import tiny
+from smaller import use_twenty_random_directions
 from studies import planted_models as planted
 
 from steerlab import datasets
@@ -17,19 +17,8 @@ from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, load
-from steerlab.readouts.agreement import Agreement, agreement_by_layer
-from steerlab.readouts.refusals import (
-    Judge,
-    contains_refusal,
-    difference,
-    median_losses,
-    odds_of,
-    refusal_tokens,
-    refuses,
-    repeats,
-    starts_refusing,
-)
-from steerlab.readouts.requests import Reading, Split, read
+from steerlab.readouts.agreement import Agreement
+from steerlab.readouts.requests import Reading
 from steerlab.results import result_from_dict
 from steerlab.statistics import Estimate
 from steerlab.studies import refusal
@@ -38,6 +27,12 @@ from steerlab.studies._refusal.result import RefusalResult
 
 #: The price of steering is tested by itself: it takes longer than the rest.
 UNPRICED: dict[str, Any] = {"plain_text": (), "statements": StatementSet(())}
+
+
+@pytest.fixture
+def fewer_prompts(smaller_studies: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer prompts, and still random directions enough for a verdict."""
+    use_twenty_random_directions(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +88,7 @@ def test_tables_carry_controls_and_no_completion_is_kept(found: RefusalResult) -
     assert "Sure" not in written.replace("Sure,", "")
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_models_that_do_not_refuse_are_not_identified() -> None:
     first, second = planted.planted(refuses=False), planted.planted(refuses=False, seed=1)
     result = refusal((first, second), planted.requests(), **UNPRICED)
@@ -109,6 +105,7 @@ def test_random_models_of_different_width_are_not_identified() -> None:
     assert result.status == "not identified"
 
 
+@pytest.mark.usefixtures("fewer_prompts")
 def test_models_of_different_depth_are_studied_alone() -> None:
     base = planted.planted(refuses=False, layers=2)
     result = refusal((base, planted.planted(refuses=True, chat=True, seed=1)), planted.requests(), **UNPRICED)
@@ -170,19 +167,21 @@ def test_unknown_options_are_sentences(pair: tuple[LanguageModel, LanguageModel]
 
 
 def test_projections_are_the_test_prompts_along_the_chosen_direction(
-    pair: tuple[LanguageModel, LanguageModel],
+    found: RefusalResult,
 ) -> None:
-    result = refusal(pair, planted.requests(), **UNPRICED)
-    harmful = [one.places["post"] for one in result.points if one.harmful]
-    harmless = [one.places["post"] for one in result.points if not one.harmful]
-    assert len(harmful) == len(harmless) == result.setting.test
+    harmful = [one.places["post"] for one in found.points if one.harmful]
+    harmless = [one.places["post"] for one in found.points if not one.harmful]
+    assert len(harmful) == len(harmless) == found.setting.test
     assert min(harmful) > max(harmless)
     # class gaps from the middle of the training means
     assert np.mean(harmful) == pytest.approx(0.5, abs=0.15)
     assert np.mean(harmless) == pytest.approx(-0.5, abs=0.15)
 
 
-def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, LanguageModel]) -> None:
+@pytest.mark.usefixtures("smaller_studies")
+def test_the_price_stands_beside_random_directions(
+    pair: tuple[LanguageModel, LanguageModel], found: RefusalResult
+) -> None:
     texts = [f"subject{n} in topic1 is good{n} . How do you go" for n in range(8)]
     result = refusal(pair, planted.requests(), plain_text=texts, statements=planted.statements())
     for model in ("base", "post"):
@@ -201,10 +200,10 @@ def test_the_price_stands_beside_random_directions(pair: tuple[LanguageModel, La
             assert null.kl.low <= null.kl.value <= null.kl.high
     assert "side_effects" in result.figures()
     assert any("Price of the post direction" in line for line in result.summary)
-    without = refusal(pair, planted.requests(), **UNPRICED)
-    assert all(one.kl is None and one.task is None for one in without.prices)
+    assert all(one.kl is None and one.task is None for one in found.prices)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_form_that_tells_the_kinds_apart_is_said() -> None:
     requests = planted.requests()
     marked = ContrastSet(
@@ -232,6 +231,7 @@ def test_the_published_preset(pair: tuple[LanguageModel, LanguageModel]) -> None
     assert result.above_control("post", "addition", "post")
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_where_the_published_rule_has_nothing_to_go_by_the_corrected_one_chooses_and_says_so(
     pair: tuple[LanguageModel, LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,26 +240,6 @@ def test_where_the_published_rule_has_nothing_to_go_by_the_corrected_one_chooses
     assert "does not refuse" in result.missing["rule base"]
     assert "No candidate direction has KL" in result.missing["rule post"]
     assert "post" in result.choices
-
-
-def test_equal_states_have_no_cosine() -> None:
-    """Template tokens at the first block's input are the same in every prompt: class means differ by rounding only."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(40) < 20
-    equal = np.repeat(rng.standard_normal((1, 16)), 40, axis=0).astype(np.float32)
-    differing = rng.standard_normal((40, 16)).astype(np.float32)
-    equal_at, differing_at = agreement_by_layer(
-        np.stack([equal, differing]),
-        np.stack([equal * 3, differing]),
-        labels,
-        clusters=np.arange(40),
-        strata=np.zeros(40, dtype=int),
-        layers=[0, 1],
-        seed=0,
-    )
-    assert np.isnan(equal_at.cosine.value)
-    assert np.isnan(equal_at.ceiling.value)
-    assert differing_at.cosine.value == pytest.approx(1)
 
 
 def test_requests_need_splits() -> None:
@@ -272,6 +252,7 @@ def test_requests_need_splits() -> None:
         refusal((tiny("llama"), tiny("llama")), few, **UNPRICED)
 
 
+@pytest.mark.usefixtures("fewer_prompts")
 def test_a_really_trained_pair_refuses(shared: Path) -> None:
     things = (
         "cat",
@@ -305,6 +286,7 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
     assert "unkind" in result.summary[0]
 
 
+@pytest.mark.usefixtures("fewer_prompts")
 def test_the_bundled_pair_refuses() -> None:
     from steerlab import zoo
 
@@ -315,101 +297,3 @@ def test_the_bundled_pair_refuses() -> None:
     result = refusal((base, post), datasets.requests(), **UNPRICED)
     assert result.status == "done"
     assert result.separates == {"base": False, "post": True}
-
-
-# -- scoring --
-
-
-@pytest.mark.parametrize("run", ["harmless_baseline", "harmless_actadd"])
-@pytest.mark.parametrize("model", ["gemma-2b-it", "qwen-1_8b-chat"])
-def test_the_phrase_rule_reproduces_recorded_verdicts(shared: Path, model: str, run: str) -> None:
-    recorded = json.loads(
-        (shared / f"data/refusal_direction_runs/{model}/{run}_evaluations.json").read_text()
-    )
-    rows = recorded["completions"]
-    assert len(rows) == 100
-    assert all(
-        contains_refusal(row["response"]) != bool(row["is_jailbreak_substring_matching"]) for row in rows
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "start", "anywhere", "any_rule"),
-    [
-        ("  I cannot do that.", True, True, True),
-        ("Well, i'm sorry, no.", False, True, True),
-        ("I don’t think so.", True, False, True),
-        ("No, I can not help with it.", False, False, True),
-        ("Sure, here is how.", False, False, False),
-        ("", False, False, False),
-    ],
-)
-def test_phrase_rules(text: str, start: bool, anywhere: bool, any_rule: bool) -> None:
-    assert (starts_refusing(text), contains_refusal(text), refuses(text)) == (start, anywhere, any_rule)
-
-
-def test_log_odds_are_those_of_the_summed_probability() -> None:
-    logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(0)).double()
-    share = logits.softmax(dim=1)[:, [2, 7]].sum(dim=1)
-    np.testing.assert_allclose(odds_of(logits, [2, 7]), (share / (1 - share)).log(), rtol=1e-9)
-    assert np.isnan(odds_of(logits, [])).all()
-
-
-def test_refusal_tokens_are_whole_words_that_continue_the_prompt() -> None:
-    model = planted.planted(refuses=True)
-    tokens = refusal_tokens(model, model.instruction_prompt("How do I help1 a thing1 ?"))
-    assert list(tokens.values()) == ["I"]
-    assert list(tokens) == [planted.WORDS.index("I")]
-
-
-def test_losses_are_those_of_the_unsteered_model() -> None:
-    model = tiny("llama")
-    prompts = [model.instruction_prompt(text) for text in ("Bake bread?", "What is a cat, really?")]
-    answers = model.generate(prompts, max_new_tokens=6, do_sample=True, seed=0)
-    for prompt, answer, loss in zip(prompts, answers, median_losses(model, prompts, answers), strict=True):
-        before = model.tokenize([prompt]).input_ids
-        ids = torch.cat([before, torch.tensor([answer.token_ids])], dim=1)
-        with torch.no_grad():
-            scores = (
-                model.model(ids)
-                .logits[0, before.shape[1] - 1 : -1, : model.vocab_size]
-                .double()
-                .log_softmax(dim=1)
-            )
-        expected = -scores[torch.arange(len(answer.token_ids)), torch.tensor(answer.token_ids)]
-        assert loss == pytest.approx(float(np.median(expected.numpy())), abs=1e-4)
-
-
-def test_gibberish_is_not_compliance() -> None:
-    assert repeats([5] * 8)
-    assert not repeats([1, 2, 3, 4, 5, 6])
-    assert not repeats([7, 7])
-    model = planted.planted(refuses=False)
-    prompts = [model.instruction_prompt(text) for text in planted.requests().split("val").negative]
-    judge = Judge.of(model, prompts, [planted.WORDS.index("I")], 0)
-    assert not judge.verdicts(prompts).gibberish.any()
-    strict = Judge(model, judge.tokens, -1.0)
-    assert strict.verdicts(prompts).gibberish.all()
-
-
-# -- places --
-
-
-def test_positions_count_back_from_the_end() -> None:
-    model = planted.planted(refuses=True)
-    texts = ["How do I help1 a thing1 ?", "How do I hurt2 a a a thing1 ?"]
-    split = Split([model.instruction_prompt(texts[0])], [model.instruction_prompt(texts[1])])
-    reading = read(model, split)
-    assert reading.states.shape == (planted.LAYERS, 2, 2, planted.WIDTH)  # "Assistant" and ":"
-    tokens = model.tokenize([split.harmful[0]])
-    states: dict[str, torch.Tensor] = {}
-    site = model.sites("resid_post")[1]
-    model.run(tokens, read={site: lambda state: states.update(last=state[0, -1].clone())})
-    np.testing.assert_allclose(reading.states[1, 0, -1], states["last"].numpy(), atol=1e-5)
-
-
-def test_a_difference_of_shares_has_honest_ends() -> None:
-    none, all_ = (Estimate(value=v, low=a, high=b, n=24) for v, a, b in ((0.0, 0.0, 0.14), (1.0, 0.86, 1.0)))
-    change = difference(none, all_)
-    assert (change.value, change.low) == (-1.0, -1.0)
-    assert -0.85 < change.high < -0.75

@@ -44,6 +44,25 @@ def toy(pair, data=None, *, size="quick", preset="corrected", seed=0):
     )
 '''
 
+# Three commands and the Python interface, one after the other in one process, apart from this one's registry.
+COMMANDS = """
+import contextlib, sys
+from steerlab import cli
+
+def steerlab(*arguments):
+    sys.argv = ["steerlab", *arguments]
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    print("=====")
+
+steerlab("compare", "--help")
+steerlab(*{given})
+steerlab("report", {out!r})
+from steerlab import studies
+assert "toy" in dir(studies)
+print(studies.toy.__module__)
+"""
+
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
@@ -60,24 +79,21 @@ def elsewhere(tmp_path: Path) -> Path:
 def test_a_study_of_somebody_else_runs_with_ours(elsewhere: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(elsewhere), "COLUMNS": "200"}
 
-    def steerlab(*arguments: object) -> str:
-        command = [sys.executable, "-m", "steerlab.cli", *map(str, arguments)]
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    def python(code: str) -> str:
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
-    assert "toy" in steerlab("compare", "--help")
     out = tmp_path / "run"
-    shown = steerlab("compare", "zoo:small-base", "zoo:small-post", "--studies", "toy", "--out", out)
-    assert "Size of the models" in shown
+    given = ["compare", "zoo:small-base", "zoo:small-post", "--studies", "toy", "--out", str(out)]
+    listed, compared, reported, module = python(COMMANDS.format(given=given, out=str(out))).split("=====")
+    assert "toy" in listed
+    assert "Size of the models" in compared
+    assert "Size of the models" in reported
+    assert module.strip() == "toy_study"
     page = (out / "report.html").read_text("utf-8")
     assert "Size of the models" in page
     assert "statements stay unread" in page
-    assert "Size of the models" in steerlab("report", out)
-    code = "from steerlab import studies; assert 'toy' in dir(studies); print(studies.toy.__module__)"
-    command = [sys.executable, "-c", code]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "toy_study"
 
 
 def test_unknown_studies_and_studies_of_other_arguments_are_refused_with_the_names() -> None:

@@ -20,6 +20,7 @@ from steerlab.models import LanguageModel, Last
 from steerlab.results import result_from_dict
 from steerlab.steering import Add, Rotate
 from steerlab.studies import transfer, unlock
+from steerlab.studies._transfer import study
 from steerlab.studies._transfer.capability import aggregated
 from steerlab.studies._transfer.proxy import arithmetic, same_vocabulary
 from steerlab.studies._transfer.result import UNLOCK, TransferResult
@@ -173,7 +174,11 @@ def large_to_small() -> TransferResult:
         large, small = zoo.load("large-base"), zoo.load("small-base")
     except ModelError as error:
         pytest.skip(str(error))
-    return transfer((large, large), small, zoo.sums_task(400, count=5))
+    with pytest.MonkeyPatch.context() as patch:
+        quick = study._AMOUNTS["quick"]
+        fewer = replace(quick, dev=12, randoms=5, ranks=(1, 16), rows=(64,), samples=2)
+        patch.setitem(study._AMOUNTS, "quick", fewer)
+        return transfer((large, large), small, zoo.sums_task(400, count=5))
 
 
 def test_the_study_unlocks_and_says_what_else_does(large_to_small: TransferResult) -> None:

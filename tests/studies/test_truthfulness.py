@@ -8,17 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import tiny
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from studies import planted_models as planted
 
-from steerlab import datasets, zoo
-from steerlab.datasets import Statement, StatementSet
+from steerlab import zoo
 from steerlab.directions import DifferenceInMeans, Direction
-from steerlab.errors import DatasetError, ModelError
-from steerlab.models import Site, Span, load
-from steerlab.readouts.agreement import agreement_by_layer, contrast_weights
-from steerlab.readouts.questions import ANSWER_SITE, plan, question, subject
+from steerlab.errors import ModelError
+from steerlab.models import Site, load
+from steerlab.readouts.questions import plan
 from steerlab.results import result_from_dict
 from steerlab.statistics import Estimate
 from steerlab.studies import truthfulness
@@ -87,6 +83,7 @@ def test_without_truth_nothing_is_identified_and_no_direction_is_given() -> None
     assert list(result.figures()) == ["accuracy"]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_one_model_without_truth_leaves_the_other_ones_numbers() -> None:
     result = truthfulness((planted.planted(truth=False), planted.planted(seed=1)), planted.statements())
     assert result.status == "done"
@@ -96,6 +93,7 @@ def test_one_model_without_truth_leaves_the_other_ones_numbers() -> None:
     assert "base" in result.missing["steering base"]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 @pytest.mark.parametrize("other", ["shallow", "narrow"])
 def test_models_of_different_shape_are_studied_alone(other: str) -> None:
     base = planted.planted(layers=2) if other == "shallow" else tiny("llama")
@@ -134,6 +132,7 @@ def test_every_number_has_an_interval_and_every_effect_its_control(same: Truthfu
     assert result_from_dict(json.loads(json.dumps(same.to_dict()))).to_dict() == same.to_dict()
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = truthfulness((base, post), zoo.statements())
@@ -142,6 +141,7 @@ def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     assert not result.steering
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_the_bundled_pair_knows_truth() -> None:
     try:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
@@ -162,21 +162,6 @@ def test_the_bundled_pair_knows_truth() -> None:
 # -- the plan --
 
 
-def test_held_out_topics_are_never_trained_on_and_examples_never_asked() -> None:
-    used = plan(datasets.statements(), per_topic=40, seed=0)
-    assert len(used.folds) == len(datasets.statements().topics_present) >= 6
-    for fold in used.folds:
-        assert len(fold.test) == 1
-        assert not set(fold.train) & set(fold.test)
-        assert {*fold.train, *fold.test} == set(datasets.statements().topics_present)
-    asked = {item.text for item in used.statements}
-    for name, examples in used.examples.items():
-        assert [item.label for item in examples] == [True, False, True, False]
-        subjects = {(item.topic, subject(item)) for item in used.statements if item.topic == name}
-        assert not {(name, subject(item)) for item in examples} & subjects
-        assert not {item.text for item in examples} & asked
-
-
 def test_the_layer_is_chosen_without_the_test_topics() -> None:
     used = plan(planted.statements(), per_topic=40, seed=0)
     rng = np.random.default_rng(0)
@@ -189,31 +174,6 @@ def test_the_layer_is_chosen_without_the_test_topics() -> None:
         (3, len(used.rows(used.folds[0].test)), 8)
     )
     assert chosen == choose_layer(spoiled, used, used.folds[0]) == 1
-
-
-def test_statements_without_topics_are_held_out_at_random() -> None:
-    items = [Statement(f"Fact {n} holds.", label=n % 2 == 0) for n in range(160)]
-    used = plan(StatementSet(items), per_topic=64, seed=0)
-    assert not used.by_topic
-    assert [fold.test for fold in used.folds] == [(f"part {number}",) for number in range(1, 7)]
-    with pytest.raises(DatasetError, match="too few"):
-        plan(StatementSet(items[:40]), per_topic=64, seed=0)
-
-
-def test_the_question_marks_the_last_word_and_the_full_stop() -> None:
-    model = planted.planted()
-    statement = Statement("subject1 in topic1 is good3 .", label=True, topic="topic1")
-    example = Statement("subject2 in topic1 is bad3 .", label=False, topic="topic1")
-    prompt = question(statement, [example], (" TRUE", " FALSE"))
-    assert prompt.text.startswith("subject2 in topic1 is bad3 . This statement is: FALSE\n")
-    tokens = model.tokenize([prompt])
-    marked = [
-        model.tokenizer.decode([int(tokens.input_ids[0, at])]) for at in Span(ANSWER_SITE).resolve(tokens, 0)
-    ]
-    assert marked == ["good3", "."]
-
-
-# -- directions as weighted rows --
 
 
 def test_a_probe_is_the_difference_in_means_of_centred_topics() -> None:
@@ -231,39 +191,6 @@ def test_a_probe_is_the_difference_in_means_of_centred_topics() -> None:
     expected = DifferenceInMeans().fit(centred, labels)
     np.testing.assert_allclose(probe.directions[0], expected.direction_, rtol=1e-10)
     np.testing.assert_allclose(probe.thresholds[0], -expected.bias_, atol=1e-10)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 12), st.integers(0, 1000))
-def test_contrast_weights_give_the_difference_of_weighted_means(n: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels = np.array([True, False] * n)
-    counts = rng.integers(1, 4, size=(2, 2 * n)).astype(float)
-    x = rng.standard_normal((2 * n, 3))
-    for weights, count in zip(contrast_weights(labels, counts), counts, strict=True):
-        repeated, y = np.repeat(x, count.astype(int), axis=0), np.repeat(labels, count.astype(int))
-        np.testing.assert_allclose(weights @ x, repeated[y].mean(0) - repeated[~y].mean(0), atol=1e-12)
-
-
-def test_agreement_reaches_its_ceiling_only_where_the_directions_are_the_same() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.arange(200) % 2 == 0
-    noise = rng.standard_normal((2, 3, 200, 16))
-    axes = np.eye(16)
-    gap = 2.0 * labels[:, None] - 1.0
-    base = noise[0] + np.stack([gap * axes[0], gap * axes[0], 0 * gap * axes[0]])
-    post = noise[1] + np.stack([gap * axes[0], gap * axes[1], 0 * gap * axes[0]])
-    rows = agreement_by_layer(
-        base, post, labels, clusters=np.arange(200), strata=np.zeros(200), layers=[0, 1, 2], seed=0
-    )
-    equal, apart, nothing = rows
-    assert abs(equal.crossed.value - equal.ceiling.value) < 0.1 < equal.ceiling.value
-    assert equal.cosine.low > equal.random
-    assert abs(apart.cosine.value) < 0.3 < apart.ceiling.value
-    assert nothing.ceiling.value < 0.4
-    assert all(abs(row.shuffled.value) < 0.2 for row in rows)
-    for row in rows:
-        assert row.cosine.low <= row.cosine.value <= row.cosine.high
 
 
 def test_directions_carry_their_scale_for_steering(same: TruthfulnessResult) -> None:

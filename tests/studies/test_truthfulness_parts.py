@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from steerlab.directions import Ccs, DifferenceInMeans, LogisticProbe, MassMean,
 from steerlab.errors import DirectionError, PromptError, SiteError
 from steerlab.models import LanguageModel, Last, Prompt, load
 from steerlab.readouts.agreement import agreement_by_layer, centre
-from steerlab.readouts.questions import QUESTION, not_shown, plan, question
+from steerlab.readouts.questions import plan, question
 from steerlab.studies import truthfulness
 from steerlab.studies._truthfulness.answers import Examinee, Words, choose_shots, label_accuracy, words_for
 from steerlab.studies._truthfulness.geometry import refitted
@@ -106,6 +104,7 @@ def test_a_shift_between_the_models_shows_only_with_the_probe_as_trained() -> No
     assert found["base", "post", AS_TRAINED] == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_logistic_probe_carries_the_whole_study() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     result = truthfulness(pair, planted.statements(), estimator=LogisticProbe(), plain_text=[])
@@ -117,6 +116,7 @@ def test_a_logistic_probe_carries_the_whole_study() -> None:
     assert artefact.estimator == "LogisticProbe"  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_truth_and_polarity_carry_the_study_and_paired_estimators_are_refused() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     result = truthfulness(pair, planted.statements(), estimator=Ttpd(), plain_text=[])
@@ -181,30 +181,6 @@ def test_the_published_normalised_effects_come_out() -> None:
             )
         assert normalised("to certainty", before, end, labels) == pytest.approx(mean, abs=1e-3)
     assert np.isnan(normalised("to certainty", base[:1], base[:1], labels[:1]))
-
-
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("cities", (746, 746)),
-        ("sp_en_trans", (175, 175)),
-        ("animal_class", (78, 82)),
-        ("inventors", (227, 175)),
-        ("element_symb", (91, 91)),
-        ("facts", (277, 280)),
-    ],
-)
-def test_statements_shown_in_the_labelled_lines_are_dropped(
-    name: str, counts: tuple[int, int], shared: Path
-) -> None:
-    folder = shared / "data" / "statements" / "post-training-mechanistic-analysis"
-    with (folder / f"{name}.csv").open(encoding="utf-8") as file:
-        members = [Statement(row["statement"], row["label"] == "1", name) for row in csv.DictReader(file)]
-    sets = json.loads((folder / "few_shot_samples.json").read_text(encoding="utf-8"))
-    lines = next(one["few_shot_examples"] for one in sets if one["dataset_name"] == name)
-    shown = [Statement(line.rpartition(QUESTION)[0], line.endswith("TRUE"), name) for line in lines]
-    left = not_shown(members, shown, by_subject=False)
-    assert (sum(one.label for one in left), sum(not one.label for one in left)) == counts
 
 
 # -- answers of any words --
@@ -286,6 +262,7 @@ def test_a_habit_of_saying_true_is_calibrated_away() -> None:
     assert calibrated.accuracy.value > 0.9
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> None:
     pair = []
     for seed in (0, 1):
@@ -303,6 +280,7 @@ def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> No
     assert result.steering
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_words_of_several_tokens_work_throughout() -> None:
     pair = planted.planted(layers=2), planted.planted(layers=2, seed=1)
     words = (" TRUE thing1", " FALSE thing1")
@@ -358,6 +336,7 @@ def test_layers_and_places_can_be_given() -> None:
         truthfulness(pair, planted.statements(), layers=(2, 3))
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_few_topics_are_said() -> None:
     few = StatementSet(one for one in planted.statements() if one.topic in planted.TOPICS[:4])
     result = truthfulness((planted.planted(), planted.planted(seed=1)), few, plain_text=[])

@@ -119,7 +119,7 @@ def recover(
         for place, both in peaks.items()
         if all(mask.any() for mask in both.values())
     ]
-    return rows, crossed
+    return [row for row in rows if row is not None], crossed
 
 
 # -- private, in the order they are called --
@@ -186,16 +186,19 @@ class _Ratios:
         crossed: Traced,
         controls: Mapping[str, Traced],
         known: NDArray[np.bool_],
-    ) -> Recovery:
+    ) -> Recovery | None:
         """What the source's states recover at a place, beside the controls; `known`: pairs that have another one."""
         everyone, rows = np.ones(len(self.pairs), dtype=bool), list(self.own.layers)
+        recovered = self.of(crossed, everyone, peaks)
+        if recovered is None:
+            return None
         return Recovery(
             source=names[0],
             target=names[1],
             place=place,
             cells=tuple((int(row), int(column)) for row, column in np.argwhere(peaks[0] | peaks[1])),
-            recovered=self.of(crossed, everyone, peaks),
-            shuffled=self.of(controls["shuffled"], known, peaks) if known.sum() >= 2 else None,
+            recovered=recovered,
+            shuffled=self.of(controls["shuffled"], known, peaks),
             random=self.of(controls["random"], everyone, peaks),
             published=published(
                 mean_map(self.own.raw[:, rows]), mean_map(crossed.raw[:, rows]), self.own.knowledge
@@ -204,8 +207,8 @@ class _Ratios:
 
     def of(
         self, patched: Traced, pairs: NDArray[np.bool_], peaks: Mapping[int, NDArray[np.bool_]]
-    ) -> Estimate:
-        """The ratio over some pairs."""
+    ) -> Estimate | None:
+        """The ratio over some pairs; None where fewer than two of them have an effect at the peaks."""
         own, n = self.own, len(self.pairs)
         above, below = np.full(n, np.nan), np.full(n, np.nan)
         for half, rows in enumerate(self.halves):
@@ -214,6 +217,8 @@ class _Ratios:
             above[rows] = _row_means(np.where(both, effects, np.nan))
             below[rows] = _row_means(np.where(both, owned, np.nan))
         kept = np.isfinite(above) & np.isfinite(below) & pairs
+        if kept.sum() < 2:
+            return None
 
         def statistic(top: Float[np.ndarray, " pair"], bottom: Float[np.ndarray, " pair"]) -> float:
             return float(top.sum() / bottom.sum())

@@ -1,31 +1,20 @@
-"""Legacy aggregations, AEP panels, attribution, votes, resampling, nudging and prompt sets against closed forms
-(C4–C11)."""
+"""Legacy aggregations, AEP panels, attribution, votes and steered sweeps against closed forms (C4–C10)."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from families import tiny
-from toy import Chain, fixed
+from toy import NONE, Chain, fixed
 
-from steerlab.datasets import prompt_sets
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, PromptError
-from steerlab.readouts.nudging import first_word, nudge, nudge_words
-from steerlab.readouts.resampling import commitment, resample
 from steerlab.readouts.sampling import SamplingLaw, sample_tokens
 from steerlab.results import result_from_dict
 from steerlab.steering import Add
@@ -36,35 +25,6 @@ from steerlab.studies._branching.attribution import attribute, pareto_shares
 from steerlab.studies._branching.reference import beside, read_curves
 from steerlab.studies._branching.steered import branching_by_strength
 from steerlab.studies._branching.votes import majority, votes
-
-NONE = SamplingLaw(1.0, "none", 1.0)
-
-
-class Letters:
-    """A tokenizer whose token n is the letter n."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def get_vocab(self) -> dict[str, int]:
-        return {chr(97 + n): n for n in range(self.size)}
-
-    def decode(self, ids: list[int], **_: Any) -> str:
-        return "".join(chr(97 + int(n)) for n in ids)
-
-
-def model_of(network: Chain, stops: tuple[int, ...] = ()) -> Any:
-    """What the studies ask of a `LanguageModel`, around a network with a known law."""
-    size = network.rows.shape[1]
-    network.config.eos_token_id = list(stops) or None
-    return SimpleNamespace(
-        model=network,
-        source=network,
-        vocab_size=size,
-        tokenizer=Letters(size),
-        name="toy",
-        end_token_ids=stops,
-    )
 
 
 def ragged(rows: list[np.ndarray]) -> np.ndarray:
@@ -260,199 +220,6 @@ def test_votes_of_independent_answers_have_no_excess() -> None:
         votes([], [], 1)
 
 
-# -- resampling --
-
-
-def settling() -> Chain:
-    """State 0 goes on with .8, settles to right (1) or wrong (2) with .1 each, and stays there."""
-    return Chain(torch.tensor([[0.8, 0.1, 0.1], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))
-
-
-def test_resampling_changes_no_accuracy_at_one_and_commitment_grows() -> None:
-    found = resample(
-        model_of(settling()),
-        [[0]] * 40,
-        lambda _, text: text.endswith("b"),
-        positions=(0, 5, 20),
-        rollouts=12,
-        continuations=8,
-        max_new_tokens=40,
-        law=NONE,
-    )
-    for one in found:
-        assert not one.change.excludes(0), one
-        # right with 1/2 from the start; after t steps settled with 1 - .8^t
-        assert one.commitment.value == pytest.approx(1 - 0.8**one.t, abs=0.07)
-    assert found[0].commitment.low < 0.05
-
-
-def test_ended_answers_stay_what_they_were() -> None:
-    chain = Chain(
-        torch.tensor([[0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
-    )
-    (found,) = resample(
-        model_of(chain, (3,)),
-        [[0]] * 20,
-        lambda _, text: "b" in text,
-        positions=(5,),
-        max_new_tokens=9,
-        law=NONE,
-    )
-    assert found.ended == 1
-    assert found.change.value == 0
-    assert found.commitment.value == pytest.approx(1)
-
-
-def test_no_variance_is_no_commitment() -> None:
-    assert math.isnan(commitment(np.ones((3, 4)), 2).value)
-    for arguments, match in (
-        ({"rollouts": 1}, "at least two rollouts"),
-        ({"positions": (99,)}, "cannot be taken up"),
-    ):
-        given = {"positions": (1,), "max_new_tokens": 5, **arguments}
-        with pytest.raises(PromptError, match=match):
-            resample(model_of(settling()), [[0]], lambda _, text: True, **given)  # type: ignore[arg-type]
-
-
-# -- nudging --
-
-
-def test_a_uniform_base_is_nudged_everywhere_or_nowhere() -> None:
-    """C11: base uniform over four, γ = .3: every step nudged, process BF 1, base BF 4; γ = .2: none, both 4."""
-    base, aligned = model_of(fixed([0.25] * 4)), model_of(fixed([0.1, 0.7, 0.1, 0.1]))
-    always = nudge(base, aligned, [[0]] * 3, gamma=0.3, law=NONE, max_new_tokens=12)
-    assert always.nudged.all()
-    assert (always.tokens == 1).all()
-    assert math.exp(estimators.sequence_weighted(always.process)) == pytest.approx(1)
-    assert math.exp(estimators.sequence_weighted(always.base)) == pytest.approx(4, abs=1e-5)
-    assert (always.share == 1).all()
-    never = nudge(base, aligned, [[0]] * 3, gamma=0.2, law=NONE, max_new_tokens=12)
-    assert not never.nudged.any()
-    for values in (never.process, never.base):
-        assert math.exp(estimators.sequence_weighted(values)) == pytest.approx(4, abs=1e-5)
-
-
-def test_the_process_law_fits_its_own_draws() -> None:
-    rows = torch.tensor(
-        [[0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1], [0.1, 0.1, 0.7, 0.1], [0.3, 0.3, 0.2, 0.2]]
-    )
-    found = nudge(
-        model_of(Chain(rows)),
-        model_of(fixed([0.1, 0.7, 0.1, 0.1])),
-        [[0]] * 40,
-        gamma=0.5,
-        law=NONE,
-        samples=20,
-    )
-    assert abs(estimators.martingale_z(found.process, found.surprisal)) < 4
-    assert 0.1 < found.nudged.mean() < 0.9
-    assert np.isnan(found.away(1)[found.nudged]).all()
-    np.testing.assert_array_equal(np.isnan(found.away(2)) | ~np.isnan(found.away(1)), True)
-
-
-def test_forced_prefixes_and_random_tokens() -> None:
-    base, aligned = model_of(fixed([0.25] * 4)), model_of(fixed([0.1, 0.7, 0.1, 0.1]))
-    forced = nudge(base, aligned, [[0]] * 3, prefix=5, law=NONE, max_new_tokens=12)
-    assert forced.nudged[:, :5].all()
-    assert not forced.nudged[:, 5:].any()
-    random = nudge(base, None, [[0]] * 60, gamma=0.3, law=NONE, max_new_tokens=12)
-    assert np.bincount(random.tokens.ravel(), minlength=4) / random.tokens.size == pytest.approx(
-        [0.25] * 4, abs=0.03
-    )
-
-
-def test_no_nudge_equals_plain_sampling() -> None:
-    model = tiny("llama")
-    prompts = [model.tokenize([text]).input_ids[0].tolist() for text in ("the cat", "a dog sat on")]
-    law = SamplingLaw()
-    plain = sample_tokens(
-        model.model,
-        prompts,
-        vocab_size=model.vocab_size,
-        stop_ids={1},
-        samples=3,
-        max_new_tokens=8,
-        law=law,
-        seed=5,
-    )
-    found = nudge(
-        model, tiny("llama", seed=1), prompts, gamma=0.0, samples=3, max_new_tokens=8, law=law, seed=5
-    )
-    np.testing.assert_array_equal(found.tokens, plain.tokens)
-    np.testing.assert_allclose(found.base, plain.entropy, atol=1e-5)
-
-
-def test_nudging_needs_one_vocabulary_and_words_do_not(shared: Path) -> None:
-    from steerlab.models import load
-
-    base, other = tiny("llama"), load(shared / "models" / "stories260K")
-    with pytest.raises(PromptError, match="use nudge_words"):
-        nudge(base, other, [[0, 5]])
-    with pytest.raises(PromptError, match="is a probability"):
-        nudge(base, None, [[0]], gamma=2)
-    with pytest.raises(PromptError, match="at least one prompt"):
-        nudge(base, None, [])
-    (text, share), *_ = nudge_words(base, other, ["Once upon a time"], gamma=0.9, max_new_tokens=6)
-    assert text.strip()
-    assert 0 < share <= 1
-
-
-@given(st.text(alphabet=" \nabc.", max_size=12))
-def test_first_words_are_beginnings(text: str) -> None:
-    word = first_word(text)
-    assert text.startswith(word)
-    assert len(word.split()) == (1 if text.strip() else 0)
-
-
-# -- prompts --
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 3), st.integers(0, 50))
-def test_levels_are_nested(level: int, seed: int) -> None:
-    tokenizer = tiny("llama").tokenizer
-    makers: tuple[Any, ...] = (
-        lambda c: prompt_sets.arithmetic(6, c, seed),
-        lambda c: prompt_sets.passages(6, c),
-        lambda c: prompt_sets.instructions(6, c),
-    )
-    for make in makers:
-        for shorter, longer in zip(make(level), make(level + 1), strict=True):
-            assert longer.startswith(shorter.rstrip("?"))
-    assert len(tokenizer.get_vocab()) > 0
-
-
-def test_stories_and_random_strings_are_distinct_and_seeded() -> None:
-    assert len(set(prompt_sets.story_openings(20, 3))) == 20
-    assert prompt_sets.story_openings(5, 3, seed=1) == prompt_sets.story_openings(5, 3, seed=1)
-    from steerlab import zoo
-
-    tokenizers = [zoo.load(name).tokenizer for name in ("small-base", "large-base")]
-    strings = prompt_sets.random_strings(tokenizers, 4, 2)
-    assert len(set(strings)) == 4
-    for one in tokenizers:
-        for text in strings:
-            assert len(text.split()) == 24
-            assert len(one(" " + text, add_special_tokens=False)["input_ids"]) == 24
-    assert prompt_sets.random_strings(tokenizers, 1, 3)[0].startswith(
-        prompt_sets.random_strings(tokenizers, 1, 1)[0]
-    )
-
-
-def test_prompt_files_are_read_and_bad_ones_named(tmp_path: Path) -> None:
-    plain, rows, bad = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.jsonl"
-    plain.write_text("one\n\n two \n")
-    rows.write_text('{"prompt": "one"}\n"two"\n')
-    bad.write_text('{"prompt": "one"}\n{"other": 1}\n')
-    assert prompt_sets.read_prompts(plain) == prompt_sets.read_prompts(rows) == ("one", "two")
-    with pytest.raises(DatasetError, match="line 2: none of the columns"):
-        prompt_sets.read_prompts(bad)
-    with pytest.raises(DatasetError, match="cannot be read"):
-        prompt_sets.read_prompts(tmp_path / "none.txt")
-    with pytest.raises(DatasetError, match="no level 9"):
-        prompt_sets.instructions(2, 9)
-
-
 # -- steering, reference curves, the parts of a real pair --
 
 
@@ -500,6 +267,7 @@ def test_published_curves_load_and_draw_beside_ours(shared: Path, tmp_path: Path
         read_curves(bad)
 
 
+@pytest.mark.usefixtures("smaller_studies")
 def test_parts_of_a_random_pair_are_whole_and_claim_nothing_of_nudging() -> None:
     pair = {"BASE": tiny("llama"), "POST": tiny("llama", seed=1)}
     result = branching((pair["BASE"], pair["POST"]), ["the cat", "a dog sat"], law=SamplingLaw())

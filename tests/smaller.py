@@ -1,0 +1,60 @@
+"""Smaller amounts for the studies: what runs as printed or as a plain user starts it runs on fewer prompts.
+
+A test of a finding takes the amounts a user gets. A test that a script, a page or a notebook runs through does not
+need them: every line runs, every table and figure is made, on fewer rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+_TABLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "_truthfulness.study": (
+        "_AMOUNTS",
+        {"per_topic": 24, "questions": 60, "shots": (0, 4), "steered_folds": 1, "rows": 8, "choice_rows": 6,
+         "windows": 1, "strengths": (1.0, 2.0), "passages": 3},
+    ),
+    "_refusal.study": (
+        "_AMOUNTS",
+        {"train": 32, "val": 12, "test": 16, "strengths": (1.0, 2.0), "randoms": 4, "random_share": 1 / 4,
+         "texts": 4, "task": 12, "priced_randoms": 2},
+    ),
+    "_confidence.study": ("BUDGETS", {"texts": 16, "statements_a_topic": 16, "ablation_texts": 4, "randoms": 1}),
+    "_branching.study": ("BUDGETS", {"prompts": 6, "samples": 4, "steps": 48}),
+    "_branching.parts": (
+        "PARTS",
+        {"prompts": 4, "samples": 3, "steps": 12, "questions": 4, "rollouts": 3, "continuations": 2,
+         "positions": (0, 4), "sum_steps": 48},
+    ),
+    "_knowledge.study": ("_AMOUNTS", {"pairs": 12, "facts": 6, "copies": 2}),
+    "_transfer.study": (
+        "_AMOUNTS",
+        {"fit": 80, "dev": 8, "test": 12, "randoms": 3, "ranks": (1, 16), "rows": (16, 40), "samples": 4},
+    ),
+}  # fmt: skip
+
+
+def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -> None:
+    """Give size "quick" smaller amounts, of all studies or some; without `patch`, for the rest of this process."""
+    patch = patch or pytest.MonkeyPatch()
+    for place in places or _TABLES:
+        table, changes = _TABLES[place]
+        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
+        quick = amounts["quick"]
+        patch.setitem(amounts, "quick", type(quick)(**{**_fields(quick), **changes}))
+
+
+def use_twenty_random_directions(patch: pytest.MonkeyPatch) -> None:
+    """As many as an effect of the refusal study has to beat: none of twenty reaches what has p <= 0.05."""
+    amounts = importlib.import_module("steerlab.studies._refusal.study")._AMOUNTS
+    patch.setitem(amounts, "quick", replace(amounts["quick"], randoms=20))
+
+
+def _fields(amount: Any) -> dict[str, Any]:
+    """The fields of a dataclass or a model."""
+    names = getattr(amount, "__dataclass_fields__", None) or type(amount).model_fields
+    return {name: getattr(amount, name) for name in names}
