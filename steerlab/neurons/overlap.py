@@ -143,7 +143,11 @@ def compare_neurons(
             notes.append(reason)
         else:
             agreements = _agreements(models, by_role, spaces, seed)
-    shared = set.intersection(*(set(item.candidates()) for item in by_role.values())) if agreements else set()
+    shared = (
+        set.intersection(*(set(neurons.candidates()) for neurons in by_role.values()))
+        if agreements
+        else set()
+    )
     sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in by_role.items()]
     return PairNeurons(sets=sets, agreements=agreements, effects=effects, notes=notes)
 

@@ -304,7 +304,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             law=run.law,
             seed=run.seed,
         )
-        rows += [CommitmentRow(model=role, at=item) for item in resampled]
+        rows += [CommitmentRow(model=role, at=position) for position in resampled]
         runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
         replies = [
             (

@@ -260,7 +260,7 @@ def _with_directions(
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
-            "choices": {name: item.selection for name, item in chosen.items()},
+            "choices": {name: direction.selection for name, direction in chosen.items()},
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,
