@@ -121,8 +121,8 @@ def choices_of_pair(
     answers = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
     changes = choice_changes(
         {role: reading.law() for role, reading in readings.items()},
-        readings["BASE"].right,
-        readings["BASE"].subject,
+        readings["base"].right,
+        readings["base"].subject,
         above_chance=all(row.above_chance for row in answers),
         seed=seed,
     )
