@@ -6,7 +6,8 @@
 ROOM is a folder below `steerlab` ("steering", "studies/_refusal"). One run of its tests notes which of them pass each
 line, and how long they take. Then `n` mutants of the room (cosmic-ray's operators; not those that change annotations
 or docstrings alone) are drawn with a seed, and for each the tests that pass the mutated line run, cheapest first,
-until one fails. A mutant that runs into the limit counts as noticed. `--root` is another checkout whose tests are to
+until one fails. A mutant that runs into the limit of CPU time or memory counts as noticed. An interrupted run goes on
+where its record `--out` ends. `--root` is another checkout whose tests are to
 be measured on this package; `--among` runs only the mutants that another run's record says survived.
 """
 
@@ -19,7 +20,7 @@ import importlib.machinery
 import json
 import os
 import random
-import signal
+import resource
 import sys
 import tempfile
 import time
@@ -30,7 +31,8 @@ from types import CodeType
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
-SLACK, LEAST = 30.0, 300.0  # times as long as the tests took, and seconds at least
+SLACK, LEAST = 10, 60  # CPU seconds of a mutant: times those that the tests took, and at least
+MEMORY = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,13 @@ def main() -> None:
     asked = parser.parse_args()
     chosen = drawn(asked.room, asked.n, asked.seed)
     if asked.among is not None:
-        record = json.loads(asked.among.read_text())["outcomes"]
-        chosen = [Mutant(**outcome["mutant"]) for outcome in record if not outcome["killed"]]
+        chosen = [outcome.mutant for outcome in recorded(asked.among) if not outcome.killed]
     os.chdir(asked.root)
     warm_up(asked.root)
     tests = asked.tests or [f"tests/{asked.room.split('/')[0]}"]
     passing, seconds = covered(asked.room, tests)
-    outcomes = []
-    for number, mutant in enumerate(chosen, 1):
+    outcomes = recorded(asked.out)
+    for number, mutant in enumerate(chosen[len(outcomes) :], len(outcomes) + 1):
         some = sorted(passing.get((mutant.file, mutant.line), ()), key=lambda test: seconds[test])
         outcomes.append(tried(mutant, some, sum(seconds[test] for test in some)))
         print(f"{number:3d} {outcomes[-1]}", flush=True)
@@ -131,6 +132,14 @@ def main() -> None:
             asked.out.write_text(json.dumps({"outcomes": [asdict(each) for each in outcomes]}, indent=1))
     noticed = sum(each.killed for each in outcomes)
     print(f"{asked.room}: {noticed} of {len(outcomes)} noticed")
+
+
+def recorded(file: Path | None) -> list[Outcome]:
+    """The outcomes in a record; none where there is none yet."""
+    if file is None or not file.exists():
+        return []
+    rows = json.loads(file.read_text())["outcomes"]
+    return [Outcome(**{**row, "mutant": Mutant(**row["mutant"])}) for row in rows]
 
 
 def drawn(room: str, n: int, seed: int) -> list[Mutant]:
@@ -205,8 +214,8 @@ def tried(mutant: Mutant, tests: Sequence[str], seconds: float) -> Outcome:
         file = Path(folder) / "failed"
         process = os.fork()
         if process == 0:
-            _run_mutant(mutant, tests, file)
-        code = _waited(process, SLACK * seconds + LEAST)
+            _run_mutant(mutant, tests, file, int(SLACK * seconds + LEAST))
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         by = file.read_text() if file.exists() else "" if code == 0 else f"exit {code}"
     return Outcome(mutant, code != 0, by, round(time.monotonic() - start, 1))
 
@@ -271,11 +280,12 @@ def _name(fixturedef: Any) -> str:
     return f"fixture {fixturedef.baseid} {fixturedef.argname}"
 
 
-def _run_mutant(mutant: Mutant, tests: Sequence[str], file: Path) -> None:
+def _run_mutant(mutant: Mutant, tests: Sequence[str], file: Path, limit: int) -> None:
     """Import the mutant in place of its file, run the tests and leave with pytest's code."""
     import pytest
 
-    os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     path, text = str(PACKAGE / mutant.file), source_of(mutant)
     plain = importlib.machinery.SourceFileLoader.get_code
 
@@ -292,19 +302,6 @@ def _silent() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-
-
-def _waited(process: int, limit: float) -> int:
-    """The exit code of a process; -1 where it ran into the limit."""
-    end = time.monotonic() + limit
-    while time.monotonic() < end:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    os.killpg(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return -1
 
 
 if __name__ == "__main__":

@@ -192,11 +192,9 @@ def test_no_change_returns_the_clean_logits() -> None:
     head = NeuronHead(tiny("llama"), TEXTS)
     none = torch.zeros(len(head.stream), 1)
     for frozen in (False, True):
-        torch.testing.assert_close(
-            head.changed(none, head.w_out[:1], frozen=frozen), head.logits, atol=1e-5, rtol=1e-5
-        )
+        close(head.changed(none, head.w_out[:1], frozen=frozen), head.logits)
     kept = head.changed(torch.zeros(len(head.stream), 3), head.w_out[:3])
-    torch.testing.assert_close(kept, head.logits, atol=1e-5, rtol=1e-5)
+    close(kept, head.logits)
 
 
 def test_scaling_is_an_intervention_at_inference() -> None:
@@ -205,7 +203,7 @@ def test_scaling_is_an_intervention_at_inference() -> None:
         off = model.logits(["the cat sat"])
     head = NeuronHead(model, ["the cat sat"])
     expected = head.changed(-head.acts[:, [1, 2]], head.w_out[[1, 2]])[-1]
-    torch.testing.assert_close(off[0], expected, atol=1e-4, rtol=1e-4)
+    close(off[0], expected)
     assert scaled_neurons(model, [0], 2.0, layer=1).sites == (Site("mlp_post", 1),)
 
 

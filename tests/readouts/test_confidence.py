@@ -71,6 +71,6 @@ def test_answers_are_the_two_way_softmax() -> None:
     for number, row in enumerate(rows):
         law = model.logits([chosen.statements[int(row)].text + " This statement is:"])[0].double().softmax(-1)
         true, false = (float(law[model.token_id(word)]) for word in (" TRUE", " FALSE"))
-        assert found.p_true[number] == pytest.approx(true / (true + false), abs=1e-6)
-        assert found.mass[number] == pytest.approx(true + false, abs=1e-6)
-        assert found.confidence[number] == pytest.approx(max(true, false) / (true + false), abs=1e-6)
+        assert found.p_true[number] == pytest.approx(true / (true + false), abs=1e-4)
+        assert found.mass[number] == pytest.approx(true + false, abs=1e-4)
+        assert found.confidence[number] == pytest.approx(max(true, false) / (true + false), abs=1e-4)

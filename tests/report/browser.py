@@ -84,7 +84,7 @@ class Page:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60) -> None:
+    def until(self, expression: str, seconds: float = 3600) -> None:
         """Wait until a JavaScript expression is true. Raises TimeoutError with the errors seen so far."""
         deadline = time.monotonic() + seconds
         while not self.evaluate(expression):
@@ -100,14 +100,14 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=url)
-        self.until(ready, seconds=240)
+        self.until(ready)
         time.sleep(0.3)
         return Seen(**json.loads(self.evaluate(_COUNT)), errors=self.errors, requests=self.requests)
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            if not select.select([self._receive], [], [], 240)[0]:
-                raise TimeoutError("the browser has been silent for four minutes")
+            if not select.select([self._receive], [], [], 3600)[0]:
+                raise TimeoutError("the browser has been silent for an hour")
             read = os.read(self._receive, 2**20)
             if not read:
                 raise RuntimeError("the browser has gone")

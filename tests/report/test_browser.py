@@ -61,7 +61,7 @@ def test_hostile_text_is_text(opened: Page) -> None:
     # and on hovering over a point that carries it
     box = "document.getElementById('figure-truthfulness-separation')"
     page.evaluate(f"Plotly.Fx.hover({box}, [{{curveNumber: 1, pointNumber: 0}}])")
-    page.until(f"{box}.querySelector('.hoverlayer').textContent.includes('<script>')", seconds=30)
+    page.until(f"{box}.querySelector('.hoverlayer').textContent.includes('<script>')")
     assert page.evaluate("window.broken") is None
 
 

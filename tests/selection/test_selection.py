@@ -375,7 +375,7 @@ def test_the_published_preset_is_the_published_code(refusing: LanguageModel) -> 
     compared = 0
     for one in found.candidates:
         r = differences[one.layer, one.position].float()
-        assert one.gap == pytest.approx(float(r.norm()), abs=1e-5)
+        assert one.gap == pytest.approx(float(r.norm()), rel=1e-4)
         if one.gap < 1e-4:  # equal means: the published code scores a direction made of rounding
             continue
         compared += 1

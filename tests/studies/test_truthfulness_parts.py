@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from studies import planted_models as planted
+from tolerances import close
 
 from steerlab import datasets
 from steerlab.datasets import Statement, StatementSet
@@ -218,8 +219,8 @@ def test_answers_are_scored_as_the_model_would_write_them(
     scores = Examinee("base", spoken, found, ()).answers(prompts)
     for prompt, (pd, odds) in zip(prompts, scores, strict=True):
         true, false = (_log_probability(spoken, prompt, word, words) for word in words)
-        assert odds == pytest.approx(true - false, abs=1e-4)
-        assert pd == pytest.approx(np.exp(true) - np.exp(false), abs=1e-5)
+        close(odds, true - false, scale=abs(true) + abs(false))
+        close(pd, np.exp(true) - np.exp(false), scale=1.0)
     if found.scored == "single tokens":
         text = spoken.tokenizer.decode([found.tokens[0]])
         assert text.strip() == words[0].strip()
