@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import SiteError, SteerlabError
-from steerlab.models import All, LanguageModel, Selector, Site, Tokens
+from steerlab.models import All, LanguageModel, Selector, Site, SiteName, Tokens, sites_among
 from steerlab.models.backends import TransformerLens
 
 
@@ -40,16 +40,21 @@ class Activations:
         """The sites, in the order they were asked for."""
         return tuple(self.states)
 
-    def __getitem__(self, site: Site) -> Float[Tensor, "row width"]:
-        """The rows of a site.
+    def __getitem__(self, site: SiteName | int) -> Float[Tensor, "row width"]:
+        """The rows of a site: `states["resid_post.5"]`, or `states[5]` where one family was read.
 
         Raises:
             SiteError: when the site was not captured.
         """
-        if site not in self.states:
+        wanted = sites_among(self.sites, site)
+        if len(wanted) != 1 or wanted[0] not in self.states:
             known = ", ".join(map(str, self.states))
-            raise SiteError(f"{site} was not captured; there is {known}. Add it to the sites of capture().")
-        return self.states[site]
+            if len(wanted) > 1:
+                raise SiteError(f"{site} was captured at {len(wanted)} layers; name one of {known}.")
+            raise SiteError(
+                f"{wanted[0]} was not captured; there is {known}. Add it to the sites of capture()."
+            )
+        return self.states[wanted[0]]
 
     def __len__(self) -> int:
         """Rows of every site."""

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -24,13 +24,13 @@ from steerlab.directions._header import (
     VERSION,
     Header,
     ModelRef,
-    Numbers,
     SiteHeader,
     SiteStatistics,
 )
+from steerlab.directions._numbers import as_rows, numbers, same_width, site_statistics_of, sum_of, times
 from steerlab.environment import library_versions
 from steerlab.errors import DirectionError, SteerlabError
-from steerlab.models import Site
+from steerlab.models import Site, SiteName, sites_among
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
@@ -68,7 +68,7 @@ class Direction:
     def __post_init__(self) -> None:
         if not self.vectors:
             raise DirectionError("A direction needs the vector of at least one site.")
-        vectors = {site: _as_rows(site, self.vectors[site]) for site in sorted(self.vectors)}
+        vectors = {site: as_rows(site, self.vectors[site]) for site in sorted(self.vectors)}
         object.__setattr__(self, "vectors", vectors)
         statistics = {site: self.statistics.get(site, SiteStatistics()) for site in vectors}
         object.__setattr__(self, "statistics", statistics)
@@ -84,8 +84,8 @@ class Direction:
         """The sites with a vector, in the order of the forward pass."""
         return tuple(self.vectors)
 
-    def __getitem__(self, site: Site) -> Float[Tensor, " width"]:
-        """The vector of a site that has exactly one; subspaces are read from ``vectors[site]``."""
+    def __getitem__(self, site: SiteName | int) -> Float[Tensor, " width"]:
+        """The only vector of a site, a layer (where there is one family) or "resid_post.5"; see ``vectors[site]``."""
         rows = self.vectors[self._known(site)]
         if len(rows) != 1:
             raise DirectionError(
@@ -93,9 +93,10 @@ class Direction:
             )
         return rows[0]
 
-    def at(self, *sites: Site) -> Direction:
-        """The same direction with only these sites."""
-        return self._with({self._known(site): self.vectors[site] for site in sites}, self.statistics)
+    def at(self, *sites: SiteName | int) -> Direction:
+        """The same direction with only these sites (see `__getitem__`, or a family's name: "resid_post")."""
+        chosen = [site for given in sites for site in sites_among(self.sites, given)]
+        return self._with({self._known(site): self.vectors[site] for site in chosen}, self.statistics)
 
     def source(self, site: Site) -> Site:
         """The site whose vectors act at ``site``: itself, or the only one there is.
@@ -144,7 +145,7 @@ class Direction:
                 "The two directions share no site; compare directions read at the same sites."
             )
         for site in shared:
-            _same_width(site, self.vectors[site], other.vectors[site])
+            same_width(site, self.vectors[site], other.vectors[site])
         return {
             site: float(torch.cosine_similarity(self[site].double(), other[site].double(), dim=0))
             for site in shared
@@ -165,11 +166,11 @@ class Direction:
         statistics = {
             site: s.model_copy(
                 update={
-                    "class_means": {label: _times(means, sign) for label, means in s.class_means.items()},
+                    "class_means": {label: times(means, sign) for label, means in s.class_means.items()},
                     "positive": s.positive if sign > 0 else s.negative,
                     "negative": s.negative if sign > 0 else s.positive,
-                    "bias": s.bias and _times(s.bias, factor),
-                    "threshold": s.threshold and _times(s.threshold, sign),
+                    "bias": s.bias and times(s.bias, factor),
+                    "threshold": s.threshold and times(s.threshold, sign),
                 }
             )
             for site, s in self.statistics.items()
@@ -189,7 +190,7 @@ class Direction:
                 "restrict both with at(...) or move one with moved_to(...)."
             )
         for site in self.sites:
-            _same_width(site, self.vectors[site], other.vectors[site])
+            same_width(site, self.vectors[site], other.vectors[site])
         vectors = {site: rows + other.vectors[site] for site, rows in self.vectors.items()}
         same_data = (self.dataset_hash, self.position) == (other.dataset_hash, other.position)
         statistics = {site: self._added(other, site, vectors[site]) for site in vectors} if same_data else {}
@@ -281,7 +282,7 @@ class Direction:
             parameters=header.parameters,
             dataset_hash=header.dataset_hash,
             position=header.position,
-            statistics={Site.parse(name): _statistics(site) for name, site in header.sites.items()},
+            statistics={Site.parse(name): site_statistics_of(site) for name, site in header.sites.items()},
             origin=header.origin,
         )
 
@@ -310,12 +311,13 @@ class Direction:
             self, vectors=vectors, statistics={s: v for s, v in statistics.items() if s in vectors}
         )
 
-    def _known(self, site: Site) -> Site:
-        if site not in self.vectors:
-            raise DirectionError(
-                f"The direction has no vector at {site}; it has {', '.join(map(str, self.sites))}."
-            )
-        return site
+    def _known(self, given: SiteName | int) -> Site:
+        sites, known = sites_among(self.sites, given), ", ".join(map(str, self.sites))
+        if len(sites) > 1:
+            raise DirectionError(f"{given} is at {len(sites)} sites of the direction; name one of {known}.")
+        if not sites or sites[0] not in self.vectors:
+            raise DirectionError(f"The direction has no vector at {given}; it has {known}.")
+        return sites[0]
 
     def _gap(self, site: Site) -> float:
         s = self.statistics[site]
@@ -340,7 +342,7 @@ class Direction:
         size = total.norm(dim=1)
         shared = mine.class_means.keys() & theirs.class_means.keys()
         means = {
-            label: _numbers(
+            label: numbers(
                 (
                     torch.tensor(mine.class_means[label]) * parts[0]
                     + torch.tensor(theirs.class_means[label]) * parts[1]
@@ -356,45 +358,5 @@ class Direction:
             positive=mine.positive if known else None,
             negative=mine.negative if known else None,
             stream_norm=mine.stream_norm if mine.stream_norm == theirs.stream_norm else None,
-            bias=_sum(mine.bias, theirs.bias),
+            bias=sum_of(mine.bias, theirs.bias),
         )
-
-
-def _as_rows(site: Site, rows: Tensor) -> Tensor:
-    rows = torch.as_tensor(rows).detach().to("cpu", torch.float32)
-    rows = (rows[None] if rows.dim() == 1 else rows).contiguous()
-    if rows.dim() != 2 or not rows.numel():
-        raise DirectionError(f"The vectors of {site} have shape {tuple(rows.shape)}; they need [k, width].")
-    if not torch.isfinite(rows).all():
-        raise DirectionError(
-            f"The vectors of {site} hold values that are not finite; check the states they came from."
-        )
-    if (rows.norm(dim=1) == 0).any():
-        raise DirectionError(
-            f"A vector of {site} is zero and points nowhere: its classes have one mean; read other positions."
-        )
-    return rows
-
-
-def _same_width(site: Site, a: Tensor, b: Tensor) -> None:
-    if a.shape != b.shape:
-        raise DirectionError(
-            f"At {site} the directions have shapes {tuple(a.shape)} and {tuple(b.shape)}; take one shape."
-        )
-
-
-def _statistics(site: SiteHeader) -> SiteStatistics:
-    fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}
-    return SiteStatistics(**fields)
-
-
-def _times(numbers: Numbers, factor: float) -> Numbers:
-    return tuple(factor * number for number in numbers)
-
-
-def _sum(a: Numbers | None, b: Numbers | None) -> Numbers | None:
-    return None if a is None or b is None else tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-def _numbers(values: Tensor) -> Numbers:
-    return tuple(float(value) for value in values)

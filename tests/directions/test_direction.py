@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steerlab.activations import Activations, Moments
 from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, ModelRef, fit_direction
-from steerlab.errors import DirectionError
+from steerlab.errors import DirectionError, SiteError
 from steerlab.models import LanguageModel, Last, Site
 
 A, B = Site("resid_post", 0), Site("resid_post", 1)
@@ -326,3 +326,18 @@ def test_moving_to_another_model_is_explicit_and_remembered(tiny_llama: Language
     assert moved.origin == (ModelRef(name=tiny_llama.name, fingerprint=tiny_llama.fingerprint),)
     with pytest.raises(DirectionError, match="has width 32"):
         made.moved_to(tiny("llama", hidden_size=16))
+
+
+def test_sites_of_a_direction_as_they_are_typed() -> None:
+    vectors = {Site("resid_post", layer): torch.randn(4) for layer in range(3)}
+    made = Direction(vectors, "tiny", "f00d")
+    assert torch.equal(made[1], vectors[Site("resid_post", 1)])
+    assert torch.equal(made["resid_post.2"], made["blocks.2.hook_resid_post"])
+    assert made.at(0, "resid_post.2").sites == (Site("resid_post", 0), Site("resid_post", 2))
+    assert made.at("resid_post").sites == made.sites
+    for wrong, words in [(9, "no vector at 9; it has resid_post.0"), ("resid_post", "name one of")]:
+        with pytest.raises(DirectionError, match=words):
+            made[wrong]  # type: ignore[index]
+    both = Direction({**vectors, Site("mlp_out", 1): torch.randn(4)}, "tiny", "f00d")
+    with pytest.raises(SiteError, match="Layer 1 alone"):
+        both[1]
