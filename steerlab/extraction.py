@@ -199,9 +199,9 @@ def extract_from(
     activations = capture(model, data.prompts, sites, positions=positions, progress="Reading states")
     labels = np.asarray(data.labels)
     direction = fit_direction(
-        fitted,
         activations,
         labels,
+        fitted,
         model=model,
         dataset_hash=data.hash,
         position=positions,

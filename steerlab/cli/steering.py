@@ -117,10 +117,11 @@ def export(
     """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
     with err.status("Loading the libraries"):
         from steerlab.steering import EXPORTS
+        from steerlab.steering import export as write
 
-    write = EXPORTS[form]  # an unknown form is refused before the model is loaded
+    EXPORTS[form]  # an unknown form is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
-    written = write(loaded, edits(loaded, steer or [], ablate or []), output)
+    written = write(loaded, edits(loaded, steer or [], ablate or []), output, form, in_place=True)
     out.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
 
 
