@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from steerlab.directions import Direction as Direction
     from steerlab.directions import fit_direction as fit_direction
     from steerlab.errors import SteerlabError as SteerlabError
+    from steerlab.extraction import extract as extract
     from steerlab.models import AfterInstruction as AfterInstruction
     from steerlab.models import All as All
     from steerlab.models import FirstGenerated as FirstGenerated
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from steerlab.models import Span as Span
     from steerlab.models import WholePrompt as WholePrompt
     from steerlab.models import Window as Window
+    from steerlab.neurons import entropy_neurons as entropy_neurons
     from steerlab.opening import load as load
     from steerlab.selection import select_direction as select_direction
     from steerlab.steering import Ablate as Ablate
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from steerlab.steering import export as export
     from steerlab.steering.bake import bake as bake
     from steerlab.steering.calibrate import calibrate as calibrate
+    from steerlab.studies import branching_factor as branching_factor
     from steerlab.studies import unlock as unlock
 
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
@@ -98,7 +101,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
         *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
         *("bake", "calibrate", "export"),
     ),
-    "studies": ("unlock",),
+    "studies": ("branching_factor", "unlock"),
+    "neurons": ("entropy_neurons",),
+    "extraction": ("extract",),
     "comparison": ("compare",),
     "errors": ("SteerlabError",),
 }  # fmt: skip

@@ -56,6 +56,7 @@ def _in_either_order(fit: Callable[_Fit, Direction]) -> Callable[_Fit, Direction
 
 
 @_in_either_order
+# Long: a third of it documents its options.
 def fit_direction(
     states: Activations | Moments,
     labels: Sequence[Label] | NDArray[Any] | Tensor | None = None,
