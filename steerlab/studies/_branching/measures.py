@@ -193,9 +193,8 @@ def halves(record: Sampled) -> Estimate:
 def local_curve(
     values: Float[np.ndarray, "sequence step"], prompt: Int[np.ndarray, " sequence"], seed: int
 ) -> list[Estimate]:
-    return [
-        point.transform(math.exp) for point in bootstraplocal_curve(values, prompt, seed=seed, draws=1000)
-    ]
+    """The local branching factor of the sequences still running, by position."""
+    return [point.transform(math.exp) for point in bootstrap_curve(values, prompt, seed=seed, draws=1000)]
 
 
 def _unlooped(record: Sampled) -> Estimate:
