@@ -20,6 +20,7 @@ from steerlab.statistics import (
     Estimate,
     Number,
     bootstrap,
+    bootstrap_curve,
     bootstrap_mean,
     paired_difference,
     proportion,
