@@ -130,14 +130,13 @@ def packaged_prompts(
 ) -> LabelledPrompts:
     """The prompts of a packaged contrast.
 
-    Statements are read as they are unless a template is named; for a bundled model they are those of the topics it
-    knows. Requests are rendered in the model's template, equally many of each kind.
+    Statements are read as they are unless a template is named; for a model that says which topics it was
+    trained to judge they are of these. Requests are rendered in the model's template, equally many of each kind.
     """
-    from steerlab import datasets, zoo
+    from steerlab import datasets
 
     if contrast == "truth":
-        bundled = model.name.startswith("zoo:")
-        return statement_prompts(model, zoo.statements() if bundled else datasets.statements(), template)
+        return statement_prompts(model, datasets.statements(model.topics or None), template)
     return request_prompts(model, datasets.requests(), template)
 
 

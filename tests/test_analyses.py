@@ -94,7 +94,7 @@ def test_the_knowledge_script_maps_topics_and_pairs(
     with statements.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label", "topic", "subject", "object"])
-        for item in (one for topic in ("cities", "plants") for one in zoo.statements().topic(topic)):
+        for item in (one for topic in ("cities", "plants") for one in zoo.known_statements().topic(topic)):
             spans = (item.text[slice(*item.spans[part])] for part in ("subject", "object"))
             writer.writerow([item.text, str(item.label).lower(), item.topic, *spans])
     configuration = tmp_path / "pair.toml"

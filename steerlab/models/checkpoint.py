@@ -27,6 +27,8 @@ class Checkpoint:
         self.model = model = engine.module
         self.tokenizer = tokenizer
         self.name = name
+        #: Topics of packaged statements that it was trained to judge, where that is known: bundled models set them.
+        self.topics: tuple[str, ...] = ()
         self.anatomy = Anatomy(model)
         config = self.anatomy.config
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]

@@ -145,7 +145,7 @@ def test_changes_stand_beside_what_swapping_the_models_gives() -> None:
 
 def test_a_temperature_at_the_bound_is_said() -> None:
     models = {"base": zoo.load("small-base"), "post": zoo.load("small-post")}
-    found = choices_of_pair(models, choice_questions(zoo.statements()), source="made", seed=0)
+    found = choices_of_pair(models, choice_questions(zoo.known_statements()), source="made", seed=0)
     assert "bound" not in choices_table(found).note
     low = found.answers[1].model_copy(update={"temperature": 0.05})
     note = choices_table(found.model_copy(update={"answers": (found.answers[0], low)})).note
@@ -154,7 +154,7 @@ def test_a_temperature_at_the_bound_is_said() -> None:
 
 def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
     models = {"base": zoo.load("small-base"), "post": zoo.load("small-post")}
-    made = choice_questions(zoo.statements())
+    made = choice_questions(zoo.known_statements())
     found = choices_of_pair(models, made, source="made", seed=0)
     assert found.form in ("continuations", "letters")
     assert all(one.above_chance for one in found.answers)
@@ -173,7 +173,7 @@ def test_the_confidence_study_carries_it() -> None:
     from steerlab import datasets, studies
 
     base, post = zoo.load("small-base"), zoo.load("small-post")
-    result = studies.confidence((base, post), zoo.statements(), plain_text=datasets.plain_text()[:12])
+    result = studies.confidence((base, post), zoo.known_statements(), plain_text=datasets.plain_text()[:12])
     assert result.choices is not None
     assert "choice_confidence" in {table.key for table in result.tables()}
     assert "choice_confidence" in result.figures()

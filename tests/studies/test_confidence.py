@@ -115,7 +115,7 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
-    result = confidence(bundled_pair, zoo.statements(), plain_text=datasets.plain_text()[:20])
+    result = confidence(bundled_pair, zoo.known_statements(), plain_text=datasets.plain_text()[:20])
     wellformed(result)
     assert result.status == "done"
     assert all(one.above_chance for one in result.answers)

@@ -82,8 +82,8 @@ def confidence(
         SteerlabError: an unknown size or preset.
     """
     check_options("confidence", size=size, preset=preset)
-    data = StudyData.of(data, "statements").with_own(plain_text=plain_text, questions=questions)
     budget, pair = BUDGETS[size], Pair.of(pair)
+    data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text, questions=questions)
     models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}
     texts, readings = _read(models, data.plain_text, budget, seed)
     edges = np.linspace(0, max(float(reading.entropy.max()) for reading in readings.values()) + 1e-6, 33)

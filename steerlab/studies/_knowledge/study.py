@@ -101,7 +101,8 @@ def knowledge(
             models that cut the prompts into other tokens; SteerlabError: an unknown size or preset.
     """
     check_options("knowledge", size=size, preset=preset, presets=get_args(Preset))
-    models, statements = Pair.of(pair).by_name, StudyData.of(data, "statements").statements
+    pair = Pair.of(pair)
+    models, statements = pair.by_name, StudyData.of(data, "statements", pair.topics).statements
     published = preset == "published"
     columns = columns or ("tokens" if published else "roles")
     shots = 4 if published and shots is None else shots
