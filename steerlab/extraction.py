@@ -114,10 +114,11 @@ def own_prompts(
     from steerlab.datasets.readers.table import read_table
 
     if negative is None and isinstance(positive, str | Path):
-        if Path(positive).is_dir():
-            return request_prompts(model, datasets.read_requests(positive), template)
-        if {"subject", "polarity"} & set(read_table(positive).columns):
-            positive = datasets.read_statements(positive)
+        place = Path(positive)
+        if place.is_dir() and any(place.glob("harm*")):
+            return request_prompts(model, datasets.read_requests(place), template)
+        if place.is_dir() or {"subject", "polarity"} & set(read_table(place).columns):
+            positive = datasets.read_statements(place)
     if isinstance(positive, datasets.StatementSet):
         return statement_prompts(model, positive, template)
     return _rendered(

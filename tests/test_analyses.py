@@ -100,7 +100,7 @@ def test_the_knowledge_script_maps_topics_and_pairs(
     configuration = tmp_path / "pair.toml"
     configuration.write_text(
         PAIR
-        + f'statements = "{statements}"\nnoise = false\nshots = 0\nby_topic = true\nkinds = ["mlp_out"]\n'
+        + f'statements = "{statements}"\nnoise = false\nshots = 0\nby_topic = true\nsites = ["mlp_out"]\n'
     )
     run("knowledge.py", configuration, tmp_path)
     said = capsys.readouterr().out

@@ -503,7 +503,7 @@ def bundled() -> KnowledgeResult:
     with pytest.MonkeyPatch.context() as patch:
         use_smaller_amounts(patch)
         pair = zoo.load("large-base"), zoo.load("large-post")
-        return knowledge(pair, some_topics("cities"), kinds=("mlp_out",), seed=1)
+        return knowledge(pair, some_topics("cities"), sites=("mlp_out",), seed=1)
 
 
 def test_the_study_of_the_bundled_pair(bundled: KnowledgeResult) -> None:
