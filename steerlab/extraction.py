@@ -140,9 +140,9 @@ def extract_direction(
     activations = capture(model, prompts, sites, positions=Last(), progress="Reading states")
     y = np.asarray(labels)
     direction = fit_direction(
-        fitted,
         activations,
         y,
+        fitted,
         model=model,
         dataset_hash=data_hash,
         position=Last(),

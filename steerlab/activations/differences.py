@@ -66,6 +66,7 @@ def capture_differences(
         prompts = list(chain.from_iterable(zip(positives[window], negatives[window], strict=True)))
         states = capture(model, prompts, wanted, positions=positions, token_budget=token_budget)
         _take(moments, states, start)
+        moments.came_from(prompts, positions, [1, 0] * (len(prompts) // 2))
     return moments
 
 

@@ -16,6 +16,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from steerlab.activations._provenance import prompts_hash
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
@@ -110,7 +111,8 @@ def capture(
     _check(prompts, wanted, positions, into, labels, token_budget)
     parts = _shown(_read(model, prompts, wanted, positions, token_budget), progress, len(prompts))
     if into is None:
-        return _assembled(parts, wanted, model, len(prompts))
+        read = _assembled(parts, wanted, model, len(prompts))
+        return replace(read, positions=repr(positions), prompts_hash=prompts_hash(prompts))
     given: list[Label] = [None] * len(prompts) if labels is None else [plain_label(label) for label in labels]
     into.belongs_to(model)
     if not by_position:
@@ -118,6 +120,7 @@ def capture(
     for part in parts:
         rows = zip(part.example.tolist(), part.from_end.tolist(), strict=True)
         into.update(part.states, [(given[i], place) if by_position else given[i] for i, place in rows])
+    into.came_from(prompts, positions, given)
     return into
 
 

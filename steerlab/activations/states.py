@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlab.activations._provenance import prompts_hash
 from steerlab.errors import SiteError, SteerlabError
 from steerlab.models import All, LanguageModel, Selector, Site, SiteName, Tokens, sites_among
 from steerlab.models.backends import TransformerLens
@@ -26,6 +27,8 @@ class Activations:
         n_prompts: prompts that were read.
         model_name: the model the states come from.
         fingerprint: its fingerprint.
+        positions: the rule that picked the tokens, "" where it is not known.
+        prompts_hash: a hash of the prompts in their order, "" where they are not known.
     """
 
     states: Mapping[Site, Float[Tensor, "row width"]]
@@ -34,6 +37,8 @@ class Activations:
     n_prompts: int
     model_name: str
     fingerprint: str
+    positions: str = ""
+    prompts_hash: str = ""
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -121,6 +126,8 @@ class Activations:
             n_prompts=len(tokens),
             model_name=model.name,
             fingerprint=model.fingerprint,
+            positions=repr(positions),
+            prompts_hash=prompts_hash(tokens.prompts),
         )
 
     def to_transformer_lens(self, model: LanguageModel) -> Any:

@@ -53,7 +53,7 @@ def direction(model: LanguageModel, *sites: Site, seed: int = 0, k: int = 1) -> 
 
 def fitted(model: LanguageModel) -> Direction:
     states = capture(model, PROMPTS, model.sites("resid_post"))
-    return fit_direction(DifferenceInMeans(), states, [0, 1, 0, 1], model=model)
+    return fit_direction(states, [0, 1, 0, 1], DifferenceInMeans(), model=model)
 
 
 def unit(made: Direction, site: Site = SITE) -> np.ndarray:
