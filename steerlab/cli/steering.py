@@ -43,8 +43,13 @@ def generate(
     interventions = edits(loaded, steer or [], ablate or [])
 
     def _complete() -> str:
-        sampling = {"do_sample": True, "temperature": temperature, "seed": seed} if temperature > 0 else {}
-        return loaded.generate([rendered], max_new_tokens=max_new_tokens, **sampling)[0].text  # type: ignore[arg-type]
+        return loaded.generate(
+            rendered,
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature or 1.0,
+            seed=seed if temperature > 0 else None,
+        ).text
 
     plain = _complete()
     if not interventions:

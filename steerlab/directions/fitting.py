@@ -56,7 +56,6 @@ def _in_either_order(fit: Callable[_Fit, Direction]) -> Callable[_Fit, Direction
 
 
 @_in_either_order
-# Long: a third of it documents its options.
 def fit_direction(
     states: Activations | Moments,
     labels: Sequence[Label] | NDArray[Any] | Tensor | None = None,
@@ -91,12 +90,7 @@ def fit_direction(
             class, or states of another model.
     """
     estimator, activations = estimator_of(estimator), _states(states)
-    if model is not None and activations.fingerprint not in (None, model.fingerprint):
-        raise DirectionError(
-            f"The states were read from {activations.model_name}, not from {model.name}; capture them again there."
-        )
-    name = activations.model_name or (model.name if model else "")
-    fingerprint = activations.fingerprint or (model.fingerprint if model else "")
+    name, fingerprint = _read_in(activations, model)
     if isinstance(activations, Moments):
         classes = classes_of([label for label in activations.labels if label != DIFFERENCE], positive)
         fitted = {site: _fit_moments(estimator, activations, site, *classes) for site in activations.sites}
@@ -128,6 +122,17 @@ def _states(states: Any) -> Activations | Moments:
             f"Directions are fitted on states of sl.capture(model, prompts, sites), not on {kind}."
         )
     return states
+
+
+def _read_in(states: Activations | Moments, model: LanguageModel | None) -> tuple[str, str]:
+    """Name and fingerprint of the model the states were read from."""
+    if model is not None and states.fingerprint not in (None, model.fingerprint):
+        raise DirectionError(
+            f"The states were read from {states.model_name}, not from {model.name}; capture them again there."
+        )
+    name = states.model_name or (model.name if model else "")
+    fingerprint = states.fingerprint or (model.fingerprint if model else "")
+    return name, fingerprint
 
 
 def _data_hash(states: Activations | Moments, labels: Any) -> str:
