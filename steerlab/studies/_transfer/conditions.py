@@ -20,11 +20,9 @@ from steerlab.steering import side_effects
 from steerlab.studies._transfer.capability import capability_direction, deltas
 from steerlab.studies._transfer.proxy import arithmetic, same_vocabulary
 from steerlab.studies._transfer.result import UNLOCK, Condition, Role
-from steerlab.studies._transfer.strength import choose_strength
+from steerlab.studies._transfer.strength import GRID, choose_strength
 from steerlab.studies._transfer.unlock import Unlocked, read_prompts, refitted, turn
 from steerlab.studies._transfer.writing import Answers, asked, judged, write
-
-STRENGTHS = (0.1, 0.2, 0.5, 1.0)
 
 
 class Trials:
@@ -88,7 +86,7 @@ def conditions_of(
         add(name, role, trials.steered(edits), edits, sign * alpha)
     if result.native is not None:
         native = result.native
-        own = choose_strength(lambda tried: trials.score(turn(native, tried), by), STRENGTHS)
+        own = choose_strength(lambda tried: trials.score(turn(native, tried), by), GRID)
         edits = turn(native, own.strength)
         add("native, all layers, own strength", "ceiling", trials.steered(edits), edits, own.strength)
     made.append(_random(trials, result, randoms, seed))

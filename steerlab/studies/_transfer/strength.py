@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GRID = (0.05, 0.1, 0.2, 0.5)
+GRID = (0.05, 0.1, 0.2, 0.5, 0.7, 1.0)
 #: How near the best outcome the chosen one must come, and how much more repetition is let pass.
 NEAR, LOOPS = 0.9, 0.1
 

@@ -25,10 +25,11 @@ from steerlab.progress import track
 from steerlab.statistics import proportion
 from steerlab.studies._pair import Preset, Size, check_options
 from steerlab.studies._transfer.capability import Aggregator
-from steerlab.studies._transfer.conditions import STRENGTHS, Trials, conditions_of, least_length
+from steerlab.studies._transfer.conditions import Trials, conditions_of, least_length
 from steerlab.studies._transfer.result import UNLOCK, Setting, SweepCell, TransferResult
 from steerlab.studies._transfer.sentences import headline, sentences
 from steerlab.studies._transfer.sharpening import sharpening
+from steerlab.studies._transfer.strength import GRID
 from steerlab.studies._transfer.unlock import Steered, Unlocked, refitted, turn, unlock
 from steerlab.studies._transfer.writing import write
 
@@ -109,7 +110,7 @@ def transfer(
         template=template,
         strength=strength,
         steered=steered,
-        grid=STRENGTHS,
+        grid=GRID,
         score=lambda edits: trials.score(edits, by),
         seed=seed,
     )

@@ -49,6 +49,7 @@ from steerlab.studies._transfer.capability import (
     deltas,
     split_half,
 )
+from steerlab.studies._transfer.manner import manner_score
 from steerlab.studies._transfer.strength import GRID, Chosen, choose_strength
 from steerlab.studies._transfer.writing import asked
 
@@ -148,10 +149,11 @@ def unlock(
         target_unlocked: a post-trained target, for its native direction where the change is one of weights. Where
             it is one of prompts the target itself gives it. Only diagnostics use it.
         template: how the texts are rendered in every model; the published prompts are plain text.
-        strength: α; None chooses it on dev questions by `score`, without one the published 0.05.
+        strength: α; None chooses it on dev questions by `score`.
         steered: "all" layers, or those whose map is not called "not identified" (the published code steers all).
         grid: α to choose from.
-        score: what some interventions achieve on dev questions, and a guard that must not grow (share of repetition).
+        score: what some interventions achieve on dev questions, and a guard that must not grow (share of repetition);
+            None: the share that the target begins as the unlocked source does. The published preset takes 0.05.
         shares: of the questions that go to fit and to dev.
         rank: of the published aligner.
         seed: of the split.
@@ -189,6 +191,10 @@ def unlock(
     )
     report = alignment.diagnose(pairs, direction, native=native, seed=seed)
     kept = every if published or steered == "all" else _kept(every, report)
+    if strength is None and score is None and not published:
+        dev = parts["dev"].tolist()
+        texts_of = [[texts[row] for row in dev] for texts in (unlocked, locked)]
+        score = manner_score(source[1], texts_of[0], target, texts_of[1], template)
     return Unlocked(
         source=direction,
         direction=kept,
