@@ -53,7 +53,7 @@ def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
         print(save(sweep.plot(), Path("figures") / "branching_by_strength.svg").path)
     if REFERENCE:
         published = {name: curve for path in REFERENCE for name, curve in read_curves(path).items()}
-        ours = {"BASE": cumulative(pair.base), "POST": cumulative(pair.post)}
+        ours = {"base": cumulative(pair.base), "post": cumulative(pair.post)}
         figure = beside(ours, published)
         print(save(figure, Path("figures") / "branching_beside_published.svg").path)
     return result

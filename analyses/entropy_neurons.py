@@ -35,7 +35,7 @@ def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     per_layer = options.pop("per_layer", False)
     result = studies.confidence(pair, data, **options)
     if per_layer:
-        by_layer({"BASE": pair.base, "POST": pair.post}, list(data.plain_text[:6]))
+        by_layer({"base": pair.base, "post": pair.post}, list(data.plain_text[:6]))
     return result
 
 

@@ -30,7 +30,7 @@ def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The knowledge study, and one of each topic where that is asked for."""
     options = {
         **options,
-        **{key: tuple(options[key]) for key in ("answers", "kinds") if key in options},
+        **{key: tuple(options[key]) for key in ("answers", "sites") if key in options},
     }
     pairs, template = options.pop("pairs", None), options.pop("template", None)
     by_topic = options.pop("by_topic", False)

@@ -1,6 +1,8 @@
 """steerlab: what post-training changed inside a language model, and how to steer one at inference.
 
 Names are imported when first used, so that `import steerlab` and `steerlab --help` do not wait for torch.
+`_ROOM_OF` says where each name of the front door lives and `_ROOMS` which rooms there are; the imports for type
+checkers repeat both (a test holds them equal).
 """
 
 from __future__ import annotations
@@ -11,118 +13,128 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from steerlab import (
-        alignment,
-        datasets,
-        directions,
-        neurons,
-        plots,
-        readouts,
-        report,
-        selection,
-        statistics,
-        steering,
-        studies,
-        zoo,
-    )
-    from steerlab.activations import Activations, Moments, capture
-    from steerlab.comparison import compare
-    from steerlab.directions import Direction
-    from steerlab.models import (
-        AfterInstruction,
-        All,
-        FirstGenerated,
-        Generated,
-        Index,
-        LanguageModel,
-        Last,
-        Prompt,
-        Site,
-        Span,
-        WholePrompt,
-        Window,
-    )
-    from steerlab.opening import load
+    from steerlab import activations as activations
+    from steerlab import alignment as alignment
+    from steerlab import chat as chat
+    from steerlab import cli as cli
+    from steerlab import comparison as comparison
+    from steerlab import datasets as datasets
+    from steerlab import directions as directions
+    from steerlab import environment as environment
+    from steerlab import errors as errors
+    from steerlab import extraction as extraction
+    from steerlab import files as files
+    from steerlab import models as models
+    from steerlab import neurons as neurons
+    from steerlab import opening as opening
+    from steerlab import plots as plots
+    from steerlab import progress as progress
+    from steerlab import readouts as readouts
+    from steerlab import record as record
+    from steerlab import registry as registry
+    from steerlab import report as report
+    from steerlab import results as results
+    from steerlab import run_folder as run_folder
+    from steerlab import selection as selection
+    from steerlab import statistics as statistics
+    from steerlab import steering as steering
+    from steerlab import studies as studies
+    from steerlab import zoo as zoo
+    from steerlab.activations import Activations as Activations
+    from steerlab.activations import Moments as Moments
+    from steerlab.activations import PatchSweep as PatchSweep
+    from steerlab.activations import capture as capture
+    from steerlab.comparison import compare as compare
+    from steerlab.directions import Direction as Direction
+    from steerlab.directions import fit_direction as fit_direction
+    from steerlab.errors import SteerlabError as SteerlabError
+    from steerlab.extraction import extract as extract
+    from steerlab.models import AfterInstruction as AfterInstruction
+    from steerlab.models import All as All
+    from steerlab.models import FirstGenerated as FirstGenerated
+    from steerlab.models import Generated as Generated
+    from steerlab.models import Index as Index
+    from steerlab.models import LanguageModel as LanguageModel
+    from steerlab.models import Last as Last
+    from steerlab.models import Prompt as Prompt
+    from steerlab.models import Site as Site
+    from steerlab.models import Span as Span
+    from steerlab.models import WholePrompt as WholePrompt
+    from steerlab.models import Window as Window
+    from steerlab.neurons import entropy_neurons as entropy_neurons
+    from steerlab.opening import load as load
+    from steerlab.selection import select_direction as select_direction
+    from steerlab.steering import Ablate as Ablate
+    from steerlab.steering import Add as Add
+    from steerlab.steering import Affine as Affine
+    from steerlab.steering import Clamp as Clamp
+    from steerlab.steering import Condition as Condition
+    from steerlab.steering import Patch as Patch
+    from steerlab.steering import PerRow as PerRow
+    from steerlab.steering import Project as Project
+    from steerlab.steering import Rotate as Rotate
+    from steerlab.steering import Scale as Scale
+    from steerlab.steering import export as export
+    from steerlab.steering.bake import bake as bake
+    from steerlab.steering.calibrate import calibrate as calibrate
+    from steerlab.studies import branching_factor as branching_factor
+    from steerlab.studies import unlock as unlock
 
+#: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
-    "alignment",
-    "datasets",
-    "directions",
-    "neurons",
-    "plots",
-    "readouts",
-    "report",
-    "selection",
-    "statistics",
-    "steering",
-    "studies",
-    "zoo",
-)
-_NAMES = {
-    "load": "opening",
-    "LanguageModel": "models",
-    "Site": "models",
-    "Prompt": "models",
-    "Last": "models",
-    "Index": "models",
-    "All": "models",
-    "AfterInstruction": "models",
-    "Span": "models",
-    "Generated": "models",
-    "FirstGenerated": "models",
-    "WholePrompt": "models",
-    "Window": "models",
-    "capture": "activations",
-    "Activations": "activations",
-    "Moments": "activations",
-    "Direction": "directions",
-    "compare": "comparison",
-}
+    *("activations", "alignment", "chat", "cli", "comparison", "datasets", "directions", "environment", "errors"),
+    *("extraction", "files", "models", "neurons", "opening", "plots", "progress", "readouts", "record", "registry"),
+    *("report", "results", "run_folder", "selection", "statistics", "steering", "studies", "zoo"),
+)  # fmt: skip
 
-__all__ = [
-    "Activations",
-    "AfterInstruction",
-    "All",
-    "Direction",
-    "FirstGenerated",
-    "Generated",
-    "Index",
-    "LanguageModel",
-    "Last",
-    "Moments",
-    "Prompt",
-    "Site",
-    "Span",
-    "WholePrompt",
-    "Window",
-    "alignment",
-    "capture",
-    "compare",
-    "datasets",
-    "directions",
-    "load",
-    "neurons",
-    "plots",
-    "readouts",
-    "report",
-    "selection",
-    "statistics",
-    "steering",
-    "studies",
-    "zoo",
-]
+#: Names of the front door by the room they live in.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "opening": ("load",),
+    "models": (
+        *("LanguageModel", "Prompt", "Site"),
+        *("AfterInstruction", "All", "FirstGenerated", "Generated", "Index", "Last", "Span", "WholePrompt", "Window"),
+    ),
+    "activations": ("Activations", "Moments", "PatchSweep", "capture"),
+    "directions": ("Direction", "fit_direction"),
+    "selection": ("select_direction",),
+    "steering": (
+        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
+        *("bake", "calibrate", "export"),
+    ),
+    "studies": ("branching_factor", "unlock"),
+    "neurons": ("entropy_neurons",),
+    "extraction": ("extract",),
+    "comparison": ("compare",),
+    "errors": ("SteerlabError",),
+}  # fmt: skip
+_ROOM_OF = {name: room for room, names in _NAMES.items() for name in names}
+
+__all__ = sorted([*_ROOM_OF, *_ROOMS])  # one list of names, not two
 
 
 def __getattr__(name: str) -> object:
-    if name in _NAMES:
-        value = getattr(import_module(f"steerlab.{_NAMES[name]}"), name)
+    if name in _ROOM_OF:
+        value = getattr(import_module(f"steerlab.{_ROOM_OF[name]}"), name)
     elif name in _ROOMS:
         value = import_module(f"steerlab.{name}")
     else:
-        raise AttributeError(f"steerlab has no attribute {name!r}")
+        raise AttributeError(_unknown(name))
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+def _unknown(name: str) -> str:
+    if name.startswith("_"):
+        return f"steerlab has no attribute {name!r}"
+    from difflib import get_close_matches
+
+    known = {known.lower(): known for known in __all__}
+    alike = [known[match] for match in get_close_matches(name.lower(), known, cutoff=0.7)]
+    hint = (
+        f"did you mean {' or '.join(f'sl.{match}' for match in alike)}?" if alike else "dir(sl) lists them."
+    )
+    return f"steerlab has no {name!r}; {hint}"

@@ -249,7 +249,7 @@ def read_data(
     """
     from steerlab import datasets, zoo
 
-    packaged = zoo.statements if bundled else datasets.statements
+    packaged = zoo.known_statements if bundled else datasets.statements
     return datasets.StudyData(
         statements=datasets.read_statements(statements) if statements else packaged(),
         requests=datasets.read_requests(requests) if requests else datasets.requests(),

@@ -114,10 +114,11 @@ def own_prompts(
     from steerlab.datasets.readers.table import read_table
 
     if negative is None and isinstance(positive, str | Path):
-        if Path(positive).is_dir():
-            return request_prompts(model, datasets.read_requests(positive), template)
-        if {"subject", "polarity"} & set(read_table(positive).columns):
-            positive = datasets.read_statements(positive)
+        place = Path(positive)
+        if place.is_dir() and any(place.glob("harm*")):
+            return request_prompts(model, datasets.read_requests(place), template)
+        if place.is_dir() or {"subject", "polarity"} & set(read_table(place).columns):
+            positive = datasets.read_statements(place)
     if isinstance(positive, datasets.StatementSet):
         return statement_prompts(model, positive, template)
     return _rendered(
@@ -130,14 +131,13 @@ def packaged_prompts(
 ) -> LabelledPrompts:
     """The prompts of a packaged contrast.
 
-    Statements are read as they are unless a template is named; for a bundled model they are those of the topics it
-    knows. Requests are rendered in the model's template, equally many of each kind.
+    Statements are read as they are unless a template is named; for a model that says which topics it was
+    trained to judge they are of these. Requests are rendered in the model's template, equally many of each kind.
     """
-    from steerlab import datasets, zoo
+    from steerlab import datasets
 
     if contrast == "truth":
-        bundled = model.name.startswith("zoo:")
-        return statement_prompts(model, zoo.statements() if bundled else datasets.statements(), template)
+        return statement_prompts(model, datasets.statements(model.topics or None), template)
     return request_prompts(model, datasets.requests(), template)
 
 
@@ -199,9 +199,9 @@ def extract_from(
     activations = capture(model, data.prompts, sites, positions=positions, progress="Reading states")
     labels = np.asarray(data.labels)
     direction = fit_direction(
-        fitted,
         activations,
         labels,
+        fitted,
         model=model,
         dataset_hash=data.hash,
         position=positions,

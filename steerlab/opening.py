@@ -9,10 +9,15 @@ if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
 
-def load(source: Any, **options: Any) -> LanguageModel:
+def load(source: Any, tokenizer: Any = None, **options: Any) -> LanguageModel:
     """Load a model: a hub name, a local folder, `zoo:NAME` for a bundled one, or a live object.
 
-    A bundled model keeps the name `zoo:NAME`, wherever the package lies. `options` are those of `models.load`.
+    A bundled model keeps the name `zoo:NAME`, wherever the package lies.
+
+    Args:
+        source: what to load.
+        tokenizer: a tokenizer, or the name or folder of one; a live transformers model needs it.
+        options: those of `models.load`.
 
     Raises:
         ModelError: as `models.load` does, and for an unknown bundled model.
@@ -21,5 +26,5 @@ def load(source: Any, **options: Any) -> LanguageModel:
     from steerlab.models import load as load_model
 
     if isinstance(source, str | Path) and str(source).startswith("zoo:"):
-        return zoo.load(str(source).removeprefix("zoo:"), **options)
-    return load_model(source, **options)
+        return zoo.load(str(source).removeprefix("zoo:"), tokenizer=tokenizer, **options)
+    return load_model(source, tokenizer, **options)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-#: Which model of a pair a row speaks of.
-Role: TypeAlias = Literal["BASE", "POST"]
+
+def _lower_case(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+#: Which model of a pair a row speaks of. Results of earlier versions have it in capitals.
+Role: TypeAlias = Annotated[Literal["base", "post"], BeforeValidator(_lower_case)]
 
 
 class Record(BaseModel):

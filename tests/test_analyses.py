@@ -94,13 +94,13 @@ def test_the_knowledge_script_maps_topics_and_pairs(
     with statements.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label", "topic", "subject", "object"])
-        for item in (one for topic in ("cities", "plants") for one in zoo.statements().topic(topic)):
+        for item in (one for topic in ("cities", "plants") for one in zoo.known_statements().topic(topic)):
             spans = (item.text[slice(*item.spans[part])] for part in ("subject", "object"))
             writer.writerow([item.text, str(item.label).lower(), item.topic, *spans])
     configuration = tmp_path / "pair.toml"
     configuration.write_text(
         PAIR
-        + f'statements = "{statements}"\nnoise = false\nshots = 0\nby_topic = true\nkinds = ["mlp_out"]\n'
+        + f'statements = "{statements}"\nnoise = false\nshots = 0\nby_topic = true\nsites = ["mlp_out"]\n'
     )
     run("knowledge.py", configuration, tmp_path)
     said = capsys.readouterr().out

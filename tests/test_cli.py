@@ -108,7 +108,7 @@ def test_wrong_prompt_files_end_with_two(
     prompts = tmp_path / "prompts.csv"
     prompts.write_text(content)
     code = run(
-        "compare", "zoo:large-base", "zoo:large-post", "--out", tmp_path / "run", "--prompts", prompts,
+        "compare", "zoo:large-base", "zoo:large-post", "--out", tmp_path / "run", "--requests", prompts,
         monkeypatch=monkeypatch,
     )  # fmt: skip
     message = capfd.readouterr().err.strip().splitlines()[-1]
@@ -293,7 +293,7 @@ def test_trace_writes_a_report_with_memory_and_time(
     manifest = json.loads((place / "manifest.json").read_text())
     assert manifest["peak_memory"]["knowledge"]["process"] > 100
     assert manifest["timings"]["knowledge"] > 0
-    assert manifest["configuration"]["kinds"] == ["mlp_out"]
+    assert manifest["configuration"]["sites"] == ["mlp_out"]
     assert "Where knowledge is stored" in (place / "report.html").read_text("utf-8")
     assert not place.with_name("trace.partial").exists()
 

@@ -91,8 +91,8 @@ def test_an_estimator_is_found_by_its_name() -> None:
         model_name="",
         fingerprint=None,
     )
-    assert fit_direction("twice", states, [1, 0])[site].tolist() == [2.0, -2.0]
-    assert fit_direction("difference-in-means", states, [1, 0])[site].tolist() == [1.0, -1.0]
+    assert fit_direction(states, [1, 0], "twice")[site].tolist() == [2.0, -2.0]
+    assert fit_direction(states, [1, 0], "difference-in-means")[site].tolist() == [1.0, -1.0]
 
 
 def test_an_aligner_is_found_by_its_name_and_its_class_in_files(tmp_path: Path) -> None:

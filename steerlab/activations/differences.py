@@ -19,7 +19,7 @@ from steerlab.activations.moments import Moments
 from steerlab.activations.reading import capture
 from steerlab.activations.states import Activations
 from steerlab.errors import PromptError
-from steerlab.models import LanguageModel, Last, Prompt, Selector, Site
+from steerlab.models import LanguageModel, Last, Prompt, Selector, Site, SitesGiven, sites_of
 
 DIFFERENCE = "difference"
 _WINDOW = 256  # pairs whose rows are held at a time
@@ -29,7 +29,7 @@ def capture_differences(
     model: LanguageModel,
     positives: Sequence[str | Prompt],
     negatives: Sequence[str | Prompt],
-    sites: Site | Sequence[Site],
+    sites: SitesGiven,
     *,
     positions: Selector = Last(),  # noqa: B008  # frozen
     token_budget: int = 4096,
@@ -59,13 +59,14 @@ def capture_differences(
         raise PromptError("Differences need at least one pair of prompts.")
     moments = Moments("scatter", classes=[DIFFERENCE], memory_budget=memory_budget)
     moments.belongs_to(model)
-    wanted = [sites] if isinstance(sites, Site) else list(sites)
+    wanted = sites_of(model, sites)
     moments.reserve({site: model.width(site) for site in wanted}, classes=3)
     for start in range(0, len(positives), _WINDOW):
         window = slice(start, start + _WINDOW)
         prompts = list(chain.from_iterable(zip(positives[window], negatives[window], strict=True)))
         states = capture(model, prompts, wanted, positions=positions, token_budget=token_budget)
         _take(moments, states, start)
+        moments.came_from(prompts, positions, [1, 0] * (len(prompts) // 2))
     return moments
 
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from steerlab.activations import _moments_file
 from steerlab.activations._class_sums import ClassSums, Pair
+from steerlab.activations._provenance import Streamed
 from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
-from steerlab.models import LanguageModel, Site
+from steerlab.models import Site
 from steerlab.models.laws import exact
 
 Order: TypeAlias = Literal["mean", "scatter", "cross"]
@@ -36,7 +37,7 @@ _BLOCK_BYTES, _BLOCK_ROWS = 64 * 2**20, 256
 _log = logging.getLogger(__name__)
 
 
-class Moments:
+class Moments(Streamed):
     """Streaming statistics of states by class and site.
 
     Args:
@@ -48,6 +49,9 @@ class Moments:
         classes: the classes that get second moments; None means every class. Rows of the others still count
             and get their means.
         memory_budget: bytes that the second moments may take; more is refused before anything is allocated.
+
+    `model_name`, `fingerprint`, `positions` and `prompts_hash` say where the states come from, as far as `capture` and
+    merging know.
 
     Raises:
         SteerlabError: for an unknown order, or sites and pairs that the order has no use for.
@@ -65,8 +69,7 @@ class Moments:
         self.order: Order = order
         self.pairs: tuple[Pair, ...] = tuple((a, b) for a, b in cross)
         self.memory_budget = memory_budget
-        self.model_name: str | None = None
-        self.fingerprint: str | None = None
+        super().__init__()
         self._scatter_sites = None if sites is None else frozenset(sites)
         self._second_classes = None if classes is None else frozenset(map(plain_label, classes))
         self._widths: dict[Site, int] = {}
@@ -124,14 +127,6 @@ class Moments:
             _log.info("second moments of %d sites, %d classes: %s", len(widths), classes, readable(needed))
         self._widths = dict(widths)
 
-    def belongs_to(self, model: LanguageModel) -> None:
-        """Note the model whose states are taken; raise `SteerlabError` when it is not the one noted before."""
-        if self.fingerprint not in (None, model.fingerprint):
-            raise SteerlabError(
-                f"These moments hold states of {self.model_name}; use another Moments object for {model.name}."
-            )
-        self.model_name, self.fingerprint = model.name, model.fingerprint
-
     def update(
         self, states: Mapping[Site, Float[Tensor, "row width"]], labels: Sequence[Label] | None = None
     ) -> None:
@@ -173,8 +168,7 @@ class Moments:
             self.reserve(other._widths, len({*self._classes, *other._classes}))
         for label, sums in other._classes.items():
             self._class(label).merge(sums)
-        self.model_name = self.model_name or other.model_name
-        self.fingerprint = self.fingerprint or other.fingerprint
+        self._join(other)
         return self
 
     def __add__(self, other: Moments) -> Moments:
@@ -249,6 +243,8 @@ class Moments:
             "classes": [[label, sums.count] for label, sums in self._classes.items()],
             "model_name": self.model_name,
             "fingerprint": self.fingerprint,
+            "positions": self.positions,
+            "prompts_hash": self.prompts_hash,
         }
         tensors: dict[str, Tensor] = {}
         for i, sums in enumerate(self._classes.values()):
@@ -275,6 +271,7 @@ class Moments:
             memory_budget=memory_budget,
         )
         moments.model_name, moments.fingerprint = header["model_name"], header["fingerprint"]
+        moments._take(header.get("positions", ""), header.get("prompts_hash", ""))
         widths = {Site.parse(text): width for text, width in header["sites"]}
         if widths:
             moments.reserve(widths, len(header["classes"]))

@@ -9,18 +9,31 @@ padding can see it, so the attention needs no mask.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
 from torch import Tensor
 
+from steerlab.activations._provenance import prompts_hash
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
 from steerlab.errors import PromptError, SteerlabError
-from steerlab.models import LanguageModel, Last, Prompt, Selection, Selector, Site, Tokens
+from steerlab.models import (
+    LanguageModel,
+    Last,
+    Prompt,
+    Selection,
+    Selector,
+    Site,
+    SitesGiven,
+    Tokens,
+    as_prompts,
+    require_selector,
+    sites_of,
+)
 from steerlab.progress import track
 
 _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does not grow with their number
@@ -29,8 +42,8 @@ _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does no
 @overload
 def capture(
     model: LanguageModel,
-    prompts: Sequence[str | Prompt],
-    sites: Site | Sequence[Site],
+    prompts: str | Prompt | Iterable[str | Prompt],
+    sites: SitesGiven,
     *,
     positions: Selector = ...,
     into: None = None,
@@ -44,8 +57,8 @@ def capture(
 @overload
 def capture(
     model: LanguageModel,
-    prompts: Sequence[str | Prompt],
-    sites: Site | Sequence[Site],
+    prompts: str | Prompt | Iterable[str | Prompt],
+    sites: SitesGiven,
     *,
     positions: Selector = ...,
     into: Moments,
@@ -58,8 +71,8 @@ def capture(
 
 def capture(
     model: LanguageModel,
-    prompts: Sequence[str | Prompt],
-    sites: Site | Sequence[Site],
+    prompts: str | Prompt | Iterable[str | Prompt],
+    sites: SitesGiven,
     *,
     positions: Selector = Last(),  # noqa: B008  # frozen
     into: Moments | None = None,
@@ -73,7 +86,9 @@ def capture(
     Inside ``model.steering(...)`` the steered states are read.
 
     Args:
-        sites: where to read.
+        prompts: one text or `Prompt`, or any number of them.
+        sites: where to read: "resid_post" (every layer), "resid_post.5", a `Site`, TransformerLens' name
+            ("blocks.5.hook_resid_post"), or a list of them.
         positions: which tokens of each prompt; one that picks several gives several rows a prompt.
         into: stream into these `Moments` and keep no rows.
         labels: with ``into``, the class of each prompt (any hashable; None: one class).
@@ -91,11 +106,13 @@ def capture(
         SteerlabError: labels do not fit the prompts, second moments exceed their budget, or one prompt
             alone does not fit in memory. ``into`` then holds the batches read so far.
     """
-    wanted = [sites] if isinstance(sites, Site) else list(dict.fromkeys(sites))
-    _check(model, prompts, wanted, into, labels, token_budget)
+    prompts = as_prompts(prompts)
+    wanted = sites_of(model, sites)
+    _check(prompts, wanted, positions, into, labels, token_budget)
     parts = _shown(_read(model, prompts, wanted, positions, token_budget), progress, len(prompts))
     if into is None:
-        return _assembled(parts, wanted, model, len(prompts))
+        read = _assembled(parts, wanted, model, len(prompts))
+        return replace(read, positions=repr(positions), prompts_hash=prompts_hash(prompts))
     given: list[Label] = [None] * len(prompts) if labels is None else [plain_label(label) for label in labels]
     into.belongs_to(model)
     if not by_position:
@@ -103,6 +120,7 @@ def capture(
     for part in parts:
         rows = zip(part.example.tolist(), part.from_end.tolist(), strict=True)
         into.update(part.states, [(given[i], place) if by_position else given[i] for i, place in rows])
+    into.came_from(prompts, positions, given)
     return into
 
 
@@ -119,19 +137,18 @@ class _Part:
 
 
 def _check(
-    model: LanguageModel,
     prompts: Sequence[str | Prompt],
     sites: Sequence[Site],
+    positions: Selector,
     into: Moments | None,
     labels: Sequence[Label] | None,
     token_budget: int,
 ) -> None:
-    if isinstance(prompts, str | Prompt) or not len(prompts):
-        raise PromptError("Prompts come as a list with at least one prompt; put a single one in brackets.")
     if not sites:
-        raise SteerlabError("Capturing needs at least one site, for example model.sites('resid_post').")
-    for site in sites:
-        model.require(site)
+        raise SteerlabError("Capturing needs at least one site, for example 'resid_post'.")
+    require_selector(positions)
+    if into is not None and not isinstance(into, Moments):
+        raise SteerlabError(f"States are streamed into Moments, not into {into!r}; give into=sl.Moments().")
     if labels is not None and into is None:
         raise SteerlabError("Labels are used with into=Moments(...); without it give them to the estimator.")
     if labels is not None and len(labels) != len(prompts):

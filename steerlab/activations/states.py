@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlab.activations._provenance import prompts_hash
 from steerlab.errors import SiteError, SteerlabError
-from steerlab.models import All, LanguageModel, Selector, Site, Tokens
+from steerlab.models import All, LanguageModel, Selector, Site, SiteName, Tokens, sites_among
 from steerlab.models.backends import TransformerLens
 
 
@@ -26,6 +27,8 @@ class Activations:
         n_prompts: prompts that were read.
         model_name: the model the states come from.
         fingerprint: its fingerprint.
+        positions: the rule that picked the tokens, "" where it is not known.
+        prompts_hash: a hash of the prompts in their order, "" where they are not known.
     """
 
     states: Mapping[Site, Float[Tensor, "row width"]]
@@ -34,22 +37,29 @@ class Activations:
     n_prompts: int
     model_name: str
     fingerprint: str
+    positions: str = ""
+    prompts_hash: str = ""
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """The sites, in the order they were asked for."""
         return tuple(self.states)
 
-    def __getitem__(self, site: Site) -> Float[Tensor, "row width"]:
-        """The rows of a site.
+    def __getitem__(self, site: SiteName | int) -> Float[Tensor, "row width"]:
+        """The rows of a site: `states["resid_post.5"]`, or `states[5]` where one family was read.
 
         Raises:
             SiteError: when the site was not captured.
         """
-        if site not in self.states:
+        wanted = sites_among(self.sites, site)
+        if len(wanted) != 1 or wanted[0] not in self.states:
             known = ", ".join(map(str, self.states))
-            raise SiteError(f"{site} was not captured; there is {known}. Add it to the sites of capture().")
-        return self.states[site]
+            if len(wanted) > 1:
+                raise SiteError(f"{site} was captured at {len(wanted)} layers; name one of {known}.")
+            raise SiteError(
+                f"{wanted[0]} was not captured; there is {known}. Add it to the sites of capture()."
+            )
+        return self.states[wanted[0]]
 
     def __len__(self) -> int:
         """Rows of every site."""
@@ -116,6 +126,8 @@ class Activations:
             n_prompts=len(tokens),
             model_name=model.name,
             fingerprint=model.fingerprint,
+            positions=repr(positions),
+            prompts_hash=prompts_hash(tokens.prompts),
         )
 
     def to_transformer_lens(self, model: LanguageModel) -> Any:

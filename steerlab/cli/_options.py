@@ -72,3 +72,11 @@ def print_study(run: Run) -> None:
     for line in result.summary:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+
+
+def renamed(old: Path | None, old_name: str, new: Path | None, new_name: str) -> Path | None:
+    """The value of an option that has another name now; the old name says so and works for one more release."""
+    if old is None:
+        return new
+    err.print(f"{old_name} is now {new_name}; the old name goes with the next release.")
+    return old if new is None else new

@@ -18,6 +18,7 @@ from steerlab.cli._options import (
     Seed,
     SizeOption,
     TrustRemoteCode,
+    renamed,
 )
 from steerlab.registry import ordered_studies
 
@@ -38,9 +39,10 @@ def compare(
     base: ModelName,
     post: ModelName,
     output: RunOut,
-    prompts: Annotated[
+    requests: Annotated[
         Path | None, typer.Option(help="File or folder of requests in place of the packaged ones.")
     ] = None,
+    prompts: Annotated[Path | None, typer.Option(hidden=True)] = None,
     statements: Annotated[
         Path | None, typer.Option(help="File or folder of true and false statements, likewise.")
     ] = None,
@@ -76,7 +78,7 @@ def compare(
             size=size,
             preset=preset,
             statements=statements,
-            requests=prompts,
+            requests=renamed(prompts, "--prompts", requests, "--requests"),
             questions=questions,
             seed=seed,
             resume=resume,

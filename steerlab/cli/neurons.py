@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -13,10 +13,8 @@ from steerlab.cli._app import app, out
 from steerlab.cli._options import Device, Dtype, ModelName, Seed, TrustRemoteCode, load_model
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from steerlab.models import LanguageModel
-    from steerlab.neurons.weights import Neurons, OutputSpace
+    from steerlab.models import OutputWeights
+    from steerlab.neurons import EntropyNeurons
 
 Rule = Literal["published", "null space", "universal"]
 
@@ -45,84 +43,61 @@ def neurons(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """List a model's entropy-neuron candidates, and what ablating each does to its confidence."""
-    from steerlab.neurons.weights import with_kurtosis
+    from steerlab import datasets
+    from steerlab.neurons import entropy_neurons
 
-    loaded = None if weights_only else load_model(model, device, dtype, trust_remote_code)
-    listed, space, tensors = _from_checkpoint(model, seed) if loaded is None else _from_model(loaded, seed)
-    if rule == "universal":
-        listed = with_kurtosis(listed, *tensors, space)
-    chosen = listed.chosen(rule, count)
-    measured = list(range(len(listed.norm))) if output else chosen
-    effects = {} if loaded is None else _effects(loaded, texts, measured)
-    out.print(_table(listed, chosen, effects, every=output is not None))
+    source = _output_weights(model) if weights_only else load_model(model, device, dtype, trust_remote_code)
+    lines = datasets.read_prompts(texts) if texts else None
+    listed = entropy_neurons(source, count=count, rule=rule, texts=lines, every=output is not None, seed=seed)
+    out.print(_table(listed, measured=not weights_only))
     out.print(
-        f"Layer {listed.layer}, {len(listed.norm)} neurons, {space.null_size} directions in the unembedding's "
+        f"Layer {listed.layer}, {listed.width} neurons, {listed.null_size} directions in the unembedding's "
         f"null space; rule: {rule}.",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     if output:
-        _write(output, listed, chosen, effects)
+        _write(output, listed, measured=not weights_only)
         out.print(f"All neurons: {output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _from_checkpoint(name: str, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
-    """Neurons of a checkpoint's last layer, from three of its tensors."""
+_EFFECTS = {"Δ entropy": "entropy", "|Δ entropy|": "absolute", "via norm": "via_norm", "Δ loss": "loss"}
+
+
+def _output_weights(name: str) -> OutputWeights:
+    """Three tensors of a checkpoint's last layer."""
     from steerlab import zoo
     from steerlab.models import read_output_weights
-    from steerlab.neurons import checkpoint_neurons
 
-    place = zoo.path(name.removeprefix("zoo:")) if name.startswith("zoo:") else name
-    weights = read_output_weights(place)
-    return *checkpoint_neurons(weights, seed=seed), (weights.w_out, weights.unembedding, weights.gain)
+    return read_output_weights(zoo.path(name.removeprefix("zoo:")) if name.startswith("zoo:") else name)
 
 
-def _from_model(model: LanguageModel, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
-    """The same of a loaded model."""
-    from steerlab.neurons.weights import layer_neurons, norm_centres, output_space
-
-    last = model.n_layers - 1
-    space = output_space(model.unembedding, model.final_norm_gain, centred=norm_centres(model), seed=seed)
-    tensors = (model.w_out(last), model.unembedding, model.final_norm_gain)
-    return layer_neurons(model, last, space), space, tensors
-
-
-def _effects(model: LanguageModel, texts: Path | None, neurons: list[int]) -> dict[str, np.ndarray]:
-    """What ablating each neuron does to confidence on some texts."""
-    from steerlab import datasets
-    from steerlab.neurons import NeuronHead, all_effects
-    from steerlab.neurons.effects import within
-
-    lines = datasets.read_prompts(texts) if texts else datasets.plain_text()[:20]
-    effects = all_effects(NeuronHead(model, within(model, lines)), neurons)
-    return {
-        "Δ entropy": effects.signed,
-        "|Δ entropy|": effects.total,
-        "via norm": effects.through_norm(),
-        "Δ loss": effects.loss,
-    }
-
-
-def _table(listed: Neurons, chosen: list[int], effects: dict[str, np.ndarray], *, every: bool) -> Table:
+def _table(listed: EntropyNeurons, *, measured: bool) -> Table:
+    effects = _EFFECTS if measured else {}
     table = Table("neuron", "|w_out|", "LogitVar", "null space", *effects, title_justify="left")
-    for row, neuron in enumerate(chosen):
-        at = neuron if every else row
-        numbers = [listed.norm[neuron], listed.logit_var[neuron], listed.null_share[neuron]]
-        numbers += [column[at] for column in effects.values()]
-        table.add_row(f"{listed.layer}.{neuron}", *(f"{number:.3g}" for number in numbers))
+    for row in listed.candidates:
+        numbers = [
+            row.norm,
+            row.logit_var,
+            row.null_share,
+            *(getattr(row, field) for field in effects.values()),
+        ]
+        table.add_row(f"{listed.layer}.{row.neuron}", *(f"{number:.3g}" for number in numbers))
     return table
 
 
-def _write(path: Path, listed: Neurons, chosen: list[int], effects: dict[str, np.ndarray]) -> None:
+def _write(path: Path, listed: EntropyNeurons, *, measured: bool) -> None:
     from steerlab.errors import DatasetError
 
+    effects = _EFFECTS if measured else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["layer", "neuron", "norm", "logit_var", "null_share", "chosen", *effects])
-            for neuron in range(len(listed.norm)):
-                numbers = [listed.norm[neuron], listed.logit_var[neuron], listed.null_share[neuron]]
-                extra = [column[neuron] for column in effects.values()]
-                writer.writerow([listed.layer, neuron, *numbers, neuron in chosen, *extra])
+            for row in sorted(listed.rows, key=lambda row: row.neuron):
+                numbers = [row.norm, row.logit_var, row.null_share, row.candidate]
+                writer.writerow(
+                    [listed.layer, row.neuron, *numbers, *(getattr(row, field) for field in effects.values())]
+                )
     except OSError as error:
         raise DatasetError(f"{path} cannot be written: {error}.") from error

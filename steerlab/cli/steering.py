@@ -43,8 +43,13 @@ def generate(
     interventions = edits(loaded, steer or [], ablate or [])
 
     def _complete() -> str:
-        sampling = {"do_sample": True, "temperature": temperature, "seed": seed} if temperature > 0 else {}
-        return loaded.generate([rendered], max_new_tokens=max_new_tokens, **sampling)[0].text  # type: ignore[arg-type]
+        return loaded.generate(
+            rendered,
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature or 1.0,
+            seed=seed if temperature > 0 else None,
+        ).text
 
     plain = _complete()
     if not interventions:
@@ -117,10 +122,11 @@ def export(
     """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
     with err.status("Loading the libraries"):
         from steerlab.steering import EXPORTS
+        from steerlab.steering import export as write
 
-    write = EXPORTS[form]  # an unknown form is refused before the model is loaded
+    EXPORTS[form]  # an unknown form is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
-    written = write(loaded, edits(loaded, steer or [], ablate or []), output)
+    written = write(loaded, edits(loaded, steer or [], ablate or []), output, form, in_place=True)
     out.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
 
 

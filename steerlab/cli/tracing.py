@@ -92,7 +92,7 @@ def trace(
         "preset": preset,
         "differ": differ,
         "answers": answers,
-        "kinds": tuple(sites or ()),
+        "sites": tuple(sites or ()),
         "columns": columns,
         "shots": shots,
         "noise": noise,

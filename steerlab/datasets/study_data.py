@@ -39,11 +39,15 @@ class StudyData:
     sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Any, main: str) -> StudyData:
-        """`given` as it is; the packaged sets for None; any other value as the field `main` of the packaged sets."""
-        if given is None:
-            return cls()
-        return given if isinstance(given, StudyData) else cls(**{main: given})
+    def of(cls, given: Any, main: str, topics: Sequence[str] = ()) -> StudyData:
+        """`given` as it is; the packaged sets for None; any other value as the field `main` of the packaged sets.
+
+        topics: the packaged statements are about these, where a pair of models says which it was trained to judge.
+        """
+        if isinstance(given, StudyData):
+            return given
+        packaged: dict[str, Any] = {"statements": statements(topics)} if topics else {}
+        return cls(**packaged) if given is None else cls(**{**packaged, main: given})
 
     def with_own(self, **own: Any) -> Self:
         """The same with the fields of `own` that are not None."""

@@ -31,7 +31,7 @@ from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
 from steerlab.directions.fitting import site_statistics, unit_of
 from steerlab.errors import DatasetError, DirectionError, PromptError
-from steerlab.models import Prompt, Site, Span
+from steerlab.models import Prompt, Site, SitesGiven, Span
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
@@ -47,7 +47,7 @@ LETTER = Span("letter")
 def caa_direction(
     model: LanguageModel,
     pairs: Sequence[ChoicePair],
-    sites: Site | Sequence[Site],
+    sites: SitesGiven,
     *,
     balance: Balance = "swap",
     template: Template = "auto",

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -27,10 +27,10 @@ from steerlab.directions._header import (
     SiteHeader,
     SiteStatistics,
 )
-from steerlab.directions._rows import as_rows, numbers, same_width, summed, times
+from steerlab.directions._numbers import as_rows, numbers, same_width, site_statistics_of, sum_of, times
 from steerlab.environment import library_versions
 from steerlab.errors import DirectionError, SteerlabError
-from steerlab.models import Site
+from steerlab.models import Site, SiteName, sites_among
 from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class Direction:
         """The sites with a vector, in the order of the forward pass."""
         return tuple(self.vectors)
 
-    def __getitem__(self, site: Site) -> Float[Tensor, " width"]:
-        """The vector of a site that has exactly one; subspaces are read from ``vectors[site]``."""
+    def __getitem__(self, site: SiteName | int) -> Float[Tensor, " width"]:
+        """The only vector of a site, a layer (where there is one family) or "resid_post.5"; see ``vectors[site]``."""
         rows = self.vectors[self._known(site)]
         if len(rows) != 1:
             raise DirectionError(
@@ -100,9 +100,10 @@ class Direction:
             )
         return rows[0]
 
-    def at(self, *sites: Site) -> Direction:
-        """The same direction with only these sites."""
-        return self._with({self._known(site): self.vectors[site] for site in sites}, self.statistics)
+    def at(self, *sites: SiteName | int) -> Direction:
+        """The same direction with only these sites (see `__getitem__`, or a family's name: "resid_post")."""
+        chosen = [site for given in sites for site in sites_among(self.sites, given)]
+        return self._with({self._known(site): self.vectors[site] for site in chosen}, self.statistics)
 
     def source(self, site: Site) -> Site:
         """The site whose vectors act at ``site``: itself, or the only one there is.
@@ -290,7 +291,7 @@ class Direction:
             parameters=header.parameters,
             dataset_hash=header.dataset_hash,
             position=header.position,
-            statistics={Site.parse(name): _statistics(site) for name, site in header.sites.items()},
+            statistics={Site.parse(name): site_statistics_of(site) for name, site in header.sites.items()},
             origin=header.origin,
             accuracy={Site.parse(name): value for name, value in header.accuracy.items()},
             best=None if header.best is None else Site.parse(header.best),
@@ -323,12 +324,13 @@ class Direction:
             self, vectors=vectors, statistics={s: v for s, v in statistics.items() if s in vectors}
         )
 
-    def _known(self, site: Site) -> Site:
-        if site not in self.vectors:
-            raise DirectionError(
-                f"The direction has no vector at {site}; it has {', '.join(map(str, self.sites))}."
-            )
-        return site
+    def _known(self, given: SiteName | int) -> Site:
+        sites, known = sites_among(self.sites, given), ", ".join(map(str, self.sites))
+        if len(sites) > 1:
+            raise DirectionError(f"{given} is at {len(sites)} sites of the direction; name one of {known}.")
+        if not sites or sites[0] not in self.vectors:
+            raise DirectionError(f"The direction has no vector at {given}; it has {known}.")
+        return sites[0]
 
     def _gap(self, site: Site) -> float:
         s = self.statistics[site]
@@ -369,10 +371,5 @@ class Direction:
             positive=mine.positive if known else None,
             negative=mine.negative if known else None,
             stream_norm=mine.stream_norm if mine.stream_norm == theirs.stream_norm else None,
-            bias=summed(mine.bias, theirs.bias),
+            bias=sum_of(mine.bias, theirs.bias),
         )
-
-
-def _statistics(site: SiteHeader) -> SiteStatistics:
-    fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}
-    return SiteStatistics(**fields)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import torch
@@ -25,10 +28,38 @@ if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
 
+_Fit = ParamSpec("_Fit")
+
+
+def _in_either_order(fit: Callable[_Fit, Direction]) -> Callable[_Fit, Direction]:
+    """Also take the arguments in the order of before, (estimator, activations, labels), for one release."""
+
+    @wraps(fit)
+    def called(*args: _Fit.args, **kwargs: _Fit.kwargs) -> Direction:
+        first = args[0] if args else None
+        is_estimator = isinstance(first, LinearDirection | str | type)
+        if not is_estimator and "activations" not in kwargs:
+            return fit(*args, **kwargs)
+        warnings.warn(
+            "fit_direction(estimator, states, labels) is now fit_direction(states, labels, estimator); the old order "
+            "goes with the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        given: dict[str, Any] = dict(zip(("estimator", "activations", "labels"), args, strict=False)) | kwargs
+        given["states"] = given.pop("activations", None)
+        anyhow: Any = fit
+        made: Direction = anyhow(**given)
+        return made
+
+    return called
+
+
+@_in_either_order
 def fit_direction(
-    estimator: LinearDirection | str,
-    activations: Activations | Moments,
+    states: Activations | Moments,
     labels: Sequence[Label] | NDArray[Any] | Tensor | None = None,
+    estimator: LinearDirection | str = "difference-in-means",
     *,
     model: LanguageModel | None = None,
     dataset_hash: str = "",
@@ -40,28 +71,26 @@ def fit_direction(
     """Fit the estimator at every site and gather the vectors, with their scale, in one `Direction`.
 
     Args:
-        estimator: an unfitted estimator, cloned for each site and left as it is, or a name ("difference-in-means").
-        activations: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
+        states: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
         labels: one label a prompt; a prompt's rows share it. 0/1 or booleans, or anything with ``positive`` named.
-        model: checked to be the model the states were read from.
-        dataset_hash: of the data, kept in the header.
-        position: the rule that picked the tokens, kept in the header.
+        estimator: a name ("lda"), or an unfitted estimator, cloned for each site and left as it is.
+        model: checked to be the model the states were read from; the states know it themselves.
+        dataset_hash: of the data, kept in the header; by default of the states' prompts and the labels.
+        position: the rule that picked the tokens, kept in the header; by default the states' own.
         positive: the class the direction points to, when labels are not 0/1.
         pairs: one pair name a prompt, shared by the two prompts of a pair; for estimators that read pairs. Where
             several tokens of a prompt were read, the k-th of one member is held against the k-th of the other.
         polarity: +1 or -1 a prompt, affirmed or negated; for estimators that know it. Others are fitted without.
 
+    Example:
+        >>> fit_direction(sl.capture(model, prompts, "resid_post"), labels)  # doctest: +SKIP
+
     Raises:
         DirectionError: for an unknown name, labels that are not two classes, pairs that are not one prompt of each
             class, or states of another model.
     """
-    estimator = estimator_of(estimator)
-    if model is not None and activations.fingerprint not in (None, model.fingerprint):
-        raise DirectionError(
-            f"The states were read from {activations.model_name}, not from {model.name}; capture them again there."
-        )
-    name = activations.model_name or (model.name if model else "")
-    fingerprint = activations.fingerprint or (model.fingerprint if model else "")
+    estimator, activations = estimator_of(estimator), _states(states)
+    name, fingerprint = _read_in(activations, model)
     if isinstance(activations, Moments):
         classes = classes_of([label for label in activations.labels if label != DIFFERENCE], positive)
         fitted = {site: _fit_moments(estimator, activations, site, *classes) for site in activations.sites}
@@ -80,16 +109,46 @@ def fit_direction(
         fingerprint=fingerprint,
         estimator=type(estimator).__name__,
         parameters=estimator.get_params(),
-        dataset_hash=dataset_hash,
-        position=position if isinstance(position, str) else repr(position),
+        dataset_hash=dataset_hash or _data_hash(activations, labels),
+        position=(position if isinstance(position, str) else repr(position)) or activations.positions,
         statistics={site: statistics for site, (_, statistics) in fitted.items()},
     )
+
+
+def _states(states: Any) -> Activations | Moments:
+    if not isinstance(states, Activations | Moments):
+        kind = "None" if states is None else f"a {type(states).__name__}"
+        raise DirectionError(
+            f"Directions are fitted on states of sl.capture(model, prompts, sites), not on {kind}."
+        )
+    return states
+
+
+def _read_in(states: Activations | Moments, model: LanguageModel | None) -> tuple[str, str]:
+    """Name and fingerprint of the model the states were read from."""
+    if model is not None and states.fingerprint not in (None, model.fingerprint):
+        raise DirectionError(
+            f"The states were read from {states.model_name}, not from {model.name}; capture them again there."
+        )
+    name = states.model_name or (model.name if model else "")
+    fingerprint = states.fingerprint or (model.fingerprint if model else "")
+    return name, fingerprint
+
+
+def _data_hash(states: Activations | Moments, labels: Any) -> str:
+    """Of prompts and labels; moments know both."""
+    if isinstance(states, Moments) or not states.prompts_hash:
+        return states.prompts_hash
+    written = repr((states.prompts_hash, [plain_label(label) for label in labels]))
+    return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
 def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
     """Values given for each prompt, repeated for each row of it."""
     if values is None:
         raise DirectionError(f"Fitting on states needs {what}, one a prompt.")
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise DirectionError(f"The {what} are {values!r}; give a list with one a prompt.")
     given = [plain_label(value) for value in values]
     if len(given) != activations.n_prompts:
         raise DirectionError(

@@ -16,6 +16,16 @@ def estimator_of(estimator: LinearDirection | str) -> LinearDirection:
     """The estimator itself, or one of the registered name with its default options.
 
     Raises:
-        DirectionError: for a name that no estimator has.
+        DirectionError: for a name that no estimator has, a class, or something else.
     """
-    return ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator
+    if isinstance(estimator, str):
+        return ESTIMATORS[estimator]()
+    if isinstance(estimator, type):
+        raise DirectionError(
+            f"{estimator.__name__} is a class; make an estimator of it: {estimator.__name__}()."
+        )
+    if not hasattr(estimator, "fit"):
+        raise DirectionError(
+            f"{estimator!r} is no estimator; give a name ({', '.join(ESTIMATORS)}) or an object."
+        )
+    return estimator

@@ -21,10 +21,11 @@ from steerlab.models.positions import (
     Span,
     WholePrompt,
     Window,
+    require_selector,
 )
 from steerlab.models.program import Applied, Count
-from steerlab.models.prompts import Prompt, Selection, Tokens
-from steerlab.models.sites import Site
+from steerlab.models.prompts import Prompt, Selection, Tokens, as_prompts
+from steerlab.models.sites import Site, SiteName, SitesGiven, sites_among, sites_of
 
 __all__ = [
     "AfterInstruction",
@@ -52,6 +53,8 @@ __all__ = [
     "SelfCheck",
     "Site",
     "SiteError",
+    "SiteName",
+    "SitesGiven",
     "SlicedRows",
     "Span",
     "Steering",
@@ -59,6 +62,10 @@ __all__ = [
     "Tokens",
     "WholePrompt",
     "Window",
+    "as_prompts",
     "load",
     "read_output_weights",
+    "require_selector",
+    "sites_among",
+    "sites_of",
 ]

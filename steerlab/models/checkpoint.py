@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from steerlab.models import prompts, templates, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
-from steerlab.models.sites import Site
+from steerlab.models.sites import SITE_NAMES, Site, sites_of
 
 
 class Checkpoint:
@@ -27,6 +27,8 @@ class Checkpoint:
         self.model = model = engine.module
         self.tokenizer = tokenizer
         self.name = name
+        #: Topics of packaged statements that it was trained to judge, where that is known: bundled models set them.
+        self.topics: tuple[str, ...] = ()
         self.anatomy = Anatomy(model)
         config = self.anatomy.config
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
@@ -104,13 +106,16 @@ class Checkpoint:
         """Names of the sites this model has."""
         return self.anatomy.site_names()
 
-    def sites(self, name: str, layers: Sequence[int] | None = None) -> list[Site]:
+    def sites(self, name: str, layers: int | Sequence[int] | None = None) -> list[Site]:
         """Sites called `name`, at every layer that has one or at the `layers` given (negative from the end).
 
         Raises:
             SiteError: the model has none, or not at a layer that was asked for.
         """
+        if layers is None and name not in SITE_NAMES:
+            return sites_of(self, name)
         if layers is not None:
+            layers = [layers] if isinstance(layers, int) else layers
             named = [
                 Site(name, layer % self.n_layers if -self.n_layers <= layer < 0 else layer)
                 for layer in layers
@@ -126,7 +131,7 @@ class Checkpoint:
     def require(self, site: Site) -> None:
         """Raise `SiteError` with the reason when the model has no such site."""
         if not isinstance(site, Site):
-            raise SiteError(f"{site!r} is not a Site; write Site.parse({str(site)!r}).")
+            raise SiteError(f"{site!r} is not a Site; write sl.Site.parse('resid_post.12').")
         self.anatomy.tap(site)
 
     def width(self, site: Site) -> int:
@@ -163,7 +168,9 @@ class Checkpoint:
         """
         return templates.render_conversation(self.tokenizer, turns, template=template, system=system)
 
-    def tokenize(self, texts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
+    def tokenize(
+        self, texts: str | Prompt | Iterable[str | Prompt], *, padding_side: PaddingSide = "left"
+    ) -> Tokens:
         """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
 
         Raises:

@@ -7,17 +7,19 @@ of the batch (`EditTable`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlab.errors import SteeringError
 from steerlab.models.gates import EditCondition, Schedule
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, Share
 from steerlab.models.positions import Selector
 from steerlab.models.sites import Site
+from steerlab.registry import registry_of
 
 if TYPE_CHECKING:
     from steerlab.models.language_model import LanguageModel
@@ -82,4 +84,50 @@ class EditTable(Protocol):
         """For each prompt, in the order of the call, its edits in the order they act."""
 
 
+@runtime_checkable
+class Directed(Protocol):
+    """A direction: by itself it is no edit; `model.steering` adds one of it."""
+
+    @property
+    def vectors(self) -> Mapping[Site, Tensor]:
+        """By site its vectors, [k, width]."""
+
+    @property
+    def estimator(self) -> str:
+        """What made it."""
+
+
 Steering: TypeAlias = "Edit | EditTable"
+#: What `model.steering` takes, any number of them.
+SteeringGiven: TypeAlias = "Steering | Directed | Sequence[Steering | Directed]"
+
+
+def edits_of(given: Iterable[SteeringGiven]) -> list[Steering]:
+    """The edits that somebody wrote down: edits, lists of them, and directions, each of which is added once.
+
+    Raises:
+        SteeringError: none, or something that is no edit.
+    """
+    edits: list[Steering] = []
+    for part in given:
+        if isinstance(part, list | tuple):
+            edits += edits_of(part) if part else []
+        elif isinstance(part, Directed):
+            edits.append(registry_of("interventions")["add"](part))
+        elif isinstance(part, type) or not isinstance(part, Edit | EditTable):
+            raise SteeringError(
+                f"{_short(part)} is no edit; give model.steering(...) sl.Add(direction, 2), sl.Ablate(direction) or a "
+                "direction."
+            )
+        else:
+            edits.append(part)
+    if not edits:
+        raise SteeringError("Steering needs at least one edit; give model.steering(...) an Add or an Ablate.")
+    return edits
+
+
+def _short(part: object) -> str:
+    if isinstance(part, type):
+        return f"The class {part.__name__}"
+    written = repr(part)
+    return written if len(written) <= 60 else f"A {type(part).__name__}"

@@ -15,27 +15,31 @@ model runs, cut after the deepest site asked for, without a cache and in inferen
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlab.errors import PromptError
 from steerlab.models import generation, prompts, streaming
 from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.checkpoint import Checkpoint
-from steerlab.models.edits import Steering
+from steerlab.models.edits import SteeringGiven
+from steerlab.models.function_edit import StateFunction, edited
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
+from steerlab.models.positions import All, Selector
 from steerlab.models.program import Applied
-from steerlab.models.prompts import Prompt, Tokens
-from steerlab.models.sites import Site
+from steerlab.models.prompts import Prompt, Template, Tokens
+from steerlab.models.sites import Site, SitesGiven
 from steerlab.models.steering import steering
 
 TOKEN_BUDGET = 8192
+NEW_TOKENS = 64
 
 
 class LanguageModel(Checkpoint):
@@ -133,7 +137,7 @@ class LanguageModel(Checkpoint):
 
     def logits(
         self,
-        texts: Sequence[str | Prompt] | Tokens,
+        texts: str | Prompt | Iterable[str | Prompt] | Tokens,
         *,
         last_only: bool = True,
         token_budget: int = TOKEN_BUDGET,
@@ -151,17 +155,48 @@ class LanguageModel(Checkpoint):
             result = self.run(tokens, logits="last" if last_only else "all")
             assert result is not None
             return result.cpu()
+        texts = prompts.as_prompts(texts)
         lengths = self.tokenize(texts).lengths
         rows = torch.empty(len(lengths), self.vocab_size)
         for batch in prompts.batches_by_length(lengths, token_budget):
             rows[batch] = self.logits(self.tokenize([texts[row] for row in batch]).of_rows(batch))
         return rows
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a text is an iterable of texts
+        self,
+        texts: str | Prompt,
+        *,
+        max_new_tokens: int = ...,
+        do_sample: bool = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int | None = ...,
+        num_beams: int = ...,
+        assistant: LanguageModel | None = ...,
+        token_budget: int = ...,
+    ) -> Generation: ...
+
+    @overload
     def generate(
         self,
-        texts: Sequence[str | Prompt],
+        texts: Iterable[str | Prompt],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int = ...,
+        do_sample: bool = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int | None = ...,
+        num_beams: int = ...,
+        assistant: LanguageModel | None = ...,
+        token_budget: int = ...,
+    ) -> list[Generation]: ...
+
+    def generate(
+        self,
+        texts: str | Prompt | Iterable[str | Prompt],
+        *,
+        max_new_tokens: int = NEW_TOKENS,
         do_sample: bool = False,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -169,10 +204,12 @@ class LanguageModel(Checkpoint):
         num_beams: int = 1,
         assistant: LanguageModel | None = None,
         token_budget: int = TOKEN_BUDGET,
-    ) -> list[Generation]:
+    ) -> Generation | list[Generation]:
         """Continue each prompt, in prompt order; ends at any of the model's end tokens or its context.
 
         Args:
+            texts: one text or prompt gives one `Generation`, a list of them a list.
+            max_new_tokens: the longest continuation.
             do_sample: sample from the (tempered, nucleus-cut) law; otherwise greedy.
             seed: draw from a random state of this call's own and leave the global one alone.
             num_beams: beams of transformers' beam search; its best text is given.
@@ -183,9 +220,9 @@ class LanguageModel(Checkpoint):
         Raises:
             SteerlabError: settings that mean no law; beams or an assistant while sampling, or both together.
         """
-        return generation.generate(
+        written = generation.generate(
             self,
-            texts,
+            prompts.as_prompts(texts),
             max_new_tokens=max_new_tokens,
             do_sample=do_sample,
             temperature=temperature,
@@ -195,6 +232,40 @@ class LanguageModel(Checkpoint):
             assistant=assistant,
             token_budget=token_budget,
         )
+        return written[0] if isinstance(texts, str | Prompt) else written
+
+    def ask(
+        self,
+        question: str,
+        *,
+        max_new_tokens: int = NEW_TOKENS,
+        template: Template = "auto",
+        system: str | None = None,
+        **options: Any,
+    ) -> str:
+        """The model's answer to one question, asked in its own template: greedy, and steered inside `steering`.
+
+        Args:
+            question: a user's text.
+            max_new_tokens: the longest answer.
+            template: as in `instruction_prompt`.
+            system: a system message.
+            options: of `generate` ("do_sample", "temperature", "seed", ...).
+
+        Example:
+            >>> model.ask("How do I feed a horse?")  # doctest: +SKIP
+            'Give it hay.'
+
+        Raises:
+            PromptError: something that is not one text, or as `instruction_prompt`.
+        """
+        if not isinstance(question, str):
+            raise PromptError(
+                f"One question is asked as a text, not as a {type(question).__name__}; for several give "
+                "model.generate a list of model.instruction_prompt(...)."
+            )
+        prompt = self.instruction_prompt(question, template=template, system=system)
+        return self.generate(prompt, max_new_tokens=max_new_tokens, **options).text.strip()
 
     def stream(
         self,
@@ -245,8 +316,10 @@ class LanguageModel(Checkpoint):
                 self.model.generation_config = own
         return output
 
-    def steering(self, *interventions: Steering) -> AbstractContextManager[Applied]:
+    def steering(self, *interventions: SteeringGiven) -> AbstractContextManager[Applied]:
         """Apply edits to every forward pass of this thread inside the context, in the order given.
+
+        Edits come one by one or in a list; a direction alone is added once (`sl.Add(direction)`).
 
         Contexts nest. Hooks are gone afterwards, whatever happens inside. What the context gives
         (`with ... as applied`) counts what each edit did.
@@ -256,6 +329,31 @@ class LanguageModel(Checkpoint):
             SteeringError: an edit does not fit, or, on a regular exit, never acted.
         """
         return steering(self, interventions)
+
+    def edit(
+        self,
+        sites: SitesGiven,
+        function: StateFunction,
+        *,
+        positions: Selector = All(),  # noqa: B008  # frozen
+    ) -> AbstractContextManager[Applied]:
+        """Apply a function of your own to states inside the context, as `steering` applies an edit.
+
+        Args:
+            sites: where ("resid_post.5"), as `capture` takes them.
+            function: from a state `[batch, position, width]`, float32, to one of the same shape and dtype. It sees
+                every token of a pass; what it gives is kept at ``positions``.
+            positions: which tokens.
+
+        Example:
+            >>> with model.edit("resid_post.5", lambda state: 0.5 * state):  # doctest: +SKIP
+            ...     model.ask("How do I feed a horse?")
+
+        Raises:
+            SiteError: the model has no such site.
+            SteeringError: the function gives another shape or dtype, or numbers that are not finite, or never ran.
+        """
+        return edited(self, sites, function, positions)
 
     def prompted(self, tokens: Tokens) -> AbstractContextManager[None]:
         """Raw calls of `model.model` inside the context run the prompts of `tokens`, a batch of `tokenize`.

@@ -28,10 +28,10 @@ _FLOAT32_LIMIT = 4_000_000_000
 
 def load(
     name_or_path_or_model: Any,
+    tokenizer: Any = None,
     *,
     backend: str | None = None,
     remote: bool | str = False,
-    tokenizer: Any = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
@@ -91,6 +91,12 @@ def _live(
     trust_remote_code: bool,
 ) -> tuple[Transformers, Any, str]:
     """Engine, tokenizer and name of a live object, in the backend that is wanted."""
+    if not hasattr(given, "config") and backends.backend_of(given) is Transformers:
+        kind = "None" if given is None else f"a {type(given).__name__}"
+        raise ModelError(
+            f"A model cannot be loaded from {kind}; give a hub name, a folder, 'zoo:small-post', or a live model with "
+            "its tokenizer."
+        )
     engine = backends.backend_of(given)(given)
     tokenizer = engine.tokenizer if tokenizer is None else tokenizer
     if tokenizer is None:

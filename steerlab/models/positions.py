@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steerlab.errors import PromptError
 
@@ -52,6 +52,23 @@ class Selector(ABC):
 
     def __sub__(self, other: Selector) -> Selector:
         return Except(self, other)
+
+
+def require_selector(given: Any, what: str = "positions") -> None:
+    """Raise `PromptError`, which says what to type, unless `given` is a selector."""
+    if isinstance(given, Selector):
+        return
+    hint = "a selector like sl.Last(), sl.Index(-1) or sl.All()"
+    if isinstance(given, type) and issubclass(given, Selector):
+        raise PromptError(f"The {what} are the class {given.__name__}; make one of it: {given.__name__}().")
+    if isinstance(given, int):
+        hint = f"sl.Index({given})"
+    if isinstance(given, str):
+        found = [
+            kind.__name__ for kind in Selector.__subclasses__() if kind.__name__.lower() == given.lower()
+        ]
+        hint = f"sl.{found[0]}()" if found else hint
+    raise PromptError(f"The {what} cannot be {given!r}; give {hint}.")
 
 
 @dataclass(frozen=True)

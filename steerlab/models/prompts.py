@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,6 +43,34 @@ class Prompt:
 def as_prompt(prompt: str | Prompt) -> Prompt:
     """The prompt itself; a plain string becomes `Prompt(text)`."""
     return Prompt(prompt) if isinstance(prompt, str) else prompt
+
+
+def as_prompts(given: Any) -> list[str | Prompt]:
+    """Prompts as a list: one text or prompt alone, or any iterable of them (a column of a data frame, too).
+
+    Raises:
+        PromptError: no prompts, or something that holds none.
+    """
+    if isinstance(given, str | Prompt):
+        return [given]
+    if isinstance(given, Mapping) or hasattr(given, "columns"):
+        names = ", ".join(map(repr, list(getattr(given, "columns", given))[:4]))
+        raise PromptError(
+            f"Prompts come as a list of texts, not as a table ({names}); give one column of it."
+        )
+    if not isinstance(given, Iterable):
+        raise PromptError(f"Prompts come as a text or a list of texts, not as {_kind(given)}; give texts.")
+    listed = list(given)
+    if not listed:
+        raise PromptError("There are no prompts; give a list with at least one prompt.")
+    for row, prompt in enumerate(listed):
+        if not isinstance(prompt, str | Prompt):
+            raise PromptError(f"Prompt {row} is {_kind(prompt)}; give a text or a Prompt.")
+    return listed
+
+
+def _kind(given: object) -> str:
+    return "None" if given is None else f"a {type(given).__name__} ({str(given)[:40]})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,13 +169,13 @@ class Selection:
     indices: Int[Tensor, " selected"]
 
 
-def encode(tokenizer: Any, prompts: Sequence[str | Prompt], *, padding_side: PaddingSide = "left") -> Tokens:
+def encode(
+    tokenizer: Any, prompts: str | Prompt | Iterable[str | Prompt], *, padding_side: PaddingSide = "left"
+) -> Tokens:
     """Tokenise and pad on the CPU; see `LanguageModel.tokenize`."""
     if padding_side not in ("left", "right"):
         raise PromptError(f"The padding side is 'left' or 'right', not {padding_side!r}.")
-    if isinstance(prompts, str | Prompt) or not prompts:
-        raise PromptError("Prompts come as a list with at least one prompt; put a single one in brackets.")
-    batch = tuple(as_prompt(prompt) for prompt in prompts)
+    batch = tuple(as_prompt(prompt) for prompt in as_prompts(prompts))
     for row, prompt in enumerate(batch):
         if not prompt.text:
             raise PromptError(f"Prompt {row} is empty; leave it out or give it a text.")

@@ -11,13 +11,16 @@ final norm.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import total_ordering
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steerlab.errors import SiteError
 
 if TYPE_CHECKING:
+    from steerlab.models.checkpoint import Checkpoint
     from steerlab.models.language_model import LanguageModel
 
 LAYER_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z")
@@ -49,6 +52,11 @@ _BRIDGE_HOOKS = {
 }
 _SITE_OF_HOOK = {hook: name for name, hook in _HOOKS.items()} | _BRIDGE_HOOKS
 
+#: One site, or a family of them: `Site("resid_post", 5)`, "resid_post.5", "blocks.5.hook_resid_post", "resid_post".
+SiteName: TypeAlias = "Site | str"
+#: What functions take that read or act at sites.
+SitesGiven: TypeAlias = "SiteName | Iterable[SiteName]"
+
 
 @total_ordering
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.name not in SITE_NAMES:
-            raise SiteError(f"There is no site called {self.name!r}; the sites are {', '.join(SITE_NAMES)}.")
+            raise SiteError(_unknown(self.name))
         if self.name in MODEL_SITES and self.layer is not None:
             raise SiteError(f"Site {self.name!r} belongs to the whole model; give it no layer.")
         if self.name in LAYER_SITES and self.layer is None:
@@ -83,6 +91,12 @@ class Site:
         name, dot, layer = text.partition(".")
         if not dot:
             return cls(name)
+        if name not in SITE_NAMES:
+            raise SiteError(_unknown(name))
+        if re.fullmatch(r"-\d+", layer):
+            raise SiteError(
+                f"{text!r} counts its layer from the end; write model.sites({name!r}, [{layer}]), which knows the end."
+            )
         if not layer.isdecimal():
             raise SiteError(f"{text!r} is not a site; write it like 'resid_post.12' or 'embed'.")
         return cls(name, int(layer))
@@ -149,3 +163,77 @@ class Site:
         if self.layer is None:
             return (-1.0, 0) if self.name == "embed" else (float("inf"), 0)
         return float(self.layer), _DEPTH.index(self.name)
+
+
+def sites_of(model: Checkpoint, given: SitesGiven) -> list[Site]:
+    """The sites of a model that somebody wrote down, each once, in the order given.
+
+    Args:
+        model: the model whose sites are meant.
+        given: a family's name ("resid_post": every layer that has it), "resid_post.2", TransformerLens' hook name,
+            a `Site`, or a list with any of them.
+
+    Raises:
+        SiteError: something else, or a site that the model has not.
+    """
+    sites: dict[Site, None] = {}
+    for part in _parts(given):
+        if isinstance(part, str) and part in LAYER_SITES:
+            sites |= dict.fromkeys(model.sites(part))
+            continue
+        site = _site(part)
+        model.require(site)
+        sites[site] = None
+    return list(sites)
+
+
+def sites_among(known: Sequence[Site], given: SitesGiven | int) -> list[Site]:
+    """The sites that somebody wrote down to somebody who knows only these: a direction, or captured states.
+
+    A family's name stands for the known sites of that name, a number for the layer where one family is known. A site
+    that is written out need not be known.
+
+    Raises:
+        SiteError: something that means no site.
+    """
+    sites: dict[Site, None] = {}
+    for part in _parts(given):
+        family = [site for site in known if site.name == part]
+        if isinstance(part, str) and part in LAYER_SITES and family:
+            sites |= dict.fromkeys(family)
+        elif isinstance(part, int) and not isinstance(part, bool):
+            sites[_at_layer(known, part)] = None
+        else:
+            sites[_site(part)] = None
+    return list(sites)
+
+
+def _parts(given: Any) -> list[Any]:
+    if isinstance(given, Site | str | int) or not isinstance(given, Iterable) or isinstance(given, Mapping):
+        return [given]
+    return list(given)
+
+
+def _site(part: Any) -> Site:
+    if isinstance(part, Site):
+        return part
+    if not isinstance(part, str):
+        raise SiteError(
+            f"{part!r} is not a site; write 'resid_post.12' for one layer, 'resid_post' for all, or a list of them."
+        )
+    return Site.parse(part)
+
+
+def _at_layer(known: Sequence[Site], layer: int) -> Site:
+    names = list(dict.fromkeys(site.name for site in known))
+    if len(names) != 1 or names[0] in MODEL_SITES:
+        raise SiteError(
+            f"Layer {layer} alone says no site where there is {', '.join(names)}; write '{names[0]}.{layer}'."
+        )
+    return Site(names[0], layer)
+
+
+def _unknown(name: str) -> str:
+    alike = get_close_matches(str(name), SITE_NAMES, n=1)
+    hint = f"did you mean {alike[0]!r}? The" if alike else "the"
+    return f"There is no site called {name!r}; {hint} sites are {', '.join(SITE_NAMES)}, written like 'resid_post.12'."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from steerlab.errors import SteeringError
-from steerlab.models.edits import Edit, EditTable, Steering, TimedEdit
+from steerlab.models.edits import Edit, EditTable, Steering, SteeringGiven, TimedEdit, edits_of
 from steerlab.models.hooks import State, attach
 from steerlab.models.operators import precise
 from steerlab.models.program import Applied, SiteProgram, programs
@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def steering(model: LanguageModel, edits: Sequence[Steering]) -> Iterator[Applied]:
-    """Apply `edits` to every forward pass of this thread inside the context; see `LanguageModel.steering`."""
-    if not edits:
-        raise SteeringError("Steering needs at least one edit; give model.steering(...) an Add or an Ablate.")
+def steering(model: LanguageModel, given: Sequence[SteeringGiven]) -> Iterator[Applied]:
+    """Apply edits to every forward pass of this thread inside the context; see `LanguageModel.steering`."""
+    edits = edits_of(given)
     every = list(_flat(edits))
     if not every:
         raise SteeringError("No row of the table has an intervention; give at least one row one.")

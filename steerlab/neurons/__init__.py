@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from steerlab.neurons.effects import all_effects, scaled_neurons
 from steerlab.neurons.head import NeuronHead
+from steerlab.neurons.listing import EntropyNeurons, entropy_neurons
 from steerlab.neurons.weights import checkpoint_neurons
 
-__all__ = ["NeuronHead", "all_effects", "checkpoint_neurons", "scaled_neurons"]
+__all__ = [
+    "EntropyNeurons",
+    "NeuronHead",
+    "all_effects",
+    "checkpoint_neurons",
+    "entropy_neurons",
+    "scaled_neurons",
+]

@@ -81,7 +81,7 @@ def entropy_gap(
     """
     if base.stream.shape != post.stream.shape or base.acts.shape != post.acts.shape:
         raise ModelError("The entropy gap needs the same tokens, width and neurons in both models.")
-    heads = {"BASE": base, "POST": post}
+    heads = {"base": base, "post": post}
     before = {name: head.by_text(head.entropy(head.logits)) for name, head in heads.items()}
     controls = {way: [_after(base, post, neurons, way) for neurons in randoms] for way in WAYS}
     explained = [
@@ -106,9 +106,9 @@ def entropy_gap(
         for role, head in heads.items()
     ]
     return Gap(
-        base=bootstrap_mean(before["BASE"], seed=seed),
-        post=bootstrap_mean(before["POST"], seed=seed),
-        gap=bootstrap_mean(before["POST"] - before["BASE"], seed=seed),
+        base=bootstrap_mean(before["base"], seed=seed),
+        post=bootstrap_mean(before["post"], seed=seed),
+        gap=bootstrap_mean(before["post"] - before["base"], seed=seed),
         explained=tuple(explained),
         crossed=tuple(crossed),
     )
@@ -138,11 +138,11 @@ def _ablated(head: NeuronHead, neurons: Sequence[int]) -> Float[np.ndarray, " te
 
 
 def _share(before: Mapping[str, np.ndarray], after: Pair, seed: int) -> Estimate:
-    return bootstrap(_explained, before["BASE"], before["POST"], *after, seed=seed)
+    return bootstrap(_explained, before["base"], before["post"], *after, seed=seed)
 
 
 def _value(before: Mapping[str, np.ndarray], after: Pair) -> float:
-    return _explained(before["BASE"], before["POST"], *after)
+    return _explained(before["base"], before["post"], *after)
 
 
 def _explained(base: np.ndarray, post: np.ndarray, base_after: np.ndarray, post_after: np.ndarray) -> float:

@@ -119,7 +119,7 @@ def compare_neurons(
 
     randoms: random neurons tested for each candidate. What a model cannot give is left out and noted.
     """
-    models: dict[Role, LanguageModel] = {"BASE": base, "POST": post}
+    models: dict[Role, LanguageModel] = {"base": base, "post": post}
     spaces: dict[Role, OutputSpace] = {}
     by_role: dict[Role, Neurons] = {}
     effects: list[NeuronEffect] = []
@@ -143,7 +143,11 @@ def compare_neurons(
             notes.append(reason)
         else:
             agreements = _agreements(models, by_role, spaces, seed)
-    shared = set.intersection(*(set(item.candidates()) for item in by_role.values())) if agreements else set()
+    shared = (
+        set.intersection(*(set(neurons.candidates()) for neurons in by_role.values()))
+        if agreements
+        else set()
+    )
     sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in by_role.items()]
     return PairNeurons(sets=sets, agreements=agreements, effects=effects, notes=notes)
 
@@ -166,8 +170,8 @@ def _agreements(
     spaces: dict[Role, OutputSpace],
     seed: int,
 ) -> list[Agreement]:
-    base, post = neurons["BASE"], neurons["POST"]
-    weights = _block_weights(len(spaces["BASE"].counts), seed)
+    base, post = neurons["base"], neurons["post"]
+    weights = _block_weights(len(spaces["base"].counts), seed)
     drawn = {
         role: logit_variance(model.w_out(model.n_layers - 1), spaces[role], weights)
         for role, model in models.items()
@@ -186,11 +190,11 @@ def _agreements(
         ),
         *_other_layers(models, spaces, weights),
     ]
-    if len(spaces["BASE"].counts) > 1:
-        halves = _halves(models["BASE"], base, spaces["BASE"], seed)
+    if len(spaces["base"].counts) > 1:
+        halves = _halves(models["base"], base, spaces["base"], seed)
         rows.append(
             Agreement(
-                name="overlap of BASE with itself, halves of the vocabulary", kind="ceiling", value=halves
+                name="overlap of base with itself, halves of the vocabulary", kind="ceiling", value=halves
             )
         )
     for name, first, second in (
@@ -212,7 +216,7 @@ def _overlap(
         return iou(lowest(sign * first, eligible[0], COUNT), lowest(sign * second, eligible[1], COUNT))
 
     value = overlap(base.logit_var, post.logit_var)
-    draws = np.array([overlap(*pair) for pair in zip(drawn["BASE"], drawn["POST"], strict=True)])
+    draws = np.array([overlap(*pair) for pair in zip(drawn["base"], drawn["post"], strict=True)])
     method = f"vocabulary resampled in blocks, {len(draws)} draws"
     return _around(value, draws, n=len(draws), method=method) if len(draws) else Estimate(value=value)
 
@@ -233,7 +237,7 @@ def _other_layers(
     weights: Float[np.ndarray, "draw block"],
 ) -> list[Agreement]:
     """The published rule in earlier layers, at most six of them, where a layer has neurons of its own."""
-    last = models["BASE"].n_layers - 1
+    last = models["base"].n_layers - 1
     layers = sorted({round(place) for place in np.linspace(0, last - 1, min(_LAYERS, last))})
     rows = []
     for layer in layers:

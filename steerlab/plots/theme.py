@@ -48,7 +48,7 @@ def text(value: object, limit: int | None = None) -> str:
 
 
 def role_of(name: str) -> Role:
-    """Which role a series plays, by its name: "BASE", "POST + addition", "random direction" ..."""
+    """Which role a series plays, by its name: "base", "post + addition", "random direction" ..."""
     words = name.lower()
     if any(word in words for word in _CONTROL_WORDS):
         return "control"

@@ -148,7 +148,7 @@ def examples_of(members: StatementSet, shots: int, seed: int) -> tuple[Statement
         fresh = [
             item
             for item in pool
-            if item.label == label and subject(item) not in {subject(neuron) for neuron in picked}
+            if item.label == label and subject(item) not in {subject(shown) for shown in picked}
         ]
         alike = [item for item in fresh if item.polarity == polarity]
         picked += (alike or fresh)[:1]

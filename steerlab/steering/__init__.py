@@ -18,16 +18,16 @@ from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
-from steerlab.steering.export import export_transformers
 from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
 from steerlab.steering.price import SideEffects, side_effects
 from steerlab.steering.project import Project
-from steerlab.steering.registry import EXPORTS, INTERVENTIONS, edit_from_dict, register_intervention
+from steerlab.steering.registry import EXPORTS, INTERVENTIONS, edit_from_dict, export, register_intervention
 from steerlab.steering.rotate import Rotate
 from steerlab.steering.scale import Scale
 from steerlab.steering.schedules import Constant, Decay, Linear, PerStep
 from steerlab.steering.slots import Slots
+from steerlab.steering.transformers_folder import export_transformers
 
 __all__ = [
     "EXPORTS",
@@ -53,6 +53,7 @@ __all__ = [
     "bake",
     "calibrate",
     "edit_from_dict",
+    "export",
     "export_easysteer",
     "export_gguf",
     "export_transformers",

@@ -18,9 +18,10 @@ from torch import Tensor
 from steerlab.activations import Activations
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
-from steerlab.models import All, LanguageModel, Selector, Site
+from steerlab.models import All, LanguageModel, Selector, Site, sites_among, sites_of
 from steerlab.models.gates import EditCondition, Schedule
 from steerlab.models.operators import Operator, Share, precise
+from steerlab.models.sites import LAYER_SITES
 from steerlab.steering import _text
 from steerlab.steering.condition import Condition
 from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
@@ -33,8 +34,10 @@ class Intervention(ABC):
     """A change of the states at some sites and positions, at some steps, on some condition.
 
     Args:
-        sites: where; by default the sites of the direction it is made from.
-        layers: instead of sites: these layers, counted from 0, of the direction's kind of site.
+        sites: where: a `Site`, "resid_post.5", "resid_post" (every layer of the direction, or of the model where the
+            direction has one vector), or a list of these; by default the sites of the direction it is made from.
+        layers: instead of sites, layers of the direction's kind of site, counted from 0: one number, a pair
+            `(first, last)` with both in it, or a list or range of them.
         positions: which tokens.
         schedule: a function of the step: generated token j gets s(j) times the intervention, the prompt s(0).
             A strength is multiplied by it, of other interventions it is the share of the change. None: always 1.
@@ -47,25 +50,33 @@ class Intervention(ABC):
     #: Whether the normal form depends on a site's width, which the model says.
     _needs_width: ClassVar[bool] = False
 
-    sites: Sequence[Site] = ()
-    layers: InitVar[Iterable[int] | None] = None
+    #: Written as `SitesGiven`, read as a tuple of `Site`; a family's name stays a name until `check`.
+    sites: Any = ()
+    layers: InitVar[int | Iterable[int] | None] = None
     positions: Selector = field(default_factory=All)
     schedule: Schedule | None = None
     condition: Condition | None = None
     _operators: dict[Site, Operator | None] = field(init=False, repr=False, default_factory=dict)
     _widths: dict[Site, int] = field(init=False, repr=False, default_factory=dict)
+    _families: tuple[Site | str, ...] = field(init=False, repr=False, default=())
 
-    def __post_init__(self, layers: Iterable[int] | None) -> None:
+    def __post_init__(self, layers: int | Iterable[int] | None) -> None:
         if layers is not None and self.sites:
             raise SteeringError("Give an intervention either sites or layers, not both.")
-        sites = self.sites or self._default_sites(None if layers is None else tuple(layers))
-        object.__setattr__(self, "sites", tuple([sites] if isinstance(sites, Site) else sites))
-        for site in self.sites:
-            if not isinstance(site, Site):
-                raise SteeringError(
-                    f"{site!r} is not a Site; write Site.parse({str(site)!r}), or use layers=..."
-                )
         self._require_parts()
+        sites: Sequence[Site | str]
+        if self.sites:
+            sites = self._named_sites()
+        else:
+            sites = self._default_sites(None if layers is None else layers_given(layers))
+        object.__setattr__(self, "sites", tuple(sites))
+        if any(isinstance(site, str) for site in sites):
+            object.__setattr__(self, "_families", tuple(sites))
+        else:
+            self._require_sound()
+
+    def _require_sound(self) -> None:
+        """Raise a sentence where the parts do not fit each other at the sites."""
         self._validate()
         if not self._needs_width:
             for site in self.sites:
@@ -118,6 +129,7 @@ class Intervention(ABC):
             DirectionError: a direction of another model, width or layer.
             SiteError: a site the model has not.
         """
+        self._settle(model)
         for name in self._directions:
             direction = getattr(self, name)
             if direction is not None:
@@ -171,7 +183,7 @@ class Intervention(ABC):
         try:
             return cls(
                 **given,
-                sites=tuple(Site.parse(text) for text in data["sites"] or ()),
+                sites=tuple(data["sites"] or ()),
                 positions=_text.positions_from_text(data["positions"]),
                 schedule=schedule_from_dict(data["schedule"]) if data.get("schedule") else None,
                 condition=Condition.from_dict(data["condition"], directions)
@@ -201,7 +213,7 @@ class Intervention(ABC):
         return tuple(value) if isinstance(value, list) else value
 
     def _sites_as_data(self) -> list[str] | None:
-        return [str(site) for site in self.sites]
+        return [str(site) for site in self._families or self.sites]
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
@@ -222,6 +234,8 @@ class Intervention(ABC):
             ),
         )
         for name, value, fits, wanted in given:
+            if not fits and isinstance(value, type) and issubclass(value, Selector | Condition):
+                wanted = f"one of that class, {value.__name__}(...)"
             if not fits:
                 raise SteeringError(f"The {name} of an intervention cannot be {value!r}; give {wanted}.")
 
@@ -237,12 +251,30 @@ class Intervention(ABC):
             self._widths[site] = width
             self._operators.pop(self._like(site), None)
 
+    def _named_sites(self) -> list[Site | str]:
+        """The sites as they were named; a family's name where only the model knows its layers."""
+        direction = self._first_direction()
+        known = direction.sites if isinstance(direction, Direction) and len(direction.sites) > 1 else ()
+        given: Any = self.sites
+        named: list[Site | str] = []
+        for part in [given] if isinstance(given, Site | str) or not isinstance(given, Iterable) else given:
+            later = part in LAYER_SITES and not any(site.name == part for site in known)
+            named += [part] if later else sites_among(known, part)
+        return list(dict.fromkeys(named))
+
+    def _settle(self, model: LanguageModel) -> None:
+        """Put the model's sites in the place of the families that were named."""
+        if self._families:
+            object.__setattr__(self, "sites", tuple(sites_of(model, self._families)))
+            self._require_sound()
+
+    def _first_direction(self) -> Direction | None:
+        return next((getattr(self, name) for name in self._directions if getattr(self, name)), None)
+
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
-        direction = next((getattr(self, name) for name in self._directions if getattr(self, name)), None)
+        direction = self._first_direction()
         if direction is None:
-            raise SteeringError(
-                f"{type(self).__name__} needs sites, for example sites=model.sites('resid_post', [3])."
-            )
+            raise SteeringError(f"{type(self).__name__} needs sites, for example sites='resid_post.3'.")
         if layers is None:
             strength = getattr(self, "strength", None)
             layers = tuple(strength) if isinstance(strength, Mapping) else None
@@ -250,6 +282,27 @@ class Intervention(ABC):
 
 
 _SHARED = {field_.name for field_ in fields(Intervention)} | {"layers"}
+
+
+def layers_given(layers: Any) -> tuple[int, ...]:
+    """Layers as somebody wrote them down: one number, (first, last) with both in it, or a list of numbers.
+
+    Raises:
+        SteeringError: something else.
+    """
+    listed = [layers] if isinstance(layers, int) or not isinstance(layers, Iterable) else list(layers)
+    if isinstance(layers, str) or not all(isinstance(n, int) and not isinstance(n, bool) for n in listed):
+        raise SteeringError(
+            f"The layers are {layers!r}; write layers=18, layers=(10, 18) or layers=[10, 14, 18]."
+        )
+    if isinstance(layers, tuple) and len(listed) == 2:
+        first, last = listed
+        if first > last:
+            raise SteeringError(
+                f"The layers {first} to {last} are none; write (first, last) in ascending order."
+            )
+        return tuple(range(first, last + 1))
+    return tuple(listed)
 
 
 def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:

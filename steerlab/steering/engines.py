@@ -28,8 +28,8 @@ from steerlab.files import system_reason, whole
 from steerlab.models import Edit, LanguageModel, Site
 from steerlab.steering.add import Add
 from steerlab.steering.bake import require_constant, shift_of
-from steerlab.steering.export import new_folder
 from steerlab.steering.registry import EXPORTS
+from steerlab.steering.transformers_folder import new_folder
 
 
 def block_shifts(model: LanguageModel, interventions: Sequence[Edit]) -> dict[int, Float[Tensor, " d_model"]]:

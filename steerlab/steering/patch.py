@@ -63,6 +63,7 @@ class Patch(Intervention):
 
     def check(self, model: LanguageModel) -> None:
         """Raise unless the states belong to this model and fit the sites."""
+        self._settle(model)
         states = self.states
         if isinstance(states, Activations) and states.fingerprint != model.fingerprint:
             raise DirectionError(

@@ -1,8 +1,9 @@
-"""Interventions by the kind they are written down with, and exports by the form they write."""
+"""Interventions by the kind they are written down with, and exports by the form they write; `export` picks one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -12,11 +13,12 @@ from steerlab.registry import Registry
 if TYPE_CHECKING:
     from steerlab.activations import Activations
     from steerlab.directions import Direction
+    from steerlab.models import Edit, LanguageModel
     from steerlab.steering._intervention import Intervention
     from steerlab.steering.per_row import PerRow
 
 Kind = TypeVar("Kind", bound="type[Intervention] | type[PerRow]")
-#: (model, interventions, path) to the path written. It may change the model, which the command line needs no more.
+#: (model, interventions, path) to the path written. One that takes `in_place` may change the model where it is True.
 Export: TypeAlias = Callable[..., Path]
 
 #: Classes of interventions by their `kind`; others come through `steerlab.interventions`.
@@ -33,6 +35,39 @@ def register_intervention(intervention: Kind) -> Kind:
     """Class decorator: make an intervention known by its `kind`. Raises ValueError where the kind is taken."""
     INTERVENTIONS.add(intervention.kind, intervention)
     return intervention
+
+
+def export(
+    model: LanguageModel,
+    edits: Edit | Sequence[Edit],
+    out: str | Path,
+    format: str = "transformers",
+    *,
+    in_place: bool = False,
+) -> Path:
+    """Write a steered model, or its steering, in the form another engine reads.
+
+    Args:
+        model: the model the edits belong to.
+        edits: one intervention or several, in the order in which they act.
+        out: the folder (transformers, easysteer) or file to write.
+        format: a name of `EXPORTS`: "transformers" is the whole model with the edits in its weights, "gguf",
+            "vllm-lens" and "easysteer" are vectors for these engines.
+        in_place: a format that bakes may change `model` itself rather than a copy (half the memory).
+
+    Returns:
+        What was written.
+
+    Raises:
+        SteeringError: for an unknown format, or as the format's own function.
+
+    Example:
+        >>> sl.export(model, sl.Ablate(refusal), "llama-without-refusal")  # doctest: +SKIP
+    """
+    write = EXPORTS[format]
+    every = list(edits) if isinstance(edits, Sequence) else [edits]
+    options = {"in_place": True} if in_place and "in_place" in signature(write).parameters else {}
+    return write(model, every, out, **options)
 
 
 def edit_from_dict(

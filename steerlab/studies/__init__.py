@@ -6,12 +6,14 @@ A package registers its study (`steerlab.registry.Study`) and holds `study.py` (
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from steerlab.registry import STUDIES
 
 if TYPE_CHECKING:
+    from steerlab.studies._branching.single import branching_factor
     from steerlab.studies._branching.steered import branching_by_strength
     from steerlab.studies._branching.study import branching
     from steerlab.studies._confidence.choices import choice_confidence, read_choices
@@ -34,6 +36,7 @@ _PARTS = {
     "Unlocked": "_transfer.unlock",
     "answer": "_knowledge.maps",
     "branching_by_strength": "_branching.steered",
+    "branching_factor": "_branching.single",
     "choice_confidence": "_confidence.choices",
     "compare_maps": "_knowledge.statistics",
     "facts_of": "_knowledge.noise",
@@ -45,6 +48,29 @@ _PARTS = {
     "unlock": "_transfer.unlock",
 }
 
+#: Names that moved out, for one more release.
+_MOVED = {
+    "Headline": "results",
+    "NeuronHead": "neurons",
+    "SamplingLaw": "readouts",
+    "Selection": "selection",
+    "SideEffects": "steering",
+    "SkippedResult": "results",
+    "StudyResult": "results",
+    "Table": "results",
+    "all_effects": "neurons",
+    "checkpoint_neurons": "neurons",
+    "nudge": "readouts",
+    "nudge_words": "readouts",
+    "read_scores": "selection",
+    "resample": "readouts",
+    "result_from_dict": "results",
+    "scaled_neurons": "neurons",
+    "select_direction": "selection",
+    "side_effects": "steering",
+    "survivors": "selection",
+}
+
 __all__ = [
     "Pair",
     "TracingPairs",
@@ -52,6 +78,7 @@ __all__ = [
     "answer",
     "branching",
     "branching_by_strength",
+    "branching_factor",
     "choice_confidence",
     "compare_maps",
     "confidence",
@@ -77,6 +104,10 @@ def __getattr__(name: str) -> object:
         value = getattr(import_module(f"steerlab.studies.{_PARTS[name]}"), name)
     elif name in STUDIES:
         value = STUDIES[name].load()
+    elif name in _MOVED:
+        new = f"steerlab.{_MOVED[name]}.{name}"
+        warnings.warn(f"steerlab.studies.{name} is now {new}.", DeprecationWarning, stacklevel=2)
+        return getattr(import_module(f"steerlab.{_MOVED[name]}"), name)
     else:
         raise AttributeError(f"steerlab.studies has no {name!r}: it has {', '.join(__dir__())}.")
     globals()[name] = value

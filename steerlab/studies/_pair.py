@@ -51,6 +51,11 @@ class Pair:
         return {"base": self.base, "post": self.post}
 
     @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics that both models were trained to judge, where both say so."""
+        return tuple(topic for topic in self.base.topics if topic in self.post.topics)
+
+    @property
     def same_tokenizer(self) -> bool:
         """Whether both cut text into the same tokens."""
         vocabularies = [model.tokenizer.get_vocab() for model in self]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _SCALES = ("small", "large")
 _KINDS = ("base", "post")
 
-__all__ = ["load", "measure", "names", "path", "scales", "statements", "sums_task", "train"]
+__all__ = ["known_statements", "load", "measure", "names", "path", "scales", "sums_task", "train"]
 
 
 def scales() -> tuple[str, ...]:
@@ -48,14 +49,16 @@ def load(name: str, **options: Any) -> LanguageModel:
 
     Raises `ModelError` for an unknown name.
     """
+    from steerlab.datasets.facts import TOPICS
     from steerlab.models import load as load_model
 
     model = load_model(path(name), **options)
     model.name = f"zoo:{name}"
+    model.topics = TOPICS
     return model
 
 
-def statements() -> StatementSet:
+def known_statements() -> StatementSet:
     """The packaged statements of the topics that the bundled models were trained on, about facts held out there."""
     from steerlab import datasets
     from steerlab.datasets.facts import TOPICS
@@ -122,3 +125,12 @@ def measure(
                 raise ModelError(f"{place} holds no weights; name a folder that `steerlab zoo train` wrote.")
         rows += measure_pair(*pair, large=name == "large", amounts=amounts)
     return rows
+
+
+def __getattr__(name: str) -> object:
+    if name == "statements":  # for one more release
+        warnings.warn(
+            "steerlab.zoo.statements is now zoo.known_statements.", DeprecationWarning, stacklevel=2
+        )
+        return known_statements
+    raise AttributeError(f"steerlab.zoo has no {name!r}.")

@@ -201,7 +201,16 @@ def test_captured_rows_are_ordinary_tensors(tiny_llama: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"prompts": "one text"}, PromptError, "in brackets"),
+        ({"prompts": {"text": ["one text"]}}, PromptError, "one column"),
+        ({"prompts": [1, 2]}, PromptError, r"Prompt 0 is a int \(1\)"),
+        ({"sites": "resid_past"}, SiteError, "did you mean 'resid_post'"),
+        ({"sites": 5}, SiteError, "write 'resid_post.12'"),
+        ({"sites": "resid_post.9"}, SiteError, "layers 0 to 2"),
+        ({"sites": "resid_post.-1"}, SiteError, r"model\.sites\('resid_post', \[-1\]\)"),
+        ({"positions": "last"}, PromptError, r"give sl\.Last\(\)"),
+        ({"positions": -1}, PromptError, r"sl\.Index\(-1\)"),
+        ({"positions": Last}, PromptError, r"make one of it: Last\(\)"),
+        ({"into": "moments"}, SteerlabError, r"sl\.Moments\(\)"),
         ({"prompts": []}, PromptError, "at least one prompt"),
         ({"prompts": ["a", ""]}, PromptError, "Prompt 1 is empty"),
         ({"sites": []}, SteerlabError, "at least one site"),
@@ -219,6 +228,22 @@ def test_misuse_is_named(
     given = {"prompts": ["a b", "c"], "sites": [Site("resid_post", 0)], **arguments}
     with pytest.raises(error, match=sentence):
         capture(tiny_llama, given.pop("prompts"), given.pop("sites"), **given)
+
+
+def test_sites_and_prompts_as_they_are_typed(tiny_llama: LanguageModel) -> None:
+    every = tuple(tiny_llama.sites("resid_post"))
+    one = capture(tiny_llama, "a cat", "resid_post")
+    assert one.sites == every
+    assert one.n_prompts == len(one) == 1
+    mixed = ["blocks.1.hook_resid_post", "resid_post", Site("embed"), "resid_post.0"]
+    states = capture(tiny_llama, (text for text in ["a cat", Prompt("a dog")]), mixed)
+    assert states.sites == (every[1], every[0], every[2], Site("embed"))
+    assert torch.equal(states["resid_post.1"], states[every[1]])
+    assert torch.equal(one[2], one["resid_post.2"])
+    with pytest.raises(SiteError, match=r"write 'resid_post\.2'"):
+        states[2]
+    with pytest.raises(SiteError, match="name one of"):
+        one["resid_post"]
 
 
 def test_moments_stay_with_their_model(tiny_llama: LanguageModel, tiny_gpt2: LanguageModel) -> None:

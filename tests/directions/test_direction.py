@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerlab.activations import Activations, Moments
+from steerlab.activations import Activations, Moments, capture
 from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, ModelRef, fit_direction
-from steerlab.errors import DirectionError
-from steerlab.models import LanguageModel, Last, Site
+from steerlab.errors import DirectionError, SiteError
+from steerlab.models import Index, LanguageModel, Last, Site
 
 A, B = Site("resid_post", 0), Site("resid_post", 1)
 
@@ -37,7 +37,7 @@ def states(n: int = 40, width: int = 6, seed: int = 0) -> tuple[Activations, np.
 
 def fitted(seed: int = 0, estimator: Any = None) -> tuple[Direction, Activations, np.ndarray]:
     acts, labels = states(seed=seed)
-    made = fit_direction(estimator or DifferenceInMeans(), acts, labels, dataset_hash="data", position=Last())
+    made = fit_direction(acts, labels, estimator or DifferenceInMeans(), dataset_hash="data", position=Last())
     return made, acts, labels
 
 
@@ -77,22 +77,22 @@ def test_moments_give_the_direction_that_rows_give(estimator: Any) -> None:
     moments = Moments("scatter")
     moments.update(acts.states, labels)
     moments.model_name, moments.fingerprint = "tiny", "f00d"
-    streamed = fit_direction(estimator, moments, dataset_hash="data", position=Last())
+    streamed = fit_direction(moments, estimator=estimator, dataset_hash="data", position=Last())
     for site in (A, B):
         torch.testing.assert_close(streamed[site], made[site], rtol=1e-5, atol=1e-5)
         assert streamed.class_gap[site] == pytest.approx(made.class_gap[site], rel=1e-5)
         assert streamed.stream_norm[site] == pytest.approx(made.stream_norm[site], rel=1e-5)
         assert streamed.statistics[site].sigma == pytest.approx(made.statistics[site].sigma, rel=1e-4)
     with pytest.raises(DirectionError, match="LogisticProbe needs the rows"):
-        fit_direction(LogisticProbe(), moments)
+        fit_direction(moments, estimator=LogisticProbe())
 
 
 def test_words_as_labels_need_a_positive_class_and_rows_share_their_prompts_label() -> None:
     acts, labels = states()
     words = ["harmful" if label else "harmless" for label in labels]
     with pytest.raises(DirectionError, match="do not say which class is positive"):
-        fit_direction(DifferenceInMeans(), acts, words)
-    made = fit_direction(DifferenceInMeans(), acts, words, positive="harmful")
+        fit_direction(acts, words, DifferenceInMeans())
+    made = fit_direction(acts, words, DifferenceInMeans(), positive="harmful")
     torch.testing.assert_close(made[A], fitted()[0][A])
     assert set(made.statistics[A].class_means) == {"harmful", "harmless"}
 
@@ -104,7 +104,7 @@ def test_words_as_labels_need_a_positive_class_and_rows_share_their_prompts_labe
         "tiny",
         "f00d",
     )
-    torch.testing.assert_close(fit_direction(DifferenceInMeans(), twice, labels)[A], made[A])
+    torch.testing.assert_close(fit_direction(twice, labels, DifferenceInMeans())[A], made[A])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_words_as_labels_need_a_positive_class_and_rows_share_their_prompts_labe
 )
 def test_labels_that_are_not_two_classes_are_named(labels: Any, positive: Any, sentence: str) -> None:
     with pytest.raises(DirectionError, match=sentence):
-        fit_direction(DifferenceInMeans(), states()[0], labels, positive=positive)
+        fit_direction(states()[0], labels, DifferenceInMeans(), positive=positive)
 
 
 # ---------------------------------------------------------------------------------------------------- arithmetic
@@ -130,8 +130,8 @@ def test_labels_that_are_not_two_classes_are_named(labels: Any, positive: Any, s
 def test_statistics_follow_the_arithmetic(factor: float, seed: int) -> None:
     """Class means, bias and threshold of scaled and added vectors equal those measured on the states."""
     acts, labels = states(seed=seed)
-    first = fit_direction(DifferenceInMeans(), acts, labels, dataset_hash="data")
-    second = fit_direction(LogisticProbe(), acts, labels, dataset_hash="data")
+    first = fit_direction(acts, labels, DifferenceInMeans(), dataset_hash="data")
+    second = fit_direction(acts, labels, LogisticProbe(), dataset_hash="data")
     for made in (factor * first, -first, first + factor * second, first - second, first.unit(), first / 2):
         vector = made[A].double()
         projections = acts[A].double() @ (vector / vector.norm())
@@ -166,7 +166,7 @@ def test_vectors_add_scale_negate_and_shorten() -> None:
 def test_a_sum_over_different_data_forgets_the_class_means() -> None:
     first, _, _ = fitted()
     acts, labels = states(seed=1)
-    other = fit_direction(DifferenceInMeans(), acts, labels, dataset_hash="other data")
+    other = fit_direction(acts, labels, DifferenceInMeans(), dataset_hash="other data")
     with pytest.raises(DirectionError, match=r"class means at resid_post\.0 are not known"):
         _ = (first + other).class_gap
     with pytest.raises(DirectionError, match="stream norm"):
@@ -326,3 +326,60 @@ def test_moving_to_another_model_is_explicit_and_remembered(tiny_llama: Language
     assert moved.origin == (ModelRef(name=tiny_llama.name, fingerprint=tiny_llama.fingerprint),)
     with pytest.raises(DirectionError, match="has width 32"):
         made.moved_to(tiny("llama", hidden_size=16))
+
+
+def test_sites_of_a_direction_as_they_are_typed() -> None:
+    vectors = {Site("resid_post", layer): torch.randn(4) for layer in range(3)}
+    made = Direction(vectors, "tiny", "f00d")
+    assert torch.equal(made[1], vectors[Site("resid_post", 1)])
+    assert torch.equal(made["resid_post.2"], made["blocks.2.hook_resid_post"])
+    assert made.at(0, "resid_post.2").sites == (Site("resid_post", 0), Site("resid_post", 2))
+    assert made.at("resid_post").sites == made.sites
+    for wrong, words in [(9, "no vector at 9; it has resid_post.0"), ("resid_post", "name one of")]:
+        with pytest.raises(DirectionError, match=words):
+            made[wrong]  # type: ignore[index]
+    both = Direction({**vectors, Site("mlp_out", 1): torch.randn(4)}, "tiny", "f00d")
+    with pytest.raises(SiteError, match="Layer 1 alone"):
+        both[1]
+
+
+def test_states_say_where_a_direction_comes_from(tiny_llama: LanguageModel) -> None:
+    prompts, labels = ["a cat", "a dog", "two cats", "two dogs"], [1, 0, 1, 0]
+    states = capture(tiny_llama, prompts, "resid_post", positions=Index(-1))
+    made = fit_direction(states, labels)
+    assert (made.model_name, made.fingerprint) == (tiny_llama.name, tiny_llama.fingerprint)
+    assert (made.position, made.estimator) == ("Index(index=-1)", "DifferenceInMeans")
+    assert len(states.prompts_hash) == len(made.dataset_hash) == 16
+    assert fit_direction(states, [0, 1, 1, 0]).dataset_hash != made.dataset_hash
+    assert fit_direction(states, labels, dataset_hash="mine", position=Last()).dataset_hash == "mine"
+    assert fit_direction(states, [True, False, True, False], "mass-mean").estimator == "MassMean"
+
+
+def test_moments_know_their_prompts_however_they_came(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    prompts, labels = ["a cat", "a dog", "two cats", "two dogs"], [1, 0, 1, 0]
+
+    def read(order: list[int]) -> Moments:
+        texts, classes = [prompts[i] for i in order], [labels[i] for i in order]
+        return capture(tiny_llama, texts, "resid_post", into=Moments(), labels=classes)
+
+    whole = read([0, 1, 2, 3])
+    merged = read([3, 0]) + read([2, 1])
+    assert merged.prompts_hash == whole.prompts_hash != read([0, 1]).prompts_hash
+    assert merged.positions == whole.positions == "Last()"
+    merged.save(tmp_path / "moments.safetensors")
+    again = Moments.load(tmp_path / "moments.safetensors")
+    assert (again.prompts_hash, again.positions) == (whole.prompts_hash, "Last()")
+    made = fit_direction(again)
+    assert (made.dataset_hash, made.position) == (whole.prompts_hash, "Last()")
+
+
+def test_the_order_of_before_still_works_and_says_so() -> None:
+    acts, labels = states()
+    new = fit_direction(acts, labels, MassMean())
+    for call in (
+        lambda: fit_direction(MassMean(), acts, labels),  # type: ignore[arg-type]
+        lambda: fit_direction("mass-mean", acts, labels=labels),  # type: ignore[arg-type, misc]
+        lambda: fit_direction(estimator=MassMean(), activations=acts, labels=labels),  # type: ignore[call-arg]
+    ):
+        with pytest.warns(DeprecationWarning, match=r"fit_direction\(states, labels, estimator\)"):
+            assert torch.equal(call()[A], new[A])

@@ -186,8 +186,8 @@ def test_a_stream_of_differences_gives_what_rows_give(family: str, estimator: An
     sites = model.sites("resid_post", [0, 2])
     moments = capture_differences(model, positives, negatives, sites)
     rows = capture(model, positives + negatives, sites)
-    streamed = fit_direction(estimator, moments, model=model)
-    direct = fit_direction(estimator, rows, [1] * 10 + [0] * 10, model=model, pairs=[*range(10)] * 2)
+    streamed = fit_direction(moments, estimator=estimator, model=model)
+    direct = fit_direction(rows, [1] * 10 + [0] * 10, estimator, model=model, pairs=[*range(10)] * 2)
     for site in sites:
         size = float(direct[site].abs().max())
         np.testing.assert_allclose(streamed[site], direct[site], rtol=1e-5, atol=1e-5 * size)
@@ -346,17 +346,17 @@ def test_fit_direction_pairs_the_tokens_of_prompts_in_turn() -> None:
         {SITE: states}, torch.arange(8).repeat_interleave(3), torch.arange(3).repeat(8), 8, "tiny", "f00d"
     )
     labels, pairs = [1, 1, 0, 0, 1, 0, 0, 1], ["a", "b", "b", "a", "c", "c", "d", "d"]
-    made = fit_direction(PcaReader(), acts, labels, pairs=pairs)
+    made = fit_direction(acts, labels, PcaReader(), pairs=pairs)
     at = {(pair, label): i for i, (pair, label) in enumerate(zip(pairs, labels, strict=True))}
     differences = torch.cat(
         [states[3 * at[pair, 1] :][:3] - states[3 * at[pair, 0] :][:3] for pair in "abcd"]
     ).double()
     expected = torch.linalg.svd(differences, full_matrices=False).Vh[0]
     assert abs(cosine(made[SITE].double().numpy(), expected.numpy())) > 1 - 1e-9
-    with_polarity = fit_direction(Ttpd(), acts, labels, pairs=pairs, polarity=[1, -1, 1, -1, 1, -1, 1, -1])
+    with_polarity = fit_direction(acts, labels, Ttpd(), pairs=pairs, polarity=[1, -1, 1, -1, 1, -1, 1, -1])
     assert with_polarity.estimator == "Ttpd"
     with pytest.raises(DirectionError, match="8 prompts came with 2 pairs"):
-        fit_direction(PcaReader(), acts, labels, pairs=["a", "b"])
+        fit_direction(acts, labels, PcaReader(), pairs=["a", "b"])
 
 
 @pytest.mark.parametrize(

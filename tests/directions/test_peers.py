@@ -35,7 +35,7 @@ def states(model: LanguageModel) -> Activations:
 
 def test_the_mean_difference_is_that_of_steering_vectors(states: Activations) -> None:
     golden = load_file(HERE / "steering_vectors.safetensors")
-    made = fit_direction(DifferenceInMeans(), states, LABELS)
+    made = fit_direction(states, LABELS, DifferenceInMeans())
     for layer, site in enumerate(states.sites):
         for batching in ("mean", "mean_batched"):  # one at a time, and left-padded
             torch.testing.assert_close(made[site], golden[f"{batching}.{layer}"], rtol=1e-4, atol=1e-4)
@@ -43,7 +43,7 @@ def test_the_mean_difference_is_that_of_steering_vectors(states: Activations) ->
 
 def test_the_reader_is_the_principal_component_of_steering_vectors(states: Activations) -> None:
     golden = load_file(HERE / "steering_vectors.safetensors")
-    made = fit_direction(PcaReader(), states, LABELS, pairs=NUMBERS)
+    made = fit_direction(states, LABELS, PcaReader(), pairs=NUMBERS)
     for layer, site in enumerate(states.sites):
         assert cosine(made[site], golden[f"pca.{layer}"]) > 0.99999
 
@@ -83,14 +83,14 @@ def test_at_the_last_layer_repeng_reads_behind_the_final_norm(
 def test_repengs_default_loses_signal_to_the_mean_it_subtracts(states: Activations) -> None:
     """`pca_diff` centres differences that all run one way: at every layer it lies farther from the class shift."""
     golden = load_file(HERE / "repeng.safetensors")
-    shift = fit_direction(DifferenceInMeans(), states, LABELS)
+    shift = fit_direction(states, LABELS, DifferenceInMeans())
     for layer, site in enumerate(states.sites[:LAST]):
         centred, uncentred = (cosine(shift[site], golden[f"{m}.{layer}"]) for m in ("pca_diff", "pca_center"))
         assert centred < uncentred
 
 
 def reader(states: Activations, centring: str) -> Direction:
-    return fit_direction(PcaReader(centring), states, LABELS, pairs=NUMBERS)  # type: ignore[arg-type]
+    return fit_direction(states, LABELS, PcaReader(centring), pairs=NUMBERS)  # type: ignore[arg-type]
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -98,7 +98,7 @@ def read(seed: int, n: int = 200) -> Read:
 def cosines(estimator: LinearDirection) -> list[float]:
     data = read(0)
     found = fit_direction(
-        estimator, data.states, data.labels, pairs=data.pairs, polarity=data.polarity
+        data.states, data.labels, estimator, pairs=data.pairs, polarity=data.polarity
     ).unit()
     return [float(found[site] @ planted.truth_axis()) for site in found.sites]
 

@@ -146,7 +146,7 @@ def test_the_same_text_under_steering(opened: Any, family: str, backend: str) ->
 def test_a_whole_study_finds_the_same_in_each_backend(opened: Any) -> None:
     found = [
         sl.studies.truthfulness(
-            (opened("small-base", backend), opened("small-post", backend)), sl.zoo.statements()
+            (opened("small-base", backend), opened("small-post", backend)), sl.zoo.known_statements()
         ).to_dict()
         for backend in ("transformers", *ENGINES)
     ]

@@ -124,7 +124,9 @@ def test_nothing_after_the_instruction_says_so(tiny_llama: LanguageModel) -> Non
     [
         ([""], "is empty"),
         ([], "at least one"),
-        ("Rome", "come as a list"),
+        ({"text": ["Rome"]}, "one column"),
+        (None, "not as None"),
+        (["Rome", None], "Prompt 1 is None"),
         (["word " * 100], "context holds 64"),
         ([Prompt("<s>Rome")], "more than once"),
         ([Prompt("Rome", has_special_tokens=True)], "does not begin"),

@@ -301,7 +301,7 @@ def test_exchanging_everything_that_differs_closes_the_gap() -> None:
     assert at["the three", "activations swapped"].share.value == pytest.approx(0, abs=1e-3)
     assert at["the three", "weights swapped"].random.value == pytest.approx(0, abs=1e-6)
     assert {(one.neurons, one.model) for one in found.crossed} == {
-        (name, role) for name in ("the three", "others") for role in ("BASE", "POST")
+        (name, role) for name in ("the three", "others") for role in ("base", "post")
     }
     with pytest.raises(ModelError, match="same tokens"):
         entropy_gap(heads[0], NeuronHead(tiny("llama"), TEXTS[:1]), {}, [])
@@ -318,7 +318,7 @@ def test_temperature_undoes_a_sharpened_law() -> None:
     sharp = 1 / (1 + np.exp(-3 * odds))
     assert fit_temperature(sharp, label) == pytest.approx(3, rel=0.08)
     reading = AnswerReading(sharp, np.ones(6000), label, np.arange(6000))
-    found = tempered("BASE", reading, seed=0)
+    found = tempered("base", reading, seed=0)
     assert found.error_after.value < 0.3 * found.error.value
     assert found.brier_after.value < found.brier.value
     assert fit_temperature(np.zeros(0), np.zeros(0, dtype=bool)) == 1.0

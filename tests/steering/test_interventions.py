@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def direction(model: LanguageModel, *sites: Site, seed: int = 0, k: int = 1) -> 
 
 def fitted(model: LanguageModel) -> Direction:
     states = capture(model, PROMPTS, model.sites("resid_post"))
-    return fit_direction(DifferenceInMeans(), states, [0, 1, 0, 1], model=model)
+    return fit_direction(states, [0, 1, 0, 1], DifferenceInMeans(), model=model)
 
 
 def unit(made: Direction, site: Site = SITE) -> np.ndarray:
@@ -321,13 +322,38 @@ def test_layers_and_strengths_by_layer(tiny_llama: LanguageModel) -> None:
         (lambda: Add(one, {0: 1.0}, sites=[SITE]), r"no strength for resid_post\.1"),
         (lambda: Add(one, layers=[-1]), "count from 0"),
         (lambda: Add(one, layers=[0], sites=[SITE]), "either sites or layers"),
-        (lambda: Add(one, sites=["resid_post.1"]), "not a Site"),
         (lambda: Add(direction(tiny_llama, Site("embed")), layers=[0]), "name the sites"),
         (lambda: Patch(layers=[0]), "needs sites"),
         (lambda: Scale(0.0), "needs sites"),
+        (lambda: Add(one, layers="1"), r"layers=\(10, 18\)"),
+        (lambda: Add(one, layers=(2, 0)), "ascending"),
     ]:
         with pytest.raises(SteeringError, match=sentence):
             wrong()
+    with pytest.raises(SiteError, match="did you mean 'resid_post'"):
+        Add(one, sites="resid_past.1")
+
+
+def test_sites_and_layers_as_they_are_typed(tiny_llama: LanguageModel) -> None:
+    one, several = direction(tiny_llama), direction(tiny_llama, *tiny_llama.sites("resid_post"))
+    every = tuple(tiny_llama.sites("resid_post"))
+    assert Add(one, sites="resid_post.2").sites == Add(one, layers=2).sites == (every[2],)
+    assert Add(one, sites="blocks.0.hook_resid_post").sites == (every[0],)
+    assert Add(one, sites=["resid_post.2", Site("embed")]).sites == (every[2], Site("embed"))
+    assert Add(several, layers=(1, 2)).sites == every[1:]
+    assert Add(several, layers=[0, 2]).sites == every[::2]
+    assert Add(several, sites="resid_post").sites == every
+    family = Add(one, 2.0, sites="resid_post")
+    assert family.to_dict()["sites"] == ["resid_post"]
+    again = edit_from_dict(family.to_dict(), [one])
+    written = tiny_llama.logits(["a cat"])
+    for edit in (family, again, replace(family, strength=2.0)):
+        with tiny_llama.steering(edit):  # type: ignore[arg-type]
+            steered = tiny_llama.logits(["a cat"])
+        with tiny_llama.steering(Add(one, 2.0, sites=every)):
+            assert torch.equal(tiny_llama.logits(["a cat"]), steered)
+        assert not torch.equal(steered, written)
+    assert family.sites == every
 
 
 @pytest.mark.parametrize(("family", "site"), [("gpt_neox", "resid_mid.1"), ("mixtral", "mlp_post.0")])

@@ -270,7 +270,7 @@ def test_conditions_that_mean_nothing_are_refused(tiny_llama: LanguageModel) -> 
 
 def test_a_fitted_direction_brings_its_threshold(tiny_llama: LanguageModel) -> None:
     states = capture(tiny_llama, PROMPTS, [SITE])
-    made = fit_direction(DifferenceInMeans(), states, [0, 1, 0, 1], model=tiny_llama)
+    made = fit_direction(states, [0, 1, 0, 1], DifferenceInMeans(), model=tiny_llama)
     condition = Condition(made)
     held = condition.holds(condition.score(states[SITE][None]))[0]
     assert held.tolist() == [

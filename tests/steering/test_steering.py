@@ -28,7 +28,7 @@ def direction(model: LanguageModel, *sites: Site, seed: int = 0, k: int = 1) -> 
 
 def fitted(model: LanguageModel) -> Direction:
     acts = capture(model, PROMPTS, model.sites("resid_post"))
-    return fit_direction(DifferenceInMeans(), acts, [0, 1, 0, 1], model=model)
+    return fit_direction(acts, [0, 1, 0, 1], DifferenceInMeans(), model=model)
 
 
 def number_of_hooks(model: LanguageModel) -> int:
@@ -383,5 +383,5 @@ def test_steered_states_can_be_captured_and_fitted(tiny_llama: LanguageModel) ->
     with tiny_llama.steering(Ablate(made)):
         acts = capture(tiny_llama, PROMPTS, [MID])
     assert isinstance(acts, Activations)
-    again = fit_direction(DifferenceInMeans(), acts, [0, 1, 0, 1], model=tiny_llama)
+    again = fit_direction(acts, [0, 1, 0, 1], DifferenceInMeans(), model=tiny_llama)
     assert abs(again.cosine(made)[MID]) < 1e-4

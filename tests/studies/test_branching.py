@@ -266,7 +266,7 @@ def test_stories_pair_narrows(shared: Path) -> None:
     assert result.headline is not None
     assert result.headline.value.low > 2
     base_row, post_row = result.measured[:2]
-    assert (base_row.model, post_row.rendering) == ("BASE", "chat")
+    assert (base_row.model, post_row.rendering) == ("base", "chat")
     assert post_row.ended.value > 0.9
     assert base_row.alive[-1] > 0.9
 

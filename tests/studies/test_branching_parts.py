@@ -269,11 +269,11 @@ def test_published_curves_load_and_draw_beside_ours(shared: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_parts_of_a_random_pair_are_whole_and_claim_nothing_of_nudging() -> None:
-    pair = {"BASE": tiny("llama"), "POST": tiny("llama", seed=1)}
-    result = branching((pair["BASE"], pair["POST"]), ["the cat", "a dog sat"], law=SamplingLaw())
+    pair = {"base": tiny("llama"), "post": tiny("llama", seed=1)}
+    result = branching((pair["base"], pair["post"]), ["the cat", "a dog sat"], law=SamplingLaw())
     assert result.parts is not None
-    assert {one.model for one in result.parts.legacy} == {"BASE", "POST"}
+    assert {one.model for one in result.parts.legacy} == {"base", "post"}
     assert all(one.outside < 0.5 for one in result.parts.panels)
     assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
     assert set(result.figures()) >= {"branching_factor", "aep_gap"}
-    assert branching((pair["BASE"], pair["POST"]), ["the cat"], temperature=0).parts is None
+    assert branching((pair["base"], pair["post"]), ["the cat"], temperature=0).parts is None

@@ -77,11 +77,11 @@ def test_a_calibrated_model_stays_and_an_overconfident_one_is_cooled() -> None:
     calm, loud = synthetic(sharpness=1.0), synthetic(sharpness=3.0)
     for reading, temperature in ((calm, 1.0), (loud, 3.0)):
         assert fit_choice_temperature(reading) == pytest.approx(temperature, rel=0.08)
-    found = choice_confidence("BASE", calm, seed=0)
+    found = choice_confidence("base", calm, seed=0)
     assert found.calibration.error.value < found.calibration.floor.high + 0.01
     assert found.above_chance
     assert found.chance == 0.25
-    louder = choice_confidence("POST", loud, seed=0)
+    louder = choice_confidence("post", loud, seed=0)
     assert louder.calibration.error.value > 0.15
     assert louder.after.error.value < 0.05
     assert louder.brier_after.value < louder.brier.value
@@ -91,7 +91,7 @@ def test_a_calibrated_model_stays_and_an_overconfident_one_is_cooled() -> None:
 def test_the_numbers_are_scikit_learns() -> None:
     reading = synthetic(600, sharpness=1.7, seed=3)
     law = reading.law()
-    found = choice_confidence("BASE", reading, seed=0)
+    found = choice_confidence("base", reading, seed=0)
     onehot = np.eye(4)[reading.right]
     expected = sum(brier_score_loss(onehot[:, column], law[:, column]) for column in range(4))
     assert found.brier.value == pytest.approx(expected)
@@ -121,7 +121,7 @@ def test_each_half_gets_the_others_temperature() -> None:
 
 def test_changes_stand_beside_what_swapping_the_models_gives() -> None:
     calm, loud = synthetic(1000, sharpness=1.0), synthetic(1000, sharpness=3.0)
-    laws = {"BASE": calm.law(), "POST": loud.law()}
+    laws = {"base": calm.law(), "post": loud.law()}
     found = {
         one.what: one
         for one in choice_changes(laws, calm.right, calm.subject, above_chance=True, seed=0)  # type: ignore[arg-type]
@@ -132,29 +132,29 @@ def test_changes_stand_beside_what_swapping_the_models_gives() -> None:
         assert one.identified
         assert one.value.value > one.control.high
     gap = (
-        choice_confidence("POST", loud, seed=0).brier.value
-        - choice_confidence("BASE", calm, seed=0).brier.value
+        choice_confidence("post", loud, seed=0).brier.value
+        - choice_confidence("base", calm, seed=0).brier.value
     )
     assert found["Brier score on multiple choice"].value.value == pytest.approx(gap)
     same = choice_changes(
-        {"BASE": calm.law(), "POST": calm.law()}, calm.right, calm.subject, above_chance=False, seed=0
+        {"base": calm.law(), "post": calm.law()}, calm.right, calm.subject, above_chance=False, seed=0
     )
     assert not any(one.identified for one in same)
     assert len(same) == 3
 
 
 def test_a_temperature_at_the_bound_is_said() -> None:
-    models = {"BASE": zoo.load("small-base"), "POST": zoo.load("small-post")}
-    found = choices_of_pair(models, choice_questions(zoo.statements()), source="made", seed=0)
+    models = {"base": zoo.load("small-base"), "post": zoo.load("small-post")}
+    found = choices_of_pair(models, choice_questions(zoo.known_statements()), source="made", seed=0)
     assert "bound" not in choices_table(found).note
     low = found.answers[1].model_copy(update={"temperature": 0.05})
     note = choices_table(found.model_copy(update={"answers": (found.answers[0], low)})).note
-    assert "POST at the bound of the search, 0.05 to 20" in note
+    assert "post at the bound of the search, 0.05 to 20" in note
 
 
 def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
-    models = {"BASE": zoo.load("small-base"), "POST": zoo.load("small-post")}
-    made = choice_questions(zoo.statements())
+    models = {"base": zoo.load("small-base"), "post": zoo.load("small-post")}
+    made = choice_questions(zoo.known_statements())
     found = choices_of_pair(models, made, source="made", seed=0)
     assert found.form in ("continuations", "letters")
     assert all(one.above_chance for one in found.answers)
@@ -165,7 +165,7 @@ def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
     assert not few.answers
     assert "too few" in few.sentences[0]
     with pytest.raises(PromptError, match="beginning of another"):
-        read_choices(models["BASE"], [ChoiceQuestion("Rome is", ("in Italy", "in Italy now"), 0)])
+        read_choices(models["base"], [ChoiceQuestion("Rome is", ("in Italy", "in Italy now"), 0)])
 
 
 @pytest.mark.usefixtures("smaller_studies")
@@ -173,7 +173,7 @@ def test_the_confidence_study_carries_it() -> None:
     from steerlab import datasets, studies
 
     base, post = zoo.load("small-base"), zoo.load("small-post")
-    result = studies.confidence((base, post), zoo.statements(), plain_text=datasets.plain_text()[:12])
+    result = studies.confidence((base, post), zoo.known_statements(), plain_text=datasets.plain_text()[:12])
     assert result.choices is not None
     assert "choice_confidence" in {table.key for table in result.tables()}
     assert "choice_confidence" in result.figures()

@@ -104,7 +104,7 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
     assert base.accuracy.value > 0.95
     assert base.brier.value < 0.05
     assert not post.above_chance
-    assert any("not identified for POST: accuracy at chance" in sentence for sentence in result.summary)
+    assert any("not identified for post: accuracy at chance" in sentence for sentence in result.summary)
     table = next(table for table in result.tables() if table.key == "answer_confidence")
     assert table.rows[1][table.columns.index("calibration error")] == "not identified: at chance"
     assert not any("calibration" in one.what for one in result.changes if one.of == "answers")
@@ -115,7 +115,7 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
-    result = confidence(bundled_pair, zoo.statements(), plain_text=datasets.plain_text()[:20])
+    result = confidence(bundled_pair, zoo.known_statements(), plain_text=datasets.plain_text()[:20])
     wellformed(result)
     assert result.status == "done"
     assert all(one.above_chance for one in result.answers)

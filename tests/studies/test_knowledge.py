@@ -45,7 +45,7 @@ ROOT = "statements/post-training-mechanistic-analysis"
 
 
 def some_topics(*names: str) -> StatementSet:
-    return StatementSet(item for item in zoo.statements() if item.topic in names)
+    return StatementSet(item for item in zoo.known_statements() if item.topic in names)
 
 
 # -- pairs --
@@ -107,7 +107,7 @@ def test_pairs_are_aligned_token_for_token(family: str, differ: str) -> None:
 
 def test_labelled_lines_never_show_a_traced_statement() -> None:
     model = zoo.load("small-base")
-    found = tracing_pairs([model], zoo.statements(), shots=4)
+    found = tracing_pairs([model], zoo.known_statements(), shots=4)
     assert found.shots == 4
     for pair in found.pairs:
         for prompt, item in ((pair.true, pair.statements.true), (pair.false, pair.statements.false)):
@@ -194,7 +194,7 @@ def test_wrong_pairs_are_refused_in_a_sentence(tmp_path: Path) -> None:
     path.write_text(json.dumps({"true": "a", "false": "a"}) + "\n")
     with pytest.raises(DatasetError, match="both statements are the same"):
         read_pairs(path)
-    mixed = tracing_pairs([zoo.load("small-base")], zoo.statements(), shots=0)
+    mixed = tracing_pairs([zoo.load("small-base")], zoo.known_statements(), shots=0)
     with pytest.raises(SteerlabError, match="layouts of tokens"):
         trace(zoo.load("small-base"), mixed, columns="tokens")
 
@@ -205,7 +205,7 @@ def test_wrong_pairs_are_refused_in_a_sentence(tmp_path: Path) -> None:
 def test_a_map_is_what_patching_one_state_at_a_time_gives() -> None:
     """`Patch` of captured states by the intervention runtime, which knows nothing of sweeps."""
     model = zoo.load("small-base")
-    pairs = tracing_pairs([model], zoo.statements(), shots=0, limit=4)
+    pairs = tracing_pairs([model], zoo.known_statements(), shots=0, limit=4)
     found = trace(model, pairs)
     own = answer(model, pairs)
     true, false = (model.token_id(word) for word in pairs.answers)
@@ -453,7 +453,7 @@ def test_an_aligner_carries_a_store_into_another_basis() -> None:
 
 def test_noise_traces_have_the_effects_that_must_be() -> None:
     model = zoo.load("small-base")
-    known = facts_of(model, zoo.statements())
+    known = facts_of(model, zoo.known_statements())
     found = noise_trace(model, known, limit=6, copies=3)
     assert found.facts == 6
     assert found.total.value == pytest.approx(found.clean.value - found.corrupted.value, abs=1e-9)
@@ -478,19 +478,20 @@ def test_noise_traces_have_the_effects_that_must_be() -> None:
 
 def test_facts_end_before_their_object() -> None:
     model = zoo.load("small-base")
-    known = facts_of(model, zoo.statements())
+    known = facts_of(model, zoo.known_statements())
     texts = {fact.prompt.text for fact in known}
     assert len(texts) == len(known)
     for fact in known:
         assert fact.prompt.spans["subject"][1] <= len(fact.prompt.text)
         word = model.tokenizer.decode([fact.answer])
         assert any(
-            item.label and item.text.startswith(fact.prompt.text + word.rstrip()) for item in zoo.statements()
+            item.label and item.text.startswith(fact.prompt.text + word.rstrip())
+            for item in zoo.known_statements()
         ), (fact.prompt.text, word)
     with pytest.raises(DatasetError, match="a fact whose object stands at its end"):
         facts_of(model, StatementSet([Statement("Rome is a town.", True)]))
     with pytest.raises(DatasetError, match="says the right word of none"):
-        noise_trace(tiny("llama"), facts_of(tiny("llama"), zoo.statements())[:3])
+        noise_trace(tiny("llama"), facts_of(tiny("llama"), zoo.known_statements())[:3])
 
 
 # -- the study --
@@ -502,7 +503,7 @@ def bundled() -> KnowledgeResult:
     with pytest.MonkeyPatch.context() as patch:
         use_smaller_amounts(patch)
         pair = zoo.load("large-base"), zoo.load("large-post")
-        return knowledge(pair, some_topics("cities"), kinds=("mlp_out",), seed=1)
+        return knowledge(pair, some_topics("cities"), sites=("mlp_out",), seed=1)
 
 
 def test_the_study_of_the_bundled_pair(bundled: KnowledgeResult) -> None:
@@ -570,9 +571,9 @@ def test_what_a_pair_cannot_take_is_said() -> None:
     assert "no common rows" in result.missing["comparison"]
     assert "were not put across" in result.missing["recovery"]
     with pytest.raises(SteerlabError, match="no size 'huge'"):
-        knowledge((small, small), zoo.statements(), size="huge")  # type: ignore[arg-type]
+        knowledge((small, small), zoo.known_statements(), size="huge")  # type: ignore[arg-type]
     with pytest.raises(SteerlabError, match="no preset 'none'"):
-        knowledge((small, small), zoo.statements(), preset="none")  # type: ignore[arg-type]
+        knowledge((small, small), zoo.known_statements(), preset="none")  # type: ignore[arg-type]
     few = StatementSet(list(facts())[:24])
     model = fact_store(1)
     with pytest.raises(SteerlabError, match="left to fit the aligner"):
@@ -596,7 +597,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
 
 def test_one_layout_keeps_the_commonest() -> None:
     model = zoo.load("small-base")
-    pairs = tracing_pairs([model], zoo.statements(), shots=0)
+    pairs = tracing_pairs([model], zoo.known_statements(), shots=0)
     one = of_one_layout(pairs)
     counts = Counter(pair.roles for pair in pairs.pairs)
     assert len(one) == counts.most_common(1)[0][1]

@@ -135,7 +135,7 @@ def test_every_number_has_an_interval_and_every_effect_its_control(same: Truthfu
 @pytest.mark.usefixtures("smaller_studies")
 def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
-    result = truthfulness((base, post), zoo.statements())
+    result = truthfulness((base, post), zoo.known_statements())
     assert result.status == "not identified"
     assert {one.scored for one in result.labels} == {"sequences"}
     assert not result.steering
@@ -147,7 +147,7 @@ def test_the_bundled_pair_knows_truth() -> None:
         base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
     except ModelError as error:
         pytest.skip(str(error))
-    result = truthfulness((base, post), zoo.statements())
+    result = truthfulness((base, post), zoo.known_statements())
     assert result.status == "done"
     assert result.own("base").above_chance
     assert result.own("post").above_chance

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from steerlab.errors import ModelError, SteeringError, SteerlabError, reason
 from steerlab.models import _shipped, check, weights
 from steerlab.models.backends.nnsight import NNsight
-from steerlab.models.edits import Edit, EditTable, Steering
+from steerlab.models.edits import Edit, EditTable, SteeringGiven, edits_of
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.positions import Selector
@@ -133,13 +133,13 @@ class RemoteModel(LanguageModel):
             read[site](kept[str(site)])
         return None if result is None else result[..., : self.vocab_size].float()
 
-    def steering(self, *interventions: Steering) -> AbstractContextManager[Applied]:
+    def steering(self, *interventions: SteeringGiven) -> AbstractContextManager[Applied]:
         """See `LanguageModel.steering`; edits need a normal form, and neither schedule nor condition.
 
         What is counted is counted on the server and not sent back, so the `Applied` handed over is empty.
         """
         edits: list[Edit] = []
-        for intervention in interventions:
+        for intervention in edits_of(interventions):
             if isinstance(intervention, EditTable):
                 raise SteeringError(
                     f"A {type(intervention).__name__} cannot be sent to a server; steer each prompt in a context of "
@@ -150,10 +150,6 @@ class RemoteModel(LanguageModel):
 
     @contextmanager
     def _steering(self, edits: Sequence[Edit]) -> Iterator[Applied]:
-        if not edits:
-            raise SteeringError(
-                "Steering needs at least one edit; give model.steering(...) an Add or an Ablate."
-            )
         for edit in edits:
             _require_data(edit)
             edit.check(self)
@@ -174,7 +170,15 @@ class RemoteModel(LanguageModel):
                     f"({edit.positions}); run the model inside the context or change them."
                 )
 
-    def generate(self, texts: Sequence[str | Prompt], **options: Any) -> list[Generation]:
+    @overload
+    def generate(self, texts: str | Prompt, **options: Any) -> Generation: ...
+
+    @overload
+    def generate(self, texts: Iterable[str | Prompt], **options: Any) -> list[Generation]: ...
+
+    def generate(
+        self, texts: str | Prompt | Iterable[str | Prompt], **options: Any
+    ) -> Generation | list[Generation]:
         """See `LanguageModel.generate`; a seed would have to be the server's, so it is refused."""
         if options.get("do_sample") and options.get("seed") is not None:
             raise SteerlabError(

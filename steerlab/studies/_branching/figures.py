@@ -68,14 +68,14 @@ def _bars(result: BranchingResult) -> Figure:
     factors: dict[tuple[str, str], Estimate] = {
         (row.model, row.rendering): row.factor for row in result.measured
     }
-    if ("POST", "plain") not in factors:  # its template writes the plain form
-        factors["POST", "plain"] = factors["POST", "chat"]
+    if ("post", "plain") not in factors:  # its template writes the plain form
+        factors["post", "plain"] = factors["post", "chat"]
     nothing = Estimate(value=math.nan)
     return plots.bars(
         [_RENDERINGS[rendering] for rendering in renderings],
         [
             Series.of(model, [factors.get((model, rendering), nothing) for rendering in renderings])
-            for model in ("BASE", "POST")
+            for model in ("base", "post")
         ],
         title="Branching factor by rendering",
         y_title="Branching factor",
@@ -104,8 +104,8 @@ def _prompt_sets(parts: Parts) -> Figure:
     return plots.bars(
         [f"{row.name}, level {row.level}" for row in parts.sets],
         [
-            Series.of("BASE", [row.base for row in parts.sets]),
-            Series.of("POST", [row.post for row in parts.sets]),
+            Series.of("base", [row.base for row in parts.sets]),
+            Series.of("post", [row.post for row in parts.sets]),
         ],
         title="Branching factor by prompt set",
         y_title="Branching factor",

@@ -158,9 +158,9 @@ def measure(model: Role, rendering: Literal["chat", "plain", "raw"], record: Sam
         repetition=_mean_of_known(record.repetition, prompt, seed),
         nats_per_byte=_per_byte(record),
         martingale_z=estimators.martingale_z(entropy, runs.surprisal),
-        curve=_curve(entropy, prompt, seed),
+        curve=local_curve(entropy, prompt, seed),
         alive=(estimators.alive(entropy) / len(runs)).tolist(),
-        cohort=_curve(entropy[cohort, :cohort_size], prompt[cohort], seed),
+        cohort=local_curve(entropy[cohort, :cohort_size], prompt[cohort], seed),
         cohort_size=int(cohort.sum()),
     )
 
@@ -191,9 +191,10 @@ def halves(record: Sampled) -> Estimate:
     return ratio(first, second, seed=record.seed)
 
 
-def _curve(
+def local_curve(
     values: Float[np.ndarray, "sequence step"], prompt: Int[np.ndarray, " sequence"], seed: int
 ) -> list[Estimate]:
+    """The local branching factor of the sequences still running, by position."""
     return [point.transform(math.exp) for point in bootstrap_curve(values, prompt, seed=seed, draws=1000)]
 
 

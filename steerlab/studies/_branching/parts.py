@@ -189,9 +189,9 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
                     name=name,
                     level=level,
                     prompts=len(texts),
-                    base=bootstrap_mean(measured["BASE"], seed=run.seed).transform(math.exp),
-                    post=bootstrap_mean(measured["POST"], seed=run.seed).transform(math.exp),
-                    ratio=paired_difference(measured["BASE"], measured["POST"], seed=run.seed).transform(
+                    base=bootstrap_mean(measured["base"], seed=run.seed).transform(math.exp),
+                    post=bootstrap_mean(measured["post"], seed=run.seed).transform(math.exp),
+                    ratio=paired_difference(measured["base"], measured["post"], seed=run.seed).transform(
                         math.exp
                     ),
                 )
@@ -210,11 +210,11 @@ def _numbered(sets: Sequence[str], prompt: Sequence[int]) -> list[int]:
 def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     """By the post-trained model, with random tokens, by the base model itself, after forced prefixes, and not at
     all."""
-    base, post = run.models["BASE"], run.models["POST"]
+    base, post = run.models["base"], run.models["post"]
     if post.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         return (_by_words(run, base, post),)
-    ids = run.ids("BASE", prompt_sets.instructions(run.amount.prompts, 0), "plain")
-    steps = run.steps("BASE", ids)
+    ids = run.ids("base", prompt_sets.instructions(run.amount.prompts, 0), "plain")
+    steps = run.steps("base", ids)
 
     def row(name: str, nudged: Nudged) -> NudgeRow:
         return NudgeRow(
@@ -304,7 +304,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             law=run.law,
             seed=run.seed,
         )
-        rows += [CommitmentRow(model=role, at=item) for item in resampled]
+        rows += [CommitmentRow(model=role, at=position) for position in resampled]
         runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
         replies = [
             (

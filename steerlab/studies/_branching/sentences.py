@@ -32,7 +32,7 @@ def verdict(
         f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
         f"With both in the same plain format the ratio is {matched:.2f}; the base against itself gives {itself:.2f}.",
     ]
-    if ("POST", "plain") not in {(row.model, row.rendering) for row in measured}:
+    if ("post", "plain") not in {(row.model, row.rendering) for row in measured}:
         summary.append(
             "The chat template writes these prompts exactly like the plain rendering: one run serves both."
         )

@@ -13,12 +13,11 @@ from jaxtyping import Float
 from steerlab import plots
 from steerlab.errors import PromptError
 from steerlab.models import Edit, LanguageModel
-from steerlab.models.generation import end_token_ids
 from steerlab.plots import Series
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
+from steerlab.readouts.sampling import SamplingLaw, Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
-from steerlab.studies._branching import estimators
+from steerlab.studies._branching.single import log_factors, sampled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -77,30 +76,26 @@ def branching_by_strength(
     """
     if not prompts or not strengths:
         raise PromptError("A sweep needs at least one prompt and one strength.")
-    rendered = [model.instruction_prompt(text, template=template) for text in prompts]  # type: ignore[arg-type]
-    tokens = model.tokenize(rendered, padding_side="right")
-    ids = [row[:n].tolist() for row, n in zip(tokens.input_ids, tokens.lengths, strict=True)]
     rule = law or SamplingLaw()
 
     def logs_at(strength: float) -> tuple[Float[np.ndarray, " prompt"], Trajectories]:
         with model.steering(*steer(strength)) if strength else nullcontext():
-            runs = sample_tokens(
-                model.model,
-                ids,
-                vocab_size=model.vocab_size,
-                stop_ids=end_token_ids(model),
+            runs = sampled(
+                model,
+                prompts,
+                template=template,
                 samples=samples,
                 max_new_tokens=max_new_tokens,
                 law=rule,
                 seed=seed,
                 description=f"branching at strength {strength:g}",
             )
-        return estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt), runs
+        return log_factors(runs), runs
 
     wanted = list(dict.fromkeys(strengths if 0 in strengths else (0.0, *strengths)))
     plain = logs_at(0.0)  # first, since every other one is held against it
-    sampled = {strength: logs_at(strength) if strength else plain for strength in wanted}
-    rows = [_row(strength, *sampled[strength], plain[0], seed) for strength in wanted]
+    by_strength = {strength: logs_at(strength) if strength else plain for strength in wanted}
+    rows = [_row(strength, *by_strength[strength], plain[0], seed) for strength in wanted]
     return BranchingByStrength(name=name, law=str(rule), rows=tuple(rows))
 
 

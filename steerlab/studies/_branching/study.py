@@ -94,7 +94,7 @@ def branching(
     if not texts:
         raise PromptError("The branching factor needs at least one prompt; give it some.")
     law = law or SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
-    models: dict[Role, LanguageModel] = {"BASE": pair.base, "POST": pair.post}
+    models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}
     records, steps = _sampled(models, texts, budget, law, seed)
     measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
     contrasts = _contrasts(records, seed)
@@ -131,10 +131,10 @@ def _sampled(
     models: Mapping[Role, LanguageModel], texts: Sequence[str], budget: Budget, law: SamplingLaw, seed: int
 ) -> tuple[dict[Key, Sampled], int]:
     """Samples of every model in every rendering, and how many steps each has at most."""
-    ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(models["POST"])}
+    ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(models["post"])}
     steps = _steps(budget, [(models[role], prompt_ids) for (role, _), prompt_ids in ids.items()])
-    if ids.get(("POST", "chat")) == ids["POST", "plain"]:
-        del ids["POST", "plain"]  # this template writes the plain form: one run serves both
+    if ids.get(("post", "chat")) == ids["post", "plain"]:
+        del ids["post", "plain"]  # this template writes the plain form: one run serves both
     records: dict[Key, Sampled] = {}
     for (role, rendering), prompt_ids in ids.items():
         model = models[role]
@@ -158,7 +158,7 @@ def _parts(
     models: Mapping[Role, LanguageModel], records: dict[Key, Sampled], law: SamplingLaw, size: Size, seed: int
 ) -> Parts:
     """What stands beside the factor, each model in its own rendering."""
-    own: dict[Role, Key] = {"BASE": ("BASE", "plain"), "POST": _own(records)}
+    own: dict[Role, Key] = {"base": ("base", "plain"), "post": _own(records)}
     return parts(
         models,
         {role: records[cell].trajectories for role, cell in own.items()},
@@ -183,13 +183,13 @@ def _blind(
 
 def _own(records: dict[Key, Sampled]) -> Key:
     """The post-trained model in its own format."""
-    return ("POST", "chat" if ("POST", "chat") in records else "plain")
+    return ("post", "chat" if ("post", "chat") in records else "plain")
 
 
 def _cells(post: LanguageModel) -> list[Key]:
     """Which model is run in which rendering: each in its own, both in the plain one, the base also without any."""
-    chat: list[Key] = [("POST", "chat")] if post.has_chat_template else []
-    return [("BASE", "plain"), *chat, ("POST", "plain"), ("BASE", "raw")]
+    chat: list[Key] = [("post", "chat")] if post.has_chat_template else []
+    return [("base", "plain"), *chat, ("post", "plain"), ("base", "raw")]
 
 
 def _token_ids(model: LanguageModel, texts: Sequence[str], rendering: Rendering) -> list[list[int]]:
@@ -214,31 +214,31 @@ def _steps(budget: Budget, prompts: Sequence[tuple[LanguageModel, list[list[int]
 
 def _contrasts(records: dict[Key, Sampled], seed: int) -> list[Contrast]:
     """Paired ratios: each in its own format, in the same one (which must bear it out), base over itself, the rest."""
-    template_is_plain = ("POST", "plain") not in records
+    template_is_plain = ("post", "plain") not in records
     if template_is_plain:
-        records = {**records, ("POST", "plain"): records["POST", "chat"]}
+        records = {**records, ("post", "plain"): records["post", "chat"]}
     logs = {cell: record.by_prompt(record.trajectories.entropy) for cell, record in records.items()}
     own = _own(records)
-    base, firsts = records["BASE", "plain"], {}
-    for cell in (("BASE", "plain"), own):
+    base, firsts = records["base", "plain"], {}
+    for cell in (("base", "plain"), own):
         firsts[cell] = records[cell].by_prompt(records[cell].first_answers.entropy)
 
     def contrast(name: str, kind: Literal["effect", "control", "other"], first: Key, second: Key) -> Contrast:
         return Contrast(name=name, kind=kind, ratio=ratio(logs[first], logs[second], seed=seed))
 
     contrasts = [
-        contrast("BASE plain over POST in its own format", "effect", ("BASE", "plain"), own),
-        contrast("BASE over POST, both plain", "effect", ("BASE", "plain"), ("POST", "plain")),
-        Contrast(name="BASE over itself (halves of its samples)", kind="control", ratio=halves(base)),
+        contrast("base plain over post in its own format", "effect", ("base", "plain"), own),
+        contrast("base over post, both plain", "effect", ("base", "plain"), ("post", "plain")),
+        Contrast(name="base over itself (halves of its samples)", kind="control", ratio=halves(base)),
     ]
-    if own == ("POST", "chat") and not template_is_plain:
+    if own == ("post", "chat") and not template_is_plain:
         contrasts.append(
-            contrast("format alone: POST plain over POST chat", "control", ("POST", "plain"), own)
+            contrast("format alone: post plain over post chat", "control", ("post", "plain"), own)
         )
     contrasts.append(
-        contrast("format alone: BASE raw over BASE plain", "control", ("BASE", "raw"), ("BASE", "plain"))
+        contrast("format alone: base raw over base plain", "control", ("base", "raw"), ("base", "plain"))
     )
-    first_answers = ratio(firsts["BASE", "plain"], firsts[own], seed=seed)
-    contrasts.append(Contrast(name="BASE over POST, first answer only", kind="other", ratio=first_answers))
+    first_answers = ratio(firsts["base", "plain"], firsts[own], seed=seed)
+    contrasts.append(Contrast(name="base over post, first answer only", kind="other", ratio=first_answers))
     per_byte = per_byte_ratio(base, records[own])
-    return [*contrasts, Contrast(name="BASE over POST, entropy per byte", kind="other", ratio=per_byte)]
+    return [*contrasts, Contrast(name="base over post, entropy per byte", kind="other", ratio=per_byte)]

@@ -24,7 +24,7 @@ _BINS = 10
 
 
 class Change(Record):
-    """POST minus BASE, paired, with its control: what relabelling base and post at random gives (central 95 %)."""
+    """Post minus base, paired, with its control: what relabelling base and post at random gives (central 95 %)."""
 
     what: str
     of: Of
@@ -39,7 +39,7 @@ class Change(Record):
 
 def text_changes(readings: Mapping[Role, TextReading], same_tokenizer: bool, seed: int) -> list[Change]:
     """Changes on plain text, the main one first."""
-    base, post = readings["BASE"], readings["POST"]
+    base, post = readings["base"], readings["post"]
     per_byte = _change("entropy on text (nats a byte)", "texts", post.per_byte(), base.per_byte(), None, seed)
     if not same_tokenizer:
         return [per_byte]  # tokens are not the same unit in both
@@ -68,7 +68,7 @@ def answer_changes(
     """Changes on statements; none without answers, and none of calibration where one model answers at chance."""
     if len(asked) < 2:
         return []
-    base, post = asked["BASE"], asked["POST"]
+    base, post = asked["base"], asked["post"]
     pairs = {
         "accuracy on statements": (post.correct.astype(float), base.correct.astype(float)),
         "confidence on statements": (post.confidence, base.confidence),
@@ -93,7 +93,7 @@ def choice_changes(
     seed: int,
 ) -> list[Change]:
     """Changes on multiple choice, paired by question; none of calibration where one model answers at chance."""
-    base, post = laws["BASE"], laws["POST"]
+    base, post = laws["base"], laws["post"]
     known = post.argmax(axis=1) == right, base.argmax(axis=1) == right
     sure = post.max(axis=1).clip(0, 1), base.max(axis=1).clip(0, 1)
     wanted = np.eye(base.shape[1])[right]

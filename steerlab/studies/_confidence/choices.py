@@ -121,9 +121,9 @@ def choices_of_pair(
     answers = tuple(choice_confidence(role, reading, seed=seed) for role, reading in readings.items())
     changes = choice_changes(
         {role: reading.law() for role, reading in readings.items()},
-        readings["BASE"].right,
-        readings["BASE"].subject,
-        above_chance=all(item.above_chance for item in answers),
+        readings["base"].right,
+        readings["base"].subject,
+        above_chance=all(row.above_chance for row in answers),
         seed=seed,
     )
     return Choices(
@@ -222,9 +222,9 @@ def _brier(
 
 
 def _said(answers: Sequence[ChoiceConfidence], form: str) -> str:
-    at_chance = [item.model for item in answers if not item.above_chance]
+    at_chance = [row.model for row in answers if not row.above_chance]
     if at_chance:
-        shown = ", ".join(f"{item.model} {item.accuracy:.2f}, chance {item.chance:.2f}" for item in answers)
+        shown = ", ".join(f"{row.model} {row.accuracy:.2f}, chance {row.chance:.2f}" for row in answers)
         return f"Calibration on multiple choice is not identified for {' and '.join(at_chance)}: at chance ({shown})."
     base, post = answers
     return (

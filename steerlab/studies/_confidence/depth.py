@@ -99,7 +99,7 @@ def depth(
             chosen[role] = neurons, neurons.chosen(rule)
             heads[role] = NeuronHead(model, within(model, texts))
         except SteerlabError as error:
-            missing.append(f"Neurons of {role} were not looked into: {error}")
+            missing.append(f"Neurons of the {role} model were not looked into: {error}")
             heads.pop(role, None)
     return Depth(
         gap=_gap(heads, chosen, same_tokenizer, randoms, missing, seed),
@@ -165,8 +165,8 @@ def _gap(
             "The entropy gap was not taken apart: the tokenizers differ, so tokens do not correspond."
         )
         return None
-    base, post = heads["BASE"], heads["POST"]
-    n = len(chosen["BASE"][1])
+    base, post = heads["base"], heads["post"]
+    n = len(chosen["base"][1])
     if base.acts.shape != post.acts.shape or not n:
         missing.append(
             "The entropy gap was not taken apart: the last layers differ in size, or no neuron stands out."
@@ -174,9 +174,9 @@ def _gap(
         return None
     sets = {f"entropy neurons of {role}": members for role, (_, members) in chosen.items()}
     sets["all of the layer"] = list(range(base.n_neurons))
-    norm = chosen["BASE"][0].norm
+    norm = chosen["base"][0].norm
     draws = [
-        matched_neurons(norm, chosen["BASE"][1], each=1, seed=seed + draw) for draw in range(4 * randoms)
+        matched_neurons(norm, chosen["base"][1], each=1, seed=seed + draw) for draw in range(4 * randoms)
     ]
     return entropy_gap(base, post, sets, draws, seed=seed)
 

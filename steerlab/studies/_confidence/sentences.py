@@ -77,7 +77,7 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
                 else "not identified as anything special about confidence (weights alone would do it)."
             )
         )
-    roles: list[Role] = ["BASE", "POST"]
+    roles: list[Role] = ["base", "post"]
     for role in roles:
         rows = {effect.group: effect for effect in neurons.effects if effect.model == role}
         if not rows:
@@ -85,8 +85,8 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
         candidates, random = rows["candidates"], rows["random, like norm"]
         verdict = "" if neurons.acts_through_norm(role) else " (not identified as entropy neurons)"
         sentences.append(
-            f"Ablating one candidate of {role} changes the entropy by {candidates.total:.4f} nats a token, a share of "
-            f"{candidates.through_norm:.2f} of it through the final norm; random neurons of like norm "
+            f"Ablating one candidate of the {role} model changes the entropy by {candidates.total:.4f} nats a token, "
+            f"a share of {candidates.through_norm:.2f} of it through the final norm; random neurons of like norm "
             f"{random.total:.4f}, {random.through_norm:.2f}{verdict}."
         )
     return sentences
@@ -94,12 +94,12 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
 
 def depth_summary(depth: Depth) -> list[str]:
     """What explains the entropy gap, what one temperature does, and what could not be run."""
-    wanted = ("entropy neurons of BASE", "activations swapped")
+    wanted = ("entropy neurons of base", "activations swapped")
     explained = depth.gap.explained if depth.gap else ()
     sentences = [_explained(row) for row in explained if (row.neurons, row.way) == wanted]
     sentences += [
-        f"One temperature ({row.temperature:.2f}) takes the calibration error of {row.model} on statements from "
-        f"{row.error:.3f} to {row.error_after:.3f}."
+        f"One temperature ({row.temperature:.2f}) takes the calibration error of the {row.model} model on statements "
+        f"from {row.error:.3f} to {row.error_after:.3f}."
         for row in depth.tempered
     ]
     return sentences + list(depth.missing)
@@ -109,6 +109,7 @@ def _explained(row: Explained) -> str:
     beyond = row.share.has_interval and row.share.low > row.random.high
     verdict = "more than they do." if beyond else "not more than they do, so the gap is not theirs."
     return (
-        f"Giving POST the base model's activations at its {row.n} entropy neurons takes {row.share} of the entropy gap "
-        f"away (random neurons of like norm {row.random.value:.2f}, at most {row.random.high:.2f}): {verdict}"
+        f"Giving the post-trained model the base model's activations at its {row.n} entropy neurons takes {row.share} "
+        f"of the entropy gap away (random neurons of like norm {row.random.value:.2f}, at most "
+        f"{row.random.high:.2f}): {verdict}"
     )

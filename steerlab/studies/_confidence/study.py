@@ -82,9 +82,9 @@ def confidence(
         SteerlabError: an unknown size or preset.
     """
     check_options("confidence", size=size, preset=preset)
-    data = StudyData.of(data, "statements").with_own(plain_text=plain_text, questions=questions)
     budget, pair = BUDGETS[size], Pair.of(pair)
-    models: dict[Role, LanguageModel] = {"BASE": pair.base, "POST": pair.post}
+    data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text, questions=questions)
+    models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}
     texts, readings = _read(models, data.plain_text, budget, seed)
     edges = np.linspace(0, max(float(reading.entropy.max()) for reading in readings.values()) + 1e-6, 33)
     on_texts = [text_confidence(role, reading, edges, seed=seed) for role, reading in readings.items()]
@@ -105,7 +105,7 @@ def confidence(
             *depth_summary(behind),
         ],
         headline=Headline(
-            what=f"POST minus BASE, {changes[0].what}",
+            what=f"post minus base, {changes[0].what}",
             value=changes[0].value,
             control=changes[0].control,
             control_name="base and post swapped at random",

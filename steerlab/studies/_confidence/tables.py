@@ -94,7 +94,7 @@ def _answers(result: ConfidenceResult) -> Table:
 def _changes(result: ConfidenceResult) -> Table:
     return Table.of(
         "changes",
-        "POST minus BASE",
+        "Post minus base",
         [*result.changes, *(result.choices.changes if result.choices else ())],
         {
             "quantity": "what",

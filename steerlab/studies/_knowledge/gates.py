@@ -43,7 +43,7 @@ def answered_pairs(
             # Four lines may be more than the context holds; that the answers are no tokens is so without any.
             failed = error
             continue
-        share = min(float(own_map.right.mean()) for own_map in own.values())
+        share = min(float(given.right.mean()) for given in own.values())
         if best is None or share > best[0]:
             best = share, pairs, own
     if best is None:

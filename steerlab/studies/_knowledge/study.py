@@ -69,7 +69,7 @@ def knowledge(
     differ: Differ = "subject",
     shots: int | None = None,
     columns: Columns | None = None,
-    kinds: Sequence[str] = ("resid_post",),
+    sites: Sequence[str] = ("resid_post",),
     aligner: Aligner | None = None,
     noise: bool = True,
     kept_in: Path | None = None,
@@ -88,7 +88,7 @@ def knowledge(
         shots: labelled lines before a statement; by default none or four, whichever the weaker model answers
             better with.
         columns: "roles" averages tokens of one role, "tokens" takes the commonest layout token by token.
-        kinds: sites mapped besides the residual stream ("attn_out", "mlp_out", "heads", ...).
+        sites: mapped besides the residual stream ("attn_out", "mlp_out", "heads", ...).
         aligner: carries states between the models before they are put in; needed where their widths differ.
         noise: trace facts through noise as well.
         kept_in: a folder in which an interrupted run goes on.
@@ -101,7 +101,8 @@ def knowledge(
             models that cut the prompts into other tokens; SteerlabError: an unknown size or preset.
     """
     check_options("knowledge", size=size, preset=preset, presets=get_args(Preset))
-    models, statements = Pair.of(pair).by_name, StudyData.of(data, "statements").statements
+    pair = Pair.of(pair)
+    models, statements = pair.by_name, StudyData.of(data, "statements", pair.topics).statements
     published = preset == "published"
     columns = columns or ("tokens" if published else "roles")
     shots = 4 if published and shots is None else shots
@@ -119,7 +120,7 @@ def knowledge(
     kept = of_one_layout(kept) if columns == "tokens" else kept
     chosen = kept.only(range(min(len(kept), _AMOUNTS[size].pairs)))
     work = _Work(models, chosen, columns, kept_in, seed, {})
-    result = _mapped(result, work, kinds, aligner, statements)
+    result = _mapped(result, work, sites, aligner, statements)
     noises = _noise(work, statements, _AMOUNTS[size]) if noise else ()
     result = result.model_copy(update={"noise": noises, "missing": work.missing})
     return result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
@@ -169,12 +170,12 @@ def _setting(
 def _mapped(
     result: KnowledgeResult,
     work: _Work,
-    kinds: Sequence[str],
+    sites: Sequence[str],
     aligner: Aligner | None,
     statements: StatementSet | Sequence[StatementPair],
 ) -> KnowledgeResult:
     """The result with maps, their comparison and each model's states in the other."""
-    traced, maps = _maps(work, kinds)
+    traced, maps = _maps(work, sites)
     comparison = _comparison(work, traced)
     recovery, crossed = _recovery(work, traced, aligner, statements)
     peaks = [peak for name, own in traced.items() for peak in _topic_peaks(work, name, own)]
@@ -189,11 +190,11 @@ def _mapped(
     return result.model_copy(update=update)
 
 
-def _maps(work: _Work, kinds: Sequence[str]) -> tuple[dict[str, Traced], list[EffectMap]]:
+def _maps(work: _Work, sites: Sequence[str]) -> tuple[dict[str, Traced], list[EffectMap]]:
     """Each model's own map of the residual stream, and the maps of every kind asked for."""
     traced: dict[str, Traced] = {}
     maps = []
-    for kind in dict.fromkeys(["resid_post", *kinds]):
+    for kind in dict.fromkeys(["resid_post", *sites]):
         for name, model in work.models.items():
             try:
                 own = trace(

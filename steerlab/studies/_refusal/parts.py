@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from steerlab.activations import capture
 from steerlab.datasets import StatementSet
-from steerlab.directions import DifferenceInMeans, Direction, fit_direction
+from steerlab.directions import Direction, fit_direction
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, Index, LanguageModel, Prompt, Site
 from steerlab.progress import track
@@ -326,10 +326,7 @@ def direction_of(subject: Subject, chosen: Found, data: str) -> Direction:
         > 0  # template tokens are equal before the first block
     ]
     return fit_direction(
-        DifferenceInMeans(),
         capture(subject.model, subject.train.prompts, sites, positions=Index(place)),
         subject.train.labels.tolist(),
-        model=subject.model,
         dataset_hash=data,
-        position=Index(place),
     )

@@ -105,13 +105,12 @@ def refusal(
     """
     check_options("refusal", size=size, preset=preset, presets=METHODS)
     amount, method = _AMOUNTS[size], METHODS[preset]
-    data = StudyData.of(data, "requests").with_own(plain_text=plain_text, statements=statements)
+    pair = Pair.of(pair)
+    data = StudyData.of(data, "requests", pair.topics).with_own(plain_text=plain_text, statements=statements)
     requests = data.requests
     splits = _splits(requests, amount, seed)
     missing: dict[str, str] = {}
-    subjects = [
-        _subject(name, model, splits, method, seed, missing) for name, model in Pair.of(pair).by_name.items()
-    ]
+    subjects = [_subject(name, model, splits, method, seed, missing) for name, model in pair.by_name.items()]
     plain = {subject.name: _unsteered(subject) for subject in subjects}
     outcomes = [
         outcome(subject.name, kind, "none", "none", plain[subject.name][kind], seed=seed)
@@ -260,7 +259,7 @@ def _with_directions(
     filled = result.model_copy(
         update={
             "outcomes": tuple(outcomes),
-            "choices": {name: item.selection for name, item in chosen.items()},
+            "choices": {name: direction.selection for name, direction in chosen.items()},
             "setting": result.setting.model_copy(update={"strength": strength}),
             "own": own,
             "plain": plainly,

@@ -47,14 +47,14 @@ def judged(
 ) -> Answers:
     """Generations graded; `opening` is text that was forced before each."""
     before = list(opening) or [""] * len(answers)
-    texts = tuple(start + item.text for start, item in zip(before, answers, strict=True))
-    length = np.array([len(item.token_ids) for item in answers], dtype=np.float64)
+    texts = tuple(start + answer.text for start, answer in zip(before, answers, strict=True))
+    length = np.array([len(answer.token_ids) for answer in answers], dtype=np.float64)
     behaves = task.behaves(texts) if task.behaviour is not None else (length >= least).tolist()
     return Answers(
         texts=texts,
         right=np.array(task.right(texts), dtype=bool),
         behaves=np.array(behaves, dtype=bool),
-        repeats=np.array([repeated(item.token_ids) for item in answers]),
+        repeats=np.array([repeated(answer.token_ids) for answer in answers]),
         length=length,
         generations=tuple(answers),
     )

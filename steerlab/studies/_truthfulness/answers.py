@@ -215,9 +215,7 @@ def choose_shots(
     for fold in plan.folds:
         train = np.isin(plan.groups[rows], fold.train)
         truth = plan.labels[rows][train]
-        areas = {
-            n: np.mean([roc_auc_score(truth, log_odd[n][train]) for log_odd in log_odds]) for n in log_odds[0]
-        }
+        areas = {n: np.mean([roc_auc_score(truth, odds[n][train]) for odds in log_odds]) for n in log_odds[0]}
         best = max(areas.values())
         chosen.append(min(n for n, area in areas.items() if area >= best - 0.01))
     return chosen
@@ -229,7 +227,7 @@ def choose_shots(
 def _continued(model: LanguageModel, questions: Sequence[Prompt], text: str) -> Tokens:
     """The questions with an answer behind them, padded on the right; spans stay where they were."""
     return model.tokenize(
-        [Prompt(question.text + text, question.spans) for question in questions], padding_side="right"
+        [Prompt(prompt.text + text, prompt.spans) for prompt in questions], padding_side="right"
     )
 
 

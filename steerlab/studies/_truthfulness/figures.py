@@ -194,7 +194,7 @@ def _price(result: TruthfulnessResult) -> Figure:
         Series.of(f"{source} direction", [dearer((*column, source)) for column in columns])
         for source in dict.fromkeys(source for _, _, source in cells)
     ]
-    nulls = [next(cell.random_kl for key, cell in cells.items() if key[:2] == column) for column in columns]
+    nulls = [next(price.random_kl for key, price in cells.items() if key[:2] == column) for column in columns]
     series.append(Series.of("random directions", nulls))
     return plots.bars(
         [f"{model}, {place}" for place, model in columns],

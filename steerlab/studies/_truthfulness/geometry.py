@@ -15,7 +15,7 @@ from sklearn.base import clone
 from steerlab.activations import Activations
 from steerlab.datasets import StatementSet
 from steerlab.directions import DifferenceInMeans, Direction, LinearDirection, fit_direction
-from steerlab.models import LanguageModel, Last
+from steerlab.models import LanguageModel
 from steerlab.readouts.agreement import Agreement, Fit, Stack, agreement_by_layer, centre
 from steerlab.readouts.agreement import difference_in_means as by_weights
 from steerlab.readouts.questions import Plan
@@ -107,13 +107,13 @@ def direction(
         example=torch.arange(len(rows)),
         position=read.position[torch.from_numpy(rows)],
         n_prompts=len(rows),
+        prompts_hash="",
     )
     return fit_direction(
-        estimator or DifferenceInMeans(),
         part,
         used.labels[rows].tolist(),
+        estimator or DifferenceInMeans(),
         model=model,
         dataset_hash=StatementSet(used.statements[row] for row in rows.tolist()).hash,
-        position=Last(),
         polarity=used.polarity[rows].tolist() if len(np.unique(used.polarity[rows])) == 2 else None,
     )

@@ -117,8 +117,9 @@ def truthfulness(
     """
     _require_single(estimator)
     check_options("truthfulness", size=size, preset=preset, presets=get_args(Preset))
-    data = StudyData.of(data, "statements").with_own(plain_text=plain_text)
-    models, amount = Pair.of(pair).by_name, _AMOUNTS[size]
+    pair = Pair.of(pair)
+    data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text)
+    models, amount = pair.by_name, _AMOUNTS[size]
     used = plan(data.labelled_statements, per_topic=amount.per_topic, seed=seed)
     fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}

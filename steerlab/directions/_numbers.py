@@ -1,16 +1,19 @@
-"""Vectors of a site as checked rows, and numbers along them."""
+"""The numbers inside a `Direction`: rows are checked as they come in, statistics follow the arithmetic."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from steerlab.directions._header import Numbers
+from steerlab.directions._header import Numbers, SiteHeader, SiteStatistics
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
 
 def as_rows(site: Site, rows: Tensor) -> Tensor:
+    """Vectors as float32 [k, width], or a sentence."""
     rows = torch.as_tensor(rows).detach().to("cpu", torch.float32)
     rows = (rows[None] if rows.dim() == 1 else rows).contiguous()
     if rows.dim() != 2 or not rows.numel():
@@ -27,19 +30,29 @@ def as_rows(site: Site, rows: Tensor) -> Tensor:
 
 
 def same_width(site: Site, a: Tensor, b: Tensor) -> None:
+    """Raise unless two vectors have one shape."""
     if a.shape != b.shape:
         raise DirectionError(
             f"At {site} the directions have shapes {tuple(a.shape)} and {tuple(b.shape)}; take one shape."
         )
 
 
+def site_statistics_of(site: SiteHeader) -> SiteStatistics:
+    """The statistics in a site's header."""
+    fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}
+    return SiteStatistics(**fields)
+
+
 def times(numbers: Numbers, factor: float) -> Numbers:
+    """Every number times a factor."""
     return tuple(factor * number for number in numbers)
 
 
-def summed(a: Numbers | None, b: Numbers | None) -> Numbers | None:
+def sum_of(a: Numbers | None, b: Numbers | None) -> Numbers | None:
+    """Sums in pairs; None where one side is not known."""
     return None if a is None or b is None else tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def numbers(values: Tensor) -> Numbers:
+    """The values as plain numbers."""
     return tuple(float(value) for value in values)

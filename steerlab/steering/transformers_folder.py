@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ _SHARED_SETTINGS = (
 )  # fmt: skip
 
 
+@EXPORTS.register("transformers")
 def export_transformers(
     model: LanguageModel, interventions: Sequence[Edit], folder: str | Path, *, in_place: bool = False
 ) -> Path:
@@ -72,9 +72,6 @@ def export_transformers(
         (partial / "steering.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
         (partial / "README.md").write_text(_card(record, baked, untied=untied), encoding="utf-8")
     return target
-
-
-EXPORTS.add("transformers", partial(export_transformers, in_place=True))
 
 
 @contextmanager
