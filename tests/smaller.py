@@ -33,7 +33,7 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "_knowledge.study": ("_AMOUNTS", {"pairs": 12, "facts": 6, "copies": 2}),
     "_transfer.study": (
         "_AMOUNTS",
-        {"fit": 80, "dev": 8, "test": 12, "randoms": 3, "ranks": (1, 16), "rows": (16, 40), "samples": 4},
+        {"fit": 60, "dev": 6, "test": 6, "randoms": 2, "ranks": (1, 16), "rows": (16,), "samples": 2},
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Runs stored by an earlier version read back and render, and two studies of the bundled pair give what they gave.
+"""Runs stored by an earlier version read back and render, and studies of the bundled pair still give what they gave.
 
 `goldens/` holds runs of the commit before studies became packages, each with its tables as CSV (made with the same
 code): `compare` of the small pair, `trace` of the large one, `transfer` from large to small, `branching`, all with
@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,12 +59,39 @@ def estimates(result: StudyResult) -> dict[tuple[str, int, str], Estimate | floa
     }
 
 
-@pytest.mark.parametrize("study", ["truthfulness", "confidence"])
+def knows_truth(result: Any) -> None:
+    """Both models tell true from false, along directions that are more alike than random ones."""
+    assert all(result.own(model).above_chance for model in ("base", "post"))
+    at = {row.layer: row for row in result.agreement}[result.layer("post")]
+    assert at.cosine.value > at.random
+    labelled = {row.model for row in result.labels if row.statements == "all" and row.above_chance}
+    assert labelled == {"base", "post"}
+
+
+def refuses(result: Any) -> None:
+    """Only the post-trained model does."""
+    assert result.separates == {"base": False, "post": True}
+
+
+def is_sure(result: Any) -> None:
+    """Both models answer above chance, and their neurons are compared."""
+    assert all(row.above_chance for row in result.answers)
+    assert len(result.neurons.sets) == 2
+    assert result.neurons.agreements
+
+
+FINDINGS = {"truthfulness": knows_truth, "refusal": refuses, "confidence": is_sure}
+
+
+@pytest.mark.parametrize("study", FINDINGS)
 def test_a_study_of_the_bundled_pair_gives_what_it_gave(study: str) -> None:
     before = result_from_dict(json.loads((GOLDENS / "compare" / "results" / f"{study}.json").read_text()))
     pair = Pair(sl.load("zoo:small-base"), sl.load("zoo:small-post"))
     after = run_study(study, pair, read_data(bundled=True))
-    assert after.status == before.status
+    assert after.status == before.status == "done"
+    FINDINGS[study](after)
+    assert result_from_dict(after.to_dict()).to_dict() == after.to_dict()
+    assert after.figures()
     old, new = estimates(before), estimates(after)
     assert old.keys() == new.keys()
     close = [alike(old[place], new[place]) for place in old]

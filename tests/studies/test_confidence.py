@@ -9,21 +9,13 @@ import pytest
 from families import tiny
 from studies import planted_models
 
-from steerlab import datasets, zoo
-from steerlab.errors import ModelError, PromptError
+from steerlab import datasets
+from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, load
 from steerlab.results import result_from_dict
 from steerlab.studies import confidence
 from steerlab.studies._confidence.changes import _change
 from steerlab.studies._confidence.result import ConfidenceResult
-
-
-@pytest.fixture(scope="module")
-def bundled_pair() -> tuple[LanguageModel, LanguageModel]:
-    try:
-        return load(zoo.path("small-base")), load(zoo.path("small-post"))
-    except ModelError as error:
-        pytest.skip(str(error))
 
 
 def test_change_and_its_control() -> None:
@@ -111,16 +103,6 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
     accuracy = next(one for one in result.changes if one.what == "accuracy on statements")
     assert accuracy.identified
     assert accuracy.value.high < 0
-
-
-@pytest.mark.usefixtures("smaller_studies")
-def test_bundled_pair(bundled_pair: tuple[LanguageModel, LanguageModel]) -> None:
-    result = confidence(bundled_pair, zoo.known_statements(), plain_text=datasets.plain_text()[:20])
-    wellformed(result)
-    assert result.status == "done"
-    assert all(one.above_chance for one in result.answers)
-    assert len(result.neurons.sets) == 2
-    assert result.neurons.agreements
 
 
 def test_no_text_is_an_error(tiny_llama: LanguageModel) -> None:

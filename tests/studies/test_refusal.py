@@ -12,10 +12,9 @@ from families import tiny
 from smaller import use_twenty_random_directions
 from studies import planted_models as planted
 
-from steerlab import datasets
 from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.directions import Direction
-from steerlab.errors import DatasetError, ModelError, SteerlabError
+from steerlab.errors import DatasetError, SteerlabError
 from steerlab.models import LanguageModel, load
 from steerlab.readouts.agreement import Agreement
 from steerlab.readouts.requests import Reading
@@ -284,16 +283,3 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
     assert result.status == "done"
     assert result.above_control("post", "ablation", "post")
     assert "unkind" in result.summary[0]
-
-
-@pytest.mark.usefixtures("fewer_prompts")
-def test_the_bundled_pair_refuses() -> None:
-    from steerlab import zoo
-
-    try:
-        base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
-    except ModelError as error:
-        pytest.skip(str(error))
-    result = refusal((base, post), datasets.requests(), **UNPRICED)
-    assert result.status == "done"
-    assert result.separates == {"base": False, "post": True}

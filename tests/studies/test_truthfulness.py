@@ -12,7 +12,6 @@ from studies import planted_models as planted
 
 from steerlab import zoo
 from steerlab.directions import DifferenceInMeans, Direction
-from steerlab.errors import ModelError
 from steerlab.models import Site, load
 from steerlab.readouts.questions import plan
 from steerlab.results import result_from_dict
@@ -139,24 +138,6 @@ def test_a_pair_that_never_learned_truth(shared: Path) -> None:
     assert result.status == "not identified"
     assert {one.scored for one in result.labels} == {"sequences"}
     assert not result.steering
-
-
-@pytest.mark.usefixtures("smaller_studies")
-def test_the_bundled_pair_knows_truth() -> None:
-    try:
-        base, post = (load(zoo.path(f"small-{kind}")) for kind in ("base", "post"))
-    except ModelError as error:
-        pytest.skip(str(error))
-    result = truthfulness((base, post), zoo.known_statements())
-    assert result.status == "done"
-    assert result.own("base").above_chance
-    assert result.own("post").above_chance
-    at = {row.layer: row for row in result.agreement}[result.layer("post")]
-    assert at.cosine.value > at.random
-    assert {one.model for one in result.labels if one.statements == "all" and one.above_chance} == {
-        "base",
-        "post",
-    }
 
 
 # -- the plan --
