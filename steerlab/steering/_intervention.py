@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field, fields
+from dataclasses import InitVar, dataclass, field, fields, replace
+from html import escape
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,13 +25,14 @@ from steerlab.models.gates import EditCondition, Schedule
 from steerlab.models.operators import Operator, Share, precise
 from steerlab.models.sites import LAYER_SITES
 from steerlab.steering import _text
+from steerlab.steering._sentence import sentence
 from steerlab.steering.condition import Condition
 from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
 
 Strength: TypeAlias = "float | Mapping[int, float]"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Intervention(ABC):
     """A change of the states at some sites and positions, at some steps, on some condition.
 
@@ -59,10 +62,12 @@ class Intervention(ABC):
     _operators: dict[Site, Operator | None] = field(init=False, repr=False, default_factory=dict)
     _widths: dict[Site, int] = field(init=False, repr=False, default_factory=dict)
     _families: tuple[Site | str, ...] = field(init=False, repr=False, default=())
+    _tensors: tuple[str, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self, layers: int | Iterable[int] | None) -> None:
         if layers is not None and self.sites:
             raise SteeringError("Give an intervention either sites or layers, not both.")
+        self._take_tensors()
         self._require_parts()
         sites: Sequence[Site | str]
         if self.sites:
@@ -84,7 +89,17 @@ class Intervention(ABC):
                     site
                 )  # an operator that cannot be made is refused now and not in the middle of a forward pass
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {sentence(self, self._said())}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>"
+
     # ------------------------------------------------------------------------------------------- what a kind defines
+
+    def _said(self) -> str:
+        """What it does, in words that go before the place."""
+        return f"acts ({self.kind})"
 
     def _validate(self) -> None:  # noqa: B027  # not every kind has something to check
         """Raise a sentence when the fields do not fit together."""
@@ -132,6 +147,9 @@ class Intervention(ABC):
         self._settle(model)
         for name in self._directions:
             direction = getattr(self, name)
+            if name in self._tensors:  # raw numbers belong to the model they are used in
+                direction = replace(direction, model_name=model.name, fingerprint=model.fingerprint)
+                object.__setattr__(self, name, direction)
             if direction is not None:
                 direction.check(model, sites=self.sites)
         for site in self.sites:
@@ -251,10 +269,31 @@ class Intervention(ABC):
             self._widths[site] = width
             self._operators.pop(self._like(site), None)
 
+    def _take_tensors(self) -> None:
+        """Make a direction of raw numbers, which need a place; refuse what is neither."""
+        for name in self._directions:
+            value = getattr(self, name)
+            if value is None or isinstance(value, Direction | Activations):
+                continue
+            if not isinstance(value, Tensor | np.ndarray | list | tuple) or not len(value):
+                raise SteeringError(
+                    f"The {name} of a {type(self).__name__} is a sl.Direction, or a tensor with sites='resid_post.5'; "
+                    f"it cannot be {value!r:.80}."
+                )
+            if not self.sites:
+                raise SteeringError(
+                    f"A raw tensor says no place; write {type(self).__name__}(tensor, ..., sites='resid_post.5')."
+                )
+            place = self._named_sites()[0]
+            site = Site(place, 0) if isinstance(place, str) else place
+            vectors = {site: torch.as_tensor(value, dtype=torch.float32)}
+            object.__setattr__(self, name, Direction(vectors, "", "", estimator="a raw vector"))
+            object.__setattr__(self, "_tensors", (*self._tensors, name))
+
     def _named_sites(self) -> list[Site | str]:
         """The sites as they were named; a family's name where only the model knows its layers."""
         direction = self._first_direction()
-        known = direction.sites if isinstance(direction, Direction) and len(direction.sites) > 1 else ()
+        known = direction.sites if direction is not None and len(direction.sites) > 1 else ()
         given: Any = self.sites
         named: list[Site | str] = []
         for part in [given] if isinstance(given, Site | str) or not isinstance(given, Iterable) else given:
@@ -269,7 +308,8 @@ class Intervention(ABC):
             self._require_sound()
 
     def _first_direction(self) -> Direction | None:
-        return next((getattr(self, name) for name in self._directions if getattr(self, name)), None)
+        given = (getattr(self, name) for name in self._directions)
+        return next((direction for direction in given if isinstance(direction, Direction)), None)
 
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
         direction = self._first_direction()

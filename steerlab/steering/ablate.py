@@ -23,7 +23,7 @@ STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ablate(Intervention):
     """Remove a direction (or the span of several vectors) from the states at some sites and positions.
 
@@ -48,6 +48,9 @@ class Ablate(Intervention):
         if self.everywhere:
             object.__setattr__(self, "sites", stream_writes(model))
         super().check(model)
+
+    def _said(self) -> str:
+        return f"removes {self.direction.estimator}"
 
     def _operator(self, site: Site) -> Operator:
         basis = orthonormal(self.direction, site)

@@ -19,11 +19,12 @@ from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
+from steerlab.steering._sentence import amount
 from steerlab.steering.registry import register_intervention
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Affine(Intervention):
     """Read k numbers off the states, write them back along k vectors.
 
@@ -47,6 +48,11 @@ class Affine(Intervention):
     writes: Direction
     offset: float | Sequence[float] = 0.0
     strength: Strength = 1.0
+
+    def _said(self) -> str:
+        return (
+            f"reads {self.reads.estimator} and writes {amount(self.strength)} times {self.writes.estimator}"
+        )
 
     def _validate(self) -> None:
         if not isinstance(self.offset, int | float):

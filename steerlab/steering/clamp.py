@@ -31,7 +31,7 @@ Bound = Literal["exact", "floor", "ceiling"]
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clamp(Intervention):
     """Set the component along a direction to a value.
 
@@ -54,6 +54,10 @@ class Clamp(Intervention):
     value: float | str | Sequence[float] = 0.0
     bound: Bound = "exact"
     _along: dict[Site, tuple[UnitVector, float]] = field(init=False, repr=False, default_factory=dict)
+
+    def _said(self) -> str:
+        how = {"exact": "sets", "floor": "raises", "ceiling": "lowers"}[self.bound]
+        return f"{how} the component along {self.direction.estimator} to {self.value}"
 
     def _validate(self) -> None:
         if self.bound not in get_args(Bound):

@@ -26,11 +26,12 @@ from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, precise
 from steerlab.steering._intervention import Intervention
+from steerlab.steering._sentence import counted
 from steerlab.steering.registry import register_intervention
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Patch(Intervention):
     """Put given states in the place of the model's own.
 
@@ -53,6 +54,11 @@ class Patch(Intervention):
 
     states: Direction | Activations | None = None
     _aligned: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+
+    def _said(self) -> str:
+        if isinstance(self.states, Activations):
+            return f"puts the states of {counted(self.states.n_prompts, 'prompt')} in"
+        return f"puts {'zeros' if self.states is None else self.states.estimator} in"
 
     def _validate(self) -> None:
         if isinstance(self.states, Activations) and self.positions.generated:

@@ -19,7 +19,7 @@ from steerlab.steering.registry import register_intervention
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Project(Intervention):
     """Keep only the part of the states in a direction's span.
 
@@ -38,6 +38,10 @@ class Project(Intervention):
 
     direction: Direction
     about: Direction | None = None
+
+    def _said(self) -> str:
+        about = "" if self.about is None else f", about {self.about.estimator},"
+        return f"keeps only the part along {self.direction.estimator}{about}"
 
     def _operator(self, site: Site) -> Operator:
         basis = orthonormal(self.direction, site)

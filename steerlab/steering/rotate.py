@@ -23,6 +23,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Share
 from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
+from steerlab.steering._sentence import amount
 from steerlab.steering._unit_vector import UnitVector
 from steerlab.steering.registry import register_intervention
 
@@ -30,7 +31,7 @@ RotationUnit = Literal["alpha", "angle"]
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rotate(Intervention):
     """Turn the states towards a direction.
 
@@ -52,6 +53,10 @@ class Rotate(Intervention):
     strength: Strength = 0.05
     unit: RotationUnit = "alpha"
     _towards: dict[Site, UnitVector] = field(init=False, repr=False, default_factory=dict)
+
+    def _said(self) -> str:
+        how = f"alpha {amount(self.strength)}" if self.unit == "alpha" else f"{amount(self.strength)} degrees"
+        return f"turns states towards {self.direction.estimator} by {how}"
 
     def _validate(self) -> None:
         if self.unit not in get_args(RotationUnit):

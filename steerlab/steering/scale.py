@@ -18,11 +18,12 @@ from steerlab.errors import SiteError, SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
 from steerlab.steering._intervention import Intervention, require_finite
+from steerlab.steering._sentence import listed
 from steerlab.steering.registry import register_intervention
 
 
 @register_intervention
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scale(Intervention):
     """Multiply some coordinates of the states at some sites.
 
@@ -46,6 +47,13 @@ class Scale(Intervention):
     coordinates: Sequence[int] | None = None
     heads: Sequence[int] | None = None
     _head_dim: list[int] = field(init=False, repr=False, default_factory=list)
+
+    def _said(self) -> str:
+        factor = f"{self.factor:g}" if isinstance(self.factor, int | float) else f"{len(self.factor)} factors"
+        for what, chosen in (("coordinates", self.coordinates), ("heads", self.heads)):
+            if chosen is not None:
+                return f"multiplies {what} {listed(chosen)} by {factor}"
+        return f"multiplies states by {factor}"
 
     def _validate(self) -> None:
         for name in ("coordinates", "heads"):

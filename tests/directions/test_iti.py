@@ -109,7 +109,7 @@ def test_adding_moves_the_chosen_heads_and_no_others(family: str) -> None:
     site = Site("z", 1)
     made = head_direction(acts, labels, {site: (0, 2)}, model=model)
     before = capture(model, TEXTS, site)[site]
-    with model.steering(Add(made, strength=15.0)):
+    with model.steering(Add(made, strength=15.0, unit="raw")):
         after = capture(model, TEXTS, site)[site]
     moved = (after - before).reshape(-1, 4, model.head_dim)
     expected = 15.0 * made[site].reshape(4, -1)
@@ -124,7 +124,7 @@ def test_the_intervention_is_a_constant_bias_of_the_output_projection(family: st
     acts, labels = planted(model)
     made = head_direction(acts, labels, PLANTED, model=model)
     tokens = model.tokenize(TEXTS)
-    with model.steering(Add(made, strength=3.0)):
+    with model.steering(Add(made, strength=3.0, unit="raw")):
         steered = model.logits(tokens, last_only=False)
 
     def with_bias(bias: Any) -> Tensor:

@@ -223,7 +223,9 @@ def added(subject: Subject, vector: Float[np.ndarray, " width"], layer: int, str
     sites = [
         Site(name, layer) for name in subject.method.points if subject.model.anatomy.has(Site(name, layer))
     ]
-    return cast(Edit, Add(direction_at(subject.model, vector, layer), sites=sites, strength=strength))
+    return cast(
+        Edit, Add(direction_at(subject.model, vector, layer), sites=sites, strength=strength, unit="raw")
+    )
 
 
 def agreements(
