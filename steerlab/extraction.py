@@ -18,11 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from steerlab.activations import capture
 from steerlab.directions import ESTIMATORS, Direction, LinearDirection, fit_direction
-from steerlab.directions.held_out import FOLDS, best_site, held_out_accuracy
+from steerlab.directions.held_out import FOLDS
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt, Selector
 
@@ -197,30 +195,18 @@ def extract_from(
     _require_folds(fitted, data)
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
     activations = capture(model, data.prompts, sites, positions=positions, progress="Reading states")
-    labels = np.asarray(data.labels)
-    direction = fit_direction(
+    return fit_direction(
         activations,
-        labels,
+        data.labels,
         fitted,
         model=model,
         dataset_hash=data.hash,
         position=positions,
         pairs=data.pairs,
         polarity=data.polarity,
+        groups=data.groups,
+        seed=seed,
     )
-    accuracy = {
-        site: held_out_accuracy(
-            fitted,
-            activations[site].numpy(),
-            labels,
-            data.groups,
-            pairs=data.pairs,
-            polarity=data.polarity,
-            seed=seed,
-        )
-        for site in sites
-    }
-    return replace(direction, accuracy=accuracy, best=best_site(accuracy, direction.statistics))
 
 
 def chosen_layers(layers: Layers, n_layers: int) -> list[int]:

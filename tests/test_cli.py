@@ -209,9 +209,10 @@ def test_baked_weights_say_what_steering_says(
     ("form", "options", "complaint"),
     [
         ("gguf", ["--steer", "{direction}:1@1"], None),
-        ("vllm-lens", ["--steer", "{direction}:1"], None),
-        ("easysteer", ["--steer", "{direction}:1"], None),
-        ("gguf", ["--steer", "{direction}:1"], "block 0"),
+        ("vllm-lens", ["--steer", "{direction}:1@all"], None),
+        ("easysteer", ["--steer", "{direction}:1@all"], None),
+        ("gguf", ["--steer", "{direction}:1@all"], "block 0"),
+        ("gguf", ["--steer", "{direction}:2"], "for example {direction}:2@1."),
         ("vllm-lens", ["--ablate", "{direction}@1"], "an Ablate cannot be written"),
         ("transformers", [], "at least one intervention"),
         ("transformers", ["--steer", "{direction}:1@9"], "layers 0 to"),
@@ -238,7 +239,7 @@ def test_exports_are_written_whole_or_refused_with_two(
         assert target.exists()
         return
     assert code == 2
-    assert complaint in message
+    assert complaint.format(direction=direction) in message.replace("\n", "")
     assert "Traceback" not in message
     assert list(tmp_path.iterdir()) == []
 
@@ -252,7 +253,7 @@ def test_a_conversation_can_be_piped_in(
         "chat",
         "zoo:small-post",
         "--steer",
-        f"{direction}:3",
+        f"{direction}:3@all",
         "--max-new-tokens",
         "6",
         monkeypatch=monkeypatch,

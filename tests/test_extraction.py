@@ -170,7 +170,8 @@ def test_extract_and_generate_on_the_command_line(
     shown = capsys.readouterr().out
     assert "unsteered" in shown
     assert run("generate", tmp_path / "model", "owls are", "--steer", f"{data}:1") == 2
-    assert run("generate", tmp_path / "model", "owls are", "--ablate", file) == 2
+    assert run("generate", tmp_path / "model", "owls are", "--ablate", file, "--max-new-tokens", 2) == 0
+    assert run("generate", tmp_path / "model", "owls are", "--steer", f"{file}:1", "--max-new-tokens", 2) == 0
     capsys.readouterr()
     assert run("generate", tmp_path / "model", "owls are", "--ablate", f"{file}:2@0") == 2
     assert "strength" in capsys.readouterr().err

@@ -27,12 +27,14 @@ TrustRemoteCode = Annotated[
 Steer = Annotated[
     list[str] | None,
     typer.Option(
-        help="FILE[:STRENGTH[@LAYERS]] adds a direction; strength in units of its class gap. Repeatable."
+        help=r"FILE\[:STRENGTH\[@LAYERS]] adds a direction, by default one class gap at its best layer. Repeatable."
     ),
 ]
 AblateOption = Annotated[
     list[str] | None,
-    typer.Option(help="FILE[@LAYER] removes the direction found at a layer everywhere. Repeatable."),
+    typer.Option(
+        help=r"FILE\[@LAYER] removes the direction found at a layer (its best) everywhere. Repeatable."
+    ),
 ]
 SizeOption = Annotated[Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")]
 RunOut = Annotated[Path, typer.Option("--out", help="The run folder.")]
@@ -57,7 +59,20 @@ def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edi
     for text in steer:
         file, strength, layers = parse_steer(text)
         direction = read_direction(file, layers, model)
-        interventions.append(Add(direction, strength=1.0 if strength is None else strength, unit="class_gap"))
+        if layers is None and direction.best is None and len(direction.sites) > 1:
+            some = direction.sites[len(direction.sites) // 2].layer
+            raise DirectionError(
+                f"{file} has vectors at {len(direction.sites)} sites and does not know where it works best; name "
+                f"layers, for example {file}:{text.partition('.safetensors:')[2] or 1}@{some}."
+            )
+        interventions.append(
+            Add(
+                direction,
+                strength=1.0 if strength is None else strength,
+                unit="class_gap",
+                layers=None if layers is None else "all",
+            )
+        )
     for text in ablate:
         file, strength, layers = parse_steer(text)
         if strength is not None:

@@ -19,10 +19,12 @@ from torch import Tensor
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions.direction import Direction
+from steerlab.directions.held_out import FOLDS, best_site, held_out_accuracy
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.registry import estimator_of
 from steerlab.errors import DirectionError
 from steerlab.models import Selector, Site
+from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
@@ -67,8 +69,14 @@ def fit_direction(
     positive: Label | None = None,
     pairs: Sequence[Hashable] | NDArray[Any] | Tensor | None = None,
     polarity: Sequence[int] | NDArray[Any] | Tensor | None = None,
+    groups: Sequence[Hashable] | NDArray[Any] | Tensor | None = None,
+    hold_out: bool = True,
+    seed: int = 0,
 ) -> Direction:
     """Fit the estimator at every site and gather the vectors, with their scale, in one `Direction`.
+
+    Where rows are known and each class has five groups, five folds are held out as well: the direction then has an
+    `accuracy` at each site and knows its `best` one.
 
     Args:
         states: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
@@ -81,6 +89,9 @@ def fit_direction(
         pairs: one pair name a prompt, shared by the two prompts of a pair; for estimators that read pairs. Where
             several tokens of a prompt were read, the k-th of one member is held against the k-th of the other.
         polarity: +1 or -1 a prompt, affirmed or negated; for estimators that know it. Others are fitted without.
+        groups: what is held out together, one name a prompt; by default `pairs`, else each prompt by itself.
+        hold_out: False leaves accuracy and best site unknown and fits once a site instead of six times.
+        seed: of the folds.
 
     Example:
         >>> fit_direction(sl.capture(model, prompts, "resid_post"), labels)  # doctest: +SKIP
@@ -91,6 +102,7 @@ def fit_direction(
     """
     estimator, activations = estimator_of(estimator), _states(states)
     name, fingerprint = _read_in(activations, model)
+    accuracy: dict[Site, Estimate] = {}
     if isinstance(activations, Moments):
         classes = classes_of([label for label in activations.labels if label != DIFFERENCE], positive)
         fitted = {site: _fit_moments(estimator, activations, site, *classes) for site in activations.sites}
@@ -103,6 +115,10 @@ def fit_direction(
             site: _fit_rows(estimator, activations[site], site, is_positive, *classes, extra)
             for site in activations.sites
         }
+        if hold_out:
+            together = by_row(activations, _groups(activations, pairs, groups), "groups")
+            accuracy = _held_out(estimator, activations, is_positive, together, extra, seed)
+    found = {site: statistics for site, (_, statistics) in fitted.items()}
     return Direction(
         vectors={site: vector for site, (vector, _) in fitted.items()},
         model_name=name,
@@ -111,8 +127,33 @@ def fit_direction(
         parameters=estimator.get_params(),
         dataset_hash=dataset_hash or _data_hash(activations, labels),
         position=(position if isinstance(position, str) else repr(position)) or activations.positions,
-        statistics={site: statistics for site, (_, statistics) in fitted.items()},
+        statistics=found,
+        accuracy=accuracy,
+        best=best_site(accuracy, found),
     )
+
+
+def _groups(activations: Activations, pairs: Any, groups: Any) -> Any:
+    return groups if groups is not None else pairs if pairs is not None else range(activations.n_prompts)
+
+
+def _held_out(
+    estimator: LinearDirection,
+    activations: Activations,
+    is_positive: NDArray[np.bool_],
+    groups: Sequence[Label],
+    extra: Mapping[str, NDArray[Any]],
+    seed: int,
+) -> dict[Site, Estimate]:
+    """Held-out accuracy by site; empty where a class has fewer groups than there are folds."""
+    kinds = Counter(positive for _, positive in set(zip(groups, is_positive.tolist(), strict=True)))
+    if min(kinds.values()) < FOLDS:
+        return {}
+    labels = is_positive.astype(int)
+    return {
+        site: held_out_accuracy(estimator, activations[site].numpy(), labels, groups, extra=extra, seed=seed)
+        for site in activations.sites
+    }
 
 
 def _states(states: Any) -> Activations | Moments:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from inspect import signature
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 
 from steerlab.directions._header import SiteStatistics
@@ -30,8 +30,7 @@ def held_out_accuracy(
     labels: Int[np.ndarray, " row"],
     groups: Sequence[Hashable] | None = None,
     *,
-    pairs: Sequence[Any] | None = None,
-    polarity: Sequence[int] | None = None,
+    extra: Mapping[str, NDArray[Any]] | None = None,
     seed: int = 0,
 ) -> Estimate:
     """Share of held-out rows that the estimator's decision function calls right, with a clustered Wilson interval.
@@ -41,17 +40,14 @@ def held_out_accuracy(
         rows: states.
         labels: 0 or 1 a row.
         groups: one name a row; rows of one group are never on both sides of a split. None: every row by itself.
-        pairs, polarity: for estimators that read them.
+        extra: what else the estimator's `fit` takes, one value a row (pairs, polarity).
         seed: of the folds.
     """
     numbers = _numbered(groups, len(rows))
     alone = len(set(numbers.tolist())) == len(rows)
     folds = (StratifiedKFold if alone else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=seed)
-    takes = signature(type(estimator).fit).parameters
-    given = {"pairs": pairs, "polarity": polarity}
-    extra = {name: np.asarray(x) for name, x in given.items() if x is not None and name in takes}
     predicted = cross_val_predict(
-        estimator, rows, labels, groups=None if alone else numbers, cv=folds, params=extra
+        estimator, rows, labels, groups=None if alone else numbers, cv=folds, params=dict(extra or {})
     )
     return proportion(predicted == labels, clusters=None if alone else numbers)
 

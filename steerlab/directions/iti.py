@@ -5,8 +5,9 @@
 Li et al. (2023). A probe is fitted on every head's part of `z` (the input of the attention's output projection) and
 heads are ranked by its accuracy on held-out questions. θ_h is the shift between the class means at length one, σ_h the
 standard deviation of the states along it. The direction's vector at a `z` site is σ_h θ_h in the parts of the chosen
-heads and zero elsewhere, so ``Add(direction, strength=α, unit="raw")`` is the intervention. Heads are query heads, of
-the model's own head width: `z` has no key-value heads, and hidden size / heads is not the width in every family.
+heads and zero elsewhere, so ``Add(direction, strength=α, unit="raw", layers="all")`` is the intervention. Heads are
+query heads, of the model's own head width: `z` has no key-value heads, and hidden size / heads is not the width in
+every family.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from steerlab.steering.condition import Condition
 from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
 
 Strength: TypeAlias = "float | Mapping[int, float]"
+LayersGiven: TypeAlias = "int | Iterable[int] | str | None"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -38,9 +39,9 @@ class Intervention(ABC):
 
     Args:
         sites: where: a `Site`, "resid_post.5", "resid_post" (every layer of the direction, or of the model where the
-            direction has one vector), or a list of these; by default the sites of the direction it is made from.
+            direction has one vector), or a list of these; by default the direction's only site, or its best one.
         layers: instead of sites, layers of the direction's kind of site, counted from 0: one number, a pair
-            `(first, last)` with both in it, or a list or range of them.
+            `(first, last)` with both in it, a list or range of them, or "all" for every site of the direction.
         positions: which tokens.
         schedule: a function of the step: generated token j gets s(j) times the intervention, the prompt s(0).
             A strength is multiplied by it, of other interventions it is the share of the change. None: always 1.
@@ -55,7 +56,7 @@ class Intervention(ABC):
 
     #: Written as `SitesGiven`, read as a tuple of `Site`; a family's name stays a name until `check`.
     sites: Any = ()
-    layers: InitVar[int | Iterable[int] | None] = None
+    layers: InitVar[LayersGiven] = None
     positions: Selector = field(default_factory=All)
     schedule: Schedule | None = None
     condition: Condition | None = None
@@ -64,16 +65,13 @@ class Intervention(ABC):
     _families: tuple[Site | str, ...] = field(init=False, repr=False, default=())
     _tensors: tuple[str, ...] = field(init=False, repr=False, default=())
 
-    def __post_init__(self, layers: int | Iterable[int] | None) -> None:
+    def __post_init__(self, layers: LayersGiven) -> None:
         if layers is not None and self.sites:
             raise SteeringError("Give an intervention either sites or layers, not both.")
         self._take_tensors()
         self._require_parts()
         sites: Sequence[Site | str]
-        if self.sites:
-            sites = self._named_sites()
-        else:
-            sites = self._default_sites(None if layers is None else layers_given(layers))
+        sites = self._named_sites() if self.sites else self._layers_sites(layers)
         object.__setattr__(self, "sites", tuple(sites))
         if any(isinstance(site, str) for site in sites):
             object.__setattr__(self, "_families", tuple(sites))
@@ -311,6 +309,12 @@ class Intervention(ABC):
         given = (getattr(self, name) for name in self._directions)
         return next((direction for direction in given if isinstance(direction, Direction)), None)
 
+    def _layers_sites(self, layers: LayersGiven) -> Sequence[Site]:
+        direction = self._first_direction()
+        if layers == "all" and direction is not None:
+            return direction.sites
+        return self._default_sites(None if layers is None else layers_given(layers))
+
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
         direction = self._first_direction()
         if direction is None:
@@ -318,7 +322,7 @@ class Intervention(ABC):
         if layers is None:
             strength = getattr(self, "strength", None)
             layers = tuple(strength) if isinstance(strength, Mapping) else None
-        return tuple(direction.sites) if layers is None else at_layers(direction, layers)
+        return where_it_works(direction) if layers is None else at_layers(direction, layers)
 
 
 _SHARED = {field_.name for field_ in fields(Intervention)} | {"layers"}
@@ -333,7 +337,7 @@ def layers_given(layers: Any) -> tuple[int, ...]:
     listed = [layers] if isinstance(layers, int) or not isinstance(layers, Iterable) else list(layers)
     if isinstance(layers, str) or not all(isinstance(n, int) and not isinstance(n, bool) for n in listed):
         raise SteeringError(
-            f"The layers are {layers!r}; write layers=18, layers=(10, 18) or layers=[10, 14, 18]."
+            f"The layers are {layers!r}; write layers=18, layers=(10, 18), layers=[10, 14, 18] or layers='all'."
         )
     if isinstance(layers, tuple) and len(listed) == 2:
         first, last = listed
@@ -358,6 +362,24 @@ def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:
         )
     (name,) = names
     return tuple(Site(name, layer) for layer in layers)
+
+
+def where_it_works(direction: Direction) -> tuple[Site, ...]:
+    """The only site of a direction, or the one where it works best.
+
+    Raises:
+        SteeringError: a direction of several sites that does not know it.
+    """
+    if len(direction.sites) == 1:
+        return direction.sites
+    if direction.best is None:
+        layer = direction.sites[len(direction.sites) // 2].layer
+        named = f"sites='{direction.sites[0].name}'" if layer is None else f"layers={layer}"
+        raise SteeringError(
+            f"{direction!r} has {len(direction.sites)} sites and does not know where it works best; name some, for "
+            f"example {named}, or layers='all'."
+        )
+    return (direction.best,)
 
 
 def strength_at(strength: Strength, site: Site) -> float:

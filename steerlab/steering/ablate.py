@@ -16,7 +16,7 @@ from steerlab.directions import Direction
 from steerlab.errors import DirectionError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
-from steerlab.steering._intervention import Intervention, at_layers, orthonormal
+from steerlab.steering._intervention import Intervention, at_layers, orthonormal, where_it_works
 from steerlab.steering.registry import register_intervention
 
 STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")
@@ -29,13 +29,13 @@ class Ablate(Intervention):
 
     Args:
         direction: k vectors a site. With one site they act everywhere; with several each site uses its own.
-            Without ``sites`` it is removed everywhere in the residual stream, which needs a direction with a
-            single site (choose it with ``direction.at(site)``); which sites those are, `check` learns from the model.
+            Without ``sites`` its only vector, or that of its best site, is removed everywhere in the residual stream;
+            which sites those are, `check` learns from the model.
 
     Where, on which tokens and when: see `Intervention`.
 
     Raises:
-        DirectionError: when the direction has no vector for a site, or several and no site is named.
+        DirectionError: when the direction has no vector for a site, or several, no best one, and no site is named.
     """
 
     kind: ClassVar[str] = "ablate"
@@ -62,11 +62,12 @@ class Ablate(Intervention):
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
         if layers is not None:
             return at_layers(self.direction, layers)
-        if len(self.direction.sites) != 1:
+        if len(self.direction.sites) != 1 and self.direction.best is None:
             raise DirectionError(
                 f"Ablating everywhere needs one vector, but the direction has {len(self.direction.sites)} sites; pick "
                 "one with direction.at(site), or name the sites to ablate each with its own."
             )
+        object.__setattr__(self, "direction", self.direction.at(*where_it_works(self.direction)))
         object.__setattr__(self, "everywhere", True)
         return ()
 

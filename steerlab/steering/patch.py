@@ -132,7 +132,7 @@ class Patch(Intervention):
         return rows, selection.columns.repeat_interleave(repeats), source.repeat_interleave(repeats)
 
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
-        if isinstance(self.states, Activations) and layers is None:
+        if self.states is not None and layers is None:  # states are put where they are from
             return self.states.sites
         return super()._default_sites(layers)
 

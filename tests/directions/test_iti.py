@@ -124,7 +124,7 @@ def test_the_intervention_is_a_constant_bias_of_the_output_projection(family: st
     acts, labels = planted(model)
     made = head_direction(acts, labels, PLANTED, model=model)
     tokens = model.tokenize(TEXTS)
-    with model.steering(Add(made, strength=3.0, unit="raw")):
+    with model.steering(Add(made, strength=3.0, unit="raw", layers="all")):
         steered = model.logits(tokens, last_only=False)
 
     def with_bias(bias: Any) -> Tensor:

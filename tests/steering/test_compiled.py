@@ -51,7 +51,7 @@ def made(model: LanguageModel) -> list[tuple[Any, ...]]:
     vector = direction(model, [site, other])
     return [
         (Add(vector.at(site), strength=3.0),),
-        (Add(vector, strength=-1.0), Clamp(vector.at(site), 2.0)),
+        (Add(vector, strength=-1.0, layers="all"), Clamp(vector.at(site), 2.0)),
         (Clamp(vector.at(other), 0.5),),
         (Scale(factor=0.0, coordinates=[1, 2], sites=[Site("mlp_post", 1)]),),
     ]
@@ -107,9 +107,9 @@ def test_the_inductor_backend_compiles_slots() -> None:
         pytest.skip(f"torch.compile does not work here: {str(error)[:80]}")
     vector = direction(hooked, [site])
     for strength in (1.0, -2.0):
-        with hooked.steering(Add(vector, strength=strength)):
+        with hooked.steering(Add(vector, strength=strength, layers="all")):
             expected = logits(hooked)
-        with slots.steering(Add(vector, strength=strength)):
+        with slots.steering(Add(vector, strength=strength, layers="all")):
             close(logits(model), expected)
 
 
@@ -118,9 +118,9 @@ def test_generation_goes_through_the_slots() -> None:
     site = Site("resid_post", 1)
     vector = direction(hooked, [site])
     slots = Slots(model, [site])
-    with hooked.steering(Add(vector, strength=4.0)):
+    with hooked.steering(Add(vector, strength=4.0, layers="all")):
         expected = hooked.generate(TEXTS, max_new_tokens=6)
-    with slots.steering(Add(vector, strength=4.0)):
+    with slots.steering(Add(vector, strength=4.0, layers="all")):
         found = model.generate(TEXTS, max_new_tokens=6)
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
 
@@ -133,9 +133,9 @@ def test_bfloat16_slots_are_the_hooks() -> None:
     vector = direction(hooked, [site])
     slots = Slots(model, [site])
     torch.testing.assert_close(logits(model), logits(hooked), atol=0, rtol=0)
-    with hooked.steering(Add(vector, strength=2.0)):
+    with hooked.steering(Add(vector, strength=2.0, layers="all")):
         expected = logits(hooked)
-    with slots.steering(Add(vector, strength=2.0)):
+    with slots.steering(Add(vector, strength=2.0, layers="all")):
         close(logits(model), expected, rtol=0.02)
 
 

@@ -140,7 +140,7 @@ def test_a_control_vector_adds_to_the_output_of_its_block(tmp_path: Path) -> Non
     model = tiny("llama")
     first, second = Site("resid_post", 1), Site("resid_post", 2)
     edits = [
-        Add(direction(model, first, second), strength=2.0),
+        Add(direction(model, first, second), strength=2.0, layers="all"),
         Add(direction(model, Site("resid_pre", 2), seed=1)),  # the input of block 2 is the output of block 1
         Add(direction(model, Site("mlp_out", 2), seed=2)),
     ]
@@ -170,7 +170,7 @@ def test_a_control_vector_adds_to_the_output_of_its_block(tmp_path: Path) -> Non
 def test_vllm_lens_reads_base64_float32(tmp_path: Path) -> None:
     model = tiny("llama")
     made = direction(model, Site("resid_post", 0), Site("resid_post", 2))
-    path = export_vllm_lens(model, [Add(made, strength=0.5)], tmp_path / "vectors.json")
+    path = export_vllm_lens(model, [Add(made, strength=0.5, layers="all")], tmp_path / "vectors.json")
     (vector,) = json.loads(path.read_text())
     assert set(vector) == {"activations", "layer_indices", "scale", "norm_match", "position_indices"}
     assert vector["layer_indices"] == [0, 2]
@@ -185,7 +185,7 @@ def test_easysteer_gets_a_specification_and_its_vectors(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra gguf")
     model = tiny("gptj")
     made = direction(model, Site("resid_post", 0), Site("ln_final_in"))
-    folder = export_easysteer(model, [Add(made, strength=-3.0)], tmp_path / "spec")
+    folder = export_easysteer(model, [Add(made, strength=-3.0, layers="all")], tmp_path / "spec")
     (vector,) = json.loads((folder / "steering.json").read_text())["vectors"]
     assert vector["apply"] == {"prompt": "all", "generation": "all"}
     assert (vector["algorithm"], vector["scale"], vector["layers"]) == ("direct", 1.0, [0, 2])

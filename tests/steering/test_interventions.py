@@ -302,7 +302,9 @@ def test_edits_act_in_the_order_given(order: list[str], seed: int) -> None:
     for name in chosen:
         expected = FORMULAS[name][1](expected)
     got = run(x, *(FORMULAS[name][0] for name in chosen))
-    close(got.numpy(), expected, rtol=1e-5)
+    close(
+        got.numpy(), expected, rtol=1e-5, scale=float(x.abs().max())
+    )  # a projection can leave nothing but rounding
 
 
 # ------------------------------------------------------------------------------------------------------ where, how much

@@ -320,19 +320,19 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
     one = direction(case, model)
     if case.kind == "rows":
         rows = [
-            (Add(one, strength=1.5, **shared),),
+            (Add(one, strength=1.5, layers="all", **shared),),
             (),
-            (Clamp(one, value=0.7, **shared), Ablate(one, sites=one.sites, **shared)),
+            (Clamp(one, value=0.7, layers="all", **shared), Ablate(one, sites=one.sites, **shared)),
         ]
         return rows
     made: dict[str, Callable[[], Any]] = {
-        "add": lambda: Add(one, strength=1.5, **shared),
+        "add": lambda: Add(one, strength=1.5, layers="all", **shared),
         "ablate": lambda: Ablate(one, sites=one.sites, **shared),
         "subspace": lambda: Ablate(direction(case, model, 2), sites=one.sites, **shared),
-        "clamp": lambda: Clamp(one, value=0.7, **shared),
-        "project": lambda: Project(one, **shared),
-        "rotate": lambda: Rotate(one, strength=0.3, **shared),
-        "affine": lambda: Affine(one, direction(case, model, salt=1), offset=0.2, **shared),
+        "clamp": lambda: Clamp(one, value=0.7, layers="all", **shared),
+        "project": lambda: Project(one, layers="all", **shared),
+        "rotate": lambda: Rotate(one, strength=0.3, layers="all", **shared),
+        "affine": lambda: Affine(one, direction(case, model, salt=1), offset=0.2, layers="all", **shared),
         "patch": lambda: Patch(direction(case, model, salt=2), **shared),
         "scale": lambda: Scale(factor=0.5, coordinates=(0, 3), sites=sites(case), **shared),
     }

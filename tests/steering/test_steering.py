@@ -109,7 +109,7 @@ def test_addition_moves_the_state_by_the_vector_and_no_other(family: str, name: 
     site = Site(name, 1)
     made = direction(model, site)
     plain = capture(model, PROMPTS, [site, Site("resid_pre", 0)], positions=All())
-    with model.steering(Add(made, strength=-1.5)):
+    with model.steering(Add(made, strength=-1.5, layers="all")):
         moved = capture(model, PROMPTS, [site, Site("resid_pre", 0)], positions=All())
     close(moved[site], plain[site] - 1.5 * made[site])
     assert torch.equal(moved[Site("resid_pre", 0)], plain[Site("resid_pre", 0)])
@@ -135,11 +135,14 @@ def test_units_say_how_far_one_is(tiny_llama: LanguageModel) -> None:
 def test_adding_then_subtracting_is_the_identity(tiny_llama: LanguageModel) -> None:
     made = fitted(tiny_llama)
     plain = tiny_llama.logits(PROMPTS)
-    with tiny_llama.steering(Add(made), Add(-made)):
+    with tiny_llama.steering(Add(made, layers="all"), Add(-made, layers="all")):
         close(tiny_llama.logits(PROMPTS), plain)
-    with tiny_llama.steering(Add(made)), tiny_llama.steering(Add(made, strength=-1.0)):
+    with (
+        tiny_llama.steering(Add(made, layers="all")),
+        tiny_llama.steering(Add(made, strength=-1.0, layers="all")),
+    ):
         close(tiny_llama.logits(PROMPTS), plain)
-    with tiny_llama.steering(Add(made)):
+    with tiny_llama.steering(Add(made, layers="all")):
         assert (tiny_llama.logits(PROMPTS) - plain).abs().max() > 0.1
 
 
@@ -150,7 +153,7 @@ def test_zero_strength_changes_no_bit(family: str, dtype: torch.dtype) -> None:
     model.model.to(dtype)
     made = direction(model, *model.sites("resid_post"), *model.sites("attn_out"))
     plain = model.logits(PROMPTS, last_only=False)
-    with model.steering(Add(made, strength=0.0)):
+    with model.steering(Add(made, strength=0.0, layers="all")):
         assert torch.equal(model.logits(PROMPTS, last_only=False), plain)
 
 
@@ -160,7 +163,7 @@ def test_arithmetic_is_float32_in_a_half_precision_model() -> None:
     model.model.to(torch.bfloat16)
     made = direction(model)
     plain = capture(model, PROMPTS, [MID])[MID]
-    with model.steering(Add(made, strength=0.01)):
+    with model.steering(Add(made, strength=0.01, layers="all")):
         moved = capture(model, PROMPTS, [MID])[MID]
     assert torch.equal(moved, (plain + (0.01 * made[MID].double()).float()).bfloat16().float())
 
@@ -323,11 +326,11 @@ def test_missing_vectors_scales_and_units_are_named(tiny_llama: LanguageModel) -
     with pytest.raises(DirectionError, match=r"no vector at resid_post\.2"):
         Add(several, sites=[Site("resid_post", 2)])
     with pytest.raises(DirectionError, match="class means at"):
-        Add(several, unit="class_gap")
+        Add(several, unit="class_gap", layers="all")
     with pytest.raises(DirectionError, match="stream norm at"):
-        Add(several, unit="norm")
+        Add(several, unit="norm", layers="all")
     with pytest.raises(SteeringError, match="no unit 'metres'"):
-        Add(several, unit="metres")  # type: ignore[arg-type]
+        Add(several, unit="metres", layers="all")  # type: ignore[arg-type]
     with pytest.raises(DirectionError, match="subspace of 2"):
         Add(direction(tiny_llama, k=2))
 
@@ -344,7 +347,7 @@ def test_edits_are_data(tiny_llama: LanguageModel, positions: Any) -> None:
     several = direction(tiny_llama, Site("resid_post", 0), MID)
     one = several.at(MID)
     for edit in (
-        Add(several, strength=0.5, positions=positions),
+        Add(several, strength=0.5, layers="all", positions=positions),
         Add(one, sites=[Site("resid_pre", 2)], positions=positions),
         Ablate(one, positions=positions),
         Ablate(several, sites=[MID], positions=positions),

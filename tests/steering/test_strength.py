@@ -25,13 +25,13 @@ def given(model: LanguageModel) -> sl.Direction:
 def test_a_strength_counts_class_gaps_where_they_are_known(tiny_llama: LanguageModel) -> None:
     known, site = fitted(tiny_llama), sl.Site("resid_post", 1)
     state = torch.zeros(1, 1, 32)
-    default, named = sl.Add(known, 2), sl.Add(known, 2, unit="class_gap")
+    default, named = sl.Add(known, 2, layers="all"), sl.Add(known, 2, unit="class_gap", layers="all")
     assert (default.unit, named.unit) == ("class_gap", "class_gap")
     assert torch.equal(default.apply(state, site), named.apply(state, site))
     assert float(default.apply(state, site).norm()) == pytest.approx(2 * known.class_gap[site], rel=1e-4)
     assert repr(default) == "Add: adds 2 class gaps of DifferenceInMeans at resid_post.0 to 2, every token"
     assert (-known).class_gap == known.class_gap
-    assert sl.Add(-known).unit == "class_gap"
+    assert sl.Add(-known, layers="all").unit == "class_gap"
 
 
 def test_what_knows_no_gap_is_added_raw_and_says_so(tiny_llama: LanguageModel) -> None:
@@ -40,7 +40,7 @@ def test_what_knows_no_gap_is_added_raw_and_says_so(tiny_llama: LanguageModel) -
     assert edit.unit == "raw"
     assert torch.equal(edit.apply(torch.zeros(32), site), 2 * unknown[site])
     assert "raw (no class gap is known)" in repr(edit)
-    assert "no class gap" not in repr(sl.Add(fitted(tiny_llama), unit="raw"))
+    assert "no class gap" not in repr(sl.Add(fitted(tiny_llama), unit="raw", layers="all"))
     with pytest.raises(DirectionError, match=r"class means at resid_post\.1 are not known"):
         sl.Add(unknown, unit="class_gap")
     with pytest.raises(SteeringError, match="no unit 'gaps'; choose from raw, class_gap, norm"):
@@ -49,14 +49,15 @@ def test_what_knows_no_gap_is_added_raw_and_says_so(tiny_llama: LanguageModel) -
 
 def test_what_was_stored_keeps_its_meaning(tiny_llama: LanguageModel) -> None:
     known, site = fitted(tiny_llama), sl.Site("resid_post", 1)
-    data = sl.Add(known, 2).to_dict()
+    data = sl.Add(known, 2, layers="all").to_dict()
     assert data["unit"] == "class_gap"
     assert edit_from_dict(data, [known]).to_dict() == data
     without = {key: value for key, value in data.items() if key != "unit"}
     before = edit_from_dict(without, [known])
     assert isinstance(before, sl.Add)
     assert torch.equal(
-        before.apply(torch.zeros(32), site), sl.Add(known, 2, unit="raw").apply(torch.zeros(32), site)
+        before.apply(torch.zeros(32), site),
+        sl.Add(known, 2, unit="raw", layers="all").apply(torch.zeros(32), site),
     )
 
 

@@ -6,7 +6,7 @@ The presets differ in the rule and site of the choice, in how refusal is judged,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
@@ -327,8 +327,10 @@ def direction_of(subject: Subject, chosen: Found, data: str) -> Direction:
         if np.linalg.norm(chosen.differences[layer, place])
         > 0  # template tokens are equal before the first block
     ]
-    return fit_direction(
+    made = fit_direction(
         capture(subject.model, subject.train.prompts, sites, positions=Index(place)),
         subject.train.labels.tolist(),
         dataset_hash=data,
+        hold_out=False,
     )
+    return replace(made, best=subject.model.sites(subject.method.site)[chosen.choice.layer])

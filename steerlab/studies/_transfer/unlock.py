@@ -220,8 +220,8 @@ def turn(
     """The turn towards a direction at all its sites, on the last prompt token; or an addition of so many stream
     norms."""
     if kind == "add":
-        return (Add(direction, strength=strength, unit="norm", positions=positions),)
-    return (Rotate(direction, strength=strength, positions=positions),)
+        return (Add(direction, strength=strength, unit="norm", layers="all", positions=positions),)
+    return (Rotate(direction, strength=strength, layers="all", positions=positions),)
 
 
 def refitted(result: Unlocked, aligner: Aligner, *, rows: int | None = None) -> tuple[Direction, Alignment]:

@@ -116,4 +116,5 @@ def direction(
         model=model,
         dataset_hash=StatementSet(used.statements[row] for row in rows.tolist()).hash,
         polarity=used.polarity[rows].tolist() if len(np.unique(used.polarity[rows])) == 2 else None,
+        hold_out=False,
     )

@@ -314,4 +314,4 @@ def added(model: LanguageModel, vectors: Vectors, dose: Dose, sign: float) -> Ad
         model_name=model.name,
         fingerprint=model.fingerprint,
     )
-    return Add(direction, strength=sign * dose.strength, unit="raw", positions=All())
+    return Add(direction, strength=sign * dose.strength, unit="raw", layers="all", positions=All())
