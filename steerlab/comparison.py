@@ -198,7 +198,7 @@ def rewrite_report(path: str | Path) -> Run:
 def known_studies(names: Sequence[str] | None) -> list[str]:
     """The named studies, or all that take a pair. Raises RunError for a name that `compare` cannot run."""
     able = [study.name for study in ordered_studies(in_compare=True)]
-    chosen = able if names is None else list(names)
+    chosen = able if names is None else [names] if isinstance(names, str) else list(names)
     if not chosen:
         raise RunError(f"No study is named; choose from {', '.join(able)}.")
     for name in chosen:

@@ -61,6 +61,8 @@ class Activations:
             )
         return self.states[wanted[0]]
 
+    __iter__ = None  # states are looked up by site or layer; they are no sequence
+
     def __len__(self) -> int:
         """Rows of every site."""
         return len(self.example)

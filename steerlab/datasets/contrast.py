@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from steerlab.errors import DatasetError
+
 SPLITS = ("train", "val", "test")
 SHARES = (0.5, 0.2, 0.3)
 NEAR_DUPLICATE = 0.8
@@ -53,10 +55,10 @@ class ContrastSet:
         return cls(tuple(positive), tuple(negative), positive_name, negative_name, splits)
 
     def split(self, name: str) -> ContrastSet:
-        """The prompts of one split, "train", "val" or "test"; KeyError for another name or an unsplit set."""
+        """The prompts of one split, "train", "val" or "test"; DatasetError for another name or an unsplit set."""
         if name not in SPLITS or not any(self.splits):
             known = ", ".join(SPLITS) if any(self.splits) else "none, it is not split"
-            raise KeyError(f"no split {name!r} in this contrast set; its splits are {known}")
+            raise DatasetError(f"There is no split {name!r} in this contrast set; its splits are {known}.")
         positive, negative = (
             tuple(text for text, at in zip(texts, where, strict=True) if at == name)
             for texts, where in zip((self.positive, self.negative), self.splits, strict=True)

@@ -15,7 +15,7 @@ from steerlab.models import prompts, templates, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
-from steerlab.models.sites import SITE_NAMES, Site, sites_of
+from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
 
 
 class Checkpoint:
@@ -132,9 +132,9 @@ class Checkpoint:
             raise SiteError(f"{site!r} is not a Site; write sl.Site.parse('resid_post.12').")
         self.anatomy.tap(site)
 
-    def width(self, site: Site) -> int:
+    def width(self, site: SiteName) -> int:
         """Width of the state at `site`."""
-        return self.anatomy.width(site)
+        return self.anatomy.width(site_of(site))
 
     # Prompts
 
