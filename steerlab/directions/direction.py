@@ -36,6 +36,7 @@ from steerlab.directions._numbers import (
     sum_of,
     times,
 )
+from steerlab.directions._shown import direction_html
 from steerlab.environment import library_versions
 from steerlab.errors import DirectionError, SteerlabError, kind_of
 from steerlab.models import Site, SiteName, site_of, sites_among
@@ -89,6 +90,9 @@ class Direction:
     def __repr__(self) -> str:
         sites = f"{len(self.sites)} sites" if len(self.sites) > 3 else ", ".join(map(str, self.sites))
         return f"Direction({self.estimator} at {sites}, {self.model_name})"
+
+    def _repr_html_(self) -> str:
+        return direction_html(self)
 
     # ---------------------------------------------------------------------------------------------------- reading
 
