@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from steerlab import results as results
     from steerlab import run_folder as run_folder
     from steerlab import selection as selection
+    from steerlab import showing as showing
     from steerlab import statistics as statistics
     from steerlab import steering as steering
     from steerlab import studies as studies
@@ -84,7 +85,7 @@ if TYPE_CHECKING:
 _ROOMS = (
     *("activations", "alignment", "chat", "cli", "comparison", "datasets", "directions", "environment", "errors"),
     *("extraction", "files", "models", "neurons", "opening", "plots", "progress", "readouts", "record", "registry"),
-    *("report", "results", "run_folder", "selection", "statistics", "steering", "studies", "zoo"),
+    *("report", "results", "run_folder", "selection", "showing", "statistics", "steering", "studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.

@@ -20,6 +20,7 @@ from steerlab.environment import hardware, library_versions, peak_memory
 from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
 from steerlab.results import STUDIES, StudyResult, ordered_studies, result_from_dict
 from steerlab.run_folder import Manifest, RunFolder
+from steerlab.showing import html_table
 
 if TYPE_CHECKING:
     from steerlab.datasets import StudyData
@@ -46,8 +47,18 @@ class Run:
         return self.folder.report
 
     def __getitem__(self, study: str) -> StudyResult:
-        """The result of one study."""
+        """The result of one study. Raises RunError where the run has none."""
+        if study not in self.results:
+            raise RunError(f"The run has no study {study!r}; it has {', '.join(self.results)}.")
         return self.results[study]
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name} ({result.status})" for name, result in self.results.items())
+        return f"Run({told}; {self.report})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, result.status, *result.summary[:1]) for name, result in self.results.items()]
+        return html_table(f"Run: {self.report}", ["Study", "Status", "In a sentence"], rows)
 
 
 # Long: a third or more of it documents its options.
@@ -198,7 +209,7 @@ def rewrite_report(path: str | Path) -> Run:
 def known_studies(names: Sequence[str] | None) -> list[str]:
     """The named studies, or all that take a pair. Raises RunError for a name that `compare` cannot run."""
     able = [study.name for study in ordered_studies(in_compare=True)]
-    chosen = able if names is None else list(names)
+    chosen = able if names is None else [names] if isinstance(names, str) else list(names)
     if not chosen:
         raise RunError(f"No study is named; choose from {', '.join(able)}.")
     for name in chosen:

@@ -48,6 +48,16 @@ class RunError(SteerlabError):
     """A comparison run cannot start or go on."""
 
 
+def kind_of(given: object) -> str:
+    """What somebody gave, for a sentence: "None", "a list", "an int", "the class Last"."""
+    if given is None:
+        return "None"
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    name = type(given).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+
+
 def reason(error: Exception) -> str:
     """What another library's error says, short enough for a place in one of our sentences."""
     text = str(error).strip().splitlines()

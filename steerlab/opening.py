@@ -22,9 +22,17 @@ def load(source: Any, tokenizer: Any = None, **options: Any) -> LanguageModel:
     Raises:
         ModelError: as `models.load` does, and for an unknown bundled model.
     """
+    from inspect import signature
+
     from steerlab import zoo
+    from steerlab.errors import ModelError
     from steerlab.models import load as load_model
 
+    known = [
+        name for name, part in signature(load_model).parameters.items() if part.kind is part.KEYWORD_ONLY
+    ]
+    if unknown := sorted(options.keys() - set(known)):
+        raise ModelError(f"Loading has no option {', '.join(unknown)}; there are {', '.join(known)}.")
     if isinstance(source, str | Path) and str(source).startswith("zoo:"):
         return zoo.load(str(source).removeprefix("zoo:"), tokenizer=tokenizer, **options)
     return load_model(source, tokenizer, **options)

@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field
 from steerlab.errors import RunError
 from steerlab.record import Record
 from steerlab.registry import STUDIES, Study, ordered_studies, register_study
+from steerlab.showing import cut, html_figure, html_table, html_text
 from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -147,6 +148,18 @@ class StudyResult(Record):
                 f"The study {self.study!r} has no figure: its status is {self.status!r}; read its summary."
             )
         return figure
+
+    def __repr__(self) -> str:
+        said = f": {cut(self.summary[0])}" if self.summary else ""
+        return f"{type(self).__name__}({self.study}, {self.status}{said})"
+
+    def _repr_html_(self) -> str:
+        title = html_text(f"{study_title(self.study)}: {self.status}")
+        said = "".join(map(html_text, self.summary))
+        figure = next(iter(self.figures().values()), None)
+        drawn = "" if figure is None else html_figure(figure)
+        table = next((html_table(table.title, table.columns, table.rows) for table in self.tables()), "")
+        return title + said + drawn + table
 
     def artefacts(self) -> dict[str, Savable]:
         """Files that go with the result, by name; not part of its JSON, so none on a result that was read."""

@@ -24,6 +24,7 @@ from torch import Tensor
 from steerlab.activations import _moments_file
 from steerlab.activations._class_sums import ClassSums, Pair
 from steerlab.activations._provenance import Streamed
+from steerlab.activations._shown import moments_html, moments_text
 from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
 from steerlab.models import Site
@@ -87,6 +88,12 @@ class Moments(Streamed):
         """The classes seen so far, in order of appearance."""
         self._flush()
         return tuple(self._classes)
+
+    def __repr__(self) -> str:
+        return moments_text(self)
+
+    def _repr_html_(self) -> str:
+        return moments_html(self)
 
     # ---------------------------------------------------------------------------------------------------- filling
 

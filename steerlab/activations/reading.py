@@ -20,7 +20,7 @@ from steerlab.activations._provenance import prompts_hash
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
-from steerlab.errors import PromptError, SteerlabError
+from steerlab.errors import ModelError, PromptError, SteerlabError, kind_of
 from steerlab.models import (
     LanguageModel,
     Last,
@@ -101,11 +101,16 @@ def capture(
         `Activations` with rows in prompt order, float32 on the CPU, or ``into``.
 
     Raises:
+        ModelError: ``model`` is none.
         SiteError: the model has no such site.
         PromptError: a prompt is empty or too long, or ``positions`` picks nothing.
         SteerlabError: labels do not fit the prompts, second moments exceed their budget, or one prompt
             alone does not fit in memory. ``into`` then holds the batches read so far.
     """
+    if not isinstance(model, LanguageModel):
+        raise ModelError(
+            f"States are read from a model of sl.load, not from {kind_of(model)}; give it first."
+        )
     prompts = as_prompts(prompts)
     wanted = sites_of(model, sites)
     _check(prompts, wanted, positions, into, labels, token_budget)
@@ -148,7 +153,9 @@ def _check(
         raise SteerlabError("Capturing needs at least one site, for example 'resid_post'.")
     require_selector(positions)
     if into is not None and not isinstance(into, Moments):
-        raise SteerlabError(f"States are streamed into Moments, not into {into!r}; give into=sl.Moments().")
+        raise SteerlabError(
+            f"States are streamed into Moments, not into {kind_of(into)}; give into=sl.Moments()."
+        )
     if labels is not None and into is None:
         raise SteerlabError("Labels are used with into=Moments(...); without it give them to the estimator.")
     if labels is not None and len(labels) != len(prompts):

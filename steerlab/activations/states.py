@@ -11,9 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.activations._provenance import prompts_hash
+from steerlab.activations._shown import states_html
 from steerlab.errors import SiteError, SteerlabError
 from steerlab.models import All, LanguageModel, Selector, Site, SiteName, Tokens, sites_among
 from steerlab.models.backends import TransformerLens
+from steerlab.showing import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +63,18 @@ class Activations:
             )
         return self.states[wanted[0]]
 
+    __iter__ = None  # states are looked up by site or layer; they are no sequence
+
     def __len__(self) -> int:
         """Rows of every site."""
         return len(self.example)
 
     def __repr__(self) -> str:
-        size = f"{len(self)} rows of {self.n_prompts} prompts at {len(self.states)} sites"
-        return f"Activations({size}, {self.model_name})"
+        rows, prompts = counted(len(self), "row"), counted(self.n_prompts, "prompt")
+        return f"Activations({rows} of {prompts} at {counted(len(self.states), 'site')}, {self.model_name})"
+
+    def _repr_html_(self) -> str:
+        return states_html(self)
 
     @classmethod
     def from_transformer_lens(

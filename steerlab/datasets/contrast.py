@@ -17,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from steerlab.errors import DatasetError
+from steerlab.showing import cut, html_table, html_text
+
 SPLITS = ("train", "val", "test")
 SHARES = (0.5, 0.2, 0.3)
 NEAR_DUPLICATE = 0.8
 _BLOCK = 512
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ContrastSet:
     """Prompts of two kinds; `splits` names, for each positive and each negative prompt, its split.
 
@@ -53,10 +56,10 @@ class ContrastSet:
         return cls(tuple(positive), tuple(negative), positive_name, negative_name, splits)
 
     def split(self, name: str) -> ContrastSet:
-        """The prompts of one split, "train", "val" or "test"; KeyError for another name or an unsplit set."""
+        """The prompts of one split, "train", "val" or "test"; DatasetError for another name or an unsplit set."""
         if name not in SPLITS or not any(self.splits):
             known = ", ".join(SPLITS) if any(self.splits) else "none, it is not split"
-            raise KeyError(f"no split {name!r} in this contrast set; its splits are {known}")
+            raise DatasetError(f"There is no split {name!r} in this contrast set; its splits are {known}.")
         positive, negative = (
             tuple(text for text, at in zip(texts, where, strict=True) if at == name)
             for texts, where in zip((self.positive, self.negative), self.splits, strict=True)
@@ -93,6 +96,30 @@ class ContrastSet:
 
     def __len__(self) -> int:
         return len(self.positive) + len(self.negative)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.positive)} {self.positive_name}, {len(self.negative)} {self.negative_name}"
+        where = [*self.splits[0], *self.splits[1]]
+        splits = ", ".join(f"{name} {where.count(name)}" for name in SPLITS) if where else "one split"
+        examples = ", ".join(repr(cut(text, 60)) for text in self._harmless())
+        return f"ContrastSet({sizes}; {splits}; for example {examples})"
+
+    def _repr_html_(self) -> str:
+        kinds = [
+            (name, len(texts), *(where.count(split) for split in SPLITS))
+            for name, texts, where in zip(
+                (self.positive_name, self.negative_name),
+                (self.positive, self.negative),
+                self.splits,
+                strict=True,
+            )
+        ]
+        table = html_table("Two kinds of prompts", ["Kind", "Prompts", *SPLITS], kinds)
+        return table + "".join(html_text(f"For example: {cut(text)}") for text in self._harmless())
+
+    def _harmless(self) -> tuple[str, ...]:
+        """Two examples of the kind that may be shown."""
+        return (self.positive if self.positive_name == "harmless" else self.negative)[:2]
 
 
 def similarity(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, overload
 
+from steerlab.showing import counted, cut, html_table, html_text
+
 Form = Literal["simple", "conjunction", "disjunction"]
 
 
@@ -55,7 +57,19 @@ class StatementSet(Sequence[Statement]):
         return hash(self.hash)
 
     def __repr__(self) -> str:
-        return f"StatementSet({len(self)} statements, topics {', '.join(self.topics_present)})"
+        true = sum(self.labels)
+        sizes = f"{counted(len(self), 'statement')}, {true} true and {len(self) - true} false"
+        examples = ", ".join(repr(cut(text, 60)) for text in self.texts[:2])
+        return f"StatementSet({sizes}, topics {', '.join(self.topics_present)}; for example {examples})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (topic, len(labels), sum(labels), len(labels) - sum(labels))
+            for topic in self.topics_present
+            if (labels := [item.label for item in self._items if item.topic == topic])
+        ]
+        table = html_table("Statements", ["Topic", "Statements", "True", "False"], rows)
+        return table + "".join(html_text(f"For example: {text}") for text in self.texts[:2])
 
     @property
     def texts(self) -> list[str]:

@@ -14,11 +14,12 @@ from steerlab.datasets.statement_pairs import StatementPair
 from steerlab.datasets.statement_set import StatementSet
 from steerlab.datasets.statements import statements
 from steerlab.errors import DatasetError
+from steerlab.showing import html_table
 
 PACKAGED = "packaged"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyData:
     """What the studies read; a study takes the fields that it registers.
 
@@ -59,6 +60,22 @@ class StudyData:
         if isinstance(self.statements, StatementSet):
             return self.statements
         raise DatasetError("This study takes labelled statements, not pairs of them; give it a StatementSet.")
+
+    def __repr__(self) -> str:
+        return f"StudyData({', '.join(f'{name} {size} ({where})' for name, size, where in self._sizes())})"
+
+    def _repr_html_(self) -> str:
+        table = html_table("What studies read", ["Data", "Items", "From"], self._sizes())
+        shown = (getattr(self.statements, "_repr_html_", str), self.requests._repr_html_)
+        return table + "".join(show() for show in shown)
+
+    def _sizes(self) -> list[tuple[str, int, str]]:
+        fields = ("statements", "requests", "open_prompts", "plain_text", "questions")
+        return [
+            (name, len(value), self.source(name))
+            for name in fields
+            if (value := getattr(self, name)) is not None
+        ]
 
     def source(self, name: str) -> str:
         """Where a field's data come from."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerlab.directions._header import Numbers, SiteHeader, SiteStatistics
-from steerlab.errors import DirectionError
+from steerlab.errors import DirectionError, kind_of
 from steerlab.models import Site
 
 
@@ -41,6 +41,12 @@ def site_statistics_of(site: SiteHeader) -> SiteStatistics:
     """The statistics in a site's header."""
     fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}
     return SiteStatistics(**fields)
+
+
+def require_number(factor: Any) -> None:
+    """Raise unless a direction can be multiplied with it."""
+    if not hasattr(factor, "__float__") or getattr(factor, "ndim", 0) > 0:
+        raise DirectionError(f"A direction is multiplied with a number, not with {kind_of(factor)}.")
 
 
 def times(numbers: Numbers, factor: float) -> Numbers:

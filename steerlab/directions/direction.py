@@ -27,10 +27,19 @@ from steerlab.directions._header import (
     SiteHeader,
     SiteStatistics,
 )
-from steerlab.directions._numbers import as_rows, numbers, same_width, site_statistics_of, sum_of, times
+from steerlab.directions._numbers import (
+    as_rows,
+    numbers,
+    require_number,
+    same_width,
+    site_statistics_of,
+    sum_of,
+    times,
+)
+from steerlab.directions._shown import direction_html
 from steerlab.environment import library_versions
-from steerlab.errors import DirectionError, SteerlabError
-from steerlab.models import Site, SiteName, sites_among
+from steerlab.errors import DirectionError, SteerlabError, kind_of
+from steerlab.models import Site, SiteName, site_of, sites_among
 from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -71,9 +80,14 @@ class Direction:
     best: Site | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.vectors, Mapping):
+            raise DirectionError(
+                f"The vectors of a direction are {{'resid_post.5': vector}}, not {kind_of(self.vectors)}."
+            )
         if not self.vectors:
             raise DirectionError("A direction needs the vector of at least one site.")
-        vectors = {site: as_rows(site, self.vectors[site]) for site in sorted(self.vectors)}
+        given = {site_of(name): rows for name, rows in self.vectors.items()}
+        vectors = {site: as_rows(site, given[site]) for site in sorted(given)}
         object.__setattr__(self, "vectors", vectors)
         statistics = {site: self.statistics.get(site, SiteStatistics()) for site in vectors}
         object.__setattr__(self, "statistics", statistics)
@@ -83,6 +97,9 @@ class Direction:
     def __repr__(self) -> str:
         sites = f"{len(self.sites)} sites" if len(self.sites) > 3 else ", ".join(map(str, self.sites))
         return f"Direction({self.estimator} at {sites}, {self.model_name})"
+
+    def _repr_html_(self) -> str:
+        return direction_html(self)
 
     # ---------------------------------------------------------------------------------------------------- reading
 
@@ -99,6 +116,8 @@ class Direction:
                 f"{site} holds a subspace of {len(rows)} vectors; read vectors[site] instead."
             )
         return rows[0]
+
+    __iter__ = None  # vectors are looked up by site or layer; a direction is no sequence
 
     def at(self, *sites: SiteName | int) -> Direction:
         """The same direction with only these sites (see `__getitem__`, or a family's name: "resid_post")."""
@@ -165,6 +184,7 @@ class Direction:
 
     def __mul__(self, factor: float) -> Direction:
         """Every vector times ``factor``; statistics along the unit vector keep their value or change sign."""
+        require_number(factor)
         if not factor:
             raise DirectionError(
                 "A direction times zero points nowhere; use strength=0 to switch steering off."
@@ -191,6 +211,8 @@ class Direction:
 
     def __add__(self, other: Direction) -> Direction:
         """The sum at every site; both need the same sites, and class means stay known on shared data only."""
+        if not isinstance(other, Direction):
+            raise DirectionError(f"A direction is added to a direction, not to {kind_of(other)}.")
         if set(self.sites) != set(other.sites) or self.fingerprint != other.fingerprint:
             raise DirectionError(
                 f"{self!r} and {other!r} live at different sites or in different models and cannot be added; "

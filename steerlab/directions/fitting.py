@@ -22,7 +22,7 @@ from steerlab.directions.direction import Direction
 from steerlab.directions.held_out import FOLDS, best_site, held_out_accuracy
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.registry import estimator_of
-from steerlab.errors import DirectionError
+from steerlab.errors import DirectionError, kind_of
 from steerlab.models import Selector, Site
 from steerlab.statistics import Estimate
 
@@ -100,7 +100,7 @@ def fit_direction(
         DirectionError: for an unknown name, labels that are not two classes, pairs that are not one prompt of each
             class, or states of another model.
     """
-    estimator, activations = estimator_of(estimator), _states(states)
+    activations, estimator = _states(states), estimator_of(estimator)
     name, fingerprint = _read_in(activations, model)
     accuracy: dict[Site, Estimate] = {}
     if isinstance(activations, Moments):
@@ -158,9 +158,8 @@ def _held_out(
 
 def _states(states: Any) -> Activations | Moments:
     if not isinstance(states, Activations | Moments):
-        kind = "None" if states is None else f"a {type(states).__name__}"
         raise DirectionError(
-            f"Directions are fitted on states of sl.capture(model, prompts, sites), not on {kind}."
+            f"Directions are fitted on states of sl.capture(model, prompts, sites), not on {kind_of(states)}."
         )
     return states
 

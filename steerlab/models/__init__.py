@@ -25,7 +25,7 @@ from steerlab.models.positions import (
 )
 from steerlab.models.program import Applied, Count
 from steerlab.models.prompts import Prompt, Selection, Tokens, as_prompts
-from steerlab.models.sites import Site, SiteName, SitesGiven, sites_among, sites_of
+from steerlab.models.sites import Site, SiteName, SitesGiven, site_of, sites_among, sites_of
 
 __all__ = [
     "AfterInstruction",
@@ -66,6 +66,7 @@ __all__ = [
     "load",
     "read_output_weights",
     "require_selector",
+    "site_of",
     "sites_among",
     "sites_of",
 ]

@@ -15,7 +15,8 @@ from steerlab.models import prompts, templates, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
-from steerlab.models.sites import SITE_NAMES, Site, sites_of
+from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
+from steerlab.showing import html_table
 
 
 class Checkpoint:
@@ -47,6 +48,25 @@ class Checkpoint:
         return (
             f"LanguageModel({self.name!r}, {self.architecture}, {self.n_layers} layers, d_model {self.d_model}, "
             f"{self.dtype}, {self.device}{engine})".replace("torch.", "")
+        )
+
+    def _repr_html_(self) -> str:
+        parts = {
+            "Architecture": self.architecture,
+            "Layers": self.n_layers,
+            "Width": self.d_model,
+            "Heads": self.n_heads,
+            "Vocabulary": self.vocab_size,
+            "Context": self.context,
+            "Runs in": f"{self.backend}, {self.dtype}, {self.device}".replace("torch.", ""),
+        }
+        named = [(name, self.sites(name)) for name in self.site_names()]
+        sites = [
+            (name, sites[0] if len(sites) == 1 else f"{sites[0]} to {sites[-1].layer}", self.width(sites[0]))
+            for name, sites in named
+        ]
+        return html_table(self.name, ["Part", ""], parts.items()) + html_table(
+            "Sites", ["Name", "Where", "Width"], sites
         )
 
     # What it is
@@ -134,9 +154,9 @@ class Checkpoint:
             raise SiteError(f"{site!r} is not a Site; write sl.Site.parse('resid_post.12').")
         self.anatomy.tap(site)
 
-    def width(self, site: Site) -> int:
+    def width(self, site: SiteName) -> int:
         """Width of the state at `site`."""
-        return self.anatomy.width(site)
+        return self.anatomy.width(site_of(site))
 
     # Prompts
 

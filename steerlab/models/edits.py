@@ -111,7 +111,7 @@ def edits_of(given: Iterable[SteeringGiven]) -> list[Steering]:
     edits: list[Steering] = []
     for part in given:
         if isinstance(part, list | tuple):
-            edits += edits_of(part) if part else []
+            edits += edits_of(part) if part else ()
         elif isinstance(part, Directed):
             edits.append(registry_of("interventions")["add"](part))
         elif isinstance(part, type) or not isinstance(part, Edit | EditTable):

@@ -75,9 +75,15 @@ def generate(
 
 def require_settings(max_new_tokens: int, do_sample: bool, temperature: float, top_p: float) -> None:
     """Raise `SteerlabError` for settings that would write nothing or mean no law."""
+    if not hasattr(max_new_tokens, "__index__"):
+        raise SteerlabError(f"The number of new tokens is {max_new_tokens!r}; write max_new_tokens=64.")
     if max_new_tokens < 1:
         raise SteerlabError(
             f"Generating {max_new_tokens} new tokens writes nothing; ask for max_new_tokens of at least one."
+        )
+    if not do_sample and (temperature != 1 or top_p != 1):
+        raise SteerlabError(
+            f"Greedy text has no temperature or top_p ({temperature} and {top_p}); add do_sample=True to sample."
         )
     if do_sample and not (temperature > 0 and 0 < top_p <= 1):
         raise SteerlabError(

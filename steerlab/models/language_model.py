@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.errors import PromptError
+from steerlab.errors import PromptError, kind_of
 from steerlab.models import generation, prompts, streaming
 from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
@@ -261,7 +261,7 @@ class LanguageModel(Checkpoint):
         """
         if not isinstance(question, str):
             raise PromptError(
-                f"One question is asked as a text, not as a {type(question).__name__}; for several give "
+                f"One question is asked as a text, not as {kind_of(question)}; for several give "
                 "model.generate a list of model.instruction_prompt(...)."
             )
         prompt = self.instruction_prompt(question, template=template, system=system)

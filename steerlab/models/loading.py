@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from steerlab.errors import ModelError, reason
+from steerlab.errors import ModelError, kind_of, reason
 from steerlab.models import backends
 from steerlab.models.adapters import architecture_of
 from steerlab.models.backends import NNsight, Transformers
@@ -92,10 +92,9 @@ def _live(
 ) -> tuple[Transformers, Any, str]:
     """Engine, tokenizer and name of a live object, in the backend that is wanted."""
     if not hasattr(given, "config") and backends.backend_of(given) is Transformers:
-        kind = "None" if given is None else f"a {type(given).__name__}"
         raise ModelError(
-            f"A model cannot be loaded from {kind}; give a hub name, a folder, 'zoo:small-post', or a live model with "
-            "its tokenizer."
+            f"A model cannot be loaded from {kind_of(given)}; give a hub name, a folder, 'zoo:small-post', or a "
+            "live model with its tokenizer."
         )
     engine = backends.backend_of(given)(given)
     tokenizer = engine.tokenizer if tokenizer is None else tokenizer

@@ -71,6 +71,12 @@ def require_selector(given: Any, what: str = "positions") -> None:
     raise PromptError(f"The {what} cannot be {given!r}; give {hint}.")
 
 
+def _require_whole(selector: Selector, *numbers: object) -> None:
+    for number in numbers:
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise PromptError(f"{type(selector).__name__} counts tokens in whole numbers, not {number!r}.")
+
+
 @dataclass(frozen=True)
 class Last(Selector):
     """The last token of the prompt: its state decides the first generated token."""
@@ -85,6 +91,9 @@ class Index(Selector):
     """Token `index` of the prompt, counted from the start, or from the end when negative."""
 
     index: int
+
+    def __post_init__(self) -> None:
+        _require_whole(self, self.index)
 
     @property
     def needs_prompt(self) -> bool:  # type: ignore[override]
@@ -141,6 +150,7 @@ class FirstGenerated(Selector):
     needs_prompt = False
 
     def __post_init__(self) -> None:
+        _require_whole(self, self.count)
         if self.count < 1:
             raise PromptError(
                 f"The first {self.count} generated tokens are none; give a count of at least one."
@@ -179,6 +189,7 @@ class Window(Selector):
     stop: int | None = None
 
     def __post_init__(self) -> None:
+        _require_whole(self, self.start, *(() if self.stop is None else (self.stop,)))
         same_end = self.stop is not None and (self.start < 0) == (self.stop < 0)
         if same_end and self.start >= (self.stop or 0):
             raise PromptError(f"{self} holds no token; its stop must lie behind its start.")

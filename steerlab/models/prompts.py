@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from steerlab.errors import PromptError
+from steerlab.errors import PromptError, kind_of
 from steerlab.models.positions import Selector
 
 Template = Literal["auto", "chat", "plain", "none"]
@@ -39,6 +39,10 @@ class Prompt:
     has_special_tokens: bool = False
     template: str = "none"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise PromptError(f"A prompt's text is {kind_of(self.text)}; give a string.")
+
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
     """The prompt itself; a plain string becomes `Prompt(text)`."""
@@ -59,18 +63,14 @@ def as_prompts(given: Any) -> list[str | Prompt]:
             f"Prompts come as a list of texts, not as a table ({names}); give one column of it."
         )
     if not isinstance(given, Iterable):
-        raise PromptError(f"Prompts come as a text or a list of texts, not as {_kind(given)}; give texts.")
+        raise PromptError(f"Prompts come as a text or a list of texts, not as {kind_of(given)}; give texts.")
     listed = list(given)
     if not listed:
         raise PromptError("There are no prompts; give a list with at least one prompt.")
     for row, prompt in enumerate(listed):
         if not isinstance(prompt, str | Prompt):
-            raise PromptError(f"Prompt {row} is {_kind(prompt)}; give a text or a Prompt.")
+            raise PromptError(f"Prompt {row} is {kind_of(prompt)}; give a text or a Prompt.")
     return listed
-
-
-def _kind(given: object) -> str:
-    return "None" if given is None else f"a {type(given).__name__} ({str(given)[:40]})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import total_ordering
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from steerlab.errors import SiteError
+from steerlab.errors import SiteError, kind_of
 
 if TYPE_CHECKING:
     from steerlab.models.checkpoint import Checkpoint
@@ -80,12 +81,15 @@ class Site:
             raise SiteError(f"Site {self.name!r} belongs to the whole model; give it no layer.")
         if self.name in LAYER_SITES and self.layer is None:
             raise SiteError(f"Site {self.name!r} needs a layer, for example Site({self.name!r}, 0).")
+        if type(self.layer) not in (int, type(None)):
+            object.__setattr__(self, "layer", _whole(self.layer, self.name))
         if self.layer is not None and self.layer < 0:
             raise SiteError(f"Site {self.name}.{self.layer} has a negative layer; layers count from 0.")
 
     @classmethod
     def parse(cls, text: str) -> Site:
         """The site written as `name.layer` (or `name` alone), or as TransformerLens' hook name."""
+        _require_text(text)
         if "hook_" in text:
             return cls._of_hook(text)
         name, dot, layer = text.partition(".")
@@ -181,7 +185,7 @@ def sites_of(model: Checkpoint, given: SitesGiven) -> list[Site]:
         if isinstance(part, str) and part in LAYER_SITES:
             sites |= dict.fromkeys(model.sites(part))
             continue
-        site = _site(part)
+        site = site_of(part)
         model.require(site)
         sites[site] = None
     return list(sites)
@@ -204,8 +208,22 @@ def sites_among(known: Sequence[Site], given: SitesGiven | int) -> list[Site]:
         elif isinstance(part, int) and not isinstance(part, bool):
             sites[_at_layer(known, part)] = None
         else:
-            sites[_site(part)] = None
+            sites[site_of(part)] = None
     return list(sites)
+
+
+def _whole(layer: Any, name: str) -> int:
+    try:
+        return index(layer)
+    except TypeError as error:
+        raise SiteError(
+            f"A layer is a number counted from 0, not {layer!r}; write Site({name!r}, 5)."
+        ) from error
+
+
+def _require_text(given: Any) -> None:
+    if not isinstance(given, str):
+        raise SiteError(f"A site is written like 'resid_post.12', not as {kind_of(given)}.")
 
 
 def _parts(given: Any) -> list[Any]:
@@ -214,12 +232,18 @@ def _parts(given: Any) -> list[Any]:
     return list(given)
 
 
-def _site(part: Any) -> Site:
+def site_of(part: Any) -> Site:
+    """One site that somebody wrote down: a `Site`, "resid_post.5", TransformerLens' hook name.
+
+    Raises:
+        SiteError: something else.
+    """
     if isinstance(part, Site):
         return part
     if not isinstance(part, str):
         raise SiteError(
-            f"{part!r} is not a site; write 'resid_post.12' for one layer, 'resid_post' for all, or a list of them."
+            f"{kind_of(part) if isinstance(part, type) else repr(part)} is not a site; write 'resid_post.12' for one "
+            "layer, 'resid_post' for all, or a list of them."
         )
     return Site.parse(part)
 
@@ -234,6 +258,8 @@ def _at_layer(known: Sequence[Site], layer: int) -> Site:
 
 
 def _unknown(name: str) -> str:
+    if str(name).partition(".")[0] in SITE_NAMES:
+        return f"A site's name has no layer in it; write Site.parse({name!r}), or {name!r} where sites are asked for."
     alike = get_close_matches(str(name), SITE_NAMES, n=1)
     hint = f"did you mean {alike[0]!r}? The" if alike else "the"
     return f"There is no site called {name!r}; {hint} sites are {', '.join(SITE_NAMES)}, written like 'resid_post.12'."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from steerlab.errors import PromptError
+from steerlab.errors import PromptError, kind_of
 from steerlab.models.prompts import Prompt, Template
 
 _SENTINEL = "\u2063steerlab\u2063"
@@ -18,6 +18,8 @@ def render(
     tokenizer: Any, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
 ) -> Prompt:
     """Put a user's text into the form the model answers to; see `LanguageModel.instruction_prompt`."""
+    if not isinstance(text, str):
+        raise PromptError(f"An instruction is one text, not {kind_of(text)}; render each text by itself.")
     if not text.strip():
         raise PromptError("The instruction is empty; give it a text.")
     kinds = ("auto", "chat", "plain", "none")

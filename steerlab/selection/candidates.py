@@ -15,6 +15,7 @@ from steerlab import plots
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, SteerlabError
 from steerlab.record import Record
+from steerlab.showing import html_figure, html_table
 from steerlab.statistics import Number
 
 if TYPE_CHECKING:
@@ -137,6 +138,17 @@ class Selection(Record):
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Selection.model_validate` reads them."""
         return self.model_dump(mode="json")
+
+    def __repr__(self) -> str:
+        place = f"layer {self.chosen.layer}, position {self.chosen.position} ({self.token!r})"
+        return f"Selection({place} of {len(self.candidates)} candidates in {self.model}, {self.rule})"
+
+    def _repr_html_(self) -> str:
+        names = ("layer", "position", "bypass", "induce", "kl", "separation")
+        best = sorted(self.candidates, key=lambda place: (place is not self.chosen, place.bypass))[:5]
+        rows = [[*(getattr(place, name) for name in names), self.verdict(place)] for place in best]
+        drawn = html_figure(self.plot()) if self.scored else ""
+        return drawn + html_table(repr(self), [*names, "verdict"], rows)
 
     def plot(self) -> Figure:
         """Bypass, induce and KL over layers and positions, the chosen place marked."""

@@ -10,7 +10,7 @@ from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from html import escape
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,18 +19,16 @@ from torch import Tensor
 
 from steerlab.activations import Activations
 from steerlab.directions import Direction
-from steerlab.errors import SteeringError
-from steerlab.models import All, LanguageModel, Selector, Site, sites_among, sites_of
+from steerlab.errors import PromptError, SteeringError
+from steerlab.models import All, LanguageModel, Selector, Site, require_selector, sites_among, sites_of
 from steerlab.models.gates import EditCondition, Schedule
 from steerlab.models.operators import Operator, Share, precise
 from steerlab.models.sites import LAYER_SITES
 from steerlab.steering import _text
+from steerlab.steering._amounts import LayersGiven, at_layers, layers_given, where_it_works
 from steerlab.steering._sentence import sentence
 from steerlab.steering.condition import Condition
 from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
-
-Strength: TypeAlias = "float | Mapping[int, float]"
-LayersGiven: TypeAlias = "int | Iterable[int] | str | None"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -235,7 +233,6 @@ class Intervention(ABC):
 
     def _require_parts(self) -> None:
         given: tuple[tuple[str, Any, bool, str], ...] = (
-            ("positions", self.positions, isinstance(self.positions, Selector), "a selector like Last()"),
             (
                 "schedule",
                 self.schedule,
@@ -249,9 +246,11 @@ class Intervention(ABC):
                 "a Condition",
             ),
         )
+        try:
+            require_selector(self.positions, "positions of an intervention")
+        except PromptError as error:
+            raise SteeringError(str(error)) from error
         for name, value, fits, wanted in given:
-            if not fits and isinstance(value, type) and issubclass(value, Selector | Condition):
-                wanted = f"one of that class, {value.__name__}(...)"
             if not fits:
                 raise SteeringError(f"The {name} of an intervention cannot be {value!r}; give {wanted}.")
 
@@ -275,8 +274,8 @@ class Intervention(ABC):
                 continue
             if not isinstance(value, Tensor | np.ndarray | list | tuple) or not len(value):
                 raise SteeringError(
-                    f"The {name} of a {type(self).__name__} is a sl.Direction, or a tensor with sites='resid_post.5'; "
-                    f"it cannot be {value!r:.80}."
+                    f"{type(self).__name__} takes as its {name} a sl.Direction, or a tensor with "
+                    f"sites='resid_post.5'; it cannot be {value!r:.80}."
                 )
             if not self.sites:
                 raise SteeringError(
@@ -321,96 +320,8 @@ class Intervention(ABC):
             raise SteeringError(f"{type(self).__name__} needs sites, for example sites='resid_post.3'.")
         if layers is None:
             strength = getattr(self, "strength", None)
-            layers = tuple(strength) if isinstance(strength, Mapping) else None
+            layers = layers_given(list(strength)) if isinstance(strength, Mapping) else None
         return where_it_works(direction) if layers is None else at_layers(direction, layers)
 
 
 _SHARED = {field_.name for field_ in fields(Intervention)} | {"layers"}
-
-
-def layers_given(layers: Any) -> tuple[int, ...]:
-    """Layers as somebody wrote them down: one number, (first, last) with both in it, or a list of numbers.
-
-    Raises:
-        SteeringError: something else.
-    """
-    listed = [layers] if isinstance(layers, int) or not isinstance(layers, Iterable) else list(layers)
-    if isinstance(layers, str) or not all(isinstance(n, int) and not isinstance(n, bool) for n in listed):
-        raise SteeringError(
-            f"The layers are {layers!r}; write layers=18, layers=(10, 18), layers=[10, 14, 18] or layers='all'."
-        )
-    if isinstance(layers, tuple) and len(listed) == 2:
-        first, last = listed
-        if first > last:
-            raise SteeringError(
-                f"The layers {first} to {last} are none; write (first, last) in ascending order."
-            )
-        return tuple(range(first, last + 1))
-    return tuple(listed)
-
-
-def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:
-    """The sites at some layers of the kind of site a direction has."""
-    names = {site.name for site in direction.sites}
-    if len(names) != 1 or direction.sites[0].layer is None:
-        raise SteeringError(
-            f"Layers of {direction!r} mean nothing, which has vectors at {', '.join(sorted(names))}; name the sites."
-        )
-    if not layers or min(layers) < 0:
-        raise SteeringError(
-            f"The layers {list(layers)} name no sites; count from 0, or take model.sites(name, [-1]) for the last."
-        )
-    (name,) = names
-    return tuple(Site(name, layer) for layer in layers)
-
-
-def where_it_works(direction: Direction) -> tuple[Site, ...]:
-    """The only site of a direction, or the one where it works best.
-
-    Raises:
-        SteeringError: a direction of several sites that does not know it.
-    """
-    if len(direction.sites) == 1:
-        return direction.sites
-    if direction.best is None:
-        layer = direction.sites[len(direction.sites) // 2].layer
-        named = f"sites='{direction.sites[0].name}'" if layer is None else f"layers={layer}"
-        raise SteeringError(
-            f"{direction!r} has {len(direction.sites)} sites and does not know where it works best; name some, for "
-            f"example {named}, or layers='all'."
-        )
-    return (direction.best,)
-
-
-def strength_at(strength: Strength, site: Site) -> float:
-    """The strength at a site; a mapping gives one a layer.
-
-    Raises:
-        SteeringError: the mapping has none for the site's layer.
-    """
-    if not isinstance(strength, Mapping):
-        return float(strength)
-    if site.layer is None or site.layer not in strength:
-        known = ", ".join(map(str, strength))
-        raise SteeringError(f"There is no strength for {site}; the mapping has the layers {known}.")
-    return float(strength[site.layer])
-
-
-def orthonormal(direction: Direction, site: Site) -> Float[Tensor, "width k"]:
-    """An orthonormal basis of the span of a direction's vectors at a site, float64."""
-    rows = direction.vectors[direction.source(site)].double()
-    basis: Tensor = torch.linalg.qr(rows.T).Q
-    return basis
-
-
-def unit_rows(direction: Direction, site: Site) -> Float[Tensor, "k width"]:
-    """A direction's vectors at a site, each at length one, float64."""
-    rows = direction.vectors[direction.source(site)].double()
-    return torch.nn.functional.normalize(rows, dim=1)
-
-
-def require_finite(what: str, *numbers: float) -> None:
-    """Raise a sentence for a number that is not finite."""
-    for number in numbers:
-        if not torch.isfinite(torch.tensor(float(number))):
-            raise SteeringError(f"The {what} is {number}; give a finite number.")

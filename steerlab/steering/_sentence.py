@@ -55,11 +55,6 @@ def amount(strength: float | Mapping[int, float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def counted(number: int, one: str) -> str:
-    """ "1 row", "2 rows"."""
-    return f"{number} {one}{'' if number == 1 else 's'}"
-
-
 def listed(numbers: Sequence[int]) -> str:
     """Some numbers, the first of them where they are many."""
     return ", ".join(map(str, numbers[:6])) + (", ..." if len(numbers) > 6 else "")

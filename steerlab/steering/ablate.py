@@ -16,7 +16,8 @@ from steerlab.directions import Direction
 from steerlab.errors import DirectionError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
-from steerlab.steering._intervention import Intervention, at_layers, orthonormal, where_it_works
+from steerlab.steering._amounts import at_layers, orthonormal, where_it_works
+from steerlab.steering._intervention import Intervention
 from steerlab.steering.registry import register_intervention
 
 STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +22,9 @@ from torch import Tensor
 from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.backends.native import Transformers
+from steerlab.models.edits import SteeringGiven, edits_of
 from steerlab.steering import _biases
-from steerlab.steering._intervention import orthonormal
+from steerlab.steering._amounts import orthonormal
 from steerlab.steering._proof import logits, prove
 from steerlab.steering._writers import Part, Writers, project
 from steerlab.steering.ablate import Ablate, stream_writes
@@ -33,12 +34,12 @@ _KNOWN = ("direction", "sites", "strength", "unit", "positions")
 _TINY = 1e-6
 
 
-def bake(model: LanguageModel, *interventions: Edit, in_place: bool = False) -> LanguageModel:
+def bake(model: LanguageModel, *edits: SteeringGiven, in_place: bool = False) -> LanguageModel:
     """A model whose weights do what `interventions` do with hooks, in `forward`, `generate` and every engine.
 
     Args:
         model: a transformers model in floating point, outside `model.steering`.
-        interventions: `Add` and `Ablate` on all tokens, in the order in which `steering` would apply them.
+        edits: `Add` and `Ablate` on all tokens, in the order in which `steering` would apply them.
         in_place: change the weights of `model` itself rather than of a copy; it is another model afterwards.
 
     Returns:
@@ -51,6 +52,7 @@ def bake(model: LanguageModel, *interventions: Edit, in_place: bool = False) -> 
     Example:
         >>> plain = bake(model, Ablate(refusal))  # doctest: +SKIP
     """
+    interventions: Any = edits_of(edits) if edits else []
     _require_bakeable(model, interventions)
     _plan(Writers(model), interventions)  # refuses before anything is copied or changed
     expected = logits(model, interventions)

@@ -135,6 +135,10 @@ def calibrate(
     Raises:
         SteeringError: a candidate without a strength, or no strengths to try.
     """
+    if not callable(effect):
+        raise SteeringError(
+            f"The effect is a function of (model, prompts), for example token_log_odds(' yes', ' no'), not {effect!r}."
+        )
     named = candidates if isinstance(candidates, Mapping) else {"steered": candidates}
     if not named or (strengths is not None and not any(strengths)):
         raise SteeringError("Calibrating needs a candidate and strengths other than zero to try.")

@@ -23,7 +23,8 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator, Share, blended
-from steerlab.steering._intervention import Intervention, require_finite, unit_rows
+from steerlab.steering._amounts import require_finite, unit_rows
+from steerlab.steering._intervention import Intervention
 from steerlab.steering._unit_vector import UnitVector
 from steerlab.steering.registry import register_intervention
 

@@ -25,8 +25,8 @@ from steerlab.errors import DirectionError, SteeringError
 from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import Operator, precise
+from steerlab.showing import counted
 from steerlab.steering._intervention import Intervention
-from steerlab.steering._sentence import counted
 from steerlab.steering.registry import register_intervention
 
 

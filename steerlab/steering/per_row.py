@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Edit
+from steerlab.models.edits import Directed, edits_of
 from steerlab.steering.registry import edit_from_dict, register_intervention
 
 if TYPE_CHECKING:
@@ -35,17 +36,11 @@ class PerRow:
 
     kind: ClassVar[str] = "per_row"
 
-    def __init__(self, *rows: Edit | Sequence[Edit]) -> None:
+    def __init__(self, *rows: Edit | Directed | Sequence[Edit | Directed]) -> None:
         if not rows:
             raise SteeringError("A table of interventions needs one row a prompt; write PerRow([...], ()).")
         #: For each prompt its interventions.
-        self.rows: tuple[tuple[Edit, ...], ...] = tuple(
-            (row,) if isinstance(row, Edit) else tuple(row) for row in rows
-        )
-        for number, row in enumerate(self.rows):
-            for edit in row:
-                if not isinstance(edit, Edit):
-                    raise SteeringError(f"Row {number} holds {edit!r}, which is no intervention.")
+        self.rows: tuple[tuple[Edit, ...], ...] = tuple(_row(number, row) for number, row in enumerate(rows))
 
     def __repr__(self) -> str:
         return f"PerRow({', '.join(map(repr, self.rows))})"
@@ -66,6 +61,19 @@ class PerRow:
         directions, states = list(directions), list(states)
         rows = [[edit_from_dict(edit, directions, states) for edit in row] for row in data["rows"]]
         return cls(*rows)  # type: ignore[arg-type]
+
+
+def _row(number: int, row: Any) -> tuple[Edit, ...]:
+    if isinstance(row, list | tuple) and not row:
+        return ()
+    try:
+        edits = edits_of([row])
+    except SteeringError as error:
+        raise SteeringError(f"Row {number} holds what is no intervention. {error}") from error
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise SteeringError(f"Row {number} holds {edit!r}, which is no intervention.")
+    return tuple(edit for edit in edits if isinstance(edit, Edit))
 
 
 def _written(edit: Edit) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import torch
 from steerlab.directions import Direction
 from steerlab.models import Site
 from steerlab.models.operators import Operator
-from steerlab.steering._intervention import Intervention, orthonormal
+from steerlab.steering._amounts import orthonormal
+from steerlab.steering._intervention import Intervention
 from steerlab.steering.registry import register_intervention
 
 

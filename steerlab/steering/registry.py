@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -13,7 +13,8 @@ from steerlab.registry import Registry
 if TYPE_CHECKING:
     from steerlab.activations import Activations
     from steerlab.directions import Direction
-    from steerlab.models import Edit, LanguageModel
+    from steerlab.models import LanguageModel
+    from steerlab.models.edits import SteeringGiven
     from steerlab.steering._intervention import Intervention
     from steerlab.steering.per_row import PerRow
 
@@ -39,7 +40,7 @@ def register_intervention(intervention: Kind) -> Kind:
 
 def export(
     model: LanguageModel,
-    edits: Edit | Sequence[Edit],
+    edits: SteeringGiven,
     out: str | Path,
     format: str = "transformers",
     *,
@@ -64,8 +65,10 @@ def export(
     Example:
         >>> sl.export(model, sl.Ablate(refusal), "llama-without-refusal")  # doctest: +SKIP
     """
+    from steerlab.models.edits import edits_of
+
     write = EXPORTS[format]
-    every = list(edits) if isinstance(edits, Sequence) else [edits]
+    every = edits_of([edits])
     options = {"in_place": True} if in_place and "in_place" in signature(write).parameters else {}
     return write(model, every, out, **options)
 

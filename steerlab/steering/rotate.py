@@ -22,7 +22,8 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Share
-from steerlab.steering._intervention import Intervention, Strength, require_finite, strength_at
+from steerlab.steering._amounts import Strength, require_finite, strength_at
+from steerlab.steering._intervention import Intervention
 from steerlab.steering._sentence import amount
 from steerlab.steering._unit_vector import UnitVector
 from steerlab.steering.registry import register_intervention

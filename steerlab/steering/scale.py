@@ -17,7 +17,8 @@ import torch
 from steerlab.errors import SiteError, SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
-from steerlab.steering._intervention import Intervention, require_finite
+from steerlab.steering._amounts import require_finite
+from steerlab.steering._intervention import Intervention
 from steerlab.steering._sentence import listed
 from steerlab.steering.registry import register_intervention
 

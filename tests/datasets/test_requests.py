@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from steerlab.datasets import ContrastSet, open_prompts, plain_text, requests
 from steerlab.datasets.contrast import NEAR_DUPLICATE, SPLITS, near_duplicate_groups, similarity
 from steerlab.datasets.requests import KINDS
+from steerlab.errors import DatasetError
 
 
 def test_there_are_two_hundred_of_each_in_three_splits() -> None:
@@ -166,9 +167,9 @@ def test_punctuation_and_case_make_near_duplicates() -> None:
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(KeyError, match="dev"):
+    with pytest.raises(DatasetError, match="dev"):
         requests().split("dev")
-    with pytest.raises(KeyError, match="not split"):
+    with pytest.raises(DatasetError, match="not split"):
         requests().split("train").split("train")
 
 

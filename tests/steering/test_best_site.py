@@ -80,6 +80,9 @@ def test_a_fitted_direction_knows_its_best_site_and_a_file_keeps_it(
         alone = held_out_accuracy(DifferenceInMeans(), states[site].numpy(), np.array(labels))
         assert made.accuracy[site].value == alone.value
     assert made.best == best_site(made.accuracy, made.statistics)
+    shown = made._repr_html_()
+    assert "Held-out accuracy" in shown
+    assert f"best at {made.best}" in shown
     made.save(f"{tmp_path}/d.safetensors")
     assert sl.Add(sl.Direction.load(f"{tmp_path}/d.safetensors")).sites == (made.best,)
     assert sl.fit_direction(states, labels, hold_out=False).best is None

@@ -1,0 +1,113 @@
+"""Parts that interventions share: layers and strengths as people write them, a direction's vectors as matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.directions import Direction
+from steerlab.errors import SteeringError
+from steerlab.models import Site
+
+Strength: TypeAlias = "float | Mapping[int, float]"
+LayersGiven: TypeAlias = "int | Iterable[int] | str | None"
+
+
+def layers_given(layers: Any) -> tuple[int, ...]:
+    """Layers as somebody wrote them down: one number, (first, last) with both in it, or a list of numbers.
+
+    Raises:
+        SteeringError: something else.
+    """
+    listed = [layers] if isinstance(layers, int) or not isinstance(layers, Iterable) else list(layers)
+    if isinstance(layers, str) or not all(isinstance(n, int) and not isinstance(n, bool) for n in listed):
+        raise SteeringError(
+            f"The layers are {layers!r}; write layers=18, layers=(10, 18), layers=[10, 14, 18] or layers='all'."
+        )
+    if isinstance(layers, tuple) and len(listed) == 2:
+        first, last = listed
+        if first > last:
+            raise SteeringError(
+                f"The layers {first} to {last} are none; write (first, last) in ascending order."
+            )
+        return tuple(range(first, last + 1))
+    return tuple(listed)
+
+
+def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:
+    """The sites at some layers of the kind of site a direction has."""
+    names = {site.name for site in direction.sites}
+    if len(names) != 1 or direction.sites[0].layer is None:
+        raise SteeringError(
+            f"Layers of {direction!r} mean nothing, which has vectors at {', '.join(sorted(names))}; name the sites."
+        )
+    if not layers or min(layers) < 0:
+        raise SteeringError(
+            f"The layers {list(layers)} name no sites; count from 0, or take model.sites(name, [-1]) for the last."
+        )
+    (name,) = names
+    return tuple(Site(name, layer) for layer in layers)
+
+
+def where_it_works(direction: Direction) -> tuple[Site, ...]:
+    """The only site of a direction, or the one where it works best.
+
+    Raises:
+        SteeringError: a direction of several sites that does not know it.
+    """
+    if len(direction.sites) == 1:
+        return direction.sites
+    if direction.best is None:
+        layer = direction.sites[len(direction.sites) // 2].layer
+        named = f"sites='{direction.sites[0].name}'" if layer is None else f"layers={layer}"
+        raise SteeringError(
+            f"{direction!r} has {len(direction.sites)} sites and does not know where it works best; name some, for "
+            f"example {named}, or layers='all'."
+        )
+    return (direction.best,)
+
+
+def strength_at(strength: Strength, site: Site) -> float:
+    """The strength at a site; a mapping gives one a layer.
+
+    Raises:
+        SteeringError: the mapping has none for the site's layer.
+    """
+    if not isinstance(strength, Mapping):
+        return _number(strength)
+    if site.layer is None or site.layer not in strength:
+        known = ", ".join(map(str, strength))
+        raise SteeringError(f"There is no strength for {site}; the mapping has the layers {known}.")
+    return _number(strength[site.layer])
+
+
+def _number(strength: Any) -> float:
+    if isinstance(strength, str | bool) or not hasattr(strength, "__float__"):
+        raise SteeringError(
+            f"The strength is {strength!r}; give a number, or one by layer: {{8: 0.5, 9: 1.0}}."
+        )
+    return float(strength)
+
+
+def orthonormal(direction: Direction, site: Site) -> Float[Tensor, "width k"]:
+    """An orthonormal basis of the span of a direction's vectors at a site, float64."""
+    rows = direction.vectors[direction.source(site)].double()
+    basis: Tensor = torch.linalg.qr(rows.T).Q
+    return basis
+
+
+def unit_rows(direction: Direction, site: Site) -> Float[Tensor, "k width"]:
+    """A direction's vectors at a site, each at length one, float64."""
+    rows = direction.vectors[direction.source(site)].double()
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def require_finite(what: str, *numbers: float) -> None:
+    """Raise a sentence for a number that is not finite."""
+    for number in numbers:
+        if not torch.isfinite(torch.tensor(float(number))):
+            raise SteeringError(f"The {what} is {number}; give a finite number.")
