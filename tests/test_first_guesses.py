@@ -7,6 +7,7 @@ as an AttributeError).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,8 @@ GUESSES: list[tuple[str, Any, str]] = [
     # Interventions.
     ("sl.Add(direction, 2, layers=1).sites == (sl.Site('resid_post', 1),)", True, ""),
     ("len(sl.Add(direction, 2, layers=(0, 2)).sites) == 3", True, ""),
+    ("sl.Add(direction, 2).sites == (sl.Site('resid_post', 1),)", True, ""),
+    ("sl.Add(unsure, 2)", SteeringError, "layers=1, or layers='all'"),
     ("sl.Add(direction, 2, layers=-1)", SteeringError, "count from 0"),
     ('sl.Add(direction, 2, layers="1")', SteeringError, "write layers=18"),
     ("sl.Add(direction, 2, layers=9)", DirectionError, "no vector at resid_post.9"),
@@ -176,8 +179,10 @@ def names() -> dict[str, Any]:
     made = SimpleNamespace(
         sl=sl, np=np, pd=pd, torch=torch, model=model, states=states, T=TEXTS, L=LABELS, steered=steered
     )
-    made.direction = sl.fit_direction(states, LABELS)
-    made.foreign = sl.fit_direction(sl.capture(other, TEXTS, "resid_post"), LABELS)
+    middle = sl.Site("resid_post", 1)
+    made.direction = replace(sl.fit_direction(states, LABELS), best=middle)
+    made.foreign = replace(sl.fit_direction(sl.capture(other, TEXTS, "resid_post"), LABELS), best=middle)
+    made.unsure = replace(made.direction, best=None)
     made.module, made.tokenizer = build("llama"), tiny_tokenizer()
     return vars(made)
 

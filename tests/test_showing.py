@@ -67,7 +67,7 @@ def test_models_states_and_directions(model: sl.LanguageModel) -> None:
         (sl.Moments(), ["0 rows"]),
         (direction, ["Lda", "Class gap", "resid_post.2", "Stream norm"]),
         (sl.Direction({"resid_post.1": states["resid_post.1"][0]}, EVIL, "f"), ["given", "Norm"]),  # type: ignore[dict-item]
-        (sl.Add(direction, 2), ["adds 2 class gaps of Lda at resid_post.0 to 2, every token"]),
+        (sl.Add(direction, 2, layers="all"), ["adds 2 class gaps of Lda at resid_post.0 to 2, every token"]),
     ]
     for thing, words in shown:
         html = thing._repr_html_()  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -102,22 +103,13 @@ def fit_direction(
     """
     activations, estimator = _states(states), estimator_of(estimator)
     name, fingerprint = _read_in(activations, model)
-    accuracy: dict[Site, Estimate] = {}
     if isinstance(activations, Moments):
-        classes = classes_of([label for label in activations.labels if label != DIFFERENCE], positive)
-        fitted = {site: _fit_moments(estimator, activations, site, *classes) for site in activations.sites}
+        fitted, accuracy = _from_moments(estimator, activations, positive), {}
     else:
-        row_labels = by_row(activations, labels, "labels")
-        classes = classes_of(row_labels, positive)
-        is_positive = np.array([label == classes[1] for label in row_labels])
-        extra = _extra(estimator, activations, pairs, polarity)
-        fitted = {
-            site: _fit_rows(estimator, activations[site], site, is_positive, *classes, extra)
-            for site in activations.sites
-        }
-        if hold_out:
-            together = by_row(activations, _groups(activations, pairs, groups), "groups")
-            accuracy = _held_out(estimator, activations, is_positive, together, extra, seed)
+        rows = _Rows.of(estimator, activations, labels, positive, pairs, polarity)
+        fitted = {site: _fit_rows(estimator, activations[site], site, rows) for site in activations.sites}
+        together = _groups(activations, pairs, groups)
+        accuracy = _held_out(estimator, activations, rows, together, seed) if hold_out else {}
     found = {site: statistics for site, (_, statistics) in fitted.items()}
     return Direction(
         vectors={site: vector for site, (vector, _) in fitted.items()},
@@ -133,25 +125,56 @@ def fit_direction(
     )
 
 
-def _groups(activations: Activations, pairs: Any, groups: Any) -> Any:
-    return groups if groups is not None else pairs if pairs is not None else range(activations.n_prompts)
+@dataclass(frozen=True)
+class _Rows:
+    """What is known of each row: its class, and what else an estimator takes."""
+
+    is_positive: NDArray[np.bool_]
+    negative: Label
+    positive: Label
+    extra: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of(
+        cls,
+        estimator: LinearDirection,
+        activations: Activations,
+        labels: Any,
+        positive: Label | None,
+        pairs: Any,
+        polarity: Any,
+    ) -> _Rows:
+        given = by_row(activations, labels, "labels")
+        low, high = classes_of(given, positive)
+        is_positive = np.array([label == high for label in given])
+        return cls(is_positive, low, high, _extra(estimator, activations, pairs, polarity))
+
+
+def _from_moments(
+    estimator: LinearDirection, moments: Moments, positive: Label | None
+) -> dict[Site, tuple[Tensor, SiteStatistics]]:
+    classes = classes_of([label for label in moments.labels if label != DIFFERENCE], positive)
+    return {site: _fit_moments(estimator, moments, site, *classes) for site in moments.sites}
+
+
+def _groups(activations: Activations, pairs: Any, groups: Any) -> list[Label]:
+    """What is held out together, by row."""
+    given = groups if groups is not None else pairs if pairs is not None else range(activations.n_prompts)
+    return by_row(activations, given, "groups")
 
 
 def _held_out(
-    estimator: LinearDirection,
-    activations: Activations,
-    is_positive: NDArray[np.bool_],
-    groups: Sequence[Label],
-    extra: Mapping[str, NDArray[Any]],
-    seed: int,
+    estimator: LinearDirection, activations: Activations, rows: _Rows, groups: Sequence[Label], seed: int
 ) -> dict[Site, Estimate]:
     """Held-out accuracy by site; empty where a class has fewer groups than there are folds."""
-    kinds = Counter(positive for _, positive in set(zip(groups, is_positive.tolist(), strict=True)))
+    kinds = Counter(positive for _, positive in set(zip(groups, rows.is_positive.tolist(), strict=True)))
     if min(kinds.values()) < FOLDS:
         return {}
-    labels = is_positive.astype(int)
+    labels = rows.is_positive.astype(int)
     return {
-        site: held_out_accuracy(estimator, activations[site].numpy(), labels, groups, extra=extra, seed=seed)
+        site: held_out_accuracy(
+            estimator, activations[site].numpy(), labels, groups, extra=rows.extra, seed=seed
+        )
         for site in activations.sites
     }
 
@@ -236,23 +259,20 @@ def classes_of(labels: Sequence[Label], positive: Label | None) -> tuple[Label, 
 
 def _fit_rows(
     estimator: LinearDirection,
-    rows: Tensor,
+    states: Tensor,
     site: Site,
-    is_positive: NDArray[np.bool_],
-    negative: Label,
-    positive: Label,
-    extra: Mapping[str, NDArray[Any]],
+    rows: _Rows,
 ) -> tuple[Tensor, SiteStatistics]:
-    model = clone(estimator).fit(rows, is_positive, **extra)
+    model = clone(estimator).fit(states, rows.is_positive, **rows.extra)
     unit = torch.from_numpy(unit_of(model.direction_, site))
-    projections = (rows.to(unit.dtype) @ unit).numpy()
-    high, low = projections[is_positive], projections[~is_positive]
+    projections = (states.to(unit.dtype) @ unit).numpy()
+    high, low = projections[rows.is_positive], projections[~rows.is_positive]
     within = np.concatenate([high - high.mean(), low - low.mean()])
     statistics = site_statistics(
         model.direction_,
         bias=model.bias_,
-        means={negative: float(low.mean()), positive: float(high.mean())},
-        stream_norm=float(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).mean()),
+        means={rows.negative: float(low.mean()), rows.positive: float(high.mean())},
+        stream_norm=float(torch.linalg.vector_norm(states, dim=1, dtype=torch.float64).mean()),
         sigma=_sigma(float((within**2).sum()), len(within)),
     )
     return torch.from_numpy(model.direction_), statistics

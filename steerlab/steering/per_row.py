@@ -69,7 +69,7 @@ def _row(number: int, row: Any) -> tuple[Edit, ...]:
     try:
         edits = edits_of([row])
     except SteeringError as error:
-        raise SteeringError(f"Row {number} holds what is no intervention. {error}") from error
+        raise SteeringError(f"Row {number} cannot be used: {error}") from error
     for edit in edits:
         if not isinstance(edit, Edit):
             raise SteeringError(f"Row {number} holds {edit!r}, which is no intervention.")
