@@ -68,7 +68,8 @@ def export(
     from steerlab.models.edits import edits_of
 
     write = EXPORTS[format]
-    every = edits_of([edits])
+    is_empty = isinstance(edits, list | tuple) and not edits  # which every format refuses in its own words
+    every = [] if is_empty else edits_of([edits])
     options = {"in_place": True} if in_place and "in_place" in signature(write).parameters else {}
     return write(model, every, out, **options)
 

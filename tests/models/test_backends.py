@@ -419,7 +419,7 @@ def test_other_refusals(checkpoint: Any) -> None:
         ("holds no transformers model", bridge.blocks[0], {}),
         ("wraps a Linear, not a transformers model", nnsight.NNsight(torch.nn.Linear(2, 2)), {}),
         ("needs its tokenizer", nnsight.NNsight(build("llama")), {}),
-        ("TransformerBridge nor an nnsight model", object(), {}),
+        ("cannot be loaded from an object", object(), {}),
     ]
     for words, source, options in cases:
         with pytest.raises(ModelError, match=words):
