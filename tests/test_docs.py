@@ -37,12 +37,24 @@ def printed(page: Path, folder: Path) -> Path:
 
 @pytest.mark.usefixtures("smaller_studies")
 @pytest.mark.parametrize("page", [ROOT / "README.md", *GUIDE], ids=lambda page: page.stem)
-def test_a_page_runs_as_printed(page: Path, tmp_path: Path) -> None:
-    """Its Python first, then a guide's commands on bundled models, all of a page in one empty folder."""
-    assert run_script(printed(page, tmp_path), [], tmp_path) is None
+def test_a_page_runs_as_printed(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its Python first, then a guide's commands on bundled models, all of a page in one empty folder.
+
+    Each ``print(…)  # words`` prints these words, in this order.
+    """
+    script = printed(page, tmp_path)
+    assert run_script(script, [], tmp_path) is None
+    out = capsys.readouterr().out
+    for words in re.findall(r"^ *print\(.*\)  # (?:\.\.\. )?(.+)$", script.read_text("utf-8"), flags=re.M):
+        assert words in out, words
+        out = out.partition(words)[2]
     commands = re.findall(r"^\$ steerlab (.*zoo:.*)$", page.read_text("utf-8"), flags=re.M)
     for command in commands:
         assert run_command(shlex.split(command), tmp_path) == 0, command
+
+
+def test_the_readme_says_what_its_first_steps_print() -> None:
+    assert len(re.findall(r"^ *print\(.*\)  # ", (ROOT / "README.md").read_text("utf-8"), flags=re.M)) >= 4
 
 
 @pytest.mark.parametrize("command", ["make compare", "make test"])
