@@ -106,6 +106,7 @@ GUESSES: list[tuple[str, Any, str]] = [
     ("sl.Add(direction, 2, layers=1).sites == (sl.Site('resid_post', 1),)", True, ""),
     ("len(sl.Add(direction, 2, layers=(0, 2)).sites) == 3", True, ""),
     ("sl.Add(direction, 2).sites == (sl.Site('resid_post', 1),)", True, ""),
+    ('steered(model.edit("resid_post.1", lambda x: x))', SteeringError, "entered by itself"),
     ("sl.Add(unsure, 2)", SteeringError, "layers=1, or layers='all'"),
     ("sl.Add(direction, 2, layers=-1)", SteeringError, "count from 0"),
     ('sl.Add(direction, 2, layers="1")', SteeringError, "write layers=18"),

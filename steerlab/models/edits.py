@@ -8,6 +8,7 @@ of the batch (`EditTable`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
@@ -114,6 +115,10 @@ def edits_of(given: Iterable[SteeringGiven]) -> list[Steering]:
             edits += edits_of(part) if part else ()
         elif isinstance(part, Directed):
             edits.append(registry_of("interventions")["add"](part))
+        elif isinstance(part, AbstractContextManager):
+            raise SteeringError(
+                "A context such as model.edit(...) is entered by itself: with model.edit(...):"
+            )
         elif isinstance(part, type) or not isinstance(part, Edit | EditTable):
             raise SteeringError(
                 f"{_short(part)} is no edit; give model.steering(...) sl.Add(direction, 2), sl.Ablate(direction) or a "
