@@ -214,7 +214,7 @@ def test_baked_weights_say_what_steering_says(
         ("gguf", ["--steer", "{direction}:1@all"], "block 0"),
         ("gguf", ["--steer", "{direction}:2"], "for example {direction}:2@1."),
         ("vllm-lens", ["--ablate", "{direction}@1"], "an Ablate cannot be written"),
-        ("transformers", [], "at least one edit"),
+        ("transformers", [], "at least one intervention"),
         ("transformers", ["--steer", "{direction}:1@9"], "layers 0 to"),
         ("papyrus", ["--steer", "{direction}:1"], "papyrus"),
     ],

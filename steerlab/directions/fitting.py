@@ -58,6 +58,7 @@ def _in_either_order(fit: Callable[_Fit, Direction]) -> Callable[_Fit, Direction
     return called
 
 
+# Long: half of it documents its options.
 @_in_either_order
 def fit_direction(
     states: Activations | Moments,

@@ -403,7 +403,7 @@ def test_steered_runs_are_swept_as_they_are_steered() -> None:
     model = tiny("llama")
     false, true = pairs(model)
     vectors = {site: torch.ones(model.d_model) for site in model.sites("resid_post")}
-    with model.steering(Add(Direction(vectors, model.name, model.fingerprint), strength=0.3)):
+    with model.steering(Add(Direction(vectors, model.name, model.fingerprint), strength=0.3, layers="all")):
         source = Run(model, true)
         cells: list[Cell] = [(Patch(site, (2,), source),) for site in model.sites("resid_post")]
         found = PatchSweep(model, false, [cells] * len(false), _all_logits(len(false))).run()

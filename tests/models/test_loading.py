@@ -64,7 +64,7 @@ def test_unknown_places(tmp_path: Path) -> None:
     refused("neither a folder here nor a model that can be fetched", "nobody/nothing-of-this-name")
     (tmp_path / "file").write_text("x")
     refused("is a file", tmp_path / "file")
-    refused("cannot be loaded from a int", 3)
+    refused("cannot be loaded from an int", 3)
 
 
 def test_incomplete_folders(folder: Path) -> None:

@@ -382,7 +382,7 @@ def test_tables_that_do_not_fit_are_refused(tiny_llama: LanguageModel) -> None:
     add = Add(direction(tiny_llama))
     for wrong, sentence in [
         (lambda: PerRow(), "one row a prompt"),
-        (lambda: PerRow([3]), "no intervention"),  # type: ignore[list-item]
+        (lambda: PerRow([3]), "Row 0 cannot be used: 3 is no edit"),  # type: ignore[list-item]
         (lambda: tiny_llama.steering(PerRow((), ())).__enter__(), "No row of the table"),
     ]:
         with pytest.raises(SteeringError, match=sentence):
