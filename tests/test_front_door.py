@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,8 @@ def test_export_goes_by_the_registry_and_leaves_the_model_alone(tmp_path: Path) 
     assert sl.export(model, [edit], tmp_path / "v.json", format="vllm-lens").exists()
     with pytest.raises(sl.SteerlabError, match=r"no export 'onnx'; choose from .*transformers"):
         sl.export(model, edit, tmp_path / "x", format="onnx")
+
+
+def test_the_page_of_names_lists_the_door() -> None:
+    page = Path(__file__).parents[1] / "docs" / "names.md"
+    assert sorted(set(re.findall(r"`sl\.(\w+)`", page.read_text("utf-8")))) == sorted(sl.__all__)
