@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pydantic import JsonValue
 from torch import Tensor
 
-from steerlab.directions import _file
+from steerlab.directions import _file, _hub
 from steerlab.directions._header import (
     FORMAT,
     VERSION,
@@ -288,23 +288,23 @@ class Direction:
     # ------------------------------------------------------------------------------------------------------- files
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; an existing one is replaced only when the new one is complete.
-
-        Example:
-            >>> direction.save("truth.safetensors")  # doctest: +SKIP
-        """
+        """Write one safetensors file; an existing one is replaced only when the new one is complete."""
         tensors = {str(site): rows for site, rows in self.vectors.items()}
         _file.write(Path(path), tensors, self._header())
 
+    def push(self, repo: str, file: str = "direction.safetensors", *, private: bool = False) -> str:
+        """Put the file on the Hugging Face hub; `load` takes the name it gives ("owner/name:file.safetensors")."""
+        return _hub.pushed(self, repo, file, private=private)
+
     @classmethod
     def load(cls, path: str | Path) -> Direction:
-        """Read a file that :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote, here or on the hub ("owner/name:file.safetensors").
 
         Raises:
             DirectionError: when the file is missing, a pickle, no safetensors, of another format or version, or
                 when its header and vectors do not fit together.
         """
-        header, tensors = _file.read(Path(path))
+        header, tensors = _file.read(_hub.fetched(path))
         return cls(
             vectors={Site.parse(name): tensor for name, tensor in tensors.items()},
             model_name=header.model.name,
