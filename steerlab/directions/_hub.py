@@ -24,8 +24,8 @@ def fetched(path: str | Path) -> Path:
     named = _NAME.fullmatch(str(path))
     if named is None or Path(path).exists():
         return Path(path)
-    from huggingface_hub import hf_hub_download
     from httpx import HTTPError
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
@@ -48,8 +48,8 @@ def pushed(direction: Direction, repo: str, file: str, *, private: bool) -> str:
         raise DirectionError(
             f"{name!r} names no file of the hub; write push('owner/name', file='mood.safetensors')."
         )
-    from huggingface_hub import create_repo, upload_file
     from httpx import HTTPError
+    from huggingface_hub import create_repo, upload_file
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
