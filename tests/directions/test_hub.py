@@ -41,7 +41,7 @@ class FakeHub:
 
     def hf_hub_download(self, repo_id: str, filename: str) -> str:
         if not (self.folder / repo_id).is_dir():
-            raise OSError("We couldn't connect to the hub.")
+            raise ConnectionError("We couldn't connect to the hub.")
         if not (self.folder / repo_id / filename).is_file():
             raise EntryNotFoundError(f"404: no {filename} in {repo_id}.")
         return str(self.folder / repo_id / filename)
