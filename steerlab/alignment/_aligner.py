@@ -6,6 +6,7 @@ direction without them (v ↦ v W), and a linear readout of the target is seen f
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ Factors = tuple[
 ]
 
 
-class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn is untyped
     """An affine map between the states of two models, fitted on matched rows.
 
     Attributes:
@@ -123,8 +124,9 @@ class Aligner(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
 
     # -- private --
 
+    @abstractmethod
     def _fit_rows(self, x: Rows, y: Rows) -> None:
-        raise NotImplementedError
+        """Fit on checked rows, and `_hold` the means and factors."""
 
     def _hold(self, means: tuple[Any, Any], left: Any, core: Any, right: Any) -> None:
         self.mean_x_, self.mean_y_ = means
@@ -164,9 +166,9 @@ class _SpectralAligner(Aligner):
         kept, core = self._core(spectra)
         self._hold((kept.mean_x, kept.mean_y), kept.basis_x, core, kept.basis_y)
 
+    @abstractmethod
     def _core(self, spectra: Spectra) -> tuple[Spectra, Float[np.ndarray, "rank_x rank_y"]]:
         """The axes that are kept, and A in them."""
-        raise NotImplementedError
 
     def _checked_k(self, k: int, rows: int) -> int:
         if not 1 <= k <= rows:
