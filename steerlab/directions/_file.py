@@ -65,7 +65,7 @@ def _parse(path: Path, text: str) -> Header:
         where = ".".join(map(str, first["loc"])) or "the whole"
         if where == "version":
             raise DirectionError(
-                f"{path} is of version {first['input']!r}, but this library reads version {VERSION}; "
+                f"{path} is of version {first['input']!r}, but this library reads versions 1 to {VERSION}; "
                 "make the direction again or use the library that wrote it."
             ) from error
         raise DirectionError(

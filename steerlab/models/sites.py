@@ -205,11 +205,16 @@ def sites_among(known: Sequence[Site], given: SitesGiven | int) -> list[Site]:
         family = [site for site in known if site.name == part]
         if isinstance(part, str) and part in LAYER_SITES and family:
             sites |= dict.fromkeys(family)
-        elif isinstance(part, int) and not isinstance(part, bool):
-            sites[_at_layer(known, part)] = None
+        elif is_layer(part):
+            sites[_at_layer(known, index(part))] = None
         else:
             sites[site_of(part)] = None
     return list(sites)
+
+
+def is_layer(part: Any) -> bool:
+    """Whether somebody wrote a layer's number, NumPy's included."""
+    return hasattr(part, "__index__") and not isinstance(part, bool) and not getattr(part, "ndim", 0)
 
 
 def _whole(layer: Any, name: str) -> int:
@@ -250,6 +255,8 @@ def site_of(part: Any) -> Site:
 
 def _at_layer(known: Sequence[Site], layer: int) -> Site:
     names = list(dict.fromkeys(site.name for site in known))
+    if not names:
+        raise SiteError(f"Layer {layer} alone says no site; write 'resid_post.{layer}'.")
     if len(names) != 1 or names[0] in MODEL_SITES:
         raise SiteError(
             f"Layer {layer} alone says no site where there is {', '.join(names)}; write '{names[0]}.{layer}'."

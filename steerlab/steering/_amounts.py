@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
+from steerlab.models.sites import is_layer
 
 Strength: TypeAlias = "float | Mapping[int, float]"
 LayersGiven: TypeAlias = "int | Iterable[int] | str | None"
@@ -23,8 +25,8 @@ def layers_given(layers: Any) -> tuple[int, ...]:
     Raises:
         SteeringError: something else.
     """
-    listed = [layers] if isinstance(layers, int) or not isinstance(layers, Iterable) else list(layers)
-    if isinstance(layers, str) or not all(isinstance(n, int) and not isinstance(n, bool) for n in listed):
+    listed = list(layers) if isinstance(layers, Iterable) else [layers]
+    if isinstance(layers, str) or not all(is_layer(n) for n in listed):
         raise SteeringError(
             f"The layers are {layers!r}; write layers=18, layers=(10, 18), layers=[10, 14, 18] or layers='all'."
         )
@@ -35,7 +37,7 @@ def layers_given(layers: Any) -> tuple[int, ...]:
                 f"The layers {first} to {last} are none; write (first, last) in ascending order."
             )
         return tuple(range(first, last + 1))
-    return tuple(listed)
+    return tuple(map(index, listed))
 
 
 def at_layers(direction: Direction, layers: Sequence[int]) -> tuple[Site, ...]:

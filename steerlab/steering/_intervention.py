@@ -7,7 +7,7 @@ x ← keep ⊙ x + (x A) C + c, or by `_changed` where it has none.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields, replace
 from html import escape
 from typing import Any, ClassVar, Self
@@ -29,6 +29,9 @@ from steerlab.steering._amounts import LayersGiven, at_layers, layers_given, whe
 from steerlab.steering._sentence import sentence
 from steerlab.steering.condition import Condition
 from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
+
+#: The estimator of a direction that is made of a tensor; it belongs to whatever model it is used in.
+RAW = "a raw vector"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -61,7 +64,6 @@ class Intervention(ABC):
     _operators: dict[Site, Operator | None] = field(init=False, repr=False, default_factory=dict)
     _widths: dict[Site, int] = field(init=False, repr=False, default_factory=dict)
     _families: tuple[Site | str, ...] = field(init=False, repr=False, default=())
-    _tensors: tuple[str, ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self, layers: LayersGiven) -> None:
         if layers is not None and self.sites:
@@ -141,13 +143,10 @@ class Intervention(ABC):
             SiteError: a site the model has not.
         """
         self._settle(model)
-        for name in self._directions:
-            direction = getattr(self, name)
-            if name in self._tensors:  # raw numbers belong to the model they are used in
+        for direction in self._given_directions():
+            if direction.estimator == RAW:  # raw numbers belong to the model they are used in
                 direction = replace(direction, model_name=model.name, fingerprint=model.fingerprint)
-                object.__setattr__(self, name, direction)
-            if direction is not None:
-                direction.check(model, sites=self.sites)
+            direction.check(model, sites=self.sites)
         for site in self.sites:
             model.require(site)
             self._learn(site, model.width(site))
@@ -284,17 +283,16 @@ class Intervention(ABC):
             place = self._named_sites()[0]
             site = Site(place, 0) if isinstance(place, str) else place
             vectors = {site: torch.as_tensor(value, dtype=torch.float32)}
-            object.__setattr__(self, name, Direction(vectors, "", "", estimator="a raw vector"))
-            object.__setattr__(self, "_tensors", (*self._tensors, name))
+            object.__setattr__(self, name, Direction(vectors, "", "", estimator=RAW))
 
     def _named_sites(self) -> list[Site | str]:
         """The sites as they were named; a family's name where only the model knows its layers."""
         direction = self._first_direction()
-        known = direction.sites if direction is not None and len(direction.sites) > 1 else ()
+        known = direction.sites if direction is not None else ()
         given: Any = self.sites
         named: list[Site | str] = []
         for part in [given] if isinstance(given, Site | str) or not isinstance(given, Iterable) else given:
-            later = part in LAYER_SITES and not any(site.name == part for site in known)
+            later = part in LAYER_SITES and (len(known) == 1 or all(site.name != part for site in known))
             named += [part] if later else sites_among(known, part)
         return list(dict.fromkeys(named))
 
@@ -305,13 +303,16 @@ class Intervention(ABC):
             self._require_sound()
 
     def _first_direction(self) -> Direction | None:
+        return next(self._given_directions(), None)
+
+    def _given_directions(self) -> Iterator[Direction]:
         given = (getattr(self, name) for name in self._directions)
-        return next((direction for direction in given if isinstance(direction, Direction)), None)
+        return (direction for direction in given if isinstance(direction, Direction))
 
     def _layers_sites(self, layers: LayersGiven) -> Sequence[Site]:
         direction = self._first_direction()
-        if layers == "all" and direction is not None:
-            return direction.sites
+        if isinstance(layers, str) and layers == "all":
+            return self._default_sites(None) if direction is None else direction.sites
         return self._default_sites(None if layers is None else layers_given(layers))
 
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:

@@ -69,18 +69,16 @@ class Patch(Intervention):
 
     def check(self, model: LanguageModel) -> None:
         """Raise unless the states belong to this model and fit the sites."""
-        self._settle(model)
+        super().check(model)
         states = self.states
-        if isinstance(states, Activations) and states.fingerprint != model.fingerprint:
+        if not isinstance(states, Activations):
+            return
+        if states.fingerprint != model.fingerprint:
             raise DirectionError(
                 f"The states were read from {states.model_name}, not from {model.name}; capture them again there."
             )
-        if isinstance(states, Direction):
-            states.check(model, sites=self.sites)
         for site in self.sites:
-            model.require(site)
-            self._learn(site, model.width(site))
-            if isinstance(states, Activations) and states[site].shape[1] != model.width(site):
+            if states[site].shape[1] != model.width(site):
                 raise DirectionError(
                     f"The states have width {states[site].shape[1]} but {site} of {model.name} {model.width(site)}."
                 )

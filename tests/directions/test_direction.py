@@ -246,7 +246,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 3}, "is of version 3, but this library reads version 2"),
+        ({"version": 3}, "is of version 3, but this library reads versions 1 to 2"),
         ({"estimator": 3}, "estimator"),
         ({"surprise": 1}, "surprise"),
         ({"sites": {}}, "disagree about sites or shapes"),
