@@ -12,20 +12,20 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steerlab.activations import capture
-from steerlab.directions import ESTIMATORS, Direction, LinearDirection, fit_direction
-from steerlab.directions.held_out import FOLDS
+from steerlab.directions import Direction, LinearDirection, fit_direction
+from steerlab.directions.held_out import FOLDS, groups_by_class
+from steerlab.directions.registry import estimator_of
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt, Selector
 
 if TYPE_CHECKING:
-    from steerlab.datasets import StatementSet
+    from steerlab.datasets import ContrastSet, StatementSet
     from steerlab.datasets.labelled_texts import LabelledTexts
     from steerlab.models import LanguageModel
     from steerlab.models.prompts import Template
@@ -58,7 +58,7 @@ def extract(
     estimator: LinearDirection | str = "difference-in-means",
     layers: Layers = "all",
     positions: Selector = Last(),  # noqa: B008  # frozen
-    template: Template = "none",
+    template: Template | None = None,
     groups: Sequence[Hashable] | None = None,
     label: str | None = None,
     seed: int = 0,
@@ -74,9 +74,10 @@ def extract(
         estimator: an unfitted one, or its name ("lda").
         layers: "all", one number, several, or a text such as "4-8".
         positions: the token that is read.
-        template: "none" reads the texts as they are; "auto", "chat" or "plain" render them as instructions.
+        template: "none" reads the texts as they are; "auto", "chat" or "plain" render them as instructions. By default
+            harmful and harmless requests are rendered, and other texts read as they are.
         groups: what is held out together, one name a text; None finds matched and reworded texts.
-        label: the label that the direction points to, where a table has labels of its own.
+        label: the class that the direction points to, where the classes have names.
         seed: of the folds.
         announce: is told what was found about the texts.
 
@@ -84,7 +85,7 @@ def extract(
         The direction; `accuracy` by site of held-out folds, `best` the site where it works best.
 
     Raises:
-        DatasetError: texts that are no contrast, or fewer than five of a class.
+        DatasetError: texts that are no contrast, or fewer than five groups of a class.
         DirectionError: an unknown estimator or layer.
     """
     data = own_prompts(model, positive, negative, groups=groups, label=label, template=template)
@@ -102,26 +103,26 @@ def own_prompts(
     label: str | None = None,
     template: Template | None = None,
 ) -> LabelledPrompts:
-    """A person's own contrast as prompts; requests and statements in a published format are known by their files.
+    """A person's own contrast as prompts; statements and requests in a published format are known by their files.
+
+    Requests of a file are drawn in equal numbers, unless `groups` names each of them.
 
     Raises:
         DatasetError: texts or a file that are no contrast.
     """
-    from steerlab import datasets
+    from steerlab.datasets import ContrastSet, StatementSet
     from steerlab.datasets.labelled_texts import labelled_texts
-    from steerlab.datasets.readers.table import read_table
+    from steerlab.datasets.readers import read_published
 
+    published = None
     if negative is None and isinstance(positive, str | Path):
-        place = Path(positive)
-        if place.is_dir() and any(place.glob("harm*")):
-            return request_prompts(model, datasets.read_requests(place), template)
-        if place.is_dir() or {"subject", "polarity"} & set(read_table(place).columns):
-            positive = datasets.read_statements(place)
-    if isinstance(positive, datasets.StatementSet):
-        return statement_prompts(model, positive, template)
-    return _rendered(
-        model, labelled_texts(positive, negative, groups=groups, positive=label), template or "none"
-    )
+        published = read_published(positive)
+    if isinstance(published, ContrastSet) and groups is None:
+        published = published.balanced()
+    given = positive if published is None else published
+    if isinstance(given, StatementSet):
+        return statement_prompts(model, given, template, groups=groups, label=label)
+    return _rendered(model, labelled_texts(given, negative, groups=groups, positive=label), template, given)
 
 
 def packaged_prompts(
@@ -140,23 +141,30 @@ def packaged_prompts(
 
 
 def statement_prompts(
-    model: LanguageModel, statements: StatementSet, template: Template | None = None
+    model: LanguageModel,
+    statements: StatementSet,
+    template: Template | None = None,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    label: str | None = None,
 ) -> LabelledPrompts:
     """True and false statements, with their negations where each has one."""
     from steerlab.datasets.labelled_texts import labelled_texts
 
-    data = _rendered(model, labelled_texts(statements), template or "none")
-    pairs = negation_pairs(statements)
+    data = labelled_texts(statements, groups=groups, positive=label)
     polarity = statements.polarity if len(set(statements.polarity)) == 2 else None
-    return replace(data, hash=statements.hash, pairs=pairs, polarity=polarity)
+    prompts = _rendered(model, data, template, statements)
+    return replace(prompts, pairs=negation_pairs(statements), polarity=polarity)
 
 
-def request_prompts(model: LanguageModel, requests: Any, template: Template | None = None) -> LabelledPrompts:
+def request_prompts(
+    model: LanguageModel, requests: ContrastSet, template: Template | None = None
+) -> LabelledPrompts:
     """Two kinds of requests, equally many of each."""
     from steerlab.datasets.labelled_texts import labelled_texts
 
     balanced = requests.balanced()
-    return replace(_rendered(model, labelled_texts(balanced), template or "auto"), hash=balanced.hash)
+    return _rendered(model, labelled_texts(balanced), template, balanced)
 
 
 def negation_pairs(statements: StatementSet) -> list[int] | None:
@@ -191,7 +199,7 @@ def extract_from(
         DatasetError: fewer than five groups of a kind, or an estimator that reads pairs (`pca`, `ccs`) where there are
             none.
     """
-    fitted = ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator
+    fitted = estimator_of(estimator)
     _require_folds(fitted, data)
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
     activations = capture(model, data.prompts, sites, positions=positions, progress="Reading states")
@@ -280,12 +288,17 @@ def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Dire
     return direction.at(*sites)
 
 
-def _rendered(model: LanguageModel, data: LabelledTexts, template: Template) -> LabelledPrompts:
+def _rendered(
+    model: LanguageModel, data: LabelledTexts, template: Template | None, given: Any
+) -> LabelledPrompts:
+    """Requests are rendered and other texts read as they are, where no template is named."""
+    chosen = template or ("auto" if {*data.names} == {"harmful", "harmless"} else "none")
     prompts = [
-        Prompt(text) if template == "none" else model.instruction_prompt(text, template=template)
+        Prompt(text) if chosen == "none" else model.instruction_prompt(text, template=chosen)
         for text in data.texts
     ]
-    return LabelledPrompts(prompts, list(data.labels), data.hash, data.groups.numbers, data.groups.sentence)
+    known = getattr(given, "hash", data.hash)  # a set's own, where it is one
+    return LabelledPrompts(prompts, list(data.labels), known, data.groups.numbers, data.sentence)
 
 
 def _require_folds(estimator: LinearDirection, data: LabelledPrompts) -> None:
@@ -296,9 +309,10 @@ def _require_folds(estimator: LinearDirection, data: LabelledPrompts) -> None:
             "are not such pairs; give statements whose columns subject, object and polarity tell them, or choose "
             "another estimator."
         )
-    kinds = Counter(label for _, label in set(zip(data.groups, data.labels, strict=True)))
+    kinds = groups_by_class(data.groups, data.labels)
     if len(kinds) != 2 or min(kinds.values()) < FOLDS:
         raise DatasetError(
             f"The prompts hold {' and '.join(map(str, kinds.values()))} groups of their kinds; give two kinds with at "
-            f"least {FOLDS} each, one for every fold of the accuracy."
+            f"least {FOLDS} each, one for every fold of the accuracy. What is a group is said by groups=, or by a "
+            "column named group."
         )

@@ -119,7 +119,25 @@ GUESSES: list[tuple[str, Any, str]] = [
     ("sl.Add(torch.ones(32), 2)", SteeringError, "sites='resid_post.5'"),
     ('sl.Add("refusal", 2)', SteeringError, r"takes as its direction a sl\.Direction"),
     ("sl.Ablate(direction).direction.sites == (sl.Site('resid_post', 1),)", True, ""),
-    ("sl.Ablate(unsure)", DirectionError, r"direction\.at\(site\)"),
+    ("sl.Ablate(unsure)", SteeringError, "layers=1, or layers='all'"),
+    ("sl.Add(direction, 2, layers=np.int64(1)).sites == (sl.Site('resid_post', 1),)", True, ""),
+    ("sl.Add(direction.at(1), 2, sites=2).sites == (sl.Site('resid_post', 2),)", True, ""),
+    ("sl.Add(torch.ones(32), 2, sites=5)", SiteError, "write 'resid_post.5'"),
+    ('sl.Scale(0.5, layers="all")', SteeringError, "sites='resid_post.3'"),
+    ('sl.Patch(states, layers="all", positions=sl.Last()).sites == states.sites', True, ""),
+    ('bool(steered(sl.Patch(torch.ones(32), sites="resid_post.1")).isfinite().all())', True, ""),
+    ('steered(replace(sl.Add(torch.ones(32), sites="resid_post.1"), strength=3.0)) is not None', True, ""),
+    ("sl.steering.edit_from_dict(sl.Ablate(direction).to_dict(), [direction]).everywhere", True, ""),
+    (
+        'sl.Direction({"resid_post.1": torch.ones(4)}, "m", "f", best="resid_post.1").best.layer == 1',
+        True,
+        "",
+    ),
+    (
+        'sl.Direction({"resid_post.1": torch.ones(4)}, "m", "f", best="resid_post.2")',
+        DirectionError,
+        "none of",
+    ),
     ("sl.Scale(0.5)", SteeringError, "sites='resid_post.3'"),
     ("sl.PerRow(direction, ()).rows[1] == ()", True, ""),
     ("sl.PerRow(direction, None)", SteeringError, "Row 1"),
@@ -179,7 +197,16 @@ def names() -> dict[str, Any]:
             return model.logits("a cat")
 
     made = SimpleNamespace(
-        sl=sl, np=np, pd=pd, torch=torch, model=model, states=states, T=TEXTS, L=LABELS, steered=steered
+        sl=sl,
+        np=np,
+        pd=pd,
+        torch=torch,
+        model=model,
+        states=states,
+        T=TEXTS,
+        L=LABELS,
+        steered=steered,
+        replace=replace,
     )
     middle = sl.Site("resid_post", 1)
     made.direction = replace(sl.fit_direction(states, LABELS), best=middle)

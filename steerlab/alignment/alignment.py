@@ -87,6 +87,7 @@ class Alignment:
             position=direction.position,
             statistics={site: SiteStatistics(stream_norm=self.stream_norm[site]) for site in sites},
             origin=(*direction.origin, self.source),
+            best=next((site for site in sites if self.sources[site] == direction.best), None),
         )
 
     def diagnose(

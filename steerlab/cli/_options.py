@@ -12,6 +12,7 @@ from steerlab.errors import DirectionError
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
+    from steerlab.directions import Direction
     from steerlab.models import Edit, LanguageModel
 
 Size = Literal["quick", "full"]
@@ -52,19 +53,13 @@ def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
 
 
 def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:
-    from steerlab.extraction import parse_steer, read_direction
+    from steerlab.extraction import parse_steer
     from steerlab.steering import Ablate, Add
 
     interventions: list[Edit] = []
     for text in steer:
         file, strength, layers = parse_steer(text)
-        direction = read_direction(file, layers, model)
-        if layers is None and direction.best is None and len(direction.sites) > 1:
-            some = direction.sites[len(direction.sites) // 2].layer
-            raise DirectionError(
-                f"{file} has vectors at {len(direction.sites)} sites and does not know where it works best; name "
-                f"layers, for example {file}:{text.partition('.safetensors:')[2] or 1}@{some}."
-            )
+        direction = _placed(file, layers, model, f"{file}:{text.partition('.safetensors:')[2] or 1}")
         interventions.append(
             Add(
                 direction,
@@ -77,8 +72,26 @@ def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edi
         file, strength, layers = parse_steer(text)
         if strength is not None:
             raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
-        interventions.append(Ablate(read_direction(file, layers, model)))
+        interventions.append(Ablate(_placed(file, layers, model, text)))
     return interventions
+
+
+def _placed(file: Path, layers: str | None, model: LanguageModel, written: str) -> Direction:
+    """The direction in a file, at the named layers; without any it must know where it works best."""
+    from steerlab.extraction import read_direction
+
+    direction = read_direction(file, layers, model)
+    if layers is None and direction.best is None and len(direction.sites) > 1:
+        numbers = [site.layer for site in direction.sites if site.layer is not None]
+        raise DirectionError(
+            f"{file} has vectors at {len(direction.sites)} sites and does not know where it works best; "
+            + (
+                f"name layers, for example {written}@{numbers[len(numbers) // 2]}."
+                if numbers
+                else "keep one of them."
+            )
+        )
+    return direction
 
 
 def print_study(run: Run) -> None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from steerlab.cli._app import app, err, out
-from steerlab.cli._options import Device, Dtype, ModelName, TrustRemoteCode, load_model
+from steerlab.cli._options import Device, Dtype, ModelName, Template, TrustRemoteCode, load_model
 
 if TYPE_CHECKING:
     from steerlab.directions import Direction
     from steerlab.extraction import LabelledPrompts
     from steerlab.models import LanguageModel
-
-Template = Literal["auto", "chat", "plain", "none"]
 
 
 @app.command()
@@ -24,17 +22,18 @@ def extract(
     model: ModelName,
     output: Annotated[Path, typer.Option("--out", help="Where the direction goes (.safetensors).")],
     contrast: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="truth, refusal, or a file of your own: rows of text and label (any two), or of positive and negative."
+            help="truth (if nothing is named), refusal, or a file of your own: rows of text and label (any two), or of "
+            "positive and negative."
         ),
-    ] = "truth",
+    ] = None,
     positive: Annotated[
         Path | None, typer.Option(help="A file of texts, one a line, that the direction points to.")
     ] = None,
     negative: Annotated[Path | None, typer.Option(help="A file of the other texts, one a line.")] = None,
     label: Annotated[
-        str | None, typer.Option(help="The label that the direction points to, for a file with labels.")
+        str | None, typer.Option(help="The label that the direction points to, where the classes have names.")
     ] = None,
     estimator: Annotated[
         str, typer.Option(help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them.")
@@ -72,7 +71,7 @@ def extract(
 
 def _data(
     model: LanguageModel,
-    contrast: str,
+    contrast: str | None,
     positive: Path | None,
     negative: Path | None,
     label: str | None,
@@ -85,9 +84,15 @@ def _data(
     if (positive is None) != (negative is None):
         raise DatasetError("A contrast has two sides; give both --positive and --negative.")
     if positive is not None:
+        if contrast is not None:
+            raise DatasetError("--contrast and --positive name two contrasts; give one of them.")
         return own_prompts(model, positive, negative, label=label, template=template)
-    if contrast in ("truth", "refusal"):
-        return packaged_prompts(model, contrast, template)  # type: ignore[arg-type]
+    if contrast in (None, "truth", "refusal"):
+        if label is not None:
+            raise DatasetError(
+                "A packaged contrast has its own direction; --label is for a file of your own."
+            )
+        return packaged_prompts(model, "refusal" if contrast == "refusal" else "truth", template)
     if not Path(contrast).exists():
         raise DatasetError(f"There is no contrast {contrast!r}; write truth, refusal, or the name of a file.")
     return own_prompts(model, Path(contrast), None, label=label, template=template)

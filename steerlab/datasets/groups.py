@@ -17,12 +17,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
-from steerlab.datasets.contrast import NEAR_DUPLICATE, similarity
+from steerlab.datasets.contrast import near_duplicate_groups, similarity
 from steerlab.errors import DatasetError
+from steerlab.showing import counted
 
+FEWEST = 5  # groups of a class, one for each fold of a held-out accuracy
 IN_ORDER = 0.5  # share of the pairs that must be each other's closest for lists to be matched in order
 TWINS = 0.5  # words shared by twins that stand in any order
+
+Pairs = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ def groups_of(
         texts: prompts of two classes.
         labels: 0 or 1 a text.
         groups: the caller's own, one name a text (a pair, a template, a subject); None finds twins and rewordings.
+            Where rewordings would leave fewer than five groups of a class, twins alone are held out together.
 
     Raises:
         DatasetError: another number of labels or groups than texts.
@@ -58,33 +65,37 @@ def groups_of(
         if given is not None and len(given) != len(texts):
             raise DatasetError(f"{len(texts)} texts came with {len(given)} {what}; give one a text.")
     if groups is not None:
-        number = {name: at for at, name in enumerate(dict.fromkeys(groups))}
-        numbers = [number[name] for name in groups]
-        return Groups(tuple(numbers), f"{len(number)} groups are held out whole.", _matched(numbers, labels))
-    parent = list(range(len(texts)))
-    alike = similarity(texts, texts) if texts else np.zeros((0, 0))
-    for first, second in [
-        *np.argwhere(np.triu(alike, 1) >= NEAR_DUPLICATE),
-        *_twins(alike, np.asarray(labels)),
-    ]:
-        parent[_root(parent, int(first))] = _root(parent, int(second))
-    numbers = [_root(parent, text) for text in range(len(texts))]
-    matched = _matched(numbers, labels)
-    sentences = []
-    if matched:
-        sentences.append(f"{matched} matched pairs found; both of a pair are held out together.")
-    alike_ones = Counter(zip(numbers, labels, strict=True))
-    if reworded := len({number for (number, _), count in alike_ones.items() if count > 1}):
-        sentences.append(f"{reworded} groups of reworded texts found; each is held out whole.")
-    return Groups(tuple(numbers), " ".join(sentences), matched)
+        numbers = _numbered(groups)
+        known = len(set(numbers))
+        sentence = f"{counted(known, 'group')} {'is' if known == 1 else 'are'} held out whole."
+        return Groups(tuple(numbers), sentence, _both(numbers, labels))
+    twins = _twins(texts, np.asarray(labels))
+    sentences = [
+        f"{counted(len(twins), 'matched pair')} found; both of a pair are held out together."
+    ] * bool(twins)
+    reworded = near_duplicate_groups(texts)
+    joined, apart = _joined(reworded, twins), _joined(_numbered(texts), twins)
+    if _fewest(joined, labels) < FEWEST <= _fewest(apart, labels):
+        sentences.append(
+            "Nearly all texts are rewordings of each other, so rewordings are not held out together."
+        )
+        return Groups(tuple(apart), " ".join(sentences), len(twins))
+    if several := sum(count > 1 for count in Counter(reworded).values()):
+        sentences.append(f"{counted(several, 'group')} of reworded texts found; each is held out whole.")
+    return Groups(tuple(joined), " ".join(sentences), len(twins))
 
 
-def _twins(alike: NDArray[np.float64], labels: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _numbered(names: Sequence[Hashable]) -> list[int]:
+    number = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    return [number[name] for name in names]
+
+
+def _twins(texts: Sequence[str], labels: NDArray[np.int64]) -> Pairs:
     """Pairs of texts of different classes that are written as counterparts."""
     positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     if not len(positive) or not len(negative):
         return []
-    between = alike[np.ix_(positive, negative)]
+    between = similarity(*([texts[int(i)] for i in side] for side in (positive, negative)))
     if len(positive) == len(negative) and _in_order(between):
         return list(zip(positive.tolist(), negative.tolist(), strict=True))
     closest, back = between.argmax(axis=1), between.argmax(axis=0)
@@ -103,15 +114,23 @@ def _in_order(between: NDArray[np.float64]) -> bool:
     return len(own) > 1 and float(is_closest.mean()) >= IN_ORDER
 
 
-def _root(parent: list[int], text: int) -> int:
-    while parent[text] != text:
-        text = parent[text]
-    return text
+def _joined(numbers: Sequence[int], pairs: Pairs) -> list[int]:
+    """Group numbers once the texts of each pair share a group."""
+    of = np.unique(np.asarray(numbers, dtype=np.int64), return_inverse=True)[1]
+    if not pairs:
+        return list(map(int, of))
+    first, second = of[np.asarray(pairs)].T
+    n = int(of.max()) + 1
+    edges = sparse.csr_array((np.ones(len(pairs)), (first, second)), shape=(n, n))
+    component = connected_components(edges, directed=False)[1]
+    return list(map(int, component[of]))
 
 
-def _matched(numbers: Sequence[int], labels: Sequence[int]) -> int:
-    """How many groups hold both labels."""
-    kinds: dict[int, set[int]] = {}
-    for number, label in zip(numbers, labels, strict=True):
-        kinds.setdefault(number, set()).add(int(label))
-    return sum(len(held) == 2 for held in kinds.values())
+def _fewest(numbers: Sequence[int], labels: Sequence[int]) -> int:
+    """The number of groups of the class that has fewer."""
+    return min(Counter(label for _, label in set(zip(numbers, labels, strict=True))).values(), default=0)
+
+
+def _both(numbers: Sequence[int], labels: Sequence[int]) -> int:
+    """How many groups hold both classes."""
+    return len(set(zip(numbers, labels, strict=True))) - len(set(numbers))

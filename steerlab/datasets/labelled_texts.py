@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ class LabelledTexts:
         content = repr((self.texts, self.labels)).encode()
         return hashlib.sha256(content).hexdigest()[:16]
 
+    @property
+    def sentence(self) -> str:
+        """Where a direction of these texts points, where the classes have names, and what is held out together."""
+        named = self.names != ("positive", "negative")
+        points = f"The direction points from {self.names[1]!r} to {self.names[0]!r}. " if named else ""
+        return (points + self.groups.sentence).strip()
+
 
 def labelled_texts(
     given: Any,
@@ -58,12 +65,20 @@ def labelled_texts(
             positive and negative, and perhaps group or pair.
         negative: the other texts.
         groups: one name a text, in the order positive, then negative (or of the rows): what is held out together.
-        positive: the label that the direction points to, where a table has labels of its own; by default the one
-            that reads as yes (1, true, positive, harmful), else the first.
+        positive: the name of the class that the direction points to: a label of the table, or of a contrast set; by
+            default a table's label that reads as yes (1, true, positive, harmful), else its first.
 
     Raises:
         DatasetError: nothing of these, one class only, other than two labels, or a text that is no text.
     """
+    data = _read(given, negative, groups)
+    return data if positive is None else _pointing_to(str(_plain(positive)), data)
+
+
+# -- private, in the order they are called --
+
+
+def _read(given: Any, negative: Any, groups: Sequence[Hashable] | None) -> LabelledTexts:
     if negative is not None:
         return _two_lists(given, negative, groups)
     if isinstance(given, ContrastSet):
@@ -71,19 +86,31 @@ def labelled_texts(
         return _two_lists(given.positive, given.negative, groups, names)
     if isinstance(given, StatementSet):
         labels = [int(label) for label in given.labels]
-        return _made(given.texts, labels, ("true", "false"), groups or _subjects(given))
+        return _made(given.texts, labels, ("true", "false"), _subjects(given) if groups is None else groups)
     rows = _rows(given)
     if all(isinstance(row, Mapping) and {"positive", "negative"} <= row.keys() for row in rows):
         pairs = [(row["positive"], row["negative"]) for row in rows]
-        return _paired(pairs, groups or _column(rows, _GROUPS))
+        return _paired(pairs, _column(rows, _GROUPS) if groups is None else groups)
     if all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         return _paired(rows, groups)
     if all(isinstance(row, Mapping) and "label" in row for row in rows):
-        return _labelled(rows, groups, positive)
+        return _labelled(rows, groups)
     raise DatasetError(f"A contrast cannot be read from this; {_UNDERSTOOD}.")
 
 
-# -- private, in the order they are called --
+def _pointing_to(name: str, data: LabelledTexts) -> LabelledTexts:
+    """The same texts with the named class as the one that the direction points to."""
+    same = [known for known in data.names if known == name] or [
+        known for known in data.names if known.lower() == name.lower()
+    ]
+    if not same:
+        raise DatasetError(
+            f"No text has the label {name!r}; the labels are {data.names[0]!r} and {data.names[1]!r}."
+        )
+    if same[0] == data.names[0]:
+        return data
+    flipped = tuple(1 - label for label in data.labels)
+    return replace(data, labels=flipped, names=(data.names[1], data.names[0]))
 
 
 def _subjects(statements: StatementSet) -> list[Hashable] | None:
@@ -148,28 +175,25 @@ def _paired(pairs: Sequence[Any], groups: Sequence[Hashable] | None) -> Labelled
     return _two_lists(positive, negative, twice)
 
 
-def _labelled(
-    rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable] | None, positive: str | None
-) -> LabelledTexts:
+def _labelled(rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable] | None) -> LabelledTexts:
     texts = _column(rows, _TEXTS)
     if texts is None:
         raise DatasetError(
             f"The rows have labels but no column {', '.join(_TEXTS)}; name the texts' column text."
         )
-    labels = [str(row["label"]).strip() for row in rows]
+    labels = [str(_plain(row["label"])).strip() for row in rows]
     kinds = list(dict.fromkeys(labels))
     if len(kinds) != 2:
         raise DatasetError(f"The labels are {', '.join(map(repr, kinds[:5]))}; a contrast has two.")
-    if positive is not None and str(positive) not in kinds:
-        raise DatasetError(
-            f"No row has the label {positive!r}; the labels are {kinds[0]!r} and {kinds[1]!r}."
-        )
-    first = (
-        str(positive) if positive is not None else next((k for k in kinds if k.lower() in _FIRST), kinds[0])
-    )
+    first = next((kind for kind in kinds if kind.lower() in _FIRST), kinds[0])
     other = kinds[1] if kinds[0] == first else kinds[0]
-    given = groups if groups is not None else _column(rows, _GROUPS)
+    given = _column(rows, _GROUPS) if groups is None else groups
     return _made(texts, [int(label == first) for label in labels], (first, other), given)
+
+
+def _plain(label: Any) -> Any:
+    """A frame keeps 0 and 1 as 0.0 and 1.0 where a cell was missing once."""
+    return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def _made(

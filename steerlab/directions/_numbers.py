@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.directions._header import Numbers, SiteHeader, SiteStatistics
 from steerlab.errors import DirectionError, kind_of
-from steerlab.models import Site
+from steerlab.models import Site, site_of
+
+T = TypeVar("T")
 
 
 def as_rows(site: Site, rows: Tensor) -> Tensor:
@@ -27,6 +31,11 @@ def as_rows(site: Site, rows: Tensor) -> Tensor:
             f"A vector of {site} is zero and points nowhere: its classes have one mean; read other positions."
         )
     return rows
+
+
+def by_site(given: Mapping[Any, T], sites: Container[Site]) -> dict[Site, T]:
+    """What is known by site, of the sites that there are; a site's name ("resid_post.5") is a key as well."""
+    return {site: value for name, value in given.items() if (site := site_of(name)) in sites}
 
 
 def same_width(site: Site, a: Tensor, b: Tensor) -> None:
@@ -62,3 +71,33 @@ def sum_of(a: Numbers | None, b: Numbers | None) -> Numbers | None:
 def numbers(values: Tensor) -> Numbers:
     """The values as plain numbers."""
     return tuple(float(value) for value in values)
+
+
+def added(
+    mine: SiteStatistics,
+    theirs: SiteStatistics,
+    rows: Float[Tensor, "k width"],
+    others: Float[Tensor, "k width"],
+) -> SiteStatistics:
+    """Statistics of a sum of two vectors read on the same data: projections are linear in the raw vector."""
+    size = (rows + others).norm(dim=1)
+    shared = mine.class_means.keys() & theirs.class_means.keys()
+    means = {
+        label: numbers(
+            (
+                torch.tensor(mine.class_means[label]) * rows.norm(dim=1)
+                + torch.tensor(theirs.class_means[label]) * others.norm(dim=1)
+            )
+            / size
+        )
+        for label in sorted(shared)
+    }
+    ends = {mine.positive, mine.negative}
+    known = ends <= shared and ends == {theirs.positive, theirs.negative}
+    return SiteStatistics(
+        class_means=means,
+        positive=mine.positive if known else None,
+        negative=mine.negative if known else None,
+        stream_norm=mine.stream_norm if mine.stream_norm == theirs.stream_norm else None,
+        bias=sum_of(mine.bias, theirs.bias),
+    )

@@ -28,12 +28,12 @@ from steerlab.directions._header import (
     SiteStatistics,
 )
 from steerlab.directions._numbers import (
+    added,
     as_rows,
-    numbers,
+    by_site,
     require_number,
     same_width,
     site_statistics_of,
-    sum_of,
     times,
 )
 from steerlab.directions._shown import direction_html
@@ -89,10 +89,15 @@ class Direction:
         given = {site_of(name): rows for name, rows in self.vectors.items()}
         vectors = {site: as_rows(site, given[site]) for site in sorted(given)}
         object.__setattr__(self, "vectors", vectors)
-        statistics = {site: self.statistics.get(site, SiteStatistics()) for site in vectors}
-        object.__setattr__(self, "statistics", statistics)
-        object.__setattr__(self, "accuracy", {s: v for s, v in self.accuracy.items() if s in vectors})
-        object.__setattr__(self, "best", self.best if self.best in vectors else None)
+        known = by_site(self.statistics, vectors)
+        object.__setattr__(self, "statistics", {site: known.get(site, SiteStatistics()) for site in vectors})
+        object.__setattr__(self, "accuracy", by_site(self.accuracy, vectors))
+        best = None if self.best is None else site_of(self.best)
+        if best is not None and best not in vectors:
+            raise DirectionError(
+                f"The best site {best} is none of the direction's: {', '.join(map(str, vectors))}."
+            )
+        object.__setattr__(self, "best", best)
 
     def __repr__(self) -> str:
         sites = f"{len(self.sites)} sites" if len(self.sites) > 3 else ", ".join(map(str, self.sites))
@@ -222,7 +227,14 @@ class Direction:
             same_width(site, self.vectors[site], other.vectors[site])
         vectors = {site: rows + other.vectors[site] for site, rows in self.vectors.items()}
         same_data = (self.dataset_hash, self.position) == (other.dataset_hash, other.position)
-        statistics = {site: self._added(other, site, vectors[site]) for site in vectors} if same_data else {}
+        statistics = (
+            {
+                site: added(self.statistics[site], other.statistics[site], rows, other.vectors[site])
+                for site, rows in self.vectors.items()
+            }
+            if same_data
+            else {}
+        )
         return replace(
             self._with(vectors, statistics),
             accuracy={},
@@ -276,11 +288,15 @@ class Direction:
     def moved_to(self, model: LanguageModel) -> Direction:
         """The same numbers declared to live in another model's space (the identity map between two models).
 
-        The model they came from is kept in ``origin``. Raises `DirectionError` when sites or widths do not fit.
+        The model they came from is kept in ``origin``, and the best site stays; the accuracy is not known there.
+        Raises `DirectionError` when sites or widths do not fit.
         """
-        came_from = ModelRef(name=self.model_name, fingerprint=self.fingerprint)
         moved = replace(
-            self, model_name=model.name, fingerprint=model.fingerprint, origin=(*self.origin, came_from)
+            self,
+            model_name=model.name,
+            fingerprint=model.fingerprint,
+            origin=(*self.origin, ModelRef(name=self.model_name, fingerprint=self.fingerprint)),
+            accuracy={},
         )
         moved.check(model)
         return moved
@@ -342,9 +358,8 @@ class Direction:
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _with(self, vectors: Mapping[Site, Tensor], statistics: Mapping[Site, SiteStatistics]) -> Direction:
-        return replace(
-            self, vectors=vectors, statistics={s: v for s, v in statistics.items() if s in vectors}
-        )
+        best = self.best if self.best in vectors else None
+        return replace(self, vectors=vectors, statistics=statistics, best=best)
 
     def _known(self, given: SiteName | int) -> Site:
         sites, known = sites_among(self.sites, given), ", ".join(map(str, self.sites))
@@ -369,29 +384,3 @@ class Direction:
                 f"The stream norm at {site} is not known; fit the direction from captured states."
             )
         return norm
-
-    def _added(self, other: Direction, site: Site, total: Tensor) -> SiteStatistics:
-        """Statistics of a sum of two vectors read on the same data: projections are linear in the raw vector."""
-        mine, theirs = self.statistics[site], other.statistics[site]
-        parts = (self.vectors[site].norm(dim=1), other.vectors[site].norm(dim=1))
-        size = total.norm(dim=1)
-        shared = mine.class_means.keys() & theirs.class_means.keys()
-        means = {
-            label: numbers(
-                (
-                    torch.tensor(mine.class_means[label]) * parts[0]
-                    + torch.tensor(theirs.class_means[label]) * parts[1]
-                )
-                / size
-            )
-            for label in sorted(shared)
-        }
-        ends = {mine.positive, mine.negative}
-        known = ends <= shared and ends == {theirs.positive, theirs.negative}
-        return SiteStatistics(
-            class_means=means,
-            positive=mine.positive if known else None,
-            negative=mine.negative if known else None,
-            stream_norm=mine.stream_norm if mine.stream_norm == theirs.stream_norm else None,
-            bias=sum_of(mine.bias, theirs.bias),
-        )

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
@@ -20,7 +21,7 @@ from torch import Tensor
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions.direction import Direction
-from steerlab.directions.held_out import FOLDS, best_site, held_out_accuracy
+from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.registry import estimator_of
 from steerlab.errors import DirectionError, kind_of
@@ -78,7 +79,7 @@ def fit_direction(
     """Fit the estimator at every site and gather the vectors, with their scale, in one `Direction`.
 
     Where rows are known and each class has five groups, five folds are held out as well: the direction then has an
-    `accuracy` at each site and knows its `best` one.
+    `accuracy` at each site where every fold could be fitted, and knows its `best` one.
 
     Args:
         states: captured states, or `Moments` for estimators that have ``fit_moments`` (then no labels).
@@ -167,17 +168,18 @@ def _groups(activations: Activations, pairs: Any, groups: Any) -> list[Label]:
 def _held_out(
     estimator: LinearDirection, activations: Activations, rows: _Rows, groups: Sequence[Label], seed: int
 ) -> dict[Site, Estimate]:
-    """Held-out accuracy by site; empty where a class has fewer groups than there are folds."""
-    kinds = Counter(positive for _, positive in set(zip(groups, rows.is_positive.tolist(), strict=True)))
-    if min(kinds.values()) < FOLDS:
-        return {}
+    """Held-out accuracy by site; none where a class has fewer groups than folds, or a fold cannot be fitted."""
     labels = rows.is_positive.astype(int)
-    return {
-        site: held_out_accuracy(
-            estimator, activations[site].numpy(), labels, groups, extra=rows.extra, seed=seed
-        )
-        for site in activations.sites
-    }
+    if min(groups_by_class(groups, labels.tolist()).values()) < FOLDS:
+        return {}
+    accuracy = {}
+    for site in activations.sites:
+        # States of one text each may be told apart together and not in every fold.
+        with suppress(DirectionError):
+            accuracy[site] = held_out_accuracy(
+                estimator, activations[site].numpy(), labels, groups, extra=rows.extra, seed=seed
+            )
+    return accuracy
 
 
 def _states(states: Any) -> Activations | Moments:

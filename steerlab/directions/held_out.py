@@ -8,6 +8,7 @@ largest class gap in within-class standard deviations.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,11 @@ def held_out_accuracy(
         estimator, rows, labels, groups=None if alone else numbers, cv=folds, params=dict(extra or {})
     )
     return proportion(predicted == labels, clusters=None if alone else numbers)
+
+
+def groups_by_class(groups: Sequence[Hashable], labels: Sequence[Any]) -> Counter[Any]:
+    """How many groups hold rows of each class."""
+    return Counter(label for _, label in set(zip(groups, labels, strict=True)))
 
 
 def best_site(accuracy: Mapping[Site, Estimate], statistics: Mapping[Site, SiteStatistics]) -> Site | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from steerlab.directions import Direction
-from steerlab.errors import DirectionError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
 from steerlab.steering._amounts import at_layers, orthonormal, where_it_works
@@ -36,7 +35,8 @@ class Ablate(Intervention):
     Where, on which tokens and when: see `Intervention`.
 
     Raises:
-        DirectionError: when the direction has no vector for a site, or several, no best one, and no site is named.
+        DirectionError: when the direction has no vector for a site.
+        SteeringError: when it has several sites, no best one, and no site is named.
     """
 
     kind: ClassVar[str] = "ablate"
@@ -63,11 +63,6 @@ class Ablate(Intervention):
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
         if layers is not None:
             return at_layers(self.direction, layers)
-        if len(self.direction.sites) != 1 and self.direction.best is None:
-            raise DirectionError(
-                f"Ablating everywhere needs one vector, but the direction has {len(self.direction.sites)} sites; pick "
-                "one with direction.at(site), or name the sites to ablate each with its own."
-            )
         object.__setattr__(self, "direction", self.direction.at(*where_it_works(self.direction)))
         object.__setattr__(self, "everywhere", True)
         return ()

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlab.datasets import ContrastSet
+from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.datasets.groups import groups_of
 from steerlab.datasets.labelled_texts import labelled_texts
+from steerlab.datasets.readers import read_published
 from steerlab.directions import DifferenceInMeans
 from steerlab.directions.held_out import held_out_accuracy
 from steerlab.errors import DatasetError
@@ -91,6 +92,69 @@ def test_a_group_of_the_callers_stands() -> None:
     )
     assert data.groups.numbers == (0, 0, 1, 1)
     assert data.names == ("1", "0")
+
+
+def test_rewordings_of_all_texts_are_kept_apart_where_too_few_groups_are_left() -> None:
+    frame = "On that long day by the old river near the quiet town the young farmer was {}"
+    happy, sad = (
+        [f"{frame.format(word)} about number {n}" for n in range(6)] for word in ("very glad", "so sorry")
+    )
+    groups = groups_of([*happy, *sad], [1] * 6 + [0] * 6)
+    assert len(groups) >= 6
+    assert "rewordings are not held out together" in groups.sentence
+    twice = groups_of([*happy, *happy], [1] * 6 + [0] * 6)
+    assert len(twice) == 6
+
+
+@pytest.mark.parametrize(
+    ("labels", "positive", "names", "first"),
+    [
+        ([1.0, 0.0], None, ("1", "0"), 0),
+        (["sad", "happy"], "happy", ("happy", "sad"), 1),
+        (["sad", "happy"], "Sad", ("sad", "happy"), 0),
+        ([True, False], False, ("False", "True"), 1),
+        ([0, 1], 0.0, ("0", "1"), 0),
+    ],
+)
+def test_a_named_class_is_pointed_to(
+    labels: list[Any], positive: Any, names: tuple[str, str], first: int
+) -> None:
+    rows = [{"text": text, "label": label} for text, label in zip("ab", labels, strict=True)]
+    data = labelled_texts(rows, positive=positive)
+    assert data.names == names
+    assert data.sentence.startswith(f"The direction points from {names[1]!r} to {names[0]!r}.")
+    assert data.texts[data.labels.index(1)] == "ab"[first]
+
+
+def test_every_kind_of_contrast_can_point_the_other_way() -> None:
+    plain, turned = labelled_texts(HAPPY, SAD), labelled_texts(HAPPY, SAD, positive="negative")
+    assert turned.labels == tuple(1 - label for label in plain.labels)
+    assert turned.texts == plain.texts
+    glad = labelled_texts(ContrastSet(tuple(HAPPY), tuple(SAD), "glad", "sorry"), positive="sorry")
+    assert glad.names == ("sorry", "glad")
+    with pytest.raises(DatasetError, match="the labels are 'positive' and 'negative'"):
+        labelled_texts(HAPPY, SAD, positive="happy")
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ("text,label\nA b,1\nC d,0", None),
+        ("text,label\nA b,happy\nC d,sad", None),
+        ("statement,label\nA b,1\nC d,0", StatementSet),
+        ("text,label,topic\nA b,true,x\nC d,false,x", StatementSet),
+        ("text,label,topic\nA b,happy,x\nC d,sad,x", None),
+        ("text,label\nA b,harmful\nC d,harmless", ContrastSet),
+        ("text,label,group\nA b,harmful,1\nC d,harmless,1", None),
+        ("positive,negative\nA b,C d", None),
+    ],
+)
+def test_published_formats_are_told_from_a_persons_own_rows(
+    columns: str, kind: type | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "data.csv"
+    file.write_text(columns + "\n")
+    assert isinstance(read_published(file), kind or type(None))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from steerlab.activations import Activations, Moments, capture
 from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, ModelRef, fit_direction
 from steerlab.errors import DirectionError, SiteError
 from steerlab.models import Index, LanguageModel, Last, Site
+from steerlab.statistics import Estimate
 
 A, B = Site("resid_post", 0), Site("resid_post", 1)
 
@@ -301,6 +302,8 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------- fitting to models
 
+HALF = Estimate(value=0.5, low=0.1, high=0.9, n=5)
+
 
 def of(model: LanguageModel, site: Site, width: int) -> Direction:
     return Direction({site: torch.ones(width)}, model.name, model.fingerprint)
@@ -324,6 +327,11 @@ def test_moving_to_another_model_is_explicit_and_remembered(tiny_llama: Language
     moved.check(post)
     assert torch.equal(moved[A], made[A])
     assert moved.origin == (ModelRef(name=tiny_llama.name, fingerprint=tiny_llama.fingerprint),)
+    known = Direction(
+        {A: made[A]}, "tiny", made.fingerprint, accuracy={"resid_post.0": HALF}, best="resid_post.0"
+    )  # type: ignore[dict-item,arg-type]
+    assert (dict(known.accuracy), known.best) == ({A: HALF}, A)
+    assert (dict(known.moved_to(post).accuracy), known.moved_to(post).best) == ({}, A)
     with pytest.raises(DirectionError, match="has width 32"):
         made.moved_to(tiny("llama", hidden_size=16))
 
@@ -371,6 +379,20 @@ def test_moments_know_their_prompts_however_they_came(tiny_llama: LanguageModel,
     assert (again.prompts_hash, again.positions) == (whole.prompts_hash, "Last()")
     made = fit_direction(again)
     assert (made.dataset_hash, made.position) == (whole.prompts_hash, "Last()")
+
+
+def test_folds_that_cannot_be_fitted_leave_the_accuracy_unknown() -> None:
+
+    class Demanding(DifferenceInMeans):
+        def fit(self, states: Any, labels: Any) -> Demanding:
+            if len(states) < 10:
+                raise DirectionError("Ten rows are needed.")
+            super().fit(states, labels)
+            return self
+
+    rows, labels = states(10)
+    made = fit_direction(rows, labels, Demanding())
+    assert (made.accuracy, made.best) == ({}, None)
 
 
 def test_the_order_of_before_still_works_and_says_so() -> None:

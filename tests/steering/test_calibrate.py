@@ -59,6 +59,14 @@ def test_the_chosen_strength_is_the_exact_one() -> None:
     assert [trial.strength for trial in fit.trials] == sorted(trial.strength for trial in fit.trials)
 
 
+def test_a_raw_tensor_is_calibrated_as_its_direction_is() -> None:
+    model = linear_model()
+    v = towards(model, 5, 9)
+    given = {"effect": token_log_odds([5], [9]), "target": 1.0, "refinements": 2}
+    raw = calibrate(model, Add(v[LAST], sites=LAST), PROMPTS, TEXTS, **given)  # type: ignore[arg-type]
+    assert raw.strength == calibrate(model, Add(v, unit="raw"), PROMPTS, TEXTS, **given).strength  # type: ignore[arg-type]
+
+
 def test_a_target_below_is_reached_with_negative_strengths() -> None:
     model = linear_model()
     v = towards(model, 5, 9)

@@ -18,8 +18,9 @@ row 0). It never repeats a prompt: those of a refusal set are not for showing.
 from __future__ import annotations
 
 from steerlab.datasets.readers.caa import read_caa
+from steerlab.datasets.readers.published import read_published
 from steerlab.datasets.readers.requests import read_requests
 from steerlab.datasets.readers.statements import read_statements
 from steerlab.datasets.readers.truthful_qa import read_truthful_qa
 
-__all__ = ["read_caa", "read_requests", "read_statements", "read_truthful_qa"]
+__all__ = ["read_caa", "read_published", "read_requests", "read_statements", "read_truthful_qa"]
