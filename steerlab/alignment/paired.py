@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
@@ -64,6 +64,7 @@ class PairedActivations:
         source_layers: Sequence[int] | None = None,
         target_layers: Sequence[int] | None = None,
         shares: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        groups: Sequence[Hashable] | None = None,
         seed: int = 0,
     ) -> PairedActivations:
         """Read both models.
@@ -78,7 +79,9 @@ class PairedActivations:
             site: what is read, at every layer or the layers named.
             source_layers: layers to read of the source.
             target_layers: and of the target.
-            shares: of the prompts that go to fit, dev and test.
+            shares: of the prompts (of the groups) that go to fit, dev and test.
+            groups: one name a prompt; a group (a pair, a template) goes whole to one part. By default prompts of equal
+                text are a group.
             seed: of the split.
 
         Raises:
@@ -100,7 +103,9 @@ class PairedActivations:
                 (target, their_prompts, target_layers, others),
             )
         )
-        splits = split(len(prompts), shares, seed)
+        splits = split(
+            len(prompts), shares, seed, [_text(prompt) for prompt in prompts] if groups is None else groups
+        )
         return cls(first, second, splits, rule, digest(prompts, their_prompts, rule, splits))
 
     def rows(self, part: Part) -> Int[np.ndarray, " row"]:
@@ -122,18 +127,27 @@ class PairedActivations:
         )
 
 
-def split(n: int, shares: tuple[float, float, float], seed: int) -> dict[Part, Int[np.ndarray, " prompt"]]:
-    """Prompts dealt to fit, dev and test; disjoint by construction.
+def split(
+    n: int, shares: tuple[float, float, float], seed: int, groups: Sequence[Hashable] | None = None
+) -> dict[Part, Int[np.ndarray, " prompt"]]:
+    """Prompts dealt to fit, dev and test in whole groups; disjoint by construction.
 
     Raises:
-        AlignmentError: shares that are negative or add up to more than one, or a fit part of fewer than four prompts.
+        AlignmentError: another number of groups than prompts, shares that are negative or add up to more than one, or a
+            fit part of fewer than four prompts.
     """
     if min(shares) < 0 or not 0 < sum(shares) <= 1 + 1e-9:
         raise AlignmentError(f"Shares {shares} are not three parts of one.")
-    order = np.random.default_rng(seed).permutation(n)
-    ends = np.round(np.cumsum(shares) * n).astype(int)
+    names = range(n) if groups is None else groups
+    if len(names) != n:
+        raise AlignmentError(f"{n} prompts came with {len(names)} groups; give one a prompt.")
+    number = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    group = np.array([number[name] for name in names], dtype=int)
+    order = np.random.default_rng(seed).permutation(len(number))
+    ends = np.round(np.cumsum(shares) * len(number)).astype(int)
     parts = {
-        part: np.sort(order[start:end]) for part, start, end in zip(PARTS, (0, *ends[:-1]), ends, strict=True)
+        part: np.flatnonzero(np.isin(group, order[start:end]))
+        for part, start, end in zip(PARTS, (0, *ends[:-1]), ends, strict=True)
     }
     if len(parts["fit"]) < 4:
         raise AlignmentError(

@@ -1,29 +1,22 @@
 """Two kinds of prompts held against each other (harmful and harmless requests, say), in three splits.
 
-Splits of people's own prompts are made from groups of near-duplicates (Jaccard similarity of their word sets at or
-above `NEAR_DUPLICATE`), so that no prompt of one split is a rewording of a prompt in another.
+Splits of people's own prompts are made from whole groups (see `datasets.groups`): matched prompts of the two kinds and
+rewordings of one prompt stand in one split.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import random
-import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import sparse
-
+from steerlab.datasets.groups import groups_of
 from steerlab.errors import DatasetError
 from steerlab.showing import cut, html_table, html_text
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.5, 0.2, 0.3)
-NEAR_DUPLICATE = 0.8
-_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,11 +40,15 @@ class ContrastSet:
         *,
         positive_name: str = "harmful",
         negative_name: str = "harmless",
+        groups: Sequence[Hashable] | None = None,
         seed: int = 0,
     ) -> ContrastSet:
-        """A set whose splits are drawn here: fixed by the seed, near-duplicates always in the same split."""
-        texts = [*positive, *negative]
-        names = _assign(near_duplicate_groups(texts), [0] * len(positive) + [1] * len(negative), seed)
+        """A set whose splits are drawn here, fixed by the seed; whole groups stand in one split.
+
+        groups: one name a prompt, positive first; None finds matched prompts and rewordings.
+        """
+        texts, kinds = [*positive, *negative], [0] * len(positive) + [1] * len(negative)
+        names = _assign(groups_of(texts, kinds, groups).numbers, kinds, seed)
         splits = (tuple(names[: len(positive)]), tuple(names[len(positive) :]))
         return cls(tuple(positive), tuple(negative), positive_name, negative_name, splits)
 
@@ -120,51 +117,6 @@ class ContrastSet:
     def _harmless(self) -> tuple[str, ...]:
         """Two examples of the kind that may be shown."""
         return (self.positive if self.positive_name == "harmless" else self.negative)[:2]
-
-
-def similarity(texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
-    """Jaccard similarity of word sets: `[text, other]`, in [0, 1]. Case and punctuation do not count."""
-    left, right = _bags(texts, others)
-    return _jaccard(left, right)
-
-
-def near_duplicate_groups(texts: Sequence[str]) -> list[int]:
-    """A group number for each text: texts that are near-duplicates, also through others, share one."""
-    parent = list(range(len(texts)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    (bags,) = _bags(texts)
-    for start in range(0, len(texts), _BLOCK):
-        alike = _jaccard(bags[start : start + _BLOCK], bags) >= NEAR_DUPLICATE
-        for i, j in np.argwhere(alike):
-            parent[root(int(i) + start)] = root(int(j))
-    return [root(i) for i in range(len(texts))]
-
-
-def _bags(*parts: Sequence[str]) -> list[sparse.csr_array]:
-    """[text, word] of each list, 1 where the word is in the text, over one vocabulary."""
-    sets = [[frozenset(re.findall(r"\w+", text.lower())) for text in part] for part in parts]
-    index = {word: i for i, word in enumerate(sorted(frozenset().union(*itertools.chain(*sets))))}
-    return [_indicator(part, index) for part in sets]
-
-
-def _indicator(sets: Sequence[frozenset[str]], index: dict[str, int]) -> sparse.csr_array:
-    columns = [index[word] for words in sets for word in words]
-    ends = np.cumsum([0, *map(len, sets)])
-    ones = np.ones(len(columns), dtype=np.float32)
-    return sparse.csr_array((ones, columns, ends), shape=(len(sets), max(len(index), 1)))
-
-
-def _jaccard(a: sparse.csr_array, b: sparse.csr_array) -> NDArray[np.float64]:
-    shared = (a @ b.T).toarray().astype(np.float64)
-    union = a.sum(1)[:, None] + b.sum(1)[None] - shared
-    jaccard: NDArray[np.float64] = np.divide(shared, union, out=np.ones_like(shared), where=union > 0)
-    return jaccard
 
 
 def _assign(groups: Sequence[int], kinds: Sequence[int], seed: int) -> list[str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from steerlab.datasets.contrast import near_duplicate_groups, similarity
+from steerlab.datasets.similarity import near_duplicate_groups, similarity
 from steerlab.errors import DatasetError
 from steerlab.showing import counted
 

@@ -11,7 +11,7 @@ calibrate on KL as well).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -116,6 +116,7 @@ def calibrate(
     target: float,
     strengths: Sequence[float] | None = None,
     refinements: int = 4,
+    groups: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Calibration:
     """Find the strength that reaches ``target`` on the dev prompts at the least KL on ``texts``.
@@ -130,10 +131,12 @@ def calibrate(
         strengths: tried from weak to strong; by default a quarter, half, one, two and four times the candidate's own
             strength (1 for a function).
         refinements: bisections between the last strength that missed and the first that reached the target.
+        groups: one name a prompt; prompts of one group (a pair, a template) are drawn together in the intervals. By
+            default every prompt stands alone.
         seed: of the bootstrap.
 
     Raises:
-        SteeringError: a candidate without a strength, or no strengths to try.
+        SteeringError: a candidate without a strength, no strengths to try, or another number of groups than prompts.
     """
     if not callable(effect):
         raise SteeringError(
@@ -142,8 +145,10 @@ def calibrate(
     named = candidates if isinstance(candidates, Mapping) else {"steered": candidates}
     if not named or (strengths is not None and not any(strengths)):
         raise SteeringError("Calibrating needs a candidate and strengths other than zero to try.")
-    unsteered = _estimate(effect(model, prompts), seed)
-    search = _Search(model, prompts, texts, effect, target, target >= unsteered.value, seed)
+    if groups is not None and len(groups) != len(prompts):
+        raise SteeringError(f"{len(prompts)} prompts came with {len(groups)} groups; give one a prompt.")
+    unsteered = _estimate(effect(model, prompts), groups, seed)
+    search = _Search(model, prompts, texts, effect, target, target >= unsteered.value, groups, seed)
     trials: list[Trial] = []
     for name, candidate in named.items():
         dose, own = _dose(name, candidate)
@@ -186,9 +191,10 @@ class _Search:
         effect: Effect,
         target: float,
         upwards: bool,
+        groups: Sequence[Hashable] | None,
         seed: int,
     ) -> None:
-        self.model, self.prompts, self.texts = model, prompts, texts
+        self.model, self.prompts, self.texts, self.groups = model, prompts, texts, groups
         self.effect, self.target, self.upwards, self.seed = effect, target, upwards, seed
 
     def reaches(self, value: float) -> bool:
@@ -217,10 +223,10 @@ class _Search:
 
     def _effect(self, edits: Sequence[Edit]) -> Estimate:
         with self.model.steering(*edits):
-            return _estimate(self.effect(self.model, self.prompts), self.seed)
+            return _estimate(self.effect(self.model, self.prompts), self.groups, self.seed)
 
 
-def _estimate(values: Any, seed: int) -> Estimate:
+def _estimate(values: Any, groups: Sequence[Hashable] | None, seed: int) -> Estimate:
     numbers = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values, dtype=np.float64)
     if numbers.ndim > 1 or not np.isfinite(numbers).all():
         raise SteeringError(
@@ -228,7 +234,9 @@ def _estimate(values: Any, seed: int) -> Estimate:
         )
     if numbers.ndim == 0:
         return Estimate(value=float(numbers))
-    return bootstrap_mean(numbers, seed=seed)
+    number = {name: at for at, name in enumerate(dict.fromkeys(groups or ()))}
+    clusters = None if groups is None else [number[name] for name in groups]
+    return bootstrap_mean(numbers, clusters, seed=seed)
 
 
 def _dose(name: str, candidate: Intervention | Dose) -> tuple[Callable[[float], tuple[Edit, ...]], float]:

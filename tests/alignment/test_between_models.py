@@ -14,6 +14,7 @@ from families import tiny
 from steerlab import alignment as al
 from steerlab.alignment import LayerMap, PairedActivations
 from steerlab.alignment.diagnostics import LayerReport
+from steerlab.alignment.paired import split
 from steerlab.directions import Direction
 from steerlab.errors import AlignmentError, SiteError
 from steerlab.models import LanguageModel, Site
@@ -220,3 +221,15 @@ def test_wrong_inputs_are_sentences(
         al.align(pairs).transfer(elsewhere)
     with pytest.raises(AlignmentError, match="sends the direction to zero"):
         al.align(pairs, aligner=al.MeanOnly()).transfer(random_direction(pair[0]))
+
+
+def test_a_group_of_prompts_goes_whole_to_one_part() -> None:
+    names = [number // 2 for number in range(40)]
+    parts = split(40, (0.6, 0.2, 0.2), 0, names)
+    assert sorted(prompt for rows in parts.values() for prompt in rows) == list(range(40))
+    owners = [{names[prompt] for prompt in rows} for rows in parts.values()]
+    assert sum(map(len, owners)) == len(set(names))
+    alone = split(40, (0.6, 0.2, 0.2), 0)
+    assert [len(rows) for rows in alone.values()] == [24, 8, 8]
+    with pytest.raises(AlignmentError, match="came with 3 groups"):
+        split(40, (0.6, 0.2, 0.2), 0, [1, 2, 3])

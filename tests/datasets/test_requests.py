@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steerlab.datasets import ContrastSet, open_prompts, plain_text, requests
-from steerlab.datasets.contrast import NEAR_DUPLICATE, SPLITS, near_duplicate_groups, similarity
+from steerlab.datasets.contrast import SPLITS
 from steerlab.datasets.requests import KINDS
+from steerlab.datasets.similarity import NEAR_DUPLICATE, near_duplicate_groups, similarity
 from steerlab.errors import DatasetError
 
 
@@ -109,6 +110,17 @@ def test_own_texts_are_split_by_the_seed_with_near_duplicates_together() -> None
     groups = near_duplicate_groups([*positive, *negative])
     names = [*made.splits[0], *made.splits[1]]
     assert len({(group, name) for group, name in zip(groups, names, strict=True)}) == len(set(groups))
+
+
+def test_matched_texts_of_both_kinds_stand_in_one_split() -> None:
+    words = [f"thing{n} of place{n} near street{n}" for n in range(20)]
+    made = ContrastSet.from_texts([f"break {w}" for w in words], [f"clean {w}" for w in words])
+    assert made.splits[0] == made.splits[1]
+    named = ContrastSet.from_texts(
+        [f"a{n}" for n in range(20)], [f"b{n}" for n in range(20)], groups=[*range(20), *range(20)]
+    )
+    assert named.splits[0] == named.splits[1]
+    assert set(named.splits[0]) == set(SPLITS)
 
 
 @given(st.integers(5, 40), st.integers(0, 99))

@@ -59,6 +59,20 @@ def test_the_chosen_strength_is_the_exact_one() -> None:
     assert [trial.strength for trial in fit.trials] == sorted(trial.strength for trial in fit.trials)
 
 
+def test_prompts_of_one_group_are_drawn_together() -> None:
+    """Each prompt twice: without groups the interval would be too narrow."""
+    model = linear_model()
+    given = {"effect": token_log_odds([5], [9]), "target": 1.0, "refinements": 0}
+    twice = [prompt for prompt in PROMPTS for _ in range(2)]
+    pairs = [number for number in range(len(PROMPTS)) for _ in range(2)]
+    once = calibrate(model, Add(towards(model, 5, 9)), PROMPTS, TEXTS, **given)  # type: ignore[arg-type]
+    grouped = calibrate(model, Add(towards(model, 5, 9)), twice, TEXTS, groups=pairs, **given)  # type: ignore[arg-type]
+    assert grouped.unsteered.n == once.unsteered.n == len(PROMPTS)
+    assert grouped.unsteered.low == pytest.approx(once.unsteered.low)
+    with pytest.raises(SteeringError, match="came with 1 groups"):
+        calibrate(model, Add(towards(model, 5, 9)), PROMPTS, TEXTS, groups=[1], **given)  # type: ignore[arg-type]
+
+
 def test_a_raw_tensor_is_calibrated_as_its_direction_is() -> None:
     model = linear_model()
     v = towards(model, 5, 9)

@@ -89,7 +89,9 @@ def test_named_sites_use_their_own_vectors(tiny_llama: LanguageModel) -> None:
 
 
 def test_everywhere_needs_one_vector(tiny_llama: LanguageModel) -> None:
-    with pytest.raises(SteeringError, match=r"2 sites and does not know where it works best; name some.*layers="):
+    with pytest.raises(
+        SteeringError, match=r"2 sites and does not know where it works best; name some.*layers="
+    ):
         Ablate(direction(tiny_llama, Site("resid_post", 0), MID))
 
 
