@@ -54,7 +54,7 @@ def aligners(n: int, rank: int) -> dict[str, Callable[[], Any]]:
         "SVD regression, published": lambda: al.SvdRegression(k, center=False),
         "Procrustes": lambda: al.Procrustes(k),
         "CCA": lambda: al.Cca(k, reg=0.1),
-        "affine with cycle": lambda: al.Affine(epochs=60),
+        "affine with cycle": lambda: al.AffineMap(epochs=60),
         "anchors": lambda: al.Anchor(),
         "shuffled pairs": lambda: al.ShuffledPairs(al.Ridge()),
         "random turn": lambda: al.RandomOrthogonal(),

@@ -33,7 +33,7 @@ from capture import row, save_checkpoint, text_of
 from torch import Tensor
 
 import steerlab as sl
-from steerlab.activations import LogitDifference, Patch, PatchSweep, Run
+from steerlab.activations import LogitDifference, PatchSweep, Run, StatePatch
 from steerlab.environment import hardware, library_versions
 
 HERE = Path(__file__).parent
@@ -147,7 +147,7 @@ def ours(model: sl.LanguageModel, ids: Tensor, size: Size, shares: list[float]) 
     def sweep() -> np.ndarray:
         source = Run(model, [clean])
         cells = [
-            (Patch(sl.Site("resid_post", layer), (position,), source),) for layer, position in size.cells
+            (StatePatch(sl.Site("resid_post", layer), (position,), source),) for layer, position in size.cells
         ]
         found = PatchSweep(model, [corrupted], [cells], LogitDifference([0], [1])).run()
         shares.append((found.cost.patched + found.cost.kept) / found.cost.naive)

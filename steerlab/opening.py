@@ -17,23 +17,22 @@ def load(source: Any, tokenizer: Any = None, **options: Any) -> LanguageModel:
     Args:
         source: what to load.
         tokenizer: a tokenizer, or the name or folder of one; a live transformers model needs it.
-        options: those of `models.load`.
+        options: those of `models.load_model`.
 
     Raises:
-        ModelError: as `models.load` does, and for an unknown bundled model.
+        ModelError: as `models.load_model` does, and for an unknown bundled model.
     """
     from inspect import signature
 
     from steerlab import zoo
     from steerlab.errors import ModelError
-    from steerlab.models import load as load_model
-    from steerlab.models import loading
+    from steerlab.models import load_model
 
     known = [
-        name for name, part in signature(loading.load).parameters.items() if part.kind is part.KEYWORD_ONLY
+        name for name, part in signature(load_model).parameters.items() if part.kind is part.KEYWORD_ONLY
     ]
     if unknown := sorted(options.keys() - set(known)):
         raise ModelError(f"Loading has no option {', '.join(unknown)}; there are {', '.join(known)}.")
     if isinstance(source, str | Path) and str(source).startswith("zoo:"):
-        return zoo.load(str(source).removeprefix("zoo:"), tokenizer=tokenizer, **options)
+        return zoo.load_bundled(str(source).removeprefix("zoo:"), tokenizer=tokenizer, **options)
     return load_model(source, tokenizer, **options)

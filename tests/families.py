@@ -187,9 +187,9 @@ def tiny(
     family: str = "llama", *, bos: bool = True, chat: bool = False, seed: int = 0, **changes: Any
 ) -> Any:
     """A `LanguageModel` around `build(family)` and `tiny_tokenizer(...)`."""
-    from steerlab.models import load
+    from steerlab.models import load_model
 
-    return load(build(family, seed=seed, **changes), tokenizer=tiny_tokenizer(bos=bos, chat=chat))
+    return load_model(build(family, seed=seed, **changes), tokenizer=tiny_tokenizer(bos=bos, chat=chat))
 
 
 #: Plain texts of several lengths.

@@ -175,7 +175,7 @@ def direction(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from steerlab import zoo
     from steerlab.directions import Direction, SiteStatistics
 
-    model = zoo.load("small-post")
+    model = zoo.load_bundled("small-post")
     sites = model.sites("resid_post", [0, 1])
     rows = torch.randn(len(sites), model.d_model, generator=torch.Generator().manual_seed(0))
     means = SiteStatistics(class_means={"1": (2.0,), "0": (0.0,)}, positive="1", negative="0")

@@ -120,7 +120,7 @@ def test_bundled_models_are_asked_about_the_topics_they_know(
     stored = whole_run.manifest.data["statements"]
     assert (stored["source"], stored["n"]) == ("packaged", len(sl.datasets.statements()))
     monkeypatch.setattr(comparison, "run_study", lambda name, *_, **__: whole_run[name])
-    run = compare("zoo:small-base", sl.zoo.load("small-post"), out=tmp_path / "run", studies=["branching"])
+    run = compare("zoo:small-base", sl.load("zoo:small-post"), out=tmp_path / "run", studies=["branching"])
     said = run.manifest.data["statements"]
     assert "bundled models" in str(said["source"])
     assert said["hash"] == sl.zoo.known_statements().hash

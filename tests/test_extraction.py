@@ -110,7 +110,7 @@ def test_estimators_of_pairs_are_judged_by_whole_pairs(
     estimator: Any,
 ) -> None:
     """On what the zoo's model holds true, at a layer where truth can be read."""
-    model = sl.zoo.load("small-post")
+    model = sl.load("zoo:small-post")
     data = packaged_prompts(model, "truth")
     direction = extract_from(model, data, estimator=estimator, layers="1")
     site = sl.Site("resid_post", 1)

@@ -90,3 +90,38 @@ def test_export_goes_by_the_registry_and_leaves_the_model_alone(tmp_path: Path) 
 def test_the_page_of_names_lists_the_door() -> None:
     page = Path(__file__).parents[1] / "docs" / "names.md"
     assert sorted(set(re.findall(r"`sl\.(\w+)`", page.read_text("utf-8")))) == sorted(sl.__all__)
+
+
+@pytest.mark.parametrize(
+    ("room", "old", "new"),
+    [
+        ("models", "load", "load_model"),
+        ("models", "Selection", "SelectedTokens"),
+        ("activations", "Patch", "StatePatch"),
+        ("alignment", "Affine", "AffineMap"),
+        ("zoo", "load", "load_bundled"),
+        ("zoo", "statements", "known_statements"),
+    ],
+)
+def test_names_of_before_say_the_new_one(room: str, old: str, new: str) -> None:
+    opened = getattr(sl, room)
+    with pytest.warns(DeprecationWarning, match=rf"steerlab\.{room}\.{old} is now steerlab\.{room}\.{new}"):
+        assert getattr(opened, old) is getattr(opened, new)
+    assert old not in opened.__all__
+    with pytest.raises(AttributeError, match="has no 'nothing'"):
+        opened.nothing  # noqa: B018  # the access is what raises
+
+
+#: Words that named two things before: each is now defined once in the package.
+ONCE = ("Affine", "Agreement", "Answers", "Patch", "Price", "Role", "Selection", "WORDS", "load")
+
+
+@pytest.mark.parametrize("word", ONCE)
+def test_one_word_is_one_thing(word: str) -> None:
+    places = []
+    for file in Path(sl.__file__).parent.rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            names = [getattr(node, "name", ""), *(getattr(target, "id", "") for target in targets)]
+            places += [file.name] * (word in names)
+    assert len(places) <= 1

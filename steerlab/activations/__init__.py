@@ -11,12 +11,13 @@ from steerlab.activations.measures import (
     Probability,
 )
 from steerlab.activations.moments import Label, Moments, plain_label
-from steerlab.activations.patches import Cell, Patch, window
+from steerlab.activations.patches import Cell, StatePatch, window
 from steerlab.activations.patching import Cost, Patched, PatchResult, PatchSweep
 from steerlab.activations.reading import capture
 from steerlab.activations.sources import Mapped, Mean, Noise, RandomShift, Run, Source, Zero
 from steerlab.activations.states import Activations
 from steerlab.activations.sweep import Recording, record, sweep
+from steerlab.old_names import old_names
 
 __all__ = [
     "DIFFERENCE",
@@ -31,7 +32,6 @@ __all__ = [
     "Mean",
     "Moments",
     "Noise",
-    "Patch",
     "PatchMeasure",
     "PatchResult",
     "PatchSweep",
@@ -41,6 +41,7 @@ __all__ = [
     "Recording",
     "Run",
     "Source",
+    "StatePatch",
     "Zero",
     "capture",
     "capture_differences",
@@ -49,3 +50,5 @@ __all__ = [
     "sweep",
     "window",
 ]
+
+__getattr__ = old_names(__name__, {"Patch": "steerlab.activations.StatePatch"})

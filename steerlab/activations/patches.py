@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Patch:
+class StatePatch:
     """States of a source in the place of a run's own, at one site and some positions.
 
     Attributes:
@@ -49,7 +49,7 @@ class Patch:
 
 
 #: What one run changes: a window of layers, or a restored state with some paths severed, is several patches.
-Cell: TypeAlias = tuple[Patch, ...]
+Cell: TypeAlias = tuple[StatePatch, ...]
 
 
 def window(
@@ -58,7 +58,7 @@ def window(
     """Patches at the `width` layers around `layer`, from layer - width // 2 on and cut at the ends (ROME's window)."""
     low = max(0, layer - width // 2)
     high = min(n_layers, layer - width // 2 + width)
-    return tuple(Patch(Site(name, at), positions, source) for at in range(low, high))
+    return tuple(StatePatch(Site(name, at), positions, source) for at in range(low, high))
 
 
 def starts_at(cell: Cell, n_layers: int) -> int:
@@ -102,7 +102,7 @@ class RowPatches:
         self, model: LanguageModel, rows: Sequence[tuple[int, Cell, Cell]], start: int, column: int
     ) -> None:
         self._n_layers = model.n_layers
-        collected: dict[tuple[Site, int], list[tuple[int, int, Patch]]] = {}
+        collected: dict[tuple[Site, int], list[tuple[int, int, StatePatch]]] = {}
         for row, (prompt, base, cell) in enumerate(rows):
             depth: dict[Site, int] = {}
             ahead = [patch for patch in base if not _contained(patch.site, start, model.n_layers)]
@@ -155,7 +155,7 @@ class _Write:
 
     @classmethod
     def of(
-        cls, model: LanguageModel, patches: Sequence[tuple[int, int, Patch]], column: int
+        cls, model: LanguageModel, patches: Sequence[tuple[int, int, StatePatch]], column: int
     ) -> _Write | None:
         rows: list[int] = []
         columns: list[int] = []

@@ -1,6 +1,7 @@
 """Patch sweeps: what every (site, position) of a run carries, each cell computed only from where it differs.
 
-    cells = [[(Patch(Site("resid_post", l), (p,), clean),) for l in layers for p in positions] for prompt in prompts]
+    one = [(StatePatch(Site("resid_post", l), (p,), clean),) for l in layers for p in positions]
+    cells = [one for prompt in prompts]
     result = PatchSweep(model, prompts, cells, LogitDifference(true, false)).run(progress="tracing")
     result.values    # [prompt, cell]
 

@@ -25,7 +25,7 @@ from steerlab.models import (
     LanguageModel,
     Last,
     Prompt,
-    Selection,
+    SelectedTokens,
     Selector,
     Site,
     SitesGiven,
@@ -211,7 +211,7 @@ def _read(
 
 def _tokenised(
     model: LanguageModel, prompts: Sequence[str | Prompt], positions: Selector, start: int
-) -> tuple[Tokens, Selection]:
+) -> tuple[Tokens, SelectedTokens]:
     try:
         tokens = model.tokenize(prompts, padding_side="right").of_rows(range(start, start + len(prompts)))
         return tokens, tokens.select(positions)

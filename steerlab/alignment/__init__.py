@@ -9,7 +9,7 @@ print(alignment.diagnose(pairs, direction).sentence)
 from __future__ import annotations
 
 from steerlab.alignment._aligner import Aligner
-from steerlab.alignment.affine import Affine
+from steerlab.alignment.affine import AffineMap
 from steerlab.alignment.alignment import Alignment, align, layer_scores
 from steerlab.alignment.anchor import Anchor
 from steerlab.alignment.cca import Cca
@@ -24,10 +24,11 @@ from steerlab.alignment.reduced_rank import ReducedRank
 from steerlab.alignment.registry import ALIGNERS
 from steerlab.alignment.ridge import Ridge
 from steerlab.alignment.svd_regression import SvdRegression
+from steerlab.old_names import old_names
 
 __all__ = [
     "ALIGNERS",
-    "Affine",
+    "AffineMap",
     "Aligner",
     "Alignment",
     "AlignmentReport",
@@ -53,3 +54,5 @@ __all__ = [
     "r2_diff",
     "r2_point",
 ]
+
+__getattr__ = old_names(__name__, {"Affine": "steerlab.alignment.AffineMap"})

@@ -16,7 +16,7 @@ _FLOOR = 1e-2
 
 
 @ALIGNERS.register("affine")
-class Affine(Aligner):
+class AffineMap(Aligner):
     """Gradient descent on ‖x A + a − y‖² + ‖y B + b − x‖² + cycle (‖(x A + a) B + b − x‖² + ‖(y B + b) A + a − y‖²).
 
     Trained on the principal coordinates of the rows (which lose nothing), each side divided by its root mean square,
@@ -54,7 +54,7 @@ class Affine(Aligner):
     @torch.enable_grad()
     def _fit_rows(self, x: Rows, y: Rows) -> None:
         if self.epochs < 1 or self.batch < 1:
-            raise AlignmentError("Affine needs at least one epoch and one row a step.")
+            raise AlignmentError("AffineMap needs at least one epoch and one row a step.")
         spectra = Spectra.of_rows(x, y)
         sizes = [
             float(np.sqrt((scale**2).sum() / spectra.rows / len(scale)))

@@ -15,6 +15,9 @@ ALIGNERS: Registry[type[Aligner]] = Registry(
     "aligner", package="steerlab.alignment", group="steerlab.aligners", error=AlignmentError
 )
 
+#: Classes that had another name in files of before.
+_RENAMED = {"Affine": "AffineMap"}
+
 
 def aligner_class(name: str) -> type[Aligner]:
     """The registered class of this name: files hold the names of classes.
@@ -23,6 +26,7 @@ def aligner_class(name: str) -> type[Aligner]:
         AlignmentError: no registered class has the name.
     """
     classes = {aligner.__name__: aligner for aligner in ALIGNERS.values()}
+    name = _RENAMED.get(name, name)
     if name not in classes:
         raise AlignmentError(
             f"There is no aligner class {name!r} among {', '.join(classes)}; register it in "

@@ -6,7 +6,7 @@ from steerlab.models.edits import Edit, EditTable, Steering
 from steerlab.models.gates import EditCondition
 from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
-from steerlab.models.loading import load
+from steerlab.models.loading import load_model
 from steerlab.models.output_weights import OutputWeights, SlicedRows, read_output_weights
 from steerlab.models.positions import (
     AfterInstruction,
@@ -24,8 +24,9 @@ from steerlab.models.positions import (
     require_selector,
 )
 from steerlab.models.program import Applied, Count
-from steerlab.models.prompts import Prompt, Selection, Tokens, as_prompts
+from steerlab.models.prompts import Prompt, SelectedTokens, Tokens, as_prompts
 from steerlab.models.sites import Site, SiteName, SitesGiven, site_of, sites_among, sites_of
+from steerlab.old_names import old_names
 
 __all__ = [
     "AfterInstruction",
@@ -48,7 +49,7 @@ __all__ = [
     "OutputWeights",
     "Prompt",
     "PromptError",
-    "Selection",
+    "SelectedTokens",
     "Selector",
     "SelfCheck",
     "Site",
@@ -63,10 +64,14 @@ __all__ = [
     "WholePrompt",
     "Window",
     "as_prompts",
-    "load",
+    "load_model",
     "read_output_weights",
     "require_selector",
     "site_of",
     "sites_among",
     "sites_of",
 ]
+
+__getattr__ = old_names(
+    __name__, {"load": "steerlab.models.load_model", "Selection": "steerlab.models.SelectedTokens"}
+)

@@ -43,7 +43,7 @@ NEW_TOKENS = 64
 
 
 class LanguageModel(Checkpoint):
-    """A causal language model and its tokenizer. Made by `load`.
+    """A causal language model and its tokenizer. Made by `load_model` (`sl.load`).
 
     Attributes:
         model: the transformers module, in evaluation mode.

@@ -1,4 +1,4 @@
-"""`load`: from a hub name, a folder or a live object to a `LanguageModel` that passed the self-check.
+"""`load_model`: from a hub name, a folder or a live object to a `LanguageModel` that passed the self-check.
 
 Everything that can be wrong with a checkpoint is found before it is used and said in one sentence: a
 missing folder or hub name, no configuration, no or damaged or missing weights, a family the adapters do
@@ -26,7 +26,7 @@ from steerlab.progress import transformers_bars
 _FLOAT32_LIMIT = 4_000_000_000
 
 
-def load(
+def load_model(
     name_or_path_or_model: Any,
     tokenizer: Any = None,
     *,

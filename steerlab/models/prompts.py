@@ -146,16 +146,16 @@ class Tokens:
         """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""
         return index + (self.width - self.lengths[row] if self.padding_side == "left" else 0)
 
-    def select(self, positions: Selector) -> Selection:
+    def select(self, positions: Selector) -> SelectedTokens:
         """Resolve `positions` in every prompt, in prompt order."""
         selected = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
         rows = torch.tensor([row for row, _ in selected], dtype=torch.long)
         columns = torch.tensor([self.column(row, index) for row, index in selected], dtype=torch.long)
-        return Selection(rows, columns, torch.tensor([index for _, index in selected], dtype=torch.long))
+        return SelectedTokens(rows, columns, torch.tensor([index for _, index in selected], dtype=torch.long))
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class SelectedTokens:
     """Selected tokens of a batch, on the CPU: `state[rows, columns]` picks them from a padded state.
 
     Attributes:

@@ -67,7 +67,7 @@ class NeuronSet(Record):
     cloud_logit_var: list[float]
 
 
-class Agreement(Record):
+class NeuronAgreement(Record):
     """A number between -1 (or 0) and 1 that says how alike the two models' neurons are, or a control of it."""
 
     name: str
@@ -90,7 +90,7 @@ class PairNeurons(Record):
     """Everything about entropy neurons of a pair; `notes` says what could not be computed, and why."""
 
     sets: list[NeuronSet] = Field(default_factory=list)
-    agreements: list[Agreement] = Field(default_factory=list)
+    agreements: list[NeuronAgreement] = Field(default_factory=list)
     effects: list[NeuronEffect] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
@@ -137,7 +137,7 @@ def compare_neurons(
             effects += _causal(role, model, by_role[role], texts, randoms, seed)
         except SteerlabError as error:
             notes.append(f"{role}: {error}")
-    agreements: list[Agreement] = []
+    agreements: list[NeuronAgreement] = []
     if len(by_role) == 2:
         if reason := _incomparable(base, post):
             notes.append(reason)
@@ -169,7 +169,7 @@ def _agreements(
     neurons: dict[Role, Neurons],
     spaces: dict[Role, OutputSpace],
     seed: int,
-) -> list[Agreement]:
+) -> list[NeuronAgreement]:
     base, post = neurons["base"], neurons["post"]
     weights = _block_weights(len(spaces["base"].counts), seed)
     drawn = {
@@ -177,13 +177,13 @@ def _agreements(
         for role, model in models.items()
     }
     rows = [
-        Agreement(name="overlap of the candidates", kind="effect", value=_overlap(base, post, drawn)),
-        Agreement(
+        NeuronAgreement(name="overlap of the candidates", kind="effect", value=_overlap(base, post, drawn)),
+        NeuronAgreement(
             name="overlap of random neurons of like norm",
             kind="control",
             value=_random_overlap(base, post, seed),
         ),
-        Agreement(
+        NeuronAgreement(
             name="overlap by the opposite rule (highest LogitVar)",
             kind="control",
             value=_overlap(base, post, drawn, sign=-1),
@@ -193,7 +193,7 @@ def _agreements(
     if len(spaces["base"].counts) > 1:
         halves = _halves(models["base"], base, spaces["base"], seed)
         rows.append(
-            Agreement(
+            NeuronAgreement(
                 name="overlap of base with itself, halves of the vocabulary", kind="ceiling", value=halves
             )
         )
@@ -202,7 +202,7 @@ def _agreements(
         ("rank correlation of the norm, all neurons", base.norm, post.norm),
     ):
         value = bootstrap(_rank_correlation, first, second, seed=seed, draws=_DRAWS)
-        rows.append(Agreement(name=name, kind="control", value=value))
+        rows.append(NeuronAgreement(name=name, kind="control", value=value))
     return rows
 
 
@@ -235,7 +235,7 @@ def _other_layers(
     models: dict[Role, LanguageModel],
     spaces: dict[Role, OutputSpace],
     weights: Float[np.ndarray, "draw block"],
-) -> list[Agreement]:
+) -> list[NeuronAgreement]:
     """The published rule in earlier layers, at most six of them, where a layer has neurons of its own."""
     last = models["base"].n_layers - 1
     layers = sorted({round(place) for place in np.linspace(0, last - 1, min(_LAYERS, last))})
@@ -247,7 +247,7 @@ def _other_layers(
             continue
         drawn = {role: logit_variance(models[role].w_out(layer), spaces[role], weights) for role in spaces}
         name = f"overlap by the same rule in layer {layer}"
-        rows.append(Agreement(name=name, kind="control", value=_overlap(base, post, drawn)))
+        rows.append(NeuronAgreement(name=name, kind="control", value=_overlap(base, post, drawn)))
     return rows
 
 

@@ -6,10 +6,10 @@ A package registers its study (`steerlab.registry.Study`) and holds `study.py` (
 
 from __future__ import annotations
 
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from steerlab.old_names import old_names
 from steerlab.registry import STUDIES
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ _MOVED = {
     "survivors": "selection",
 }
 
+_moved = old_names(__name__, {name: f"steerlab.{room}.{name}" for name, room in _MOVED.items()})
+
 __all__ = [
     "Pair",
     "TracingPairs",
@@ -105,9 +107,7 @@ def __getattr__(name: str) -> object:
     elif name in STUDIES:
         value = STUDIES[name].load()
     elif name in _MOVED:
-        new = f"steerlab.{_MOVED[name]}.{name}"
-        warnings.warn(f"steerlab.studies.{name} is now {new}.", DeprecationWarning, stacklevel=2)
-        return getattr(import_module(f"steerlab.{_MOVED[name]}"), name)
+        return _moved(name)
     else:
         raise AttributeError(f"steerlab.studies has no {name!r}: it has {', '.join(__dir__())}.")
     globals()[name] = value

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlab.errors import ModelError
+from steerlab.old_names import old_names
 
 if TYPE_CHECKING:
     from steerlab.datasets import StatementSet, Task
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SCALES = ("small", "large")
 _KINDS = ("base", "post")
 
-__all__ = ["known_statements", "load", "measure", "names", "path", "scales", "sums_task", "train"]
+__all__ = ["known_statements", "load_bundled", "measure", "names", "path", "scales", "sums_task", "train"]
 
 
 def scales() -> tuple[str, ...]:
@@ -44,13 +44,13 @@ def path(name: str) -> Path:
     return folder
 
 
-def load(name: str, **options: Any) -> LanguageModel:
+def load_bundled(name: str, **options: Any) -> LanguageModel:
     """A bundled model, called `zoo:NAME` wherever the package lies; `options` go to `steerlab.load`.
 
     Raises `ModelError` for an unknown name.
     """
     from steerlab.datasets.facts import TOPICS
-    from steerlab.models import load as load_model
+    from steerlab.models import load_model
 
     model = load_model(path(name), **options)
     model.name = f"zoo:{name}"
@@ -127,10 +127,6 @@ def measure(
     return rows
 
 
-def __getattr__(name: str) -> object:
-    if name == "statements":  # for one more release
-        warnings.warn(
-            "steerlab.zoo.statements is now zoo.known_statements.", DeprecationWarning, stacklevel=2
-        )
-        return known_statements
-    raise AttributeError(f"steerlab.zoo has no {name!r}.")
+__getattr__ = old_names(
+    __name__, {"load": "steerlab.zoo.load_bundled", "statements": "steerlab.zoo.known_statements"}
+)

@@ -302,9 +302,9 @@ def test_a_family_that_hands_on_more_makes_whole_passes(caplog: pytest.LogCaptur
     """Block 1 adds what block 0's MLP put out in the same pass: nothing can be left out before it."""
     from families import build, tiny_tokenizer
 
-    from steerlab.models import load
+    from steerlab.models import load_model
 
-    model = load(build("llama"), tokenizer=tiny_tokenizer())
+    model = load_model(build("llama"), tokenizer=tiny_tokenizer())
     seen: list[Tensor] = []
     first, second = (model.anatomy.blocks[layer].mlp for layer in (0, 1))
     first.register_forward_hook(lambda module, args, output: seen.append(output))
@@ -415,9 +415,9 @@ def test_steered_runs_are_swept_as_they_are_steered() -> None:
 def test_bfloat16_stays_within_its_rounding() -> None:
     from families import build, tiny_tokenizer
 
-    from steerlab.models import load
+    from steerlab.models import load_model
 
-    model = load(build("llama").to(torch.bfloat16), tokenizer=tiny_tokenizer())
+    model = load_model(build("llama").to(torch.bfloat16), tokenizer=tiny_tokenizer())
     false, true = pairs(model)
     source = Run(model, true)
     cells: list[Cell] = [(Patch(site, (2,), source),) for site in model.sites("resid_post")]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerlab.activations import record, sweep
 from steerlab.errors import PromptError, SiteError, SteeringError, SteerlabError
-from steerlab.models import All, LanguageModel, Site, load
+from steerlab.models import All, LanguageModel, Site, load_model
 
 TEXTS = ["How do I bake bread?", "Is a cat an animal? Yes, a cat is", "Rome", "the dog ran"]
 VARIANTS = 3
@@ -253,6 +253,6 @@ def test_bad_input_is_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_restart_too(dtype: torch.dtype) -> None:
-    model = load(build("llama").to(dtype), tokenizer=tiny_tokenizer(), dtype=dtype)
+    model = load_model(build("llama").to(dtype), tokenizer=tiny_tokenizer(), dtype=dtype)
     recording = record(model, TEXTS, layers=[1])
     assert recording.restarts

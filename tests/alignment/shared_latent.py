@@ -12,7 +12,7 @@ import transformers
 from families import tiny_tokenizer
 from torch import Tensor
 
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, load_model
 
 WIDTH, WIDER, LAYERS, VOCAB = 24, 40, 3, 320
 
@@ -42,7 +42,7 @@ def pair() -> tuple[LanguageModel, LanguageModel]:
                 weight.copy_(q.T @ source)
             else:  # embedding, unembedding and everything that reads the stream
                 weight.copy_(source @ q)
-    return load(narrow, tokenizer=tiny_tokenizer()), load(wide, tokenizer=tiny_tokenizer())
+    return load_model(narrow, tokenizer=tiny_tokenizer()), load_model(wide, tokenizer=tiny_tokenizer())
 
 
 def _empty(width: int, epsilon: float) -> transformers.LlamaForCausalLM:

@@ -27,7 +27,7 @@ EVERY: tuple[Any, ...] = (
     al.ReducedRank(8, 0.1),
     al.Procrustes(8),
     al.Cca(8),
-    al.Affine(epochs=20),
+    al.AffineMap(epochs=20),
     al.Anchor(20),
     al.ZeroPad(),
     al.RandomOrthogonal(),
@@ -237,6 +237,19 @@ def test_files_give_back_the_aligner(aligner: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.transform_point(x), fitted.transform_point(x))
 
 
+def test_files_of_before_the_affine_map_was_renamed_are_read(tmp_path: Path) -> None:
+    x, y = rows()
+    fitted = al.AffineMap(epochs=2).fit(x, y)
+    fitted.save(tmp_path / "new.safetensors")
+    raw = (tmp_path / "new.safetensors").read_bytes()
+    assert raw.count(b"AffineMap") == 1
+    length = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + length].replace(b"AffineMap", b"Affine").ljust(length)
+    (tmp_path / "old.safetensors").write_bytes(raw[:8] + header + raw[8 + length :])
+    again = al.Aligner.load(tmp_path / "old.safetensors")
+    assert isinstance(again, al.AffineMap)
+
+
 @pytest.mark.parametrize("aligner", EVERY, ids=named)
 def test_aligners_are_scikit_learn_estimators(aligner: Any) -> None:
     x, y = rows()
@@ -273,7 +286,7 @@ def test_the_cycle_penalty_returns_more_and_the_map_predicts() -> None:
     x0 = x - x.mean(0)
     returned = {}
     for cycle in (0.0, 1.0):
-        fitted = al.Affine(cycle, epochs=200).fit(x, y)
+        fitted = al.AffineMap(cycle, epochs=200).fit(x, y)
         left, core, right = fitted.back_
         there = fitted.transform_point(x) - y.mean(0)
         back = there @ left @ core @ right.T
@@ -315,7 +328,7 @@ def test_wrong_rows_are_sentences() -> None:
         (x, y, al.Ridge(-1.0), "no strength"),
         (x, y, al.Cca(2, reg=-1.0), "no ridge"),
         (x, y, al.Anchor(100), "cannot be drawn from 60 rows"),
-        (x, y, al.Affine(epochs=0), "at least one epoch"),
+        (x, y, al.AffineMap(epochs=0), "at least one epoch"),
     ):
         with pytest.raises(AlignmentError, match=match):
             aligner.fit(given_x, given_y)

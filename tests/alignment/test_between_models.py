@@ -127,9 +127,9 @@ def test_a_high_r2_alone_is_never_reliable() -> None:
 
 
 def test_ends_of_words_match_between_tokenizers(shared: Path) -> None:
-    from steerlab.models import load
+    from steerlab.models import load_model
 
-    first = load(shared / "models" / "stories260K")
+    first = load_model(shared / "models" / "stories260K")
     second = tiny("gpt2")
     prompts = ["the cat sat on the mat .", "a dog is not red"]
     pairs = PairedActivations.read(first, second, prompts * 6, rule="end_of_word")
@@ -148,12 +148,14 @@ def test_ends_of_words_match_between_tokenizers(shared: Path) -> None:
 
 
 def test_all_tokens_need_equal_tokens(pair: tuple[LanguageModel, LanguageModel], shared: Path) -> None:
-    from steerlab.models import load
+    from steerlab.models import load_model
 
     same = PairedActivations.read(*pair, texts(8), rule="all_tokens")
     assert len(same.source) == sum(pair[0].tokenize(texts(8)).lengths)
     with pytest.raises(AlignmentError, match="use rule='end_of_word'"):
-        PairedActivations.read(pair[0], load(shared / "models" / "stories260K"), texts(8), rule="all_tokens")
+        PairedActivations.read(
+            pair[0], load_model(shared / "models" / "stories260K"), texts(8), rule="all_tokens"
+        )
 
 
 def test_parts_are_disjoint_and_hashed(

@@ -34,7 +34,7 @@ def test_stories_and_random_strings_are_distinct_and_seeded() -> None:
     assert prompt_sets.story_openings(5, 3, seed=1) == prompt_sets.story_openings(5, 3, seed=1)
     from steerlab import zoo
 
-    tokenizers = [zoo.load(name).tokenizer for name in ("small-base", "large-base")]
+    tokenizers = [zoo.load_bundled(name).tokenizer for name in ("small-base", "large-base")]
     strings = prompt_sets.random_strings(tokenizers, 4, 2)
     assert len(set(strings)) == 4
     for one in tokenizers:

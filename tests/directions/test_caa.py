@@ -20,7 +20,7 @@ from steerlab.activations import Moments, capture
 from steerlab.datasets import ChoicePair
 from steerlab.directions import Direction, caa, caa_direction, choice_prompts, equal_norms, swap_choices
 from steerlab.errors import DatasetError, DirectionError, PromptError
-from steerlab.models import LanguageModel, Prompt, Site, load
+from steerlab.models import LanguageModel, Prompt, Site, load_model
 
 SITE = Site("resid_post", 1)
 LETTERS = "ABCDEFGH"
@@ -87,7 +87,7 @@ def merging(*words: str) -> LanguageModel:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
-    return load(build("llama", max_position_embeddings=256), tokenizer=tokenizer)
+    return load_model(build("llama", max_position_embeddings=256), tokenizer=tokenizer)
 
 
 def test_a_merged_letter_is_read_where_it_is() -> None:

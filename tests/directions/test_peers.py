@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steerlab.activations import Activations, capture
 from steerlab.directions import DifferenceInMeans, Direction, PcaReader, fit_direction
-from steerlab.models import LanguageModel, Site, load
+from steerlab.models import LanguageModel, Site, load_model
 
 HERE = Path(__file__).parent / "peers"
 PAIRS: list[tuple[str, str]] = json.loads((HERE / "prompts.json").read_text("utf-8"))
@@ -25,7 +25,7 @@ def model() -> LanguageModel:
     import steerlab
 
     folder = Path(steerlab.__file__).parent / "zoo" / "weights" / "small-post"
-    return load(str(folder), dtype="float32")
+    return load_model(str(folder), dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tolerances import close
 from transformers import GenerationConfig
 
 from steerlab.errors import SteerlabError
-from steerlab.models import LanguageModel, PromptError, load
+from steerlab.models import LanguageModel, PromptError, load_model
 
 TEXTS = ["The capital of", "Is a cat an animal? Yes"]
 
@@ -47,7 +47,7 @@ def test_recommended_settings_of_the_checkpoint_are_set_aside(capsys: pytest.Cap
         repetition_penalty=5.0, temperature=0.1, top_k=1, do_sample=True, max_new_tokens=2, eos_token_id=1
     )
     module.generation_config = recommended
-    model = load(module, tokenizer=tiny_tokenizer())
+    model = load_model(module, tokenizer=tiny_tokenizer())
     assert model.generate(TEXTS, max_new_tokens=12) == plain.generate(TEXTS, max_new_tokens=12)
     assert model.model.generation_config is recommended
     assert capsys.readouterr() == ("", "")

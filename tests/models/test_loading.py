@@ -13,7 +13,7 @@ import torch
 import transformers
 from families import build, tiny_tokenizer
 
-from steerlab.models import LanguageModel, ModelError, Site, load
+from steerlab.models import LanguageModel, ModelError, Site, load_model
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(words: str, source: Any, **options: Any) -> None:
     with pytest.raises(ModelError, match=words) as caught:
-        load(source, **options)
+        load_model(source, **options)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
 
 
 def test_a_folder_loads_and_equals_the_live_model(folder: Path) -> None:
-    saved, live = load(folder), load(build("llama"), tokenizer=tiny_tokenizer())
+    saved, live = load_model(folder), load_model(build("llama"), tokenizer=tiny_tokenizer())
     assert saved.fingerprint == live.fingerprint
     assert torch.equal(saved.logits(["Rome is"]), live.logits(["Rome is"]))
     assert (saved.n_layers, saved.d_model, saved.n_heads, saved.head_dim, saved.d_mlp) == (3, 32, 4, 8, 48)
@@ -42,20 +42,20 @@ def test_a_folder_loads_and_equals_the_live_model(folder: Path) -> None:
     assert saved.has_chat_template
     assert not live.has_chat_template
     assert saved.name == str(folder)
-    assert load(saved) is saved
+    assert load_model(saved) is saved
     assert "LlamaForCausalLM" in repr(saved)
     assert not saved.model.training
 
 
 def test_half_precision_is_up_cast_on_the_cpu_unless_asked_for(folder: Path) -> None:
     build("llama").to(torch.bfloat16).save_pretrained(folder)
-    up_cast, stored = load(folder), load(folder, dtype="bfloat16")
+    up_cast, stored = load_model(folder), load_model(folder, dtype="bfloat16")
     assert up_cast.dtype == torch.float32
     assert stored.dtype == torch.bfloat16
     assert up_cast.fingerprint == stored.fingerprint
-    assert up_cast.fingerprint != load(build("llama"), tokenizer=tiny_tokenizer()).fingerprint
+    assert up_cast.fingerprint != load_model(build("llama"), tokenizer=tiny_tokenizer()).fingerprint
     assert stored.self_check().ok
-    assert load(folder, dtype=torch.float64).unembed(torch.ones(32)).dtype == torch.float32
+    assert load_model(folder, dtype=torch.float64).unembed(torch.ones(32)).dtype == torch.float32
 
 
 def test_unknown_places(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_no_tokenizer(folder: Path) -> None:
         path.unlink()
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     refused("no usable tokenizer", folder)
-    assert load(folder, tokenizer=tiny_tokenizer()).vocab_size == 300
+    assert load_model(folder, tokenizer=tiny_tokenizer()).vocab_size == 300
     refused("needs its tokenizer", build("llama"))
 
 

@@ -263,9 +263,9 @@ def test_an_edit_belongs_to_the_thread_that_entered(tiny_llama: LanguageModel, v
 def test_half_precision_models_are_edited_in_float32(vector: Tensor) -> None:
     from families import build, tiny_tokenizer
 
-    from steerlab.models import load
+    from steerlab.models import load_model
 
-    model = load(build("llama").to(torch.bfloat16), tokenizer=tiny_tokenizer())
+    model = load_model(build("llama").to(torch.bfloat16), tokenizer=tiny_tokenizer())
     edit = Add(vector)
     plain = state_of(model, TEXTS[0], SITE)
     with model.steering(edit):

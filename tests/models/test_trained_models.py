@@ -12,22 +12,22 @@ from tolerances import close
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from steerlab.models import AfterInstruction, LanguageModel, Last, Prompt, PromptError, Site, Span, load
+from steerlab.models import AfterInstruction, LanguageModel, Last, Prompt, PromptError, Site, Span, load_model
 
 
 @pytest.fixture(scope="module")
 def stories(shared: Path) -> LanguageModel:
-    return load(shared / "models/stories260K")
+    return load_model(shared / "models/stories260K")
 
 
 @pytest.fixture(scope="module")
 def chat(shared: Path) -> LanguageModel:
-    return load(str(shared / "models/stories260K-chat-local"))
+    return load_model(str(shared / "models/stories260K-chat-local"))
 
 
 def test_published_activations_agree(shared: Path) -> None:
     folder = shared / "models/gpt-nano-sort"
-    model = load(folder)
+    model = load_model(folder)
     golden = load_file(folder / "golden_partials.safetensors")
     texts = [model.tokenizer.decode(row) for row in golden["idx"].long().tolist()]
     tokens = model.tokenize(texts)
@@ -105,7 +105,7 @@ def test_the_base_model_gets_the_plain_form(stories: LanguageModel) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "minimind3", "mistral-sp"])
 def test_spans_are_found_through_real_tokenizers(shared: Path, name: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/tokenizers" / name, local_files_only=True)
-    model = load(build("llama", vocab_size=len(tokenizer)), tokenizer=tokenizer)
+    model = load_model(build("llama", vocab_size=len(tokenizer)), tokenizer=tokenizer)
     text = "Is the Zürich–Łódź train late? 東京 too"
     prompt = model.instruction_prompt(text, response=" Yes")
     start = prompt.text.index("Łódź")
@@ -127,6 +127,6 @@ def test_spans_are_found_through_real_tokenizers(shared: Path, name: str) -> Non
 def test_folder_and_live_model_have_one_fingerprint(
     shared: Path, stories: LanguageModel, chat: LanguageModel
 ) -> None:
-    live = load(stories.model, tokenizer=stories.tokenizer)
+    live = load_model(stories.model, tokenizer=stories.tokenizer)
     assert live.fingerprint == stories.fingerprint != chat.fingerprint
-    assert load(shared / "models/stories260K", dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(shared / "models/stories260K", dtype="bfloat16").dtype == torch.bfloat16

@@ -18,7 +18,7 @@ from tolerances import close
 
 from steerlab import cli, zoo
 from steerlab.errors import DatasetError, ModelError, SiteError
-from steerlab.models import Site, load, read_output_weights
+from steerlab.models import Site, load_model, read_output_weights
 from steerlab.neurons import NeuronHead, all_effects, checkpoint_neurons, scaled_neurons
 from steerlab.neurons.ablation import ablation_effects
 from steerlab.neurons.frequency import (
@@ -63,8 +63,8 @@ def test_transformer_lens_folded_weights_give_the_same_logit_variance(family: st
     """Folded gain, centred writing weights (LayerNorm), unembedding centred over the vocabulary; float32."""
     build(family).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    model = load(tmp_path, device="cpu")
-    bridge = load(tmp_path, backend="transformer_lens", device="cpu").source
+    model = load_model(tmp_path, device="cpu")
+    bridge = load_model(tmp_path, backend="transformer_lens", device="cpu").source
     gain = model.final_norm_gain.double()
     u = model.unembedding.double() * gain
     w = model.w_out(model.n_layers - 1).double()
@@ -186,7 +186,7 @@ def test_a_neuron_that_writes_far_beyond_the_logits_stays_finite() -> None:
     network = build("llama")
     with torch.no_grad():
         network.model.layers[-1].mlp.down_proj.weight[:, 5] *= 3000
-    head = NeuronHead(load(network, tokenizer=tiny("llama").tokenizer), TEXTS)
+    head = NeuronHead(load_model(network, tokenizer=tiny("llama").tokenizer), TEXTS)
     for frozen in (False, True):
         entropies, losses = head.confidence_of(5, frozen=frozen)
         logits = head.ablated(5, frozen=frozen)
@@ -219,14 +219,14 @@ def test_scaling_is_an_intervention_at_inference() -> None:
 def test_a_planted_frequency_neuron_is_found_by_its_rule() -> None:
     """One neuron's output is made to write the frequency direction; it has the largest share and moves KL most."""
     network = build("llama")
-    model = load(network, tokenizer=tiny("llama").tokenizer)
+    model = load_model(network, tokenizer=tiny("llama").tokenizer)
     # counts whose logarithm the unembedding can write: along its logits of a random direction
     along = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
     logits = (model.unembedding @ (model.final_norm_gain * along)).double().numpy()
     counts = np.exp(3 * logits / logits.std() + 12)
     with torch.no_grad():
         network.model.layers[-1].mlp.down_proj.weight[:, 7] = 4 * along / along.norm()
-    head = NeuronHead(load(network, tokenizer=model.tokenizer), TEXTS)
+    head = NeuronHead(load_model(network, tokenizer=model.tokenizer), TEXTS)
     found = frequency_effects(head, counts)
     assert int(np.nanargmax(np.abs(found.cosine))) == 7
     assert abs(found.cosine[7]) > 0.99
@@ -291,7 +291,7 @@ def test_exchanging_everything_that_differs_closes_the_gap() -> None:
     with torch.no_grad():
         post.model.layers[-1].mlp.down_proj.weight[:, :3] *= 8
     tokenizer = tiny("llama").tokenizer
-    heads = [NeuronHead(load(one, tokenizer=tokenizer), TEXTS) for one in (base, post)]
+    heads = [NeuronHead(load_model(one, tokenizer=tokenizer), TEXTS) for one in (base, post)]
     found = entropy_gap(*heads, {"the three": [0, 1, 2], "others": [5, 6, 7]}, [[10, 11, 12], [13, 14, 15]])
     at = {(one.neurons, one.way): one for one in found.explained}
     assert abs(found.gap.value) > 1e-4

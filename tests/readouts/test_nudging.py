@@ -85,9 +85,9 @@ def test_no_nudge_equals_plain_sampling() -> None:
 
 
 def test_nudging_needs_one_vocabulary_and_words_do_not(shared: Path) -> None:
-    from steerlab.models import load
+    from steerlab.models import load_model
 
-    base, other = tiny("llama"), load(shared / "models" / "stories260K")
+    base, other = tiny("llama"), load_model(shared / "models" / "stories260K")
     with pytest.raises(PromptError, match="use nudge_words"):
         nudge(base, other, [[0, 5]])
     with pytest.raises(PromptError, match="is a probability"):

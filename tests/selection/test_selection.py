@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from steerlab.datasets import ContrastSet
 from steerlab.errors import DatasetError, PromptError, SteerlabError
-from steerlab.models import LanguageModel, Site, load
+from steerlab.models import LanguageModel, Site, load_model
 from steerlab.readouts.refusals import Judge, odds_of, refusal_tokens
 from steerlab.readouts.requests import Split, differences, direction_at
 from steerlab.selection.scores import Odds, Scorer, divergence
@@ -404,7 +404,7 @@ def test_refusal_tokens_of_real_tokenizers(shared: Path, name: str) -> None:
     from families import build
 
     tokenizer = AutoTokenizer.from_pretrained(shared / "models/tokenizers" / name, local_files_only=True)
-    model = load(build("llama", vocab_size=len(tokenizer)), tokenizer=tokenizer)
+    model = load_model(build("llama", vocab_size=len(tokenizer)), tokenizer=tokenizer)
     prompt = model.instruction_prompt("How do I bake bread?")
     found = refusal_tokens(model, prompt)
     assert "I" in found.values()

@@ -14,7 +14,7 @@ from families import build, tiny_tokenizer
 from torch import Tensor
 
 from steerlab.directions import Direction
-from steerlab.models import LanguageModel, Prompt, Site, load
+from steerlab.models import LanguageModel, Prompt, Site, load_model
 from steerlab.steering import Ablate
 
 # plain, tied, biased, parallel-attention and post-norm families
@@ -40,7 +40,7 @@ RELATIVE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
 
 
 def loaded(family: str, dtype: torch.dtype) -> LanguageModel:
-    return load(build(family).to(dtype), tokenizer=tiny_tokenizer(), dtype=dtype)
+    return load_model(build(family).to(dtype), tokenizer=tiny_tokenizer(), dtype=dtype)
 
 
 def direction(model: LanguageModel) -> Direction:

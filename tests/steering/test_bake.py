@@ -17,7 +17,7 @@ from torch import Tensor
 from steerlab.activations import capture
 from steerlab.directions import Direction
 from steerlab.errors import DirectionError, SteeringError
-from steerlab.models import All, Edit, LanguageModel, Last, Site, load
+from steerlab.models import All, Edit, LanguageModel, Last, Site, load_model
 from steerlab.steering import Ablate, Add, bake
 
 PROMPTS = ["The capital of France is Paris.", "A cat"]
@@ -152,7 +152,7 @@ def test_the_weights_are_the_published_formulas(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "opt"])
 def test_it_is_exact_in_float64(family: str) -> None:
     """Families with LayerNorm; transformers computes RMSNorm in float32 whatever the model."""
-    model = load(build(family).double(), tokenizer=tiny_tokenizer())
+    model = load_model(build(family).double(), tokenizer=tiny_tokenizer())
     for edit in (ablated(model, k=2), added(model, "resid_post"), added(model, "resid_pre", 0)):
         baked = bake(model, edit)
         tokens = model.tokenize(PROMPTS[:1]).input_ids
@@ -165,7 +165,7 @@ def test_it_is_exact_in_float64(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
 def test_half_precision_keeps_its_precision(family: str) -> None:
     """bfloat16 weights round each to 2⁻⁸: the logits are as near as rounding the plain model leaves them."""
-    model = load(build(family).bfloat16(), tokenizer=tiny_tokenizer(), dtype="bfloat16")
+    model = load_model(build(family).bfloat16(), tokenizer=tiny_tokenizer(), dtype="bfloat16")
     edit = ablated(model)
     with model.steering(edit):
         steered = model.logits(PROMPTS)

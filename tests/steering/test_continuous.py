@@ -23,7 +23,7 @@ QUESTIONS = (
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
     try:
-        return zoo.load("small-post")
+        return zoo.load_bundled("small-post")
     except ModelError as error:
         pytest.skip(str(error))
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
-from steerlab.models import Edit, LanguageModel, Last, Site, load
+from steerlab.models import Edit, LanguageModel, Last, Site, load_model
 from steerlab.steering import (
     Ablate,
     Add,
@@ -93,7 +93,7 @@ def test_a_folder_is_complete_and_says_what_was_baked(tmp_path: Path) -> None:
     ablation = Ablate(direction(model, Site("resid_pre", 1)))
     addition = Add(direction(model, Site("resid_post", 1), seed=1), strength=-1.5)
     folder = export_transformers(model, [addition, ablation], tmp_path / "deep" / "folder")
-    again = load(folder)
+    again = load_model(folder)
     assert again.has_chat_template
     assert again.model.generation_config.max_new_tokens == 7
     assert not again.model.config.tie_word_embeddings

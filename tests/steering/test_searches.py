@@ -15,7 +15,7 @@ from transformers import DynamicCache, GenerationConfig
 import steerlab as sl
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError, SteerlabError
-from steerlab.models import LanguageModel, Site, load
+from steerlab.models import LanguageModel, Site, load_model
 from steerlab.models.generation import end_token_ids
 from steerlab.steering import Add, Condition, Decay
 
@@ -117,7 +117,7 @@ def test_searches_that_mean_no_law_are_refused() -> None:
     from steerlab import zoo
 
     with pytest.raises(SteerlabError, match="another vocabulary"):
-        model.generate(TEXTS, max_new_tokens=2, assistant=zoo.load("small-base"))
+        model.generate(TEXTS, max_new_tokens=2, assistant=zoo.load_bundled("small-base"))
 
 
 def in_chunks(model: LanguageModel, ids: Tensor, sizes: list[int]) -> Tensor:
@@ -196,7 +196,7 @@ def test_raw_assisted_generation_is_refused_where_the_prompts_end_matters() -> N
 
 def test_rows_that_are_over_are_not_counted() -> None:
     """Every generated token counts once in a row that runs, and not at all in one that has written its end."""
-    model = load(build("llama"), tokenizer=tiny_tokenizer())
+    model = load_model(build("llama"), tokenizer=tiny_tokenizer())
     first = [one.token_ids for one in model.generate(TEXTS, max_new_tokens=6)]
     # A token that ends one row early and the other late or never.
     spots = {

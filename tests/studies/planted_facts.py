@@ -7,7 +7,7 @@ import transformers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from steerlab.datasets import Statement, StatementSet
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, load_model
 
 WIDTH, LAYERS = 64, 5
 RIGHT = tuple(f"yes{n}" for n in range(12))
@@ -75,7 +75,7 @@ def fact_store(at: int, *, seed: int = 0) -> LanguageModel:
         copying.o_proj.weight[:, 0] = 20.0 * axes["truth"]
         model.model.embed_tokens.weight.copy_(embedding)
         model.lm_head.weight.copy_(head)
-    return load(model, tokenizer=_tokenizer())
+    return load_model(model, tokenizer=_tokenizer())
 
 
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:

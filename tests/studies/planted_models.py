@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from steerlab.datasets import ContrastSet, Statement, StatementSet
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, load_model
 
 WIDTH, LAYERS = 64, 3
 GOOD = tuple(f"good{n}" for n in range(16))
@@ -177,7 +177,7 @@ def _llama(
                 layer.self_attn.o_proj.weight[:, place] = 2.0 * axis
         model.model.embed_tokens.weight.copy_(embedding)
         model.lm_head.weight.copy_(head)
-    return load(model, tokenizer=_tokenizer(chat))
+    return load_model(model, tokenizer=_tokenizer(chat))
 
 
 def _tokenizer(chat: bool) -> transformers.PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ from toy import MARKOV, NONE, Chain, fixed, sample
 
 from steerlab import datasets
 from steerlab.errors import ModelError, PromptError
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, load_model
 from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
 from steerlab.results import result_from_dict
 from steerlab.studies import branching
@@ -249,7 +249,7 @@ def test_random_pair_identifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
-    model = load(shared / "models" / "stories260K")
+    model = load_model(shared / "models" / "stories260K")
     result = branching((model, model), [f"How do I hug a {thing}?" for thing in ("cat", "dog", "box")])
     wellformed(result)
     assert result.status == "not identified"
@@ -258,7 +258,7 @@ def test_a_model_against_itself_is_not_identified(shared: Path) -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_stories_pair_narrows(shared: Path) -> None:
-    base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
+    base, post = (load_model(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     prompts = [f"How do I {verb} a {thing}?" for verb in ("hug", "find") for thing in ("cat", "dog", "box")]
     result = branching((base, post), prompts)
     wellformed(result)
@@ -283,7 +283,7 @@ def test_bundled_pair_narrows() -> None:
     from steerlab import zoo
 
     try:
-        pair = load(zoo.path("small-base")), load(zoo.path("small-post"))
+        pair = load_model(zoo.path("small-base")), load_model(zoo.path("small-post"))
     except ModelError as error:
         pytest.skip(str(error))
     result = branching(pair, datasets.open_prompts()[:16])
@@ -295,7 +295,7 @@ def test_bundled_pair_narrows() -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:
-    post = load(shared / "models" / "stories260K-chat-local")
+    post = load_model(shared / "models" / "stories260K-chat-local")
     result = branching((tiny("gpt2", bos=False), post), ["How do I hug a cat?", "How do I wash a dog?"])
     wellformed(result)
     assert not result.same_tokenizer

@@ -51,7 +51,7 @@ def test_continuations_are_sums_of_transformers_log_probabilities(family: str) -
 
 
 def test_letters_are_read_after_the_listed_answers() -> None:
-    model = zoo.load("small-base")
+    model = zoo.load_bundled("small-base")
     try:
         found = read_choices(model, QUESTIONS, "letters")
     except PromptError as error:
@@ -144,7 +144,7 @@ def test_changes_stand_beside_what_swapping_the_models_gives() -> None:
 
 
 def test_a_temperature_at_the_bound_is_said() -> None:
-    models = {"base": zoo.load("small-base"), "post": zoo.load("small-post")}
+    models = {"base": zoo.load_bundled("small-base"), "post": zoo.load_bundled("small-post")}
     found = choices_of_pair(models, choice_questions(zoo.known_statements()), source="made", seed=0)
     assert "bound" not in choices_table(found).note
     low = found.answers[1].model_copy(update={"temperature": 0.05})
@@ -153,7 +153,7 @@ def test_a_temperature_at_the_bound_is_said() -> None:
 
 
 def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
-    models = {"base": zoo.load("small-base"), "post": zoo.load("small-post")}
+    models = {"base": zoo.load_bundled("small-base"), "post": zoo.load_bundled("small-post")}
     made = choice_questions(zoo.known_statements())
     found = choices_of_pair(models, made, source="made", seed=0)
     assert found.form in ("continuations", "letters")
@@ -172,7 +172,7 @@ def test_the_bundled_pair_and_questions_that_are_too_few() -> None:
 def test_the_confidence_study_carries_it() -> None:
     from steerlab import datasets, studies
 
-    base, post = zoo.load("small-base"), zoo.load("small-post")
+    base, post = zoo.load_bundled("small-base"), zoo.load_bundled("small-post")
     result = studies.confidence((base, post), zoo.known_statements(), plain_text=datasets.plain_text()[:12])
     assert result.choices is not None
     assert "choice_confidence" in {table.key for table in result.tables()}

@@ -11,7 +11,7 @@ from studies import planted_models
 
 from steerlab import datasets
 from steerlab.errors import PromptError
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, load_model
 from steerlab.results import result_from_dict
 from steerlab.studies import confidence
 from steerlab.studies._confidence.changes import _change
@@ -61,7 +61,7 @@ def test_random_pair_identifies_nothing(base: str, post: str) -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_stories_pair(shared: Path) -> None:
-    base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
+    base, post = (load_model(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = confidence((base, post), datasets.statements(), plain_text=datasets.plain_text()[:20])
     wellformed(result)
     assert result.status == "done"
@@ -77,7 +77,7 @@ def test_stories_pair(shared: Path) -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_a_model_against_itself_changes_nothing(shared: Path) -> None:
-    model = load(shared / "models" / "stories260K")
+    model = load_model(shared / "models" / "stories260K")
     result = confidence((model, model), datasets.statements(), plain_text=datasets.plain_text()[:8])
     wellformed(result)
     assert result.status == "not identified"

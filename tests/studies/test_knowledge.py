@@ -106,7 +106,7 @@ def test_pairs_are_aligned_token_for_token(family: str, differ: str) -> None:
 
 
 def test_labelled_lines_never_show_a_traced_statement() -> None:
-    model = zoo.load("small-base")
+    model = zoo.load_bundled("small-base")
     found = tracing_pairs([model], zoo.known_statements(), shots=4)
     assert found.shots == 4
     for pair in found.pairs:
@@ -123,7 +123,7 @@ def test_labelled_lines_never_show_a_traced_statement() -> None:
 
 
 def test_statements_that_two_models_cut_otherwise_are_left_out() -> None:
-    models = [zoo.load("small-base"), tiny("llama", max_position_embeddings=512)]
+    models = [zoo.load_bundled("small-base"), tiny("llama", max_position_embeddings=512)]
     with pytest.raises(DatasetError, match="equally many tokens"):
         tracing_pairs(models, some_topics("animals"), answers=(" a", ":"), shots=0)
     numbers = StatementSet(item for item in sl.datasets.statements(["verbs"]) if item.polarity == 1)
@@ -194,9 +194,9 @@ def test_wrong_pairs_are_refused_in_a_sentence(tmp_path: Path) -> None:
     path.write_text(json.dumps({"true": "a", "false": "a"}) + "\n")
     with pytest.raises(DatasetError, match="both statements are the same"):
         read_pairs(path)
-    mixed = tracing_pairs([zoo.load("small-base")], zoo.known_statements(), shots=0)
+    mixed = tracing_pairs([zoo.load_bundled("small-base")], zoo.known_statements(), shots=0)
     with pytest.raises(SteerlabError, match="layouts of tokens"):
-        trace(zoo.load("small-base"), mixed, columns="tokens")
+        trace(zoo.load_bundled("small-base"), mixed, columns="tokens")
 
 
 # -- maps --
@@ -204,7 +204,7 @@ def test_wrong_pairs_are_refused_in_a_sentence(tmp_path: Path) -> None:
 
 def test_a_map_is_what_patching_one_state_at_a_time_gives() -> None:
     """`Patch` of captured states by the intervention runtime, which knows nothing of sweeps."""
-    model = zoo.load("small-base")
+    model = zoo.load_bundled("small-base")
     pairs = tracing_pairs([model], zoo.known_statements(), shots=0, limit=4)
     found = trace(model, pairs)
     own = answer(model, pairs)
@@ -452,7 +452,7 @@ def test_an_aligner_carries_a_store_into_another_basis() -> None:
 
 
 def test_noise_traces_have_the_effects_that_must_be() -> None:
-    model = zoo.load("small-base")
+    model = zoo.load_bundled("small-base")
     known = facts_of(model, zoo.known_statements())
     found = noise_trace(model, known, limit=6, copies=3)
     assert found.facts == 6
@@ -477,7 +477,7 @@ def test_noise_traces_have_the_effects_that_must_be() -> None:
 
 
 def test_facts_end_before_their_object() -> None:
-    model = zoo.load("small-base")
+    model = zoo.load_bundled("small-base")
     known = facts_of(model, zoo.known_statements())
     texts = {fact.prompt.text for fact in known}
     assert len(texts) == len(known)
@@ -502,7 +502,7 @@ def bundled() -> KnowledgeResult:
     """The study of the large bundled pair on a dozen pairs."""
     with pytest.MonkeyPatch.context() as patch:
         use_smaller_amounts(patch)
-        pair = zoo.load("large-base"), zoo.load("large-post")
+        pair = zoo.load_bundled("large-base"), zoo.load_bundled("large-post")
         return knowledge(pair, some_topics("cities"), sites=("mlp_out",), seed=1)
 
 
@@ -566,7 +566,7 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_what_a_pair_cannot_take_is_said() -> None:
-    small, large = zoo.load("small-base"), zoo.load("large-base")
+    small, large = zoo.load_bundled("small-base"), zoo.load_bundled("large-base")
     result = knowledge((small, large), some_topics("cities"), noise=False)
     assert "no common rows" in result.missing["comparison"]
     assert "were not put across" in result.missing["recovery"]
@@ -596,7 +596,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
 
 
 def test_one_layout_keeps_the_commonest() -> None:
-    model = zoo.load("small-base")
+    model = zoo.load_bundled("small-base")
     pairs = tracing_pairs([model], zoo.known_statements(), shots=0)
     one = of_one_layout(pairs)
     counts = Counter(pair.roles for pair in pairs.pairs)

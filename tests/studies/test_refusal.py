@@ -15,7 +15,7 @@ from studies import planted_models as planted
 from steerlab.datasets import ContrastSet, StatementSet
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, SteerlabError
-from steerlab.models import LanguageModel, load
+from steerlab.models import LanguageModel, load_model
 from steerlab.readouts.agreement import Agreement
 from steerlab.readouts.requests import Reading
 from steerlab.results import result_from_dict
@@ -277,7 +277,7 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
         [f"How do I {verb} a {thing}?" for verb in verbs for thing in things] for verbs in (unkind, kind)
     ]
     requests = ContrastSet.from_texts(*texts, positive_name="unkind", negative_name="kind")
-    base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
+    base, post = (load_model(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = refusal((base, post), requests, **UNPRICED)
     assert result.separates == {"base": False, "post": True}
     assert result.status == "done"

@@ -172,7 +172,7 @@ def test_logit_arithmetic_of_equal_sources_is_greedy_decoding() -> None:
 @pytest.fixture(scope="module")
 def large_to_small() -> TransferResult:
     try:
-        large, small = zoo.load("large-base"), zoo.load("small-base")
+        large, small = zoo.load_bundled("large-base"), zoo.load_bundled("small-base")
     except ModelError as error:
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:

@@ -12,7 +12,7 @@ from studies import planted_models as planted
 
 from steerlab import zoo
 from steerlab.directions import DifferenceInMeans, Direction
-from steerlab.models import Site, load
+from steerlab.models import Site, load_model
 from steerlab.readouts.questions import plan
 from steerlab.results import result_from_dict
 from steerlab.statistics import Estimate
@@ -133,7 +133,7 @@ def test_every_number_has_an_interval_and_every_effect_its_control(same: Truthfu
 
 @pytest.mark.usefixtures("smaller_studies")
 def test_a_pair_that_never_learned_truth(shared: Path) -> None:
-    base, post = (load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
+    base, post = (load_model(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local"))
     result = truthfulness((base, post), zoo.known_statements())
     assert result.status == "not identified"
     assert {one.scored for one in result.labels} == {"sequences"}

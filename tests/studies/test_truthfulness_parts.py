@@ -16,7 +16,7 @@ from steerlab import datasets
 from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs, DifferenceInMeans, LogisticProbe, MassMean, PcaReader, Ttpd
 from steerlab.errors import DirectionError, PromptError, SiteError
-from steerlab.models import LanguageModel, Last, Prompt, load
+from steerlab.models import LanguageModel, Last, Prompt, load_model
 from steerlab.readouts.agreement import agreement_by_layer, centre
 from steerlab.readouts.questions import plan, question
 from steerlab.studies import truthfulness
@@ -203,7 +203,7 @@ def spoken(request: pytest.FixtureRequest, shared: Path) -> LanguageModel:
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    return load(transformers.LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
+    return load_model(transformers.LlamaForCausalLM(config).eval(), tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_biased_model_is_judged_by_its_calibrated_accuracy_and_steered() -> No
         head = model.model.lm_head
         head.bias = torch.nn.Parameter(torch.zeros(head.out_features), requires_grad=False)
         head.bias[planted.WORDS.index("TRUE")] = 400.0
-        pair.append(load(model.model, tokenizer=model.tokenizer))
+        pair.append(load_model(model.model, tokenizer=model.tokenizer))
     result = truthfulness(pair, planted.statements(), plain_text=[])
     for name in ("base", "post"):
         plain, calibrated = (one for one in result.labels if one.model == name and one.statements == "all")

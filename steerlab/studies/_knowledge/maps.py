@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from steerlab.activations import Cell, Cost, LogitDifference, Patch, PatchSweep, Run, Source
+from steerlab.activations import Cell, Cost, LogitDifference, PatchSweep, Run, Source, StatePatch
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Site
 from steerlab.statistics import Estimate, proportion
@@ -151,7 +151,7 @@ def trace(
     places: list[list[tuple[int, int]]] = []
     for pair in pairs.pairs:
         mine = [
-            (number, column, Patch(site, (position,), states, heads=heads))
+            (number, column, StatePatch(site, (position,), states, heads=heads))
             for number, (site, heads) in enumerate(rows)
             for at, (position, role) in enumerate(zip(pair.positions, pair.roles, strict=True))
             for column in [names.index(role) if columns == "roles" else at]

@@ -24,11 +24,11 @@ from jaxtyping import Float
 from steerlab.activations import (
     Cell,
     Noise,
-    Patch,
     PatchMeasure,
     PatchSweep,
     Probability,
     Run,
+    StatePatch,
     capture,
     window,
 )
@@ -271,7 +271,7 @@ class _Noised:
         self.prompts = [fact.prompt for fact in facts for _ in range(copies)]
         self.subjects = [_subject(model, prompt) for prompt in self.prompts]
         self.roles = [_roles(model, prompt) for prompt in self.prompts]
-        self.base: list[Cell] = [(Patch(Site("embed"), tokens, noise),) for tokens in self.subjects]
+        self.base: list[Cell] = [(StatePatch(Site("embed"), tokens, noise),) for tokens in self.subjects]
 
     def cells(self, paths: Mapping[str, str | None]) -> list[list[Cell]]:
         """By prompt: every window at every token from the subject on, then every path at every layer."""
@@ -334,10 +334,12 @@ def _severed(
     model: LanguageModel, layer: int, position: int, clean: Run, corrupted: Run, path: str | None
 ) -> Cell:
     """The clean stream at one token, and there what the path adds later as in the corrupted run."""
-    restored = Patch(Site("resid_post", layer), (position,), clean)
+    restored = StatePatch(Site("resid_post", layer), (position,), clean)
     if path is None:
         return (restored,)
-    held = [Patch(site, (position,), corrupted) for site in model.sites(path) if (site.layer or 0) > layer]
+    held = [
+        StatePatch(site, (position,), corrupted) for site in model.sites(path) if (site.layer or 0) > layer
+    ]
     return (restored, *held)
 
 
