@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from scripts import run_command, run_script
+
+import steerlab as sl
 
 ROOT = Path(__file__).parents[1]
 GUIDE = sorted((ROOT / "docs" / "guide").glob("*.md"))
@@ -24,6 +27,22 @@ def test_the_documentation_builds_strictly(tmp_path: Path) -> None:
     )
     assert built.returncode == 0, built.stdout + built.stderr
     assert (tmp_path / "index.html").stat().st_size > 1000
+
+
+def test_the_reference_lists_every_room_and_its_whole_list(tmp_path: Path) -> None:
+    marks = set(
+        re.findall(r"^<!-- public: (\w+) -->$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.M)
+    )
+    assert marks == set(sl._ROOMS) - {"cli"}  # commands have --help
+    hooks = runpy.run_path(str(ROOT / "docs" / "_hooks.py"))
+    page = hooks["on_page_markdown"]("\n".join(f"<!-- public: {room} -->" for room in marks))
+    for room in marks:
+        for name in getattr(getattr(sl, room), "__all__", ()):
+            home = getattr(getattr(getattr(sl, room), name), "__module__", "").split(".")
+            elsewhere = home[0] != "steerlab" or (
+                home[1] != room and home[1] in marks
+            )  # listed where it is defined
+            assert elsewhere or re.search(rf"^::: steerlab\.{room}\.{name}$", page, re.M), f"{room}.{name}"
 
 
 def printed(page: Path, folder: Path) -> Path:

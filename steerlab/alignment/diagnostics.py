@@ -141,7 +141,8 @@ def examine(
 
     Args:
         aligner: the fitted map.
-        x, y: held-out matched rows.
+        x: held-out rows of the source.
+        y: the matching rows of the target.
         layers: numbers of source and target layer.
         shuffled: the same aligner fitted on shuffled pairs.
         direction: the source direction that is to be moved.
