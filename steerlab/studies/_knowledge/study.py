@@ -191,7 +191,10 @@ def _mapped(
 
 
 def _maps(work: _Work, sites: Sequence[str]) -> tuple[dict[str, Traced], list[EffectMap]]:
-    """Each model's own map of the residual stream, and the maps of every kind asked for."""
+    """Each model's own map of the residual stream, and the maps of every kind asked for.
+
+    A kind that a model cannot be mapped at is missing from the result; without the residual stream there is none.
+    """
     traced: dict[str, Traced] = {}
     maps = []
     for kind in dict.fromkeys(["resid_post", *sites]):
@@ -206,6 +209,8 @@ def _maps(work: _Work, sites: Sequence[str]) -> tuple[dict[str, Traced], list[Ef
                     progress=f"mapping {kind} in {name}",
                 )
             except SteerlabError as error:
+                if kind == "resid_post":
+                    raise
                 work.missing[f"{kind} {name}"] = f"{kind} of the {name} model was not mapped: {error}"
                 continue
             maps.append(_effect_map(own, name, name, kind, work.pairs, work.seed))
