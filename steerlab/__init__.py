@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from steerlab import registry as registry
     from steerlab import report as report
     from steerlab import results as results
+    from steerlab import run_data as run_data
     from steerlab import run_folder as run_folder
     from steerlab import selection as selection
     from steerlab import showing as showing
@@ -85,7 +86,8 @@ if TYPE_CHECKING:
 _ROOMS = (
     *("activations", "alignment", "chat", "cli", "comparison", "datasets", "directions", "environment", "errors"),
     *("extraction", "files", "models", "neurons", "opening", "plots", "progress", "readouts", "record", "registry"),
-    *("report", "results", "run_folder", "selection", "showing", "statistics", "steering", "studies", "zoo"),
+    *("report", "results", "run_data", "run_folder", "selection", "showing", "statistics", "steering", "studies"),
+    *("zoo",),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.

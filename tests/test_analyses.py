@@ -11,6 +11,7 @@ from scripts import run_script
 
 from steerlab import zoo
 from steerlab.alignment import LayerMap
+from steerlab.run_folder import RunFolder
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
 PAIR = 'name = "tried"\nbase = "zoo:small-base"\npost = "zoo:small-post"\n'
@@ -106,7 +107,12 @@ def test_the_knowledge_script_maps_topics_and_pairs(
     said = capsys.readouterr().out
     assert "cities:" in said
     assert "plants:" in said
-    assert (tmp_path / "runs" / "tried_knowledge" / "results" / "knowledge.json").exists()
+    kept = RunFolder.open(tmp_path / "runs" / "tried_knowledge")
+    assert kept.has_result("knowledge")
+    read = kept.manifest().data
+    assert read.keys() == {"statements"}
+    assert read["statements"]["source"] == str(statements)
+    assert read["statements"]["n"] == len(statements.read_text().splitlines()) - 1
     assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.svg").exists()
 
 
