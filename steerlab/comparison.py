@@ -283,7 +283,10 @@ def _store(folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: 
         folder.write_with(f"directions/{name}.safetensors", direction.save)
     folder.write_result(result.study, result.to_dict())
     manifest.timings[result.study] = round(seconds, 2)
-    manifest.peak_memory[result.study] = peak_memory()
+    # A study that is made again may have taken more before.
+    before = manifest.peak_memory.get(result.study, {})
+    now = {kind: max(taken, before.get(kind, 0.0)) for kind, taken in peak_memory().items()}
+    manifest.peak_memory[result.study] = {**before, **now}
     folder.write_manifest(manifest)
 
 

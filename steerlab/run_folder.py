@@ -86,7 +86,9 @@ class RunFolder:
         if folder.require_free(resume=resume, overwrite=overwrite):
             if resume:
                 folder._require_same(manifest)
-                manifest.timings.update(folder.manifest().timings)
+                stored = folder.manifest()
+                manifest.timings.update(stored.timings)
+                manifest.peak_memory.update(stored.peak_memory)
             else:
                 folder._attempt(folder._clear)
         folder._attempt(lambda: folder.path.mkdir(parents=True, exist_ok=True))

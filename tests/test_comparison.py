@@ -17,6 +17,7 @@ import steerlab as sl
 from steerlab import comparison
 from steerlab.comparison import compare, rewrite_report
 from steerlab.errors import DatasetError, RunError
+from steerlab.run_folder import RunFolder
 
 
 def save_tiny(folder: Path, family: str = "llama", **changes: object) -> Path:
@@ -139,6 +140,9 @@ def test_a_damaged_result_is_made_again(
     shutil.copytree(whole_run.folder.path, tmp_path / "run")
     damaged = tmp_path / "run" / "results" / "confidence.json"
     damaged.write_text(damaged.read_text()[:100])
+    taken = RunFolder.open(tmp_path / "run").manifest()
+    taken.peak_memory["confidence"] = {"process": 1e9, "gpu": 5.0}
+    RunFolder.open(tmp_path / "run").write_manifest(taken)
     ran: list[str] = []
     heard: list[str] = []
 
@@ -151,6 +155,7 @@ def test_a_damaged_result_is_made_again(
     assert ran == ["confidence"]
     assert any("confidence" in line and "damaged" in line for line in heard)
     assert resumed["confidence"] == whole_run["confidence"]
+    assert resumed.folder.manifest().peak_memory == taken.peak_memory
 
 
 @pytest.mark.parametrize(

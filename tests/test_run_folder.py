@@ -41,6 +41,17 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(tmp_path: Path) -> None:
     assert not RunFolder.prepare(tmp_path / "run", manifest(), overwrite=True).has_result("refusal")
 
 
+def test_a_resumed_run_keeps_what_its_finished_studies_took(tmp_path: Path) -> None:
+    first = manifest()
+    first.timings["refusal"], first.peak_memory["refusal"] = 2.5, {"process": 700.0}
+    RunFolder.prepare(tmp_path / "run", first)
+    again = RunFolder.prepare(tmp_path / "run", manifest(), resume=True).manifest()
+    assert (again.timings, again.peak_memory) == (first.timings, first.peak_memory)
+    anew = RunFolder.prepare(tmp_path / "run", manifest(), overwrite=True).manifest()
+    assert not anew.timings
+    assert not anew.peak_memory
+
+
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     RunFolder.prepare(tmp_path / "run", manifest())
     with pytest.raises(RunError, match="other models, data or configuration"):
