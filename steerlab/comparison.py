@@ -299,7 +299,5 @@ def _finish(folder: RunFolder, manifest: Manifest) -> Run:
     results = {name: result_from_dict(folder.read_result(name)) for name in order}
     manifest.status = "done"
     folder.write_manifest(manifest)
-    folder.write_with(
-        "report.html", lambda path: write_report(list(results.values()), manifest.model_dump(), path)
-    )
+    write_report(results, manifest.model_dump(), folder.report)
     return Run(folder, manifest, results)
