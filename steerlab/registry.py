@@ -1,7 +1,7 @@
 """Things by name: studies, estimators, interventions, aligners, backends and exports register where they are defined.
 
 A registry looks through one package and one group of entry points when it is first asked, so adding a thing is one
-file, or one package of somebody else's. Nothing else keeps a list of names.
+file, or one package of somebody else's. Nothing that runs keeps another list of names.
 """
 
 from __future__ import annotations
