@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steerlab.environment import hardware, library_versions, peak_memory
 from steerlab.errors import RunError, SteerlabError
-from steerlab.results import STUDIES, StudyResult, ordered_studies, result_from_dict
+from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
 from steerlab.run_data import Facts, data_facts, on_topics, read_data, require_readable
 from steerlab.run_folder import Manifest, RunFolder
 from steerlab.showing import html_table
@@ -155,7 +155,7 @@ def run_study(
         result: StudyResult = study(pair, data, size=size, preset=preset, seed=seed)
         return result
     except SteerlabError as error:
-        return StudyResult(study=name, status="skipped", summary=[str(error)])
+        return SkippedResult(study=name, reason=str(error))
 
 
 def run_alone(

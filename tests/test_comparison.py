@@ -17,6 +17,7 @@ import steerlab as sl
 from steerlab import comparison
 from steerlab.comparison import compare, rewrite_report
 from steerlab.errors import DatasetError, RunError
+from steerlab.results import SkippedResult
 from steerlab.run_folder import RunFolder
 
 
@@ -178,6 +179,19 @@ def test_pairs_of_different_width_and_family_run(tiny_pair: tuple[Path, Path], t
     run = compare(tiny_pair[0], wide, out=tmp_path / "run")
     assert set(run.results) == set(comparison.known_studies(None))
     assert all(result.summary for result in run.results.values())
+
+
+def test_a_study_that_a_pair_cannot_take_is_skipped_and_stays_so(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = compare(*tiny_pair, out=tmp_path / "run", studies=["branching"], preset="published")
+    skipped = run["branching"]
+    assert isinstance(skipped, SkippedResult)
+    assert "no preset 'published'" in skipped.reason
+    heard: list[str] = []
+    options = {"studies": ["branching"], "preset": "published", "resume": True, "announce": heard.append}
+    assert compare(*tiny_pair, out=tmp_path / "run", **options)["branching"] == skipped  # type: ignore[arg-type]
+    assert any("already finished" in line for line in heard)
 
 
 def test_multiple_choice_of_a_file_takes_the_place_of_the_made_one(
