@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from steerlab.results import Table
+from steerlab.results import Table, with_rows
 from steerlab.studies._confidence.choices import TEMPERATURES, Choices
 from steerlab.studies._confidence.depth import Depth
 
@@ -26,17 +26,17 @@ _AT_CHANCE = "not identified: at chance"
 
 def tables(result: ConfidenceResult) -> list[Table]:
     """Every table that has a row, in reading order."""
-    made = [_texts(result), _answers(result), _changes(result)]
-    made += [choices_table(result.choices)] if result.choices else []
-    made += [_overlap(result), _effects(result), _candidates(result)]
-    if result.depth is not None:
-        made += [
-            _gap(result.depth),
-            _cross(result.depth),
-            _frequency(result.depth),
-            _temperature(result.depth),
-        ]
-    return [table for table in made if table.rows]
+    depth = result.depth
+    return with_rows(
+        _texts(result),
+        _answers(result),
+        _changes(result),
+        *([choices_table(result.choices)] if result.choices else ()),
+        _overlap(result),
+        _effects(result),
+        _candidates(result),
+        *([_gap(depth), _cross(depth), _frequency(depth), _temperature(depth)] if depth else ()),
+    )
 
 
 # -- private, in the order of the page --
