@@ -22,9 +22,9 @@ from steerlab import datasets, studies
 from steerlab.datasets import StudyData
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel
-from steerlab.models.generation import end_token_ids
 from steerlab.plots import save
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.samples import rendered, sample
+from steerlab.readouts.sampling import SamplingLaw
 from steerlab.results import StudyResult
 from steerlab.steering import Add
 from steerlab.studies import Pair
@@ -63,16 +63,7 @@ def cumulative(model: LanguageModel, n: int = 20, steps: int = 64) -> list[float
     """Our cumulative branching factor on random strings of the model's own vocabulary, as the published curves
     have it."""
     texts = datasets.prompt_sets.random_strings([model.tokenizer], n, 1)
-    tokens = model.tokenize(list(texts), padding_side="right")
-    ids = [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
-    runs = sample_tokens(
-        model.model,
-        ids,
-        vocab_size=model.vocab_size,
-        stop_ids=end_token_ids(model),
-        samples=8,
-        max_new_tokens=steps,
-    )
+    runs = sample(model, rendered(model, texts, "none"), samples=8, max_new_tokens=steps)
     return np.exp(estimators.cumulative(runs.entropy)).tolist()
 
 
