@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from steerlab.results import Table, with_rows
-from steerlab.studies._confidence.choices import TEMPERATURES, Choices
+from steerlab.studies._confidence.choices import Choices
 from steerlab.studies._confidence.depth import Depth
+from steerlab.studies._confidence.temperature import TEMPERATURES
 
 if TYPE_CHECKING:
     from steerlab.studies._confidence.result import ConfidenceResult
