@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from steerlab.environment import hardware, library_versions, peak_memory
 from steerlab.errors import RunError, SteerlabError
+from steerlab.registry import Preset, Size, check_options
 from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
 from steerlab.run_data import Facts, data_facts, on_topics, read_data, require_readable
 from steerlab.run_folder import Manifest, RunFolder
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
     from steerlab.studies import Pair
-
-Size = Literal["quick", "full"]
-Preset = Literal["corrected", "published"]
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,7 @@ def compare(
     from steerlab.studies import Pair
 
     chosen = known_studies(studies)
-    _require("size", size, ("quick", "full"))
-    _require("preset", preset, ("corrected", "published"))
+    check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
     given = read_data(statements, requests, questions)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
@@ -215,11 +212,6 @@ def known_studies(names: Sequence[str] | None) -> list[str]:
                 f"The study {name!r} does not take a base and a post-trained model; choose from {', '.join(able)}."
             )
     return chosen
-
-
-def _require(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise RunError(f"There is no {what} {given!r}; choose from {', '.join(known)}.")
 
 
 def _loaded(

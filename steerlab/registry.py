@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from steerlab.errors import RunError, SteerlabError, reason
 
@@ -107,6 +107,19 @@ class Registry(Generic[Entry]):
                 f"be imported: {type(error).__name__}: {reason(error)}; mend or uninstall it.",
                 stacklevel=2,
             )
+
+
+Size = Literal["quick", "full"]
+Preset = Literal["corrected", "published"]
+
+
+def check_options(
+    whose: str, *, size: str = "quick", preset: str = "corrected", presets: Collection[str] = ("corrected",)
+) -> None:
+    """Raise SteerlabError with a sentence about `whose` ("The refusal study") where it has no such size or preset."""
+    for what, given, known in (("size", size, get_args(Size)), ("preset", preset, presets)):
+        if given not in known:
+            raise SteerlabError(f"{whose} has no {what} {given!r}; choose from {', '.join(known)}.")
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ from steerlab.cli._options import (
     load_model,
     print_study,
 )
-from steerlab.registry import STUDIES
+from steerlab.registry import STUDIES, Preset
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
     from steerlab.results import StudyResult
     from steerlab.run_data import Facts
 
-Preset = Literal["corrected", "published"]
 Differ = Literal["subject", "object"]
 Columns = Literal["roles", "tokens"]
 

@@ -21,6 +21,7 @@ from steerlab.cli._options import (
     load_model,
     print_study,
 )
+from steerlab.registry import Preset
 
 if TYPE_CHECKING:
     from steerlab.datasets import Task
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from steerlab.results import StudyResult
     from steerlab.run_data import Facts
 
-Preset = Literal["corrected", "published"]
 Aggregator = Literal["mean", "pca"]
 By = Literal["manner", "labels"]
 Steered = Literal["identified", "all"]

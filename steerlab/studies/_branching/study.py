@@ -20,6 +20,7 @@ from steerlab.readouts.confidence import reading_gain, untrained
 from steerlab.readouts.samples import rendered, sample, steps_left
 from steerlab.readouts.sampling import SamplingLaw
 from steerlab.record import Record, Role
+from steerlab.registry import Preset, Size, check_options
 from steerlab.results import Headline
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.measures import (
@@ -35,7 +36,7 @@ from steerlab.studies._branching.parts import parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
 from steerlab.studies._branching.sentences import parts_sentences, verdict
-from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
+from steerlab.studies._pair import Models, Pair
 
 Rendering = Literal["chat", "plain", "raw"]
 Key = tuple[Role, Rendering]
@@ -85,7 +86,7 @@ def branching(
         PromptError: no prompt is given, or the models' context leaves no room for an output.
         SteerlabError: an unknown size or preset.
     """
-    check_options("branching", size=size, preset=preset)
+    check_options("The branching study", size=size, preset=preset)
     budget, pair = BUDGETS[size], Pair.of(pair)
     texts = list(dict.fromkeys(StudyData.of(data, "open_prompts").open_prompts))[: budget.prompts]
     if not texts:
