@@ -149,9 +149,9 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
     n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
     rows: list[SetRow] = []
     logs: list[float] = []
-    factors: dict[str, list[str]] = {"model": [], "level": [], "set": []}
+    factors: dict[str, list[str]] = {"model": [], "level": []}
     prompt: list[int] = []
-    for name in ("instructions", "story openings", "random strings", "arithmetic"):
+    for set_number, name in enumerate(("instructions", "story openings", "random strings", "arithmetic")):
         for level in run.amount.levels:
             texts = {
                 "instructions": lambda c: prompt_sets.instructions(n, c),
@@ -164,9 +164,10 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
                 runs = run.sample(role, run.ids(role, texts), run.amount.samples, run.amount.steps)
                 measured[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
                 logs += measured[role].tolist()
-                prompt += range(len(texts))
-                for factor, value in (("model", role), ("level", str(level)), ("set", name)):
-                    factors[factor] += [value] * len(texts)
+                # Prompts of different sets are different prompts: only model and level can be held against each other.
+                prompt += [10_000 * set_number + number for number in range(len(texts))]
+                factors["model"] += [role] * len(texts)
+                factors["level"] += [str(level)] * len(texts)
             rows.append(
                 SetRow(
                     name=name,
@@ -179,15 +180,7 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
                     ),
                 )
             )
-    # prompts of different sets are different prompts, so only model and level can be held against each other
-    places = [hash_ for hash_ in _numbered(factors["set"], prompt)]
-    pair = {factor: factors[factor] for factor in ("model", "level")}
-    return tuple(rows), tuple(attribute(np.array(logs), pair, places, seed=run.seed))
-
-
-def _numbered(sets: Sequence[str], prompt: Sequence[int]) -> list[int]:
-    names = {name: number for number, name in enumerate(dict.fromkeys(sets))}
-    return [names[name] * 10_000 + number for name, number in zip(sets, prompt, strict=True)]
+    return tuple(rows), tuple(attribute(np.array(logs), factors, prompt, seed=run.seed))
 
 
 def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
