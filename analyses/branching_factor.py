@@ -31,20 +31,19 @@ from steerlab.studies import Pair
 from steerlab.studies._branching import estimators
 from steerlab.studies._branching.reference import beside, read_curves
 
-_OWN = ("prompts", "rule", "value", "temperature", "steer", "strengths")
+_OWN = ("rule", "value", "temperature", "steer", "strengths")
 
 
 def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The branching study, the sweep where a direction is named, and the published curves where files are."""
     own = {key: options.pop(key) for key in _OWN if key in options}
     law = SamplingLaw(own.get("temperature", 1.0), own.get("rule", "top_p"), own.get("value", 0.9))
-    prompts = datasets.read_prompts(own["prompts"]) if "prompts" in own else data.open_prompts
-    result = studies.branching(pair, prompts, law=law, **options)
+    result = studies.branching(pair, data, law=law, **options)
     if "steer" in own:
         direction = Direction.load(own["steer"])
         sweep = studies.branching_by_strength(
             pair.post,
-            list(prompts)[:16],
+            list(data.open_prompts)[:16],
             lambda strength: [Add(direction, strength=strength, unit="class_gap")],
             own.get("strengths", [-2.0, -1.0, 0.0, 1.0, 2.0]),
             law=law,
@@ -80,4 +79,4 @@ def _reference_files() -> list[Path]:
 
 if __name__ == "__main__":
     REFERENCE = _reference_files()
-    main(__doc__ or "", "branching", study, also=_OWN)
+    main(__doc__ or "", "branching", study, also=_OWN, data=["prompts"])

@@ -26,6 +26,7 @@ def read_data(
     *,
     pairs: str | Path | None = None,
     template: str | None = None,
+    prompts: str | Path | None = None,
 ) -> StudyData:
     """The packaged prompts, or those of the user's files in their place.
 
@@ -35,6 +36,7 @@ def read_data(
         questions: a file of multiple choice (`datasets.read_multiple_choice`).
         pairs: a file of pairs of statements in place of statements (`datasets.read_pairs`).
         template: where subject and object stand in statements or pairs.
+        prompts: a file of open prompts (`datasets.read_prompts`).
 
     Raises:
         DatasetError: a bad file, or statements as well as pairs.
@@ -51,11 +53,17 @@ def read_data(
     else:
         asked = datasets.read_statements(statements) if statements else datasets.statements()
         asked = datasets.with_template(asked, template) if template else asked
-    given = {"statements": pairs or statements, "requests": requests, "questions": questions}
+    given = {
+        "statements": pairs or statements,
+        "requests": requests,
+        "questions": questions,
+        "open_prompts": prompts,
+    }
     return datasets.StudyData(
         statements=asked,
         requests=datasets.read_requests(requests) if requests else datasets.requests(),
         questions=datasets.read_multiple_choice(questions) if questions else None,
+        open_prompts=datasets.read_prompts(prompts) if prompts else datasets.open_prompts(),
         sources={name: str(source) for name, source in given.items() if source},
     )
 

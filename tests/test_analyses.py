@@ -44,6 +44,18 @@ def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Pat
     assert list((tmp_path / "figures" / "tried").glob(f"{study}_*.csv"))
 
 
+@pytest.mark.usefixtures("smaller_studies")
+def test_the_branching_script_records_the_prompts_of_the_file(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Tell me about cats.\nWhat is a river?\nWrite about a tree.\n")
+    configuration = tmp_path / "pair.toml"
+    configuration.write_text(PAIR + f'prompts = "{prompts}"\nwith_parts = false\n')
+    run("branching_factor.py", configuration, tmp_path)
+    read = RunFolder.open(tmp_path / "runs" / "tried_branching").manifest().data
+    assert read.keys() == {"open_prompts"}
+    assert (read["open_prompts"]["source"], read["open_prompts"]["n"]) == (str(prompts), 3)
+
+
 @pytest.mark.parametrize("script", ["base_vs_post.py", "truthfulness.py", "refusal.py", "knowledge.py"])
 @pytest.mark.parametrize(
     ("text", "sentence"),
