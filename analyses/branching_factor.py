@@ -22,29 +22,28 @@ from steerlab import datasets, studies
 from steerlab.datasets import StudyData
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel
-from steerlab.models.generation import end_token_ids
 from steerlab.plots import save
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.samples import rendered, sample
+from steerlab.readouts.sampling import SamplingLaw
 from steerlab.results import StudyResult
 from steerlab.steering import Add
 from steerlab.studies import Pair
 from steerlab.studies._branching import estimators
 from steerlab.studies._branching.reference import beside, read_curves
 
-_OWN = ("prompts", "rule", "value", "temperature", "steer", "strengths")
+_OWN = ("rule", "value", "temperature", "steer", "strengths")
 
 
 def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The branching study, the sweep where a direction is named, and the published curves where files are."""
     own = {key: options.pop(key) for key in _OWN if key in options}
     law = SamplingLaw(own.get("temperature", 1.0), own.get("rule", "top_p"), own.get("value", 0.9))
-    prompts = datasets.read_prompts(own["prompts"]) if "prompts" in own else data.open_prompts
-    result = studies.branching(pair, prompts, law=law, **options)
+    result = studies.branching(pair, data, law=law, **options)
     if "steer" in own:
         direction = Direction.load(own["steer"])
         sweep = studies.branching_by_strength(
             pair.post,
-            list(prompts)[:16],
+            list(data.open_prompts)[:16],
             lambda strength: [Add(direction, strength=strength, unit="class_gap")],
             own.get("strengths", [-2.0, -1.0, 0.0, 1.0, 2.0]),
             law=law,
@@ -63,16 +62,7 @@ def cumulative(model: LanguageModel, n: int = 20, steps: int = 64) -> list[float
     """Our cumulative branching factor on random strings of the model's own vocabulary, as the published curves
     have it."""
     texts = datasets.prompt_sets.random_strings([model.tokenizer], n, 1)
-    tokens = model.tokenize(list(texts), padding_side="right")
-    ids = [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
-    runs = sample_tokens(
-        model.model,
-        ids,
-        vocab_size=model.vocab_size,
-        stop_ids=end_token_ids(model),
-        samples=8,
-        max_new_tokens=steps,
-    )
+    runs = sample(model, rendered(model, texts, "none"), samples=8, max_new_tokens=steps)
     return np.exp(estimators.cumulative(runs.entropy)).tolist()
 
 
@@ -89,4 +79,4 @@ def _reference_files() -> list[Path]:
 
 if __name__ == "__main__":
     REFERENCE = _reference_files()
-    main(__doc__ or "", "branching", study, also=_OWN)
+    main(__doc__ or "", "branching", study, also=_OWN, data=["prompts"])

@@ -20,7 +20,7 @@ import numpy as np
 from _one_study import main
 
 from steerlab import studies
-from steerlab.datasets import StudyData, read_multiple_choice
+from steerlab.datasets import StudyData
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.neurons.layers import layer_effects
@@ -30,8 +30,6 @@ from steerlab.studies import Pair
 
 def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
     """The confidence study, and the layers where they are asked for."""
-    if "questions" in options:
-        options = {**options, "questions": read_multiple_choice(options["questions"])}
     per_layer = options.pop("per_layer", False)
     result = studies.confidence(pair, data, **options)
     if per_layer:

@@ -18,7 +18,7 @@ from _one_study import main
 
 from steerlab import studies
 from steerlab.alignment import Ridge
-from steerlab.datasets import StatementSet, StudyData, read_pairs, with_template
+from steerlab.datasets import StatementSet, StudyData
 from steerlab.errors import SteerlabError
 from steerlab.results import StudyResult
 from steerlab.studies import Pair
@@ -32,16 +32,12 @@ def study(pair: Pair, data: StudyData, options: dict[str, Any]) -> StudyResult:
         **options,
         **{key: tuple(options[key]) for key in ("answers", "sites") if key in options},
     }
-    pairs, template = options.pop("pairs", None), options.pop("template", None)
     by_topic = options.pop("by_topic", False)
     if options.pop("align", False):
         options["aligner"] = Ridge()
-    statements = data.labelled_statements
-    statements = statements if template is None else with_template(statements, template)
-    asked = statements if pairs is None else read_pairs(pairs, template=template)
-    result = studies.knowledge(pair, asked, kept_in=SWEEPS, **options)
-    if by_topic and isinstance(asked, StatementSet):
-        each_topic(pair, asked, options)
+    result = studies.knowledge(pair, data, kept_in=SWEEPS, **options)
+    if by_topic and isinstance(data.statements, StatementSet):
+        each_topic(pair, data.statements, options)
     shutil.rmtree(SWEEPS, ignore_errors=True)
     return result
 
@@ -60,4 +56,4 @@ def each_topic(pair: Pair, statements: StatementSet, options: dict[str, Any]) ->
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", "knowledge", study, also=["pairs", "template", "align", "by_topic"])
+    main(__doc__ or "", "knowledge", study, also=["align", "by_topic"], data=["pairs", "template"])

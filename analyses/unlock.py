@@ -23,11 +23,12 @@ from base_vs_post import require_known, write_result
 import steerlab as sl
 from steerlab import studies, zoo
 from steerlab.alignment import LayerMap
-from steerlab.comparison import Run, run_alone, text_facts
+from steerlab.comparison import Run, run_alone
 from steerlab.datasets import Task, read_task
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.results import StudyResult
+from steerlab.run_data import Facts, task_facts
 from steerlab.studies._transfer.study import TransferResult
 
 _MODELS = ("source", "target", "target_unlocked")
@@ -124,22 +125,20 @@ def run_one(each: dict[str, Any], models: dict[str, LanguageModel], folder: Path
             models[name] = sl.load(name, **{key: each[key] for key in _LOADING if key in each})
     task = task_of(each)
 
-    def study(roles: dict[str, LanguageModel]) -> StudyResult:
-        return studies.transfer(
+    def study(roles: dict[str, LanguageModel]) -> tuple[StudyResult, dict[str, Facts]]:
+        result = studies.transfer(
             (roles["locked source"], roles["unlocked source"]),
             roles["target"],
             task,
             target_unlocked=roles.get("unlocked target"),
             **options_of(each),
         )
+        return result, {"task": task_facts(task, str(each["task"]))}
 
     return run_alone(
         study,
         {role: models[name] for role, name in names.items()},
         out=folder,
-        data={
-            "task": text_facts([*task.locked, *task.unlocked, *task.answers], str(each["task"]), n=len(task))
-        },
         configuration={key: str(value) for key, value in options_of(each).items()},
         overwrite=True,
     )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from steerlab import registry as registry
     from steerlab import report as report
     from steerlab import results as results
+    from steerlab import run_data as run_data
     from steerlab import run_folder as run_folder
     from steerlab import selection as selection
     from steerlab import showing as showing
@@ -86,8 +87,8 @@ if TYPE_CHECKING:
 _ROOMS = (
     *("activations", "alignment", "chat", "cli", "comparison", "datasets", "directions", "environment", "errors"),
     *("extraction", "files", "models", "neurons", "old_names", "opening", "plots", "progress", "readouts", "record"),
-    *("registry", "report", "results", "run_folder", "selection", "showing", "statistics", "steering", "studies"),
-    "zoo",
+    *("registry", "report", "results", "run_data", "run_folder", "selection", "showing", "statistics", "steering"),
+    *("studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.

@@ -7,18 +7,18 @@ the results of an uninterrupted one.
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from steerlab.environment import hardware, library_versions, peak_memory
-from steerlab.errors import DatasetError, PromptError, RunError, SteerlabError
-from steerlab.results import STUDIES, StudyResult, ordered_studies, result_from_dict
+from steerlab.errors import RunError, SteerlabError
+from steerlab.registry import Preset, Size, check_options
+from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
+from steerlab.run_data import Facts, data_facts, on_topics, read_data, require_readable
 from steerlab.run_folder import Manifest, RunFolder
 from steerlab.showing import html_table
 
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
     from steerlab.studies import Pair
-
-Size = Literal["quick", "full"]
-Preset = Literal["corrected", "published"]
-Facts = dict[str, str | int]
-PACKAGED_FOR_ZOO = "packaged, the topics that the bundled models were trained on"
 
 
 @dataclass(frozen=True)
@@ -87,8 +82,8 @@ def compare(
         studies: names from the registry; None runs all that take a pair.
         size: "quick" or "full".
         preset: "corrected" or "published"; a study without a published preset is skipped and says so.
-        statements: a file or folder in place of the packaged set (`datasets.read_statements`); where both models are
-            bundled ones, the packaged statements are those that they were trained to judge.
+        statements: a file or folder in place of the packaged set (`datasets.read_statements`), of which models that
+            say which topics they were trained to judge (bundled ones) are asked about these.
         requests: likewise (`datasets.read_requests`).
         questions: a file of multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
         seed: of every draw.
@@ -104,12 +99,12 @@ def compare(
     from steerlab.studies import Pair
 
     chosen = known_studies(studies)
-    _require("size", size, ("quick", "full"))
-    _require("preset", preset, ("corrected", "published"))
-    data = read_data(statements, requests, questions, bundled=all(map(_is_bundled, (base, post))))
+    check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
+    given = read_data(statements, requests, questions)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
-    _require_readable(data, pair)
+    data = on_topics(given, pair.topics)
+    require_readable(data, pair)
     configuration: dict[str, str | int | list[str]] = {
         "studies": chosen,
         "size": size,
@@ -157,15 +152,14 @@ def run_study(
         result: StudyResult = study(pair, data, size=size, preset=preset, seed=seed)
         return result
     except SteerlabError as error:
-        return StudyResult(study=name, status="skipped", summary=[str(error)])
+        return SkippedResult(study=name, reason=str(error))
 
 
 def run_alone(
-    study: Callable[[dict[str, LanguageModel]], StudyResult],
+    study: Callable[[dict[str, LanguageModel]], tuple[StudyResult, dict[str, Facts]]],
     models: Mapping[str, str | Path | LanguageModel],
     *,
     out: str | Path,
-    data: dict[str, Facts],
     configuration: dict[str, str | int | list[str]],
     overwrite: bool = False,
     load: Callable[[str | Path], LanguageModel] | None = None,
@@ -173,9 +167,9 @@ def run_alone(
     """Load models, run one study on them, and store it in a run folder of its own.
 
     Args:
-        study: the study, given the loaded models by their roles.
+        study: the study, given the loaded models by their roles; it returns its result and size, hash, source and an
+            example of every set that it read, by name (`run_data`).
         models: names or loaded models by role; a name that has two roles is loaded once.
-        data: size, hash, source and an example of every set, by name (`text_facts`).
         configuration: what the study was asked for.
         load: loads a name; `steerlab.load` by default.
 
@@ -193,8 +187,8 @@ def run_alone(
         role: loaded[str(model)] if isinstance(model, str | Path) else model for role, model in models.items()
     }
     started = time.perf_counter()
-    result = study(roles)
-    manifest = _manifest(roles, data, {"studies": [result.study], **configuration})
+    result, read = study(roles)
+    manifest = _manifest(roles, read, {"studies": [result.study], **configuration})
     folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
     _store(folder, manifest, result, time.perf_counter() - started)
     return _finish(folder, manifest)
@@ -220,68 +214,6 @@ def known_studies(names: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def text_facts(texts: Sequence[str], source: str, *, n: int | None = None, example: int = 0) -> Facts:
-    """What a manifest says of texts: their number (or `n`), hash in order, source and one of them."""
-    hash_ = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    return {"n": len(texts) if n is None else n, "hash": hash_, "source": source, "example": texts[example]}
-
-
-def data_facts(data: StudyData) -> dict[str, Facts]:
-    """What a manifest says of everything that studies read."""
-    from steerlab.datasets.multiple_choice import questions_hash
-
-    requests, statements = data.requests, data.labelled_statements
-    facts = {
-        "statements": {**text_facts(statements.texts, data.source("statements")), "hash": statements.hash},
-        # The example is a harmless one: harmful requests are read, never shown.
-        "requests": {
-            **text_facts([*requests.negative, *requests.positive], data.source("requests")),
-            "hash": requests.hash,
-        },
-        "open_prompts": text_facts(data.open_prompts, data.source("open_prompts")),
-        "plain_text": text_facts(data.plain_text, data.source("plain_text")),
-    }
-    if data.questions:
-        asked = text_facts([question.text for question in data.questions], data.source("questions"))
-        facts["questions"] = {**asked, "hash": questions_hash(data.questions)}
-    return facts
-
-
-def read_data(
-    statements: str | Path | None = None,
-    requests: str | Path | None = None,
-    questions: str | Path | None = None,
-    *,
-    bundled: bool = False,
-) -> StudyData:
-    """The packaged prompts, or the user's files in their place; for `bundled` models statements of their topics only.
-
-    Raises `DatasetError` for a bad file.
-    """
-    from steerlab import datasets, zoo
-
-    packaged = zoo.known_statements if bundled else datasets.statements
-    return datasets.StudyData(
-        statements=datasets.read_statements(statements) if statements else packaged(),
-        requests=datasets.read_requests(requests) if requests else datasets.requests(),
-        questions=datasets.read_multiple_choice(questions) if questions else None,
-        sources={
-            **({"statements": str(statements or PACKAGED_FOR_ZOO)} if statements or bundled else {}),
-            **({"requests": str(requests)} if requests else {}),
-            **({"questions": str(questions)} if questions else {}),
-        },
-    )
-
-
-def _is_bundled(model: str | Path | LanguageModel) -> bool:
-    return str(model if isinstance(model, str | Path) else model.name).startswith("zoo:")
-
-
-def _require(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise RunError(f"There is no {what} {given!r}; choose from {', '.join(known)}.")
-
-
 def _loaded(
     model: str | Path | LanguageModel, loading: dict[str, Any], announce: Callable[[str], None]
 ) -> LanguageModel:
@@ -293,29 +225,6 @@ def _loaded(
 
     announce(f"loading {model}")
     return load(model, **loading)
-
-
-def _require_readable(data: StudyData, models: Iterable[LanguageModel]) -> None:
-    """Raise `DatasetError` for a prompt of the user's own files that one of the models cannot read."""
-    from steerlab.datasets.study_data import PACKAGED
-
-    requests = data.requests
-    kinds: list[tuple[str, str, Sequence[str]]] = [
-        ("statements", "statements", data.labelled_statements.texts),
-        ("requests", f"{requests.positive_name} requests", requests.positive),
-        ("requests", f"{requests.negative_name} requests", requests.negative),
-    ]
-    for (name, kind, texts), model in itertools.product(kinds, models):
-        if data.source(name) in {PACKAGED, PACKAGED_FOR_ZOO}:
-            continue
-        try:
-            model.tokenize(
-                [model.instruction_prompt(text) for text in texts] if name == "requests" else texts
-            )
-        except PromptError as error:
-            raise DatasetError(
-                f"The {kind} of {data.source(name)}, counted from 0, cannot be given to {model.name}. {error}"
-            ) from error
 
 
 def _manifest(
@@ -366,7 +275,10 @@ def _store(folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: 
         folder.write_with(f"directions/{name}.safetensors", direction.save)
     folder.write_result(result.study, result.to_dict())
     manifest.timings[result.study] = round(seconds, 2)
-    manifest.peak_memory[result.study] = peak_memory()
+    # A study that is made again may have taken more before.
+    before = manifest.peak_memory.get(result.study, {})
+    now = {kind: max(taken, before.get(kind, 0.0)) for kind, taken in peak_memory().items()}
+    manifest.peak_memory[result.study] = {**before, **now}
     folder.write_manifest(manifest)
 
 
@@ -379,7 +291,5 @@ def _finish(folder: RunFolder, manifest: Manifest) -> Run:
     results = {name: result_from_dict(folder.read_result(name)) for name in order}
     manifest.status = "done"
     folder.write_manifest(manifest)
-    folder.write_with(
-        "report.html", lambda path: write_report(list(results.values()), manifest.model_dump(), path)
-    )
+    write_report(results, manifest.model_dump(), folder.report)
     return Run(folder, manifest, results)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,15 @@ from steerlab.errors import reason
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SafetensorError", "read_tensors", "system_reason", "whole", "write_tensors", "write_text"]
+__all__ = [
+    "SafetensorError",
+    "is_partial",
+    "read_tensors",
+    "system_reason",
+    "whole",
+    "write_tensors",
+    "write_text",
+]
 
 
 @contextmanager
@@ -37,6 +46,11 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+def is_partial(path: Path) -> bool:
+    """Whether `path` is a temporary one of `whole`; a process that was killed leaves it behind."""
+    return re.match(r"\.\d+\..", path.name) is not None
 
 
 def write_text(path: Path, text: str) -> None:

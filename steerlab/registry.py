@@ -1,20 +1,21 @@
 """Things by name: studies, estimators, interventions, aligners, backends and exports register where they are defined.
 
 A registry looks through one package and one group of entry points when it is first asked, so adding a thing is one
-file, or one package of somebody else's. Nothing else keeps a list of names.
+file, or one package of somebody else's. Nothing that runs keeps another list of names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
-from steerlab.errors import RunError, SteerlabError
+from steerlab.errors import RunError, SteerlabError, reason
 
 Entry = TypeVar("Entry")
 Defined = TypeVar("Defined")
@@ -35,7 +36,7 @@ class Registry(Generic[Entry]):
     ) -> None:
         self._kind, self._package, self._group, self._error = kind, package, group, error
         self._entries: dict[str, Entry] = {}
-        self._looked = False
+        self._looked = self._looking = False
 
     def add(self, name: str, entry: Entry) -> None:
         """Register `entry`. Raises ValueError where another one has the name."""
@@ -76,15 +77,49 @@ class Registry(Generic[Entry]):
         return tuple(self._entries.values())
 
     def _look(self) -> None:
-        """Import what registers entries, once. A package that is being imported looks no further."""
-        if self._looked:
+        """Import what registers entries, once. A package that is being imported looks no further.
+
+        Private modules hold helpers, private packages may hold entries (each study is one).
+        """
+        if self._looked or self._looking:
             return
-        self._looked = True
-        for module in iter_modules(import_module(self._package).__path__):
-            import_module(f"{self._package}.{module.name}")
-        if self._group:
-            for point in entry_points(group=self._group):
-                point.load()
+        self._looking = True
+        try:
+            for module in iter_modules(import_module(self._package).__path__):
+                if module.ispkg or not module.name.startswith("_"):
+                    import_module(f"{self._package}.{module.name}")
+            if self._group:
+                for point in entry_points(group=self._group):
+                    self._take(point)
+            self._looked = True
+        finally:
+            self._looking = False
+
+    def _take(self, point: EntryPoint) -> None:
+        """Import somebody else's module; one that fails is left out whole, with a warning that names it."""
+        before = dict(self._entries)
+        try:
+            point.load()
+        except Exception as error:
+            self._entries = before
+            warnings.warn(
+                f"The {self._kind} of the entry point {point.name!r} ({point.value}) is left out, since it cannot "
+                f"be imported: {type(error).__name__}: {reason(error)}; mend or uninstall it.",
+                stacklevel=2,
+            )
+
+
+Size = Literal["quick", "full"]
+Preset = Literal["corrected", "published"]
+
+
+def check_options(
+    whose: str, *, size: str = "quick", preset: str = "corrected", presets: Collection[str] = ("corrected",)
+) -> None:
+    """Raise SteerlabError with a sentence about `whose` ("The refusal study") where it has no such size or preset."""
+    for what, given, known in (("size", size, get_args(Size)), ("preset", preset, presets)):
+        if given not in known:
+            raise SteerlabError(f"{whose} has no {what} {given!r}; choose from {', '.join(known)}.")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ __all__ = [
     "register_study",
     "result_from_dict",
     "study_title",
+    "with_rows",
 ]
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -97,6 +98,11 @@ class Table(Record):
             rows=[[cell(row) for cell in cells] for row in rows],
             note=note,
         )
+
+
+def with_rows(*tables: Table) -> list[Table]:
+    """Those of the tables that have a row: what a study measures nothing of is not shown."""
+    return [table for table in tables if table.rows]
 
 
 class Headline(Record):

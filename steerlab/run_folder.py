@@ -18,10 +18,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlab.errors import RunError
-from steerlab.files import whole, write_text
+from steerlab.files import is_partial, whole, write_text
 
 SCHEMA_VERSION = 1
 _NEEDED_BYTES = 64 * 2**20
+#: Where killed runs leave temporary files.
+_PARTIAL = (".*.manifest.json", ".*.report.html", "results/.*.json", "directions/.*.safetensors")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -79,17 +81,22 @@ class RunFolder:
     ) -> RunFolder:
         """Make `path` ready for a run.
 
-        An earlier run there is kept and continued with `resume`, replaced with `overwrite`, refused otherwise.
+        An earlier run there is kept and continued with `resume`, replaced with `overwrite`, refused otherwise;
+        temporary files that a killed run left there are removed.
         Raises `RunError` if the folder holds anything else, cannot be written, or lies on a full disk.
         """
         folder = cls(Path(path))
         if folder.require_free(resume=resume, overwrite=overwrite):
             if resume:
                 folder._require_same(manifest)
-                manifest.timings.update(folder.manifest().timings)
+                stored = folder.manifest()
+                manifest.timings.update(stored.timings)
+                manifest.peak_memory.update(stored.peak_memory)
             else:
                 folder._attempt(folder._clear)
         folder._attempt(lambda: folder.path.mkdir(parents=True, exist_ok=True))
+        for file in folder._left_over():
+            folder._attempt(file.unlink)
         folder.write_manifest(manifest)
         return folder
 
@@ -144,7 +151,8 @@ class RunFolder:
 
     def studies(self) -> list[str]:
         """Names of the finished studies."""
-        return sorted(file.stem for file in (self.path / "results").glob("*.json"))
+        files = (self.path / "results").glob("*.json")
+        return sorted(file.stem for file in files if not is_partial(file))
 
     def write_with(self, name: str, write: Callable[[Path], object]) -> None:
         """Let `write` make a file at a temporary path, then move it to `name` below the folder.
@@ -171,7 +179,8 @@ class RunFolder:
 
     def _holds_something(self) -> bool:
         try:
-            return any(self.path.iterdir())
+            left_over = self._left_over()
+            return any(file not in left_over for file in self.path.iterdir())
         except FileNotFoundError:
             return False
         except NotADirectoryError as error:
@@ -180,6 +189,9 @@ class RunFolder:
             raise RunError(
                 f"{self.path} cannot be opened ({error.strerror}); choose another --out."
             ) from error
+
+    def _left_over(self) -> list[Path]:
+        return [file for pattern in _PARTIAL for file in self.path.glob(pattern) if is_partial(file)]
 
     def _require_same(self, manifest: Manifest) -> None:
         if self.manifest().key() != manifest.key():

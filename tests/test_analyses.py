@@ -11,6 +11,7 @@ from scripts import run_script
 
 from steerlab import zoo
 from steerlab.alignment import LayerMap
+from steerlab.run_folder import RunFolder
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
 PAIR = 'name = "tried"\nbase = "zoo:small-base"\npost = "zoo:small-post"\n'
@@ -41,6 +42,18 @@ def test_a_study_of_a_small_trained_pair(study: str, shared: Path, tmp_path: Pat
     kept = tmp_path / "runs" / f"tried_{study}"
     assert (kept / "results" / f"{study}.json").exists()
     assert list((tmp_path / "figures" / "tried").glob(f"{study}_*.csv"))
+
+
+@pytest.mark.usefixtures("smaller_studies")
+def test_the_branching_script_records_the_prompts_of_the_file(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Tell me about cats.\nWhat is a river?\nWrite about a tree.\n")
+    configuration = tmp_path / "pair.toml"
+    configuration.write_text(PAIR + f'prompts = "{prompts}"\nwith_parts = false\n')
+    run("branching_factor.py", configuration, tmp_path)
+    read = RunFolder.open(tmp_path / "runs" / "tried_branching").manifest().data
+    assert read.keys() == {"open_prompts"}
+    assert (read["open_prompts"]["source"], read["open_prompts"]["n"]) == (str(prompts), 3)
 
 
 @pytest.mark.parametrize("script", ["base_vs_post.py", "truthfulness.py", "refusal.py", "knowledge.py"])
@@ -106,7 +119,12 @@ def test_the_knowledge_script_maps_topics_and_pairs(
     said = capsys.readouterr().out
     assert "cities:" in said
     assert "plants:" in said
-    assert (tmp_path / "runs" / "tried_knowledge" / "results" / "knowledge.json").exists()
+    kept = RunFolder.open(tmp_path / "runs" / "tried_knowledge")
+    assert kept.has_result("knowledge")
+    read = kept.manifest().data
+    assert read.keys() == {"statements"}
+    assert read["statements"]["source"] == str(statements)
+    assert read["statements"]["n"] == len(statements.read_text().splitlines()) - 1
     assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.svg").exists()
 
 

@@ -17,6 +17,8 @@ import steerlab as sl
 from steerlab import comparison
 from steerlab.comparison import compare, rewrite_report
 from steerlab.errors import DatasetError, RunError
+from steerlab.results import SkippedResult
+from steerlab.run_folder import RunFolder
 
 
 def save_tiny(folder: Path, family: str = "llama", **changes: object) -> Path:
@@ -139,6 +141,9 @@ def test_a_damaged_result_is_made_again(
     shutil.copytree(whole_run.folder.path, tmp_path / "run")
     damaged = tmp_path / "run" / "results" / "confidence.json"
     damaged.write_text(damaged.read_text()[:100])
+    taken = RunFolder.open(tmp_path / "run").manifest()
+    taken.peak_memory["confidence"] = {"process": 1e9, "gpu": 5.0}
+    RunFolder.open(tmp_path / "run").write_manifest(taken)
     ran: list[str] = []
     heard: list[str] = []
 
@@ -151,6 +156,7 @@ def test_a_damaged_result_is_made_again(
     assert ran == ["confidence"]
     assert any("confidence" in line and "damaged" in line for line in heard)
     assert resumed["confidence"] == whole_run["confidence"]
+    assert resumed.folder.manifest().peak_memory == taken.peak_memory
 
 
 @pytest.mark.parametrize(
@@ -173,6 +179,19 @@ def test_pairs_of_different_width_and_family_run(tiny_pair: tuple[Path, Path], t
     run = compare(tiny_pair[0], wide, out=tmp_path / "run")
     assert set(run.results) == set(comparison.known_studies(None))
     assert all(result.summary for result in run.results.values())
+
+
+def test_a_study_that_a_pair_cannot_take_is_skipped_and_stays_so(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = compare(*tiny_pair, out=tmp_path / "run", studies=["branching"], preset="published")
+    skipped = run["branching"]
+    assert isinstance(skipped, SkippedResult)
+    assert "no preset 'published'" in skipped.reason
+    heard: list[str] = []
+    options = {"studies": ["branching"], "preset": "published", "resume": True, "announce": heard.append}
+    assert compare(*tiny_pair, out=tmp_path / "run", **options)["branching"] == skipped  # type: ignore[arg-type]
+    assert any("already finished" in line for line in heard)
 
 
 def test_multiple_choice_of_a_file_takes_the_place_of_the_made_one(

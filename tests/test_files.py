@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerlab.files import read_tensors, system_reason, whole, write_tensors, write_text
+from steerlab.files import is_partial, read_tensors, system_reason, whole, write_tensors, write_text
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     place = tmp_path / "new" / "text.txt"
     with whole(place) as partial:
         assert partial.suffix == ".txt"  # writers read the format from it
+        assert is_partial(partial)
+        assert not is_partial(place)
         write_text(partial, "before")
 
     def broken() -> None:

@@ -17,9 +17,10 @@ import pytest
 
 import steerlab as sl
 from steerlab import cli
-from steerlab.comparison import read_data, rewrite_report, run_study
+from steerlab.comparison import rewrite_report, run_study
 from steerlab.report import csv_text, terminal_table
 from steerlab.results import StudyResult, result_from_dict
+from steerlab.run_data import on_topics, read_data
 from steerlab.statistics import Estimate
 from steerlab.studies import Pair
 
@@ -87,7 +88,7 @@ FINDINGS = {"truthfulness": knows_truth, "refusal": refuses, "confidence": is_su
 def test_a_study_of_the_bundled_pair_gives_what_it_gave(study: str) -> None:
     before = result_from_dict(json.loads((GOLDENS / "compare" / "results" / f"{study}.json").read_text()))
     pair = Pair(sl.load("zoo:small-base"), sl.load("zoo:small-post"))
-    after = run_study(study, pair, read_data(bundled=True))
+    after = run_study(study, pair, on_topics(read_data(), pair.topics))
     assert after.status == before.status == "done"
     FINDINGS[study](after)
     assert result_from_dict(after.to_dict()).to_dict() == after.to_dict()

@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import grimp
@@ -15,7 +16,9 @@ from private_modules import PrivateModules, room_of
 from pydantic import BaseModel
 
 import steerlab
+from steerlab import studies
 from steerlab.record import Record
+from steerlab.registry import ordered_studies
 
 PACKAGE = Path(steerlab.__file__).parent
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
@@ -62,6 +65,15 @@ def test_studies_are_packages() -> None:
         if package.name != "__pycache__":
             files = {path.name for path in package.glob("*.py")}
             assert {"__init__.py", "study.py", "result.py", "sentences.py"} <= files, package
+
+
+def test_what_lists_studies_without_running_agrees_with_the_registry() -> None:
+    ours = {study.name for study in ordered_studies() if study.function.startswith("steerlab.studies.")}
+    assert ours <= set(studies.__all__)
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (apart,) = (contract for contract in contracts if contract["type"] == "independence")
+    assert {module.rpartition("._")[2] for module in apart["modules"]} == ours
 
 
 def test_no_table_pairs_columns_and_rows_by_hand() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,47 @@ def test_an_entry_point_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     from our_forms import FORMS  # type: ignore[import-not-found]
 
     assert FORMS["whisper"]("A") == "a"
+
+
+def test_an_entry_point_that_cannot_be_imported_is_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain_forms").mkdir()
+    (tmp_path / "plain_forms" / "__init__.py").write_text(
+        "from steerlab.registry import Registry\n"
+        "FORMS = Registry('form', package='plain_forms', group='some.forms')\n"
+    )
+    (tmp_path / "half_forms.py").write_text(
+        "from plain_forms import FORMS\n\nFORMS.add('half', str.lower)\nimport nothing_of_this_name\n"
+    )
+    (tmp_path / "good_forms.py").write_text("from plain_forms import FORMS\n\nFORMS.add('good', str.upper)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        "steerlab.registry.entry_points",
+        lambda group: [EntryPoint("half", "half_forms", group), EntryPoint("good", "good_forms", group)],
+    )
+    from plain_forms import FORMS  # type: ignore[import-not-found]
+
+    with pytest.warns(UserWarning, match=r"'half' \(half_forms\) is left out.*nothing_of_this_name"):
+        assert list(FORMS) == ["good"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "half" not in FORMS
+
+
+def test_a_lookup_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of ours that cannot be imported is an error each time, not a registry with a part of its names."""
+    (tmp_path / "torn_forms").mkdir()
+    (tmp_path / "torn_forms" / "__init__.py").touch()
+    broken = tmp_path / "torn_forms" / "broken.py"
+    broken.write_text("import nothing_of_this_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    forms: Registry[Any] = Registry("form", package="torn_forms")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+            list(forms)
+    broken.unlink()
+    assert not list(forms)
 
 
 def test_an_export_is_written_by_its_name(tmp_path: Path) -> None:

@@ -41,6 +41,37 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(tmp_path: Path) -> None:
     assert not RunFolder.prepare(tmp_path / "run", manifest(), overwrite=True).has_result("refusal")
 
 
+def test_a_resumed_run_keeps_what_its_finished_studies_took(tmp_path: Path) -> None:
+    first = manifest()
+    first.timings["refusal"], first.peak_memory["refusal"] = 2.5, {"process": 700.0}
+    RunFolder.prepare(tmp_path / "run", first)
+    again = RunFolder.prepare(tmp_path / "run", manifest(), resume=True).manifest()
+    assert (again.timings, again.peak_memory) == (first.timings, first.peak_memory)
+    anew = RunFolder.prepare(tmp_path / "run", manifest(), overwrite=True).manifest()
+    assert not anew.timings
+    assert not anew.peak_memory
+
+
+def test_what_a_killed_run_left_half_written_is_no_study_and_goes_away(tmp_path: Path) -> None:
+    folder = RunFolder.prepare(tmp_path / "run", manifest())
+    folder.write_result("refusal", {})
+    half = [folder.path / name for name in (".12.report.html", "results/.12.truthfulness.json")]
+    others = [folder.path / name for name in (".notes.json", ".12.notes.txt", "results/.hidden.json")]
+    for file in (*half, *others):
+        file.write_text("{")
+    assert RunFolder.open(folder.path).studies() == [".hidden", "refusal"]
+    assert all(file.exists() for file in half)
+    RunFolder.prepare(folder.path, manifest(), resume=True)
+    assert not any(file.exists() for file in half)
+    assert all(file.exists() for file in others)
+
+
+def test_a_folder_with_nothing_but_a_half_manifest_is_free(tmp_path: Path) -> None:
+    (tmp_path / ".12.manifest.json").write_text("{")
+    RunFolder.prepare(tmp_path, manifest())
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def test_another_run_is_not_resumed(tmp_path: Path) -> None:
     RunFolder.prepare(tmp_path / "run", manifest())
     with pytest.raises(RunError, match="other models, data or configuration"):

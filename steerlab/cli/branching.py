@@ -25,6 +25,7 @@ from steerlab.cli._options import (
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
     from steerlab.results import StudyResult
+    from steerlab.run_data import Facts
 
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
 
@@ -56,12 +57,13 @@ def branching(
 ) -> None:
     """How many continuations a base and a post-trained model see ahead; write a report."""
     from steerlab import datasets
-    from steerlab.comparison import run_alone, text_facts
+    from steerlab.comparison import run_alone
     from steerlab.errors import PromptError
+    from steerlab.run_data import text_facts
 
     texts = datasets.read_prompts(prompts) if prompts else datasets.open_prompts()
 
-    def study(models: dict[str, LanguageModel]) -> StudyResult:
+    def study(models: dict[str, LanguageModel]) -> tuple[StudyResult, dict[str, Facts]]:
         from steerlab import studies
         from steerlab.readouts import SamplingLaw
 
@@ -69,16 +71,15 @@ def branching(
             law = SamplingLaw(temperature, rule, value)
         except ValueError as error:
             raise PromptError(f"{error}.") from error
-        return studies.branching(
-            (models["base"], models["post"]), texts, size=size, seed=seed, law=law, with_parts=parts
-        )
+        pair = models["base"], models["post"]
+        result = studies.branching(pair, texts, size=size, seed=seed, law=law, with_parts=parts)
+        return result, {"prompts": text_facts(texts, str(prompts or "packaged"))}
 
     print_study(
         run_alone(
             study,
             {"base": base, "post": post},
             out=output,
-            data={"prompts": text_facts(texts, str(prompts or "packaged"))},
             configuration={
                 "size": size,
                 "seed": seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,13 +20,10 @@ from steerlab.cli._options import (
     TrustRemoteCode,
     renamed,
 )
-from steerlab.registry import ordered_studies
+from steerlab.registry import Preset, ordered_studies
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
-
-
-Preset = Literal["corrected", "published"]
 
 
 def _able() -> list[str]:

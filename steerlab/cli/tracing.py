@@ -22,13 +22,13 @@ from steerlab.cli._options import (
     load_model,
     print_study,
 )
+from steerlab.registry import STUDIES, Preset
 
 if TYPE_CHECKING:
-    from steerlab.datasets import StatementPair, StatementSet
     from steerlab.models import LanguageModel
     from steerlab.results import StudyResult
+    from steerlab.run_data import Facts
 
-Preset = Literal["corrected", "published"]
 Differ = Literal["subject", "object"]
 Columns = Literal["roles", "tokens"]
 
@@ -81,10 +81,9 @@ def trace(
     What is finished is kept beside the run folder; the same command goes on after an interruption.
     """
     from steerlab.comparison import run_alone
+    from steerlab.run_data import data_facts, on_topics, read_data
 
-    asked = _statements(
-        statements, pairs, template, bundled=base.startswith("zoo:") and post.startswith("zoo:")
-    )
+    given = read_data(statements, pairs=pairs, template=template)
     kept_in = output.with_name(output.name + ".partial")
     options: dict[str, Any] = {
         "size": size,
@@ -98,18 +97,19 @@ def trace(
         "noise": noise,
     }
 
-    def study(models: dict[str, LanguageModel]) -> StudyResult:
+    def study(models: dict[str, LanguageModel]) -> tuple[StudyResult, dict[str, Facts]]:
         from steerlab import studies
         from steerlab.alignment import Ridge
 
-        pair = models["base"], models["post"]
-        return studies.knowledge(pair, asked, kept_in=kept_in, aligner=Ridge() if align else None, **options)
+        pair = studies.Pair(models["base"], models["post"])
+        data = on_topics(given, pair.topics)
+        result = studies.knowledge(pair, data, kept_in=kept_in, aligner=Ridge() if align else None, **options)
+        return result, data_facts(data, STUDIES["knowledge"].reads)
 
     run = run_alone(
         study,
         {"base": base, "post": post},
         out=output,
-        data={"statements": _facts(asked, str(pairs or statements or "packaged"))},
         configuration={**{name: _stored(value) for name, value in options.items()}, "align": int(align)},
         overwrite=overwrite,
         load=partial(load_model, device=device, dtype=dtype, trust_remote_code=trust_remote_code),
@@ -123,30 +123,3 @@ def _stored(value: Any) -> str | int | list[str]:
     if isinstance(value, tuple):
         return list(value)
     return "" if value is None else int(value) if isinstance(value, bool) else value
-
-
-def _facts(asked: StatementSet | list[StatementPair], source: str) -> dict[str, str | int]:
-    """What the manifest says of statements or of pairs of them."""
-    from steerlab.comparison import text_facts
-    from steerlab.datasets import StatementSet
-
-    if isinstance(asked, StatementSet):
-        return text_facts(asked.texts, source)
-    texts = [statement.text for pair in asked for statement in (pair.true, pair.false)]
-    return text_facts(texts, source, n=len(asked))
-
-
-def _statements(
-    statements: Path | None, pairs: Path | None, template: str | None, *, bundled: bool
-) -> StatementSet | list[StatementPair]:
-    """The packaged statements, or those of a file."""
-    from steerlab import datasets
-    from steerlab.comparison import read_data
-    from steerlab.errors import DatasetError
-
-    if pairs is not None and statements is not None:
-        raise DatasetError("Give --statements or --pairs, not both: pairs hold their statements.")
-    if pairs is not None:
-        return datasets.read_pairs(pairs, template=template)
-    found = read_data(statements, bundled=bundled).labelled_statements
-    return found if template is None else datasets.with_template(found, template)

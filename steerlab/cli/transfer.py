@@ -21,13 +21,14 @@ from steerlab.cli._options import (
     load_model,
     print_study,
 )
+from steerlab.registry import Preset
 
 if TYPE_CHECKING:
     from steerlab.datasets import Task
     from steerlab.models import LanguageModel
     from steerlab.results import StudyResult
+    from steerlab.run_data import Facts
 
-Preset = Literal["corrected", "published"]
 Aggregator = Literal["mean", "pca"]
 By = Literal["manner", "labels"]
 Steered = Literal["identified", "all"]
@@ -73,14 +74,15 @@ def transfer(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Carry a capability from one model to another, beside everything that could look like it; write a report."""
-    from steerlab.comparison import run_alone, text_facts
+    from steerlab.comparison import run_alone
+    from steerlab.run_data import task_facts
 
     questions = _task(task, behaviour, size)
 
-    def study(models: dict[str, LanguageModel]) -> StudyResult:
+    def study(models: dict[str, LanguageModel]) -> tuple[StudyResult, dict[str, Facts]]:
         from steerlab import studies
 
-        return studies.transfer(
+        result = studies.transfer(
             (models["locked source"], models["unlocked source"]),
             models["target"],
             questions,
@@ -93,15 +95,14 @@ def transfer(
             target_unlocked=models.get("unlocked target"),
             seed=seed,
         )
+        return result, {"task": task_facts(questions, task)}
 
     roles = {"locked source": locked, "unlocked source": unlocked, "target": target}
-    texts = [*questions.locked, *questions.unlocked, *questions.answers]
     print_study(
         run_alone(
             study,
             {**roles, "unlocked target": target_unlocked} if target_unlocked else roles,
             out=output,
-            data={"task": text_facts(texts, task, n=len(questions))},
             configuration={
                 "size": size,
                 "seed": seed,

@@ -1,8 +1,10 @@
-"""Ablating last-layer neurons one by one with the final norm and the unembedding run again for each.
+"""How much does each last-layer neuron move the entropy of each text? Mean ablation, one neuron at a time.
 
-A neuron's activation is set to its mean over the texts; the entropy changes with the final norm recomputed (total) and
-with its scale frozen (direct). `NeuronHead` gives the same in closed form, many times faster; this is what it is held
-against.
+The network is run once (`last_layer`). A neuron's activation is then set to its mean over all tokens, which moves the
+last stream by (mean - activation) w_out, and the entropy is taken anew: with the final norm and the unembedding run
+again (total), and with the norm's scale frozen and only the unembedding run again (direct). The overlap of neurons is
+measured so, text by text. `NeuronHead` starts from the same states, spares the unembedding of every token for each
+neuron, and is tested against this.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ _CELLS = 2**24  # logits held at once
 
 @dataclass(frozen=True)
 class Effects:
-    """Mean ablation, neuron by neuron: mean over each text's tokens of |change in entropy|, nats, [text, neuron].
+    """Mean ablation, neuron by neuron: means over each text's tokens, nats, [text, neuron].
 
-    total: the final norm recomputed. direct: its scale frozen. signed: change in entropy, norm recomputed.
+    total: |change in entropy|, the final norm recomputed. direct: the same, its scale frozen. signed: the change
+    itself, norm recomputed.
     """
 
     total: Float[np.ndarray, "text neuron"]
@@ -43,9 +46,10 @@ def ablation_effects(
     *,
     description: str = "ablating neurons",
 ) -> Effects:
-    """Ablate each of the last layer's `neurons` alone, on all tokens of `texts`.
+    """Set each of the last layer's `neurons` alone to its mean, on all tokens of `texts`.
 
-    Raises ModelError where the last MLP's output is no linear map of its neurons (a norm after the MLP).
+    Raises:
+        ModelError: the last MLP's output is no linear map of its neurons (a norm after the MLP).
     """
     stream, acts, text = last_layer(model, texts)
     w_out = linear_w_out(model, acts)
@@ -133,7 +137,13 @@ def last_layer(
 
 
 def linear_w_out(model: LanguageModel, acts: dict[str, Tensor]) -> Float[Tensor, "neuron d_model"]:
-    """What one unit of each neuron adds to the stream (residual multipliers included)."""
+    """What one unit of each neuron adds to the stream (residual multipliers included).
+
+    acts: "mlp_post" [token, neuron] and "mlp_out" [token, d_model], as `last_layer` gives them.
+
+    Raises:
+        ModelError: the MLP's output is no linear map of its neurons.
+    """
     w_out = model.w_out(model.n_layers - 1).detach().float().cpu()
     predicted = (acts["mlp_post"] - acts["mlp_post"].mean(0)) @ w_out
     actual = acts["mlp_out"] - acts["mlp_out"].mean(0)

@@ -21,8 +21,8 @@ from jaxtyping import Float
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
-from steerlab.models.generation import end_token_ids
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
+from steerlab.readouts.samples import sample
+from steerlab.readouts.sampling import SamplingLaw, Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap, bootstrap_mean, paired_difference
 
@@ -143,11 +143,9 @@ def _sampled(
     law: SamplingLaw,
     seed: int,
 ) -> Trajectories:
-    return sample_tokens(
-        model.model,
+    return sample(
+        model,
         prompts,
-        vocab_size=model.vocab_size,
-        stop_ids=end_token_ids(model),
         samples=samples,
         max_new_tokens=steps,
         law=law,

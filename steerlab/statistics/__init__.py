@@ -1,6 +1,7 @@
-"""Intervals and tests, once for every study: bootstrap over prompts, shares, nulls, calibration.
+"""The intervals and tests that studies share: bootstrap over prompts, shares, nulls, calibration errors.
 
-Imports nothing of steerlab's. Everything random takes a seed; every interval says how it was made.
+Imports nothing of steerlab's but `record`. Everything random takes a seed; every interval says how it was made
+(`Estimate.method`). What only one room needs (cosines without bias, say) stands there and makes an `Estimate`, too.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
-"""What every study of a pair takes: the two models, a size and a preset, checked once."""
+"""The pair of models that a study takes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from steerlab.errors import SteerlabError
 
 if TYPE_CHECKING:  # studies are listed without importing torch
     from steerlab.models import LanguageModel
 
-Size = Literal["quick", "full"]
-Preset = Literal["corrected", "published"]
 Models: TypeAlias = "Sequence[LanguageModel]"
 
 
@@ -60,12 +58,3 @@ class Pair:
         """Whether both cut text into the same tokens."""
         vocabularies = [model.tokenizer.get_vocab() for model in self]
         return bool(vocabularies[0] == vocabularies[1])
-
-
-def check_options(
-    study: str, *, size: str = "quick", preset: str = "corrected", presets: Collection[str] = ("corrected",)
-) -> None:
-    """Raise SteerlabError with a sentence where a study has no such size or preset."""
-    for what, given, known in (("size", size, get_args(Size)), ("preset", preset, presets)):
-        if given not in known:
-            raise SteerlabError(f"The {study} study has no {what} {given!r}; choose from {', '.join(known)}.")

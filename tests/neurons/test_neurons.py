@@ -32,7 +32,8 @@ from steerlab.neurons.layers import layer_effects
 from steerlab.neurons.tables import read_neuron_table
 from steerlab.neurons.weights import layer_neurons, norm_centres, output_space
 from steerlab.readouts.confidence import AnswerReading
-from steerlab.studies._confidence.depth import fit_temperature, tempered
+from steerlab.studies._confidence.depth import tempered
+from steerlab.studies._confidence.temperature import fit_temperature
 
 FAMILIES = ["llama", "gemma", "gpt2", "gpt_neox", "phi", "opt", "cohere", "olmo", "qwen2"]
 FOLDED = ["llama", "gpt2", "gpt_neox", "qwen2", "gemma"]
@@ -316,12 +317,12 @@ def test_temperature_undoes_a_sharpened_law() -> None:
     true = 1 / (1 + np.exp(-odds))
     label = rng.random(6000) < true
     sharp = 1 / (1 + np.exp(-3 * odds))
-    assert fit_temperature(sharp, label) == pytest.approx(3, rel=0.08)
     reading = AnswerReading(sharp, np.ones(6000), label, np.arange(6000))
     found = tempered("base", reading, seed=0)
+    assert found.temperature == pytest.approx(3, rel=0.08)
     assert found.error_after.value < 0.3 * found.error.value
     assert found.brier_after.value < found.brier.value
-    assert fit_temperature(np.zeros(0), np.zeros(0, dtype=bool)) == 1.0
+    assert fit_temperature(np.zeros((0, 2)), np.zeros(0, dtype=np.int64)) == 1.0
 
 
 # -- the command --

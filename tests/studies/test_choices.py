@@ -17,14 +17,10 @@ from steerlab.errors import PromptError
 from steerlab.results import result_from_dict
 from steerlab.studies import choice_confidence, read_choices
 from steerlab.studies._confidence.changes import choice_changes
-from steerlab.studies._confidence.choices import (
-    ChoiceReading,
-    choices_of_pair,
-    fit_choice_temperature,
-    tempered_choices,
-)
+from steerlab.studies._confidence.choices import ChoiceReading, choices_of_pair
 from steerlab.studies._confidence.figures import choices_figure
 from steerlab.studies._confidence.tables import choices_table
+from steerlab.studies._confidence.temperature import fit_temperature, tempered_law
 
 QUESTIONS = [
     ChoiceQuestion("A cat is an", ("animal", "island", "anchor"), 0),
@@ -76,7 +72,7 @@ def synthetic(n: int = 2000, *, sharpness: float, seed: int = 0) -> ChoiceReadin
 def test_a_calibrated_model_stays_and_an_overconfident_one_is_cooled() -> None:
     calm, loud = synthetic(sharpness=1.0), synthetic(sharpness=3.0)
     for reading, temperature in ((calm, 1.0), (loud, 3.0)):
-        assert fit_choice_temperature(reading) == pytest.approx(temperature, rel=0.08)
+        assert fit_temperature(reading.scores, reading.right) == pytest.approx(temperature, rel=0.08)
     found = choice_confidence("base", calm, seed=0)
     assert found.calibration.error.value < found.calibration.floor.high + 0.01
     assert found.above_chance
@@ -99,7 +95,7 @@ def test_the_numbers_are_scikit_learns() -> None:
     shares, means = calibration_curve(correct, sure, n_bins=10)
     np.testing.assert_allclose([one.accuracy.value for one in found.calibration.curve], shares, atol=1e-9)
     np.testing.assert_allclose([one.confidence for one in found.calibration.curve], means, atol=1e-9)
-    temperature = fit_choice_temperature(reading)
+    temperature = fit_temperature(reading.scores, reading.right)
     losses = [
         log_loss(reading.right, reading.law(value), labels=range(4))
         for value in (temperature * 0.9, temperature, temperature * 1.1)
@@ -109,7 +105,7 @@ def test_the_numbers_are_scikit_learns() -> None:
 
 def test_each_half_gets_the_others_temperature() -> None:
     reading = synthetic(400, sharpness=2.0, seed=1)
-    law, mean = tempered_choices(reading, seed=0)
+    law, mean = tempered_law(reading.scores, reading.right, reading.subject, seed=0)
     np.testing.assert_allclose(law.sum(axis=1), 1)
     ratios = set()
     for row in range(len(law)):

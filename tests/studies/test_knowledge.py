@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from steerlab.datasets import (
     read_statements,
     with_template,
 )
-from steerlab.errors import DatasetError, PromptError, SteerlabError
+from steerlab.errors import DatasetError, PromptError, SiteError, SteerlabError
 from steerlab.models import Selector, Site, Span
 from steerlab.results import result_from_dict
 from steerlab.steering import Patch
@@ -562,6 +563,25 @@ def test_pairs_that_are_answered_wrong_are_left_out() -> None:
     assert kept.gates[0].right < kept.gates[0].pairs
     assert kept.setting.columns == "tokens"
     assert kept.setting.reused > 0
+
+
+def test_other_sites_may_be_missing_but_not_the_residual_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only(*mapped: str) -> None:
+        def trace_or_refuse(*given: Any, kind: str, **options: Any) -> Traced:
+            if kind not in mapped:
+                raise SiteError(f"There is no {kind} here.")
+            return trace(*given, kind=kind, **options)
+
+        monkeypatch.setattr("steerlab.studies._knowledge.study.trace", trace_or_refuse)
+
+    pair, few = (fact_store(1), fact_store(2)), facts(3)
+    only("resid_post")
+    result = knowledge(pair, few, shots=0, noise=False, sites=("mlp_out",))
+    assert "There is no mlp_out here" in result.missing["mlp_out base"]
+    assert result.comparison is not None
+    only("mlp_out")
+    with pytest.raises(SiteError, match="There is no resid_post here"):
+        knowledge(pair, few, shots=0, noise=False, sites=("mlp_out",))
 
 
 @pytest.mark.usefixtures("smaller_studies")

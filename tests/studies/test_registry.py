@@ -96,6 +96,23 @@ def test_a_study_of_somebody_else_runs_with_ours(elsewhere: Path, tmp_path: Path
     assert "statements stay unread" in page
 
 
+def test_a_study_that_cannot_be_imported_leaves_the_others_and_the_help(elsewhere: Path) -> None:
+    (elsewhere / "toy_study.py").write_text("import nothing_of_this_name\n")
+    code = "import sys\nfrom steerlab import cli\nsys.argv = ['steerlab', *{arguments}]\ncli.main()\n"
+    for arguments in (["--help"], ["compare", "--help"], ["doctor"]):
+        ran = subprocess.run(
+            [sys.executable, "-c", code.format(arguments=arguments)],
+            env={**os.environ, "PYTHONPATH": str(elsewhere), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "toy" not in ran.stdout
+        if arguments != ["--help"]:
+            assert "truthfulness" in ran.stdout
+            assert "'toy' (toy_study) is left out" in ran.stderr
+
+
 def test_unknown_studies_and_studies_of_other_arguments_are_refused_with_the_names() -> None:
     with pytest.raises(RunError, match=r"no study 'nothing'; choose from .*truthfulness"):
         known_studies(["nothing"])

@@ -84,15 +84,7 @@ def _bars(result: BranchingResult) -> Figure:
 
 def _curves(result: BranchingResult) -> Figure:
     return plots.curves(
-        [
-            Series(
-                row.name,
-                [point.value for point in row.curve],
-                [point.low for point in row.curve],
-                [point.high for point in row.curve],
-            )
-            for row in result.measured
-        ],
+        [Series.of(row.name, row.curve) for row in result.measured],
         np.arange(1, result.steps + 1),
         title="Local branching factor of the sequences still running",
         x_title=_POSITION,

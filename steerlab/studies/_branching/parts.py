@@ -17,10 +17,11 @@ from steerlab.datasets import prompt_sets
 from steerlab.datasets.tasks import is_number
 from steerlab.errors import DatasetError, PromptError
 from steerlab.models import LanguageModel
-from steerlab.models.generation import end_token_ids
+from steerlab.models.prompts import Template
 from steerlab.readouts.nudging import Nudged, nudge, nudge_words
 from steerlab.readouts.resampling import resample
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, context_length, sample_tokens, step_law
+from steerlab.readouts.samples import rendered, sample, steps_left
+from steerlab.readouts.sampling import SamplingLaw, Trajectories, step_law
 from steerlab.record import Role
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies._branching import estimators, legacy
@@ -69,7 +70,7 @@ def parts(
     law: SamplingLaw,
     size: str,
     seed: int,
-    templates: Mapping[Role, str],
+    templates: Mapping[Role, Template],
 ) -> Parts:
     """Run every part; what a pair cannot take is said in `missing`."""
     amount, missing = PARTS[size], list[str]()
@@ -106,41 +107,23 @@ class _Runner:
     def __init__(
         self,
         models: Mapping[Role, LanguageModel],
-        templates: Mapping[Role, str],
+        templates: Mapping[Role, Template],
         law: SamplingLaw,
         amount: PartsAmount,
         seed: int,
     ) -> None:
         self.models, self.templates, self.law, self.amount, self.seed = models, templates, law, amount, seed
 
-    def ids(self, role: Role, texts: Sequence[str], template: str | None = None) -> list[list[int]]:
-        model = self.models[role]
-        kind = template or self.templates[role]
-        rendered = [model.instruction_prompt(text, template=kind) for text in texts]  # type: ignore[arg-type]
-        tokens = model.tokenize(rendered, padding_side="right")
-        return [row[:n].tolist() for row, n in zip(tokens.input_ids, tokens.lengths, strict=True)]
+    def ids(self, role: Role, texts: Sequence[str]) -> list[list[int]]:
+        return rendered(self.models[role], texts, self.templates[role])
 
-    def steps(self, role: Role, ids: Sequence[Sequence[int]], wanted: int | None = None) -> int:
-        context = context_length(self.models[role].model)
-        most = wanted or self.amount.steps
-        room = most if context is None else min(most, context - max(map(len, ids)))
-        if room < 1:
-            raise PromptError(
-                f"A prompt fills the context of {self.models[role].name}; take shorter prompts."
-            )
-        return room
-
-    def sample(
-        self, role: Role, ids: Sequence[Sequence[int]], samples: int, wanted: int | None = None
-    ) -> Trajectories:
+    def sample(self, role: Role, ids: Sequence[Sequence[int]], samples: int, steps: int) -> Trajectories:
         model = self.models[role]
-        return sample_tokens(
-            model.model,
+        return sample(
+            model,
             ids,
-            vocab_size=model.vocab_size,
-            stop_ids=end_token_ids(model),
             samples=samples,
-            max_new_tokens=self.steps(role, ids, wanted),
+            max_new_tokens=steps_left(model, ids, steps),
             law=self.law,
             seed=self.seed,
             description=f"prompt sets, {role}",
@@ -166,9 +149,9 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
     n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
     rows: list[SetRow] = []
     logs: list[float] = []
-    factors: dict[str, list[str]] = {"model": [], "level": [], "set": []}
+    factors: dict[str, list[str]] = {"model": [], "level": []}
     prompt: list[int] = []
-    for name in ("instructions", "story openings", "random strings", "arithmetic"):
+    for set_number, name in enumerate(("instructions", "story openings", "random strings", "arithmetic")):
         for level in run.amount.levels:
             texts = {
                 "instructions": lambda c: prompt_sets.instructions(n, c),
@@ -178,12 +161,13 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
             }[name](level)
             measured = {}
             for role in run.models:
-                runs = run.sample(role, run.ids(role, texts), run.amount.samples)
+                runs = run.sample(role, run.ids(role, texts), run.amount.samples, run.amount.steps)
                 measured[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
                 logs += measured[role].tolist()
-                prompt += range(len(texts))
-                for factor, value in (("model", role), ("level", str(level)), ("set", name)):
-                    factors[factor] += [value] * len(texts)
+                # Prompts of different sets are different prompts: only model and level can be held against each other.
+                prompt += [10_000 * set_number + number for number in range(len(texts))]
+                factors["model"] += [role] * len(texts)
+                factors["level"] += [str(level)] * len(texts)
             rows.append(
                 SetRow(
                     name=name,
@@ -196,15 +180,7 @@ def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
                     ),
                 )
             )
-    # prompts of different sets are different prompts, so only model and level can be held against each other
-    places = [hash_ for hash_ in _numbered(factors["set"], prompt)]
-    pair = {factor: factors[factor] for factor in ("model", "level")}
-    return tuple(rows), tuple(attribute(np.array(logs), pair, places, seed=run.seed))
-
-
-def _numbered(sets: Sequence[str], prompt: Sequence[int]) -> list[int]:
-    names = {name: number for number, name in enumerate(dict.fromkeys(sets))}
-    return [names[name] * 10_000 + number for name, number in zip(sets, prompt, strict=True)]
+    return tuple(rows), tuple(attribute(np.array(logs), factors, prompt, seed=run.seed))
 
 
 def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
@@ -213,8 +189,8 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     base, post = run.models["base"], run.models["post"]
     if post.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         return (_by_words(run, base, post),)
-    ids = run.ids("base", prompt_sets.instructions(run.amount.prompts, 0), "plain")
-    steps = run.steps("base", ids)
+    ids = rendered(base, prompt_sets.instructions(run.amount.prompts, 0), "plain")
+    steps = steps_left(base, ids, run.amount.steps)
 
     def row(name: str, nudged: Nudged) -> NudgeRow:
         return NudgeRow(
@@ -292,7 +268,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
     voted: list[VotesRow] = []
     for role, model in run.models.items():
         ids = run.ids(role, texts)
-        steps = run.steps(role, ids, amount.sum_steps)
+        steps = steps_left(model, ids, amount.sum_steps)
         resampled = resample(
             model,
             ids,

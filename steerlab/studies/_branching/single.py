@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -12,9 +12,10 @@ from jaxtyping import Float
 from steerlab import plots
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
-from steerlab.models.generation import end_token_ids
+from steerlab.models.prompts import Template
 from steerlab.plots import Series
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, context_length, sample_tokens
+from steerlab.readouts.samples import rendered, sample, steps_left
+from steerlab.readouts.sampling import SamplingLaw, Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._branching import estimators
@@ -22,8 +23,6 @@ from steerlab.studies._branching.measures import local_curve
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-Template = Literal["auto", "chat", "plain", "none"]
 
 
 class BranchingFactor(Record):
@@ -107,7 +106,7 @@ def sampled(
     model: LanguageModel,
     prompts: Sequence[str],
     *,
-    template: str,
+    template: Template,
     samples: int,
     max_new_tokens: int,
     law: SamplingLaw,
@@ -115,20 +114,12 @@ def sampled(
     description: str = "sampling",
 ) -> Trajectories:
     """Samples of every prompt with the law of each step."""
-    rendered = [model.instruction_prompt(text, template=template) for text in prompts]  # type: ignore[arg-type]
-    tokens = model.tokenize(rendered, padding_side="right")
-    ids = [row[:n].tolist() for row, n in zip(tokens.input_ids, tokens.lengths, strict=True)]
-    context = context_length(model.model)
-    steps = max_new_tokens if context is None else min(max_new_tokens, context - max(map(len, ids)))
-    if steps < 1:
-        raise PromptError("A prompt fills the whole context of the model and leaves no room; shorten it.")
-    return sample_tokens(
-        model.model,
+    ids = rendered(model, prompts, template)
+    return sample(
+        model,
         ids,
-        vocab_size=model.vocab_size,
-        stop_ids=end_token_ids(model),
         samples=samples,
-        max_new_tokens=steps,
+        max_new_tokens=steps_left(model, ids, max_new_tokens),
         law=law,
         seed=seed,
         description=description,

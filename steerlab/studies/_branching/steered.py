@@ -13,6 +13,7 @@ from jaxtyping import Float
 from steerlab import plots
 from steerlab.errors import PromptError
 from steerlab.models import Edit, LanguageModel
+from steerlab.models.prompts import Template
 from steerlab.plots import Series
 from steerlab.readouts.sampling import SamplingLaw, Trajectories
 from steerlab.record import Record
@@ -57,7 +58,7 @@ def branching_by_strength(
     strengths: Sequence[float],
     *,
     name: str = "steered",
-    template: str = "auto",
+    template: Template = "auto",
     samples: int = 8,
     max_new_tokens: int = 48,
     law: SamplingLaw | None = None,

@@ -15,10 +15,12 @@ from typing import Literal
 from steerlab.datasets import StudyData
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
-from steerlab.models.generation import end_token_ids
+from steerlab.models.prompts import Template
 from steerlab.readouts.confidence import reading_gain, untrained
-from steerlab.readouts.sampling import SamplingLaw, context_length, sample_tokens
+from steerlab.readouts.samples import rendered, sample, steps_left
+from steerlab.readouts.sampling import SamplingLaw
 from steerlab.record import Record, Role
+from steerlab.registry import Preset, Size, check_options
 from steerlab.results import Headline
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.measures import (
@@ -34,15 +36,11 @@ from steerlab.studies._branching.parts import parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
 from steerlab.studies._branching.sentences import parts_sentences, verdict
-from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
+from steerlab.studies._pair import Models, Pair
 
 Rendering = Literal["chat", "plain", "raw"]
 Key = tuple[Role, Rendering]
-_TEMPLATES: dict[Rendering, Literal["chat", "plain", "none"]] = {
-    "chat": "chat",
-    "plain": "plain",
-    "raw": "none",
-}
+_TEMPLATES: dict[Rendering, Template] = {"chat": "chat", "plain": "plain", "raw": "none"}
 
 
 class Budget(Record):
@@ -88,7 +86,7 @@ def branching(
         PromptError: no prompt is given, or the models' context leaves no room for an output.
         SteerlabError: an unknown size or preset.
     """
-    check_options("branching", size=size, preset=preset)
+    check_options("The branching study", size=size, preset=preset)
     budget, pair = BUDGETS[size], Pair.of(pair)
     texts = list(dict.fromkeys(StudyData.of(data, "open_prompts").open_prompts))[: budget.prompts]
     if not texts:
@@ -131,18 +129,19 @@ def _sampled(
     models: Mapping[Role, LanguageModel], texts: Sequence[str], budget: Budget, law: SamplingLaw, seed: int
 ) -> tuple[dict[Key, Sampled], int]:
     """Samples of every model in every rendering, and how many steps each has at most."""
-    ids = {cell: _token_ids(models[cell[0]], texts, cell[1]) for cell in _cells(models["post"])}
-    steps = _steps(budget, [(models[role], prompt_ids) for (role, _), prompt_ids in ids.items()])
+    ids = {
+        (role, rendering): rendered(models[role], texts, _TEMPLATES[rendering])
+        for role, rendering in _cells(models["post"])
+    }
+    steps = min(steps_left(models[role], prompt_ids, budget.steps) for (role, _), prompt_ids in ids.items())
     if ids.get(("post", "chat")) == ids["post", "plain"]:
         del ids["post", "plain"]  # this template writes the plain form: one run serves both
     records: dict[Key, Sampled] = {}
     for (role, rendering), prompt_ids in ids.items():
         model = models[role]
-        runs = sample_tokens(
-            model.model,
+        runs = sample(
+            model,
             prompt_ids,
-            vocab_size=model.vocab_size,
-            stop_ids=end_token_ids(model),
             samples=budget.samples,
             max_new_tokens=steps,
             law=law,
@@ -190,26 +189,6 @@ def _cells(post: LanguageModel) -> list[Key]:
     """Which model is run in which rendering: each in its own, both in the plain one, the base also without any."""
     chat: list[Key] = [("post", "chat")] if post.has_chat_template else []
     return [("base", "plain"), *chat, ("post", "plain"), ("base", "raw")]
-
-
-def _token_ids(model: LanguageModel, texts: Sequence[str], rendering: Rendering) -> list[list[int]]:
-    prompts = [model.instruction_prompt(text, template=_TEMPLATES[rendering]) for text in texts]
-    tokens = model.tokenize(prompts, padding_side="right")
-    return [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
-
-
-def _steps(budget: Budget, prompts: Sequence[tuple[LanguageModel, list[list[int]]]]) -> int:
-    """Steps that fit into every model's context after its longest prompt, at most the budget's."""
-    steps = budget.steps
-    for model, ids in prompts:
-        context = context_length(model.model)
-        if context is not None:
-            steps = min(steps, context - max(map(len, ids)))
-    if steps < 1:
-        raise PromptError(
-            "A prompt fills the whole context of a model and leaves no room for an output; shorten it."
-        )
-    return steps
 
 
 def _contrasts(records: dict[Key, Sampled], seed: int) -> list[Contrast]:

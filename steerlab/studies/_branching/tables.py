@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from steerlab.results import Table
+from steerlab.results import Table, with_rows
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.parts_result import GAMMA, Parts
 
@@ -22,15 +22,14 @@ def tables(result: BranchingResult) -> list[Table]:
 
 def parts_tables(parts: Parts) -> list[Table]:
     """One table for each part that was run."""
-    made = [
+    return with_rows(
         _prompt_sets(parts),
         _attribution(parts),
         _legacy(parts),
         _nudging(parts),
         _resampling(parts),
         _votes(parts),
-    ]
-    return [table for table in made if table.rows]
+    )
 
 
 # -- private, in the order of the page --

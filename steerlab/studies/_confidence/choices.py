@@ -3,8 +3,8 @@
 A question's answers are scored as its continuations ("continuations": the summed log-probability of the tokens behind
 what the answers have in common with the question) or by their letters ("letters": answers listed as A), B), ..., the
 letter asked for), normalised over the answers. The form with which the models answer best is chosen on some subjects
-and measured on the others. One temperature for each model, fitted on half of the subjects and used on the other, says
-how much of the miscalibration is a matter of scale (Guo et al., 2017).
+and measured on the others. One temperature for each model says how much of the miscalibration is a matter of scale
+(`temperature`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
@@ -27,10 +25,10 @@ from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._confidence.changes import Change, choice_changes
+from steerlab.studies._confidence.temperature import law_at, tempered_law
 
 Form = Literal["continuations", "letters"]
 FEWEST = 20  # measured questions
-TEMPERATURES = (0.05, 20.0)
 _BUDGET = 2048  # padded tokens of one pass
 
 
@@ -45,12 +43,7 @@ class ChoiceReading:
 
     def law(self, temperature: float = 1.0) -> Float[np.ndarray, "question choice"]:
         """Probabilities, normalised over the answers."""
-        return np.asarray(softmax(self.scores / temperature, axis=1))
-
-    def only(self, rows: Sequence[int] | np.ndarray) -> ChoiceReading:
-        """Some of the questions."""
-        chosen = np.asarray(rows)
-        return ChoiceReading(self.scores[chosen], self.right[chosen], self.subject[chosen])
+        return law_at(self.scores, temperature)
 
 
 class ChoiceConfidence(Record):
@@ -160,7 +153,7 @@ def read_choices(
 def choice_confidence(role: Role, reading: ChoiceReading, *, seed: int) -> ChoiceConfidence:
     """Every number of one model."""
     law, subject = reading.law(), reading.subject
-    after, temperature = tempered_choices(reading, seed=seed)
+    after, temperature = tempered_law(reading.scores, reading.right, subject, seed=seed)
     correct = law.argmax(axis=1) == reading.right
     return ChoiceConfidence(
         model=role,
@@ -174,31 +167,6 @@ def choice_confidence(role: Role, reading: ChoiceReading, *, seed: int) -> Choic
         after=calibration(after.max(axis=1).clip(0, 1), correct, subject, seed=seed),
         temperature=temperature,
     )
-
-
-def tempered_choices(
-    reading: ChoiceReading, *, seed: int
-) -> tuple[Float[np.ndarray, "question choice"], float]:
-    """Laws of both halves of the subjects, each with the temperature of the other, and the mean temperature."""
-    subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
-    half = np.isin(reading.subject, subjects[: len(subjects) // 2])
-    law, temperatures = reading.law(), []
-    for fitted, used in ((half, ~half), (~half, half)):
-        temperature = fit_choice_temperature(reading.only(np.flatnonzero(fitted)))
-        law[used] = reading.only(np.flatnonzero(used)).law(temperature)
-        temperatures.append(temperature)
-    return law, float(np.mean(temperatures))
-
-
-def fit_choice_temperature(reading: ChoiceReading) -> float:
-    """The temperature with the least log loss of the right answers, within `TEMPERATURES`."""
-
-    def loss(log_temperature: float) -> float:
-        law = log_softmax(reading.scores / np.exp(log_temperature), axis=1)
-        return -float(law[np.arange(len(law)), reading.right].mean())
-
-    fitted = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded")
-    return float(np.exp(fitted.x))
 
 
 # -- private, in the order they are called --

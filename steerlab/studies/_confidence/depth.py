@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.optimize import minimize_scalar
+from jaxtyping import Float
 
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
@@ -29,6 +28,7 @@ from steerlab.neurons.weights import (
 from steerlab.readouts.confidence import AnswerReading
 from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, Number, brier_score, expected_calibration_error
+from steerlab.studies._confidence.temperature import tempered_law
 
 _TRIED = 48  # neurons whose frequency share is measured: those that lie most along the frequency direction
 _STEPS = 9
@@ -112,14 +112,10 @@ def depth(
 
 def tempered(role: Role, reading: AnswerReading, *, seed: int) -> Tempered:
     """Two halves of the subjects, each with the temperature of the other; the mean temperature is reported."""
-    subjects = np.random.default_rng(seed).permutation(np.unique(reading.subject))
-    half = np.isin(reading.subject, subjects[: len(subjects) // 2])
-    p = reading.p_true.copy()
-    temperatures = []
-    for fitted, used in ((half, ~half), (~half, half)):
-        temperature = fit_temperature(reading.p_true[fitted], reading.label[fitted])
-        p[used] = _tempered(reading.p_true[used], temperature)
-        temperatures.append(temperature)
+    true = np.clip(reading.p_true, 1e-12, 1 - 1e-12)
+    scores = np.stack([np.log1p(-true), np.log(true)], axis=1)
+    law, temperature = tempered_law(scores, reading.label.astype(np.int64), reading.subject, seed=seed)
+    p = law[:, 1]
 
     def error(values: Float[np.ndarray, " row"]) -> Estimate:
         sure, right = np.maximum(values, 1 - values), (values > 0.5) == reading.label
@@ -127,24 +123,12 @@ def tempered(role: Role, reading: AnswerReading, *, seed: int) -> Tempered:
 
     return Tempered(
         model=role,
-        temperature=float(np.mean(temperatures)),
+        temperature=temperature,
         error=error(reading.p_true),
         error_after=error(p),
         brier=brier_score(reading.p_true, reading.label, reading.subject, seed=seed),
         brier_after=brier_score(p, reading.label, reading.subject, seed=seed),
     )
-
-
-def fit_temperature(p: Float[np.ndarray, " row"], label: Bool[np.ndarray, " row"]) -> float:
-    """The temperature between 0.05 and 20 under which the labels are likeliest."""
-    if len(p) == 0:
-        return 1.0
-
-    def loss(log_temperature: float) -> float:
-        q = np.clip(_tempered(p, float(np.exp(log_temperature))), 1e-12, 1 - 1e-12)
-        return float(-np.where(label, np.log(q), np.log(1 - q)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
 # -- private, in the order they are called --
@@ -214,10 +198,3 @@ def _fixed(role: Role, head: NeuronHead, candidates: Sequence[int]) -> FixedValu
     values = np.quantile(head.acts[:, neuron].numpy(), np.linspace(0, 1, _STEPS))
     entropies = [float(head.entropy(head.ablated(neuron, value=float(value))).mean()) for value in values]
     return FixedValues(model=role, neuron=neuron, values=tuple(map(float, values)), entropy=tuple(entropies))
-
-
-def _tempered(p: Float[np.ndarray, " row"], temperature: float) -> Float[np.ndarray, " row"]:
-    kept = np.clip(p, 1e-12, 1 - 1e-12)
-    odds = (np.log(kept) - np.log1p(-kept)) / temperature
-    tempered: Float[np.ndarray, " row"] = 0.5 * (1 + np.tanh(0.5 * odds))
-    return tempered

@@ -30,13 +30,14 @@ from steerlab.readouts.confidence import (
 )
 from steerlab.readouts.questions import plan
 from steerlab.record import Record, Role
+from steerlab.registry import Preset, Size, check_options
 from steerlab.results import Headline
 from steerlab.studies._confidence.changes import Change, answer_changes, text_changes
 from steerlab.studies._confidence.choices import Choices, choices_of_pair
 from steerlab.studies._confidence.depth import depth
 from steerlab.studies._confidence.result import ConfidenceResult
 from steerlab.studies._confidence.sentences import answer_summary, depth_summary, neuron_summary, text_summary
-from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
+from steerlab.studies._pair import Models, Pair
 
 
 class Budget(Record):
@@ -81,7 +82,7 @@ def confidence(
         PromptError: fewer than two texts fit into both models.
         SteerlabError: an unknown size or preset.
     """
-    check_options("confidence", size=size, preset=preset)
+    check_options("The confidence study", size=size, preset=preset)
     budget, pair = BUDGETS[size], Pair.of(pair)
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text, questions=questions)
     models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}

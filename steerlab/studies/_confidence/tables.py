@@ -5,47 +5,55 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from steerlab.results import Table
-from steerlab.studies._confidence.choices import TEMPERATURES, Choices
+from steerlab.results import Table, with_rows
+from steerlab.studies._confidence.choices import Choices
 from steerlab.studies._confidence.depth import Depth
+from steerlab.studies._confidence.temperature import TEMPERATURES
 
 if TYPE_CHECKING:
     from steerlab.studies._confidence.result import ConfidenceResult
 
-_CALIBRATION = {
-    "calibration error": "calibration.error",
-    "adaptive": "calibration.adaptive",
-    "floor": "calibration.floor",
-}
 _CALIBRATION_NOTE = (
     "Calibration error: ten bins of equal width (adaptive: of equal count); floor: the error a perfectly calibrated "
     "model would show on as many answers."
 )
-_AT_CHANCE = "not identified: at chance"
-
-
-def tables(result: ConfidenceResult) -> list[Table]:
-    """Every table that has a row, in reading order."""
-    made = [_texts(result), _answers(result), _changes(result)]
-    made += [choices_table(result.choices)] if result.choices else []
-    made += [_overlap(result), _effects(result), _candidates(result)]
-    if result.depth is not None:
-        made += [
-            _gap(result.depth),
-            _cross(result.depth),
-            _frequency(result.depth),
-            _temperature(result.depth),
-        ]
-    return [table for table in made if table.rows]
-
-
-# -- private, in the order of the page --
 
 
 def _above_chance(field: str, otherwise: str | None = None) -> Callable[[Any], Any]:
     """A field such as "calibration.error" of a row whose accuracy lies above chance."""
     part, _, name = field.partition(".")
     return lambda row: getattr(getattr(row, part), name) if row.above_chance else otherwise
+
+
+_ANSWERED: dict[str, Any] = {
+    "model": "model",
+    "n": "n",
+    "accuracy": "accuracy",
+    "chance": "chance",
+    "confidence": "confidence",
+    "Brier": "brier",
+    "calibration error": _above_chance("calibration.error", "not identified: at chance"),
+    "adaptive": _above_chance("calibration.adaptive"),
+    "floor": _above_chance("calibration.floor"),
+}
+
+
+def tables(result: ConfidenceResult) -> list[Table]:
+    """Every table that has a row, in reading order."""
+    depth = result.depth
+    return with_rows(
+        _texts(result),
+        _answers(result),
+        _changes(result),
+        *([choices_table(result.choices)] if result.choices else ()),
+        _overlap(result),
+        _effects(result),
+        _candidates(result),
+        *([_gap(depth), _cross(depth), _frequency(depth), _temperature(depth)] if depth else ()),
+    )
+
+
+# -- private, in the order of the page --
 
 
 def _texts(result: ConfidenceResult) -> Table:
@@ -63,7 +71,9 @@ def _texts(result: ConfidenceResult) -> Table:
             "loss (nats a token)": "loss",
             "next token right": "accuracy",
             "gain over its controls": "gain",
-            **_CALIBRATION,
+            "calibration error": "calibration.error",
+            "adaptive": "calibration.adaptive",
+            "floor": "calibration.floor",
         },
         note="Texts as they are, without a template, in both models. " + _CALIBRATION_NOTE,
     )
@@ -75,15 +85,7 @@ def _answers(result: ConfidenceResult) -> Table:
         f"Confidence in TRUE or FALSE on labelled statements ({result.form})",
         result.answers,
         {
-            "model": "model",
-            "n": "n",
-            "accuracy": "accuracy",
-            "chance": "chance",
-            "confidence": "confidence",
-            "Brier": "brier",
-            "calibration error": _above_chance("calibration.error", _AT_CHANCE),
-            "adaptive": _above_chance("calibration.adaptive"),
-            "floor": _above_chance("calibration.floor"),
+            **_ANSWERED,
             "mass on both answers": "mass",
         },
         note="P(TRUE) is renormalised over TRUE and FALSE; always saying one half has a Brier score of 0.25. "
@@ -115,15 +117,7 @@ def choices_table(choices: Choices) -> Table:
         f"Confidence on multiple choice ({choices.form})",
         choices.answers,
         {
-            "model": "model",
-            "n": "n",
-            "accuracy": "accuracy",
-            "chance": "chance",
-            "confidence": "confidence",
-            "Brier": "brier",
-            "calibration error": _above_chance("calibration.error", _AT_CHANCE),
-            "adaptive": _above_chance("calibration.adaptive"),
-            "floor": _above_chance("calibration.floor"),
+            **_ANSWERED,
             "temperature": "temperature",
             "Brier after": "brier_after",
             "calibration error after": _above_chance("after.error"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from sklearn.base import clone
 from torch import Tensor
 
 from steerlab.activations import capture
-from steerlab.alignment import Aligner
 from steerlab.datasets import Differ, StatementPair, StatementSet, StudyData
 from steerlab.errors import SteerlabError
 from steerlab.models import All, LanguageModel, Site
+from steerlab.registry import Preset, Size, check_options
 from steerlab.statistics import Estimate, bootstrap_curve
 from steerlab.studies._knowledge.gates import answered_pairs, at_chance, gate
 from steerlab.studies._knowledge.maps import Traced, of_one_layout, trace
@@ -40,7 +40,10 @@ from steerlab.studies._knowledge.result import (
 )
 from steerlab.studies._knowledge.sentences import headline, sentences
 from steerlab.studies._knowledge.statistics import Comparison, compare_maps, mean_map
-from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
+from steerlab.studies._pair import Models, Pair
+
+if TYPE_CHECKING:
+    from steerlab.alignment import Aligner
 
 __all__ = ["KnowledgeResult", "knowledge"]
 
@@ -100,7 +103,7 @@ def knowledge(
         DatasetError: statements that cannot be paired; PromptError: answers that are not two single tokens, or
             models that cut the prompts into other tokens; SteerlabError: an unknown size or preset.
     """
-    check_options("knowledge", size=size, preset=preset, presets=get_args(Preset))
+    check_options("The knowledge study", size=size, preset=preset, presets=get_args(Preset))
     pair = Pair.of(pair)
     models, statements = pair.by_name, StudyData.of(data, "statements", pair.topics).statements
     published = preset == "published"
@@ -191,7 +194,10 @@ def _mapped(
 
 
 def _maps(work: _Work, sites: Sequence[str]) -> tuple[dict[str, Traced], list[EffectMap]]:
-    """Each model's own map of the residual stream, and the maps of every kind asked for."""
+    """Each model's own map of the residual stream, and the maps of every kind asked for.
+
+    A kind that a model cannot be mapped at is missing from the result; without the residual stream there is none.
+    """
     traced: dict[str, Traced] = {}
     maps = []
     for kind in dict.fromkeys(["resid_post", *sites]):
@@ -206,6 +212,8 @@ def _maps(work: _Work, sites: Sequence[str]) -> tuple[dict[str, Traced], list[Ef
                     progress=f"mapping {kind} in {name}",
                 )
             except SteerlabError as error:
+                if kind == "resid_post":
+                    raise
                 work.missing[f"{kind} {name}"] = f"{kind} of the {name} model was not mapped: {error}"
                 continue
             maps.append(_effect_map(own, name, name, kind, work.pairs, work.seed))

@@ -21,9 +21,9 @@ from steerlab.progress import track
 from steerlab.readouts.agreement import Agreement, Stack, agreement_by_layer, random_units
 from steerlab.readouts.refusals import NEW_TOKENS, Judge, Phrases, Verdicts, tells_apart
 from steerlab.readouts.requests import Reading, Split, direction_at, read, removal
+from steerlab.registry import Preset
 from steerlab.selection.select import Candidate, Rule, Selection, choose
 from steerlab.steering import Add
-from steerlab.studies._pair import Preset
 from steerlab.studies._refusal.outcomes import joined, outcome, picked
 from steerlab.studies._refusal.place import Cell, Projection, grid, projections
 from steerlab.studies._refusal.price import Price, prices

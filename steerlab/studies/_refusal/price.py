@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from steerlab.readouts.questions import answer_tokens, plan, question
 from steerlab.record import Record
 from steerlab.statistics import Estimate, mean_and_extremes, proportion
 from steerlab.steering.price import SideEffects, side_effects
-
-if TYPE_CHECKING:
-    pass
 
 WORDS = (" TRUE", " FALSE")
 _SHOTS = 4

@@ -20,7 +20,8 @@ from steerlab.progress import track
 from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_apart
 from steerlab.readouts.requests import Split
 from steerlab.readouts.surface import surface
-from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
+from steerlab.registry import Preset, Size, check_options
+from steerlab.studies._pair import Models, Pair
 from steerlab.studies._refusal.outcomes import outcome
 from steerlab.studies._refusal.parts import (
     METHODS,
@@ -103,7 +104,7 @@ def refusal(
         DatasetError: the requests have no splits, or fewer than eight of a kind in one.
         SteerlabError: an unknown size or preset.
     """
-    check_options("refusal", size=size, preset=preset, presets=METHODS)
+    check_options("The refusal study", size=size, preset=preset, presets=METHODS)
     amount, method = _AMOUNTS[size], METHODS[preset]
     pair = Pair.of(pair)
     data = StudyData.of(data, "requests", pair.topics).with_own(plain_text=plain_text, statements=statements)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerlab.readouts.agreement import COLUMNS, Agreement
-from steerlab.results import Table
+from steerlab.results import Table, with_rows
 from steerlab.selection import Selection
 from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.studies._refusal.place import TEMPLATES
@@ -21,7 +21,7 @@ _HALVES = (
 
 def tables(result: RefusalResult) -> list[Table]:
     """Every table that has a row, in reading order."""
-    made = [
+    return with_rows(
         _rates(result),
         _choice(result),
         *(_candidates(f"selection_{model}", choice) for model, choice in result.choices.items()),
@@ -30,8 +30,7 @@ def tables(result: RefusalResult) -> list[Table]:
         _projections(result),
         _price(result),
         _surface(result),
-    ]
-    return [table for table in made if table.rows]
+    )
 
 
 # -- private, in the order of the page --

@@ -22,8 +22,8 @@ from steerlab.datasets import Task
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel
 from steerlab.progress import track
+from steerlab.registry import Preset, Size, check_options
 from steerlab.statistics import proportion
-from steerlab.studies._pair import Preset, Size, check_options
 from steerlab.studies._transfer.capability import Aggregator
 from steerlab.studies._transfer.conditions import Trials, conditions_of, least_length
 from steerlab.studies._transfer.result import UNLOCK, Setting, SweepCell, TransferResult
@@ -93,7 +93,7 @@ def transfer(
         DatasetError: fewer questions than the size takes.
         AlignmentError, DirectionError: as in `unlock`.
     """
-    check_options("transfer", size=size, preset=preset, presets=get_args(Preset))
+    check_options("The transfer study", size=size, preset=preset, presets=get_args(Preset))
     amount = _AMOUNTS[size]
     fit, dev, test = task.split(amount.fit, amount.dev, amount.test, seed)
     by_weights = source[0] is not source[1]

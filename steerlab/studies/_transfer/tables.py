@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlab.results import Table
+from steerlab.results import Table, with_rows
 
 if TYPE_CHECKING:
     from steerlab.studies._transfer.result import Sharpening, TransferResult
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 def tables(result: TransferResult) -> list[Table]:
     """Conditions, the map, the sweep, sharpening."""
-    made = [_conditions(result), _alignment(result)]
-    made += [_sweep(result)] if result.sweep else []
-    made += [_sharpening(result.sharpening)] if result.sharpening else []
-    return made
+    return with_rows(
+        _conditions(result),
+        _alignment(result),
+        _sweep(result),
+        *([_sharpening(result.sharpening)] if result.sharpening else ()),
+    )
 
 
 # -- private, in the order of the page --

@@ -39,8 +39,8 @@ from steerlab.alignment.paired import Part, digest, split
 from steerlab.directions import Direction
 from steerlab.errors import AlignmentError
 from steerlab.models import LanguageModel, Last, Selector, Site
+from steerlab.registry import Preset, check_options
 from steerlab.steering import Add, Intervention, Rotate
-from steerlab.studies._pair import Preset, check_options
 from steerlab.studies._transfer.capability import (
     Aggregator,
     Deltas,
@@ -162,7 +162,7 @@ def unlock(
         AlignmentError: other numbers of locked and unlocked prompts, too few of them, or rows that cannot be aligned.
         DirectionError: nothing changes between locked and unlocked.
     """
-    check_options("transfer", preset=preset, presets=get_args(Preset))
+    check_options("The transfer study", preset=preset, presets=get_args(Preset))
     published = preset == "published"
     locked, unlocked = (list(texts) for texts in prompts)
     if len(locked) != len(unlocked):

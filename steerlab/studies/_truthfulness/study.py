@@ -32,7 +32,8 @@ from steerlab.readouts.questions import (
     question,
     some_folds,
 )
-from steerlab.studies._pair import Models, Pair, Preset, Size, check_options
+from steerlab.registry import Preset, Size, check_options
+from steerlab.studies._pair import Models, Pair
 from steerlab.studies._truthfulness.answers import Examinee, Labels, choose_shots, label_accuracy, words_for
 from steerlab.studies._truthfulness.geometry import direction
 from steerlab.studies._truthfulness.price import Price, prices
@@ -116,7 +117,7 @@ def truthfulness(
         DirectionError: an estimator that reads pairs, which resampled and shuffled statements are not.
     """
     _require_single(estimator)
-    check_options("truthfulness", size=size, preset=preset, presets=get_args(Preset))
+    check_options("The truthfulness study", size=size, preset=preset, presets=get_args(Preset))
     pair = Pair.of(pair)
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text)
     models, amount = pair.by_name, _AMOUNTS[size]

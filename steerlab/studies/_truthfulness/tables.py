@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerlab.readouts.agreement import COLUMNS
-from steerlab.results import Table
+from steerlab.results import Table, with_rows
 from steerlab.statistics import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def tables(result: TruthfulnessResult) -> list[Table]:
     """Every table that has a row, in reading order."""
-    made = [
+    return with_rows(
         _accuracy(result),
         _cosine(result),
         _transfer(result),
@@ -23,8 +23,7 @@ def tables(result: TruthfulnessResult) -> list[Table]:
         _labels(result),
         _steering(result),
         _price(result),
-    ]
-    return [table for table in made if table.rows]
+    )
 
 
 # -- private, in the order of the page --
