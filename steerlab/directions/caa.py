@@ -32,12 +32,12 @@ from steerlab.directions.direction import Direction
 from steerlab.directions.fitting import site_statistics, unit_of
 from steerlab.errors import DatasetError, DirectionError, PromptError
 from steerlab.models import Prompt, Site, SitesGiven, Span
+from steerlab.models.prompts import Template
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
 Balance: TypeAlias = Literal["swap", "weights", "none"]
-Template: TypeAlias = Literal["auto", "chat", "plain", "none"]
 Letters: TypeAlias = tuple[str, str]
 Key = TypeVar("Key")
 

@@ -47,7 +47,7 @@ class Series:
     x: ArrayLike | None = None
     n: ArrayLike | None = None
     labels: Sequence[str] | None = None
-    role: theme.Role | None = None
+    role: theme.SeriesRole | None = None
 
     @classmethod
     def of(cls, name: str, estimates: Sequence[HasInterval], **options: Any) -> Series:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 import plotly.io as pio
 
-Role = Literal["base", "post", "control", "other"]
+SeriesRole = Literal["base", "post", "control", "other"]
 
 BASE = "#0072B2"
 POST = "#D55E00"
@@ -47,7 +47,7 @@ def text(value: object, limit: int | None = None) -> str:
     return html.escape(plain, quote=False).replace("$", "&#36;").replace("%{", "&#37;{")
 
 
-def role_of(name: str) -> Role:
+def role_of(name: str) -> SeriesRole:
     """Which role a series plays, by its name: "base", "post + addition", "random direction" ..."""
     words = name.lower()
     if any(word in words for word in _CONTROL_WORDS):

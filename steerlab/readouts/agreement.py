@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from steerlab import plots
 from steerlab.plots import Series
-from steerlab.plots.theme import Role
+from steerlab.plots.theme import SeriesRole
 from steerlab.record import Record
 from steerlab.statistics import Estimate, cosine_null
 
@@ -68,7 +68,7 @@ def cosine_figure(rows: Sequence[Agreement], title: str) -> Figure:
     """Cosines by layer with the ceiling and both nulls."""
     x = [row.layer for row in rows]
 
-    def line(name: str, field: str, role: Role | None) -> Series:
+    def line(name: str, field: str, role: SeriesRole | None) -> Series:
         return Series.of(name, [getattr(row, field) for row in rows], x=x, role=role)
 
     random = [row.random for row in rows]

@@ -37,7 +37,7 @@ from steerlab.results import result_from_dict
 from steerlab.steering import Patch
 from steerlab.studies import answer, compare_maps, facts_of, knowledge, noise_trace, trace, tracing_pairs
 from steerlab.studies._knowledge.layouts import ROLES, roles_of
-from steerlab.studies._knowledge.maps import Answers, Traced, map_rows, of_one_layout
+from steerlab.studies._knowledge.maps import PairAnswers, Traced, map_rows, of_one_layout
 from steerlab.studies._knowledge.recovery import _Ratios, recover
 from steerlab.studies._knowledge.result import KnowledgeResult
 from steerlab.studies._knowledge.statistics import mean_map, published, quantised, shifted_down
@@ -338,7 +338,7 @@ def synthetic(effects: np.ndarray) -> Traced:
         rows=((Site("embed"), ()), *((Site("resid_post", layer), ()) for layer in range(rows - 1))),
         columns=("before", "last subject", "last object", "last token"),
         raw=2 * effects - 1,
-        answers=Answers(np.ones(n), -np.ones(n)),
+        answers=PairAnswers(np.ones(n), -np.ones(n)),
         cost=Cost(),
         mode="suffix",
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from steerlab.datasets import Differ, StatementPair, StatementSet
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.studies._knowledge.maps import Answers, answer
+from steerlab.studies._knowledge.maps import PairAnswers, answer
 from steerlab.studies._knowledge.pairs import TracingPairs, tracing_pairs
 from steerlab.studies._knowledge.result import Gate
 
@@ -23,9 +23,9 @@ def answered_pairs(
     shots: int | None,
     published: bool,
     seed: int,
-) -> tuple[TracingPairs, dict[str, Answers]]:
+) -> tuple[TracingPairs, dict[str, PairAnswers]]:
     """The pairs with the number of labelled lines with which the weaker model answers most of them right."""
-    best: tuple[float, TracingPairs, dict[str, Answers]] | None = None
+    best: tuple[float, TracingPairs, dict[str, PairAnswers]] | None = None
     failed: SteerlabError | None = None
     for n in (0, 4) if shots is None else (shots,):
         try:
@@ -52,7 +52,7 @@ def answered_pairs(
     return best[1], best[2]
 
 
-def gate(name: str, own: Answers, pairs: TracingPairs) -> Gate:
+def gate(name: str, own: PairAnswers, pairs: TracingPairs) -> Gate:
     return Gate(
         model=name,
         pairs=len(pairs),

@@ -28,7 +28,7 @@ HEADS = "heads"
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class PairAnswers:
     """A model's unpatched answers to the pairs: logit differences after the true and the false prompt [pair]."""
 
     true: Float[np.ndarray, " pair"]
@@ -61,7 +61,7 @@ class Traced:
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
     raw: Float[np.ndarray, "pair row column"]
-    answers: Answers
+    answers: PairAnswers
     cost: Cost
     mode: str
 
@@ -88,11 +88,13 @@ class Traced:
         """Some of the pairs."""
         chosen = np.asarray(rows)
         return replace(
-            self, raw=self.raw[chosen], answers=Answers(self.answers.true[chosen], self.answers.false[chosen])
+            self,
+            raw=self.raw[chosen],
+            answers=PairAnswers(self.answers.true[chosen], self.answers.false[chosen]),
         )
 
 
-def answer(model: LanguageModel, pairs: TracingPairs) -> Answers:
+def answer(model: LanguageModel, pairs: TracingPairs) -> PairAnswers:
     """The model's own answers to both prompts of every pair."""
     true, false = answer_ids(model, pairs.answers)
 
@@ -101,7 +103,7 @@ def answer(model: LanguageModel, pairs: TracingPairs) -> Answers:
         difference: Float[np.ndarray, " pair"] = (logits[:, true] - logits[:, false]).numpy()
         return difference
 
-    return Answers(
+    return PairAnswers(
         difference([pair.true for pair in pairs.pairs]), difference([pair.false for pair in pairs.pairs])
     )
 
@@ -125,7 +127,7 @@ def trace(
     kind: str = "resid_post",
     columns: Columns = "roles",
     only: Callable[[int, str], bool] | None = None,
-    answers: Answers | None = None,
+    answers: PairAnswers | None = None,
     kept_in: Path | None = None,
     progress: str | None = None,
 ) -> Traced:

@@ -13,7 +13,7 @@ from steerlab.plots import Series
 from steerlab.readouts.agreement import cosine_figure
 from steerlab.statistics import Estimate
 from steerlab.studies._refusal.place import TEMPLATES, Cell, Projection
-from steerlab.studies._refusal.price import Price
+from steerlab.studies._refusal.price import InterventionPrice
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -123,7 +123,7 @@ def _projections(points: Sequence[Projection], kinds: tuple[str, str]) -> Figure
     )
 
 
-def _price(prices: Sequence[Price]) -> Figure:
+def _price(prices: Sequence[InterventionPrice]) -> Figure:
     """KL on plain text and on harmless prompts, own direction beside random ones."""
     rows = [price for price in prices if price.intervention != "none"]
     places = list(dict.fromkeys((price.model, price.intervention) for price in rows))

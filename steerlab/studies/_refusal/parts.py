@@ -26,7 +26,7 @@ from steerlab.selection.select import Candidate, Rule, Selection, choose
 from steerlab.steering import Add
 from steerlab.studies._refusal.outcomes import joined, outcome, picked
 from steerlab.studies._refusal.place import Cell, Projection, grid, projections
-from steerlab.studies._refusal.price import Price, prices
+from steerlab.studies._refusal.price import InterventionPrice, prices
 from steerlab.studies._refusal.result import Intervention, Outcome
 
 
@@ -293,7 +293,7 @@ def prices_of(
     statements: StatementSet | None,
     seed: int,
     missing: dict[str, str],
-) -> tuple[Price, ...]:
+) -> tuple[InterventionPrice, ...]:
     layer = direction.choice.layer
     units = random_units(len(direction.unit), amount.priced_randoms, seed)
 

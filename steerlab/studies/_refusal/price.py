@@ -16,16 +16,16 @@ import numpy as np
 from steerlab.datasets import StatementSet
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.readouts.confidence import WORDS
 from steerlab.readouts.questions import answer_tokens, plan, question
 from steerlab.record import Record
 from steerlab.statistics import Estimate, mean_and_extremes, proportion
 from steerlab.steering.price import SideEffects, side_effects
 
-WORDS = (" TRUE", " FALSE")
 _SHOTS = 4
 
 
-class Price(Record):
+class InterventionPrice(Record):
     """The price of one intervention in one model.
 
     direction: "own", or "random" (mean of several, from the least to the greatest). loss_change, kl: nats a token of
@@ -86,7 +86,7 @@ def prices(
     rows: int,
     seed: int,
     missing: dict[str, str],
-) -> tuple[Price, ...]:
+) -> tuple[InterventionPrice, ...]:
     """Prices of a model's own direction and of random ones, by intervention ("ablation", "addition").
 
     What cannot be measured is said in `missing`.
@@ -103,12 +103,12 @@ def prices(
     prompt = side_effects(model, harmless, named, positions="last", seed=seed)
     plain, task = _task(name, model, statements, rows, seed, missing)
     labelled = {key: _steered(model, task, edits) for key, edits in named.items()} if task else {}
-    priced = [Price(model=name, intervention="none", direction="none", task=plain)]
+    priced = [InterventionPrice(model=name, intervention="none", direction="none", task=plain)]
     for kind in own:
         for direction in ("own", "random"):
             keys = ["/".join(map(str, key)) for key in conditions if key[:2] == (kind, direction)]
             priced.append(
-                Price(
+                InterventionPrice(
                     model=name,
                     intervention=kind,
                     direction=direction,

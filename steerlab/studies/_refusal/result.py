@@ -12,7 +12,7 @@ from steerlab.selection import Selection
 from steerlab.statistics import Estimate, auroc
 from steerlab.studies._refusal.figures import figures
 from steerlab.studies._refusal.place import Cell, Projection
-from steerlab.studies._refusal.price import Price
+from steerlab.studies._refusal.price import InterventionPrice
 from steerlab.studies._refusal.tables import tables
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class RefusalResult(StudyResult):
     plain: tuple[Agreement, ...] = ()
     grid: tuple[Cell, ...] = ()
     points: tuple[Projection, ...] = ()
-    prices: tuple[Price, ...] = ()
+    prices: tuple[InterventionPrice, ...] = ()
     surface: Surface | None = None
     missing: dict[str, str]
 

@@ -19,10 +19,10 @@ from steerlab.statistics import Estimate, mcnemar, paired_difference, proportion
 from steerlab.steering import side_effects
 from steerlab.studies._transfer.capability import capability_direction, deltas
 from steerlab.studies._transfer.proxy import arithmetic, same_vocabulary
-from steerlab.studies._transfer.result import UNLOCK, Condition, Role
+from steerlab.studies._transfer.result import UNLOCK, Condition, ConditionRole
 from steerlab.studies._transfer.strength import GRID, choose_strength
 from steerlab.studies._transfer.unlock import Unlocked, read_prompts, refitted, turn
-from steerlab.studies._transfer.writing import Answers, asked, judged, write
+from steerlab.studies._transfer.writing import Written, asked, judged, write
 
 
 class Trials:
@@ -32,7 +32,7 @@ class Trials:
         self.target, self.dev, self.test, self.template, self.least = target, dev, test, template, least
         self.choosing = asked(target, dev.locked, template)
         self.testing = asked(target, test.locked, template)
-        self.kept: dict[str, Answers] = {}
+        self.kept: dict[str, Written] = {}
 
     def score(self, edits: Sequence[Edit], by: str) -> tuple[float, float]:
         """Outcome and repetition on dev questions."""
@@ -41,7 +41,7 @@ class Trials:
             answers.repeats.mean()
         )
 
-    def steered(self, edits: Sequence[Edit]) -> Answers:
+    def steered(self, edits: Sequence[Edit]) -> Written:
         """Answers to the test questions."""
         return write(self.target, self.testing, self.test, edits, least=self.least)
 
@@ -72,7 +72,7 @@ def conditions_of(
     made: list[Condition] = []
 
     def add(
-        name: str, role: Role, answers: Answers, edits: Sequence[Edit] = (), strength: float = np.nan
+        name: str, role: ConditionRole, answers: Written, edits: Sequence[Edit] = (), strength: float = np.nan
     ) -> None:
         trials.kept[name] = answers
         made.append(_condition(trials, name, role, answers, strength, _first_kl(trials, edits, seed), seed))
@@ -104,9 +104,9 @@ def conditions_of(
 
 def _directions(
     result: Unlocked, source: tuple[LanguageModel, LanguageModel], trials: Trials, missing: dict[str, str]
-) -> list[tuple[str, Role, Direction, int]]:
+) -> list[tuple[str, ConditionRole, Direction, int]]:
     """UNLOCK, the native direction at the same layers, and directions that must not work."""
-    made: list[tuple[str, Role, Direction, int]] = [(UNLOCK, "transfer", result.direction, 1)]
+    made: list[tuple[str, ConditionRole, Direction, int]] = [(UNLOCK, "transfer", result.direction, 1)]
     sites = result.direction.sites
     if result.native is not None and all(site in result.native.vectors for site in sites):
         made.append(("native, same layers", "ceiling", result.native.at(*sites), 1))
@@ -141,7 +141,7 @@ def _random(trials: Trials, result: Unlocked, randoms: int, seed: int) -> Condit
     size = max(4, n // 3)
     rng = np.random.default_rng(seed)
     rows = [(np.arange(size) + draw * size) % n for draw in range(randoms)]
-    parts: list[Answers] = []
+    parts: list[Written] = []
     for chosen in track(rows, "random directions", len(rows)):
         vectors = {
             site: torch.from_numpy(rng.standard_normal(trials.target.d_model)).float()
@@ -182,7 +182,7 @@ def _random(trials: Trials, result: Unlocked, randoms: int, seed: int) -> Condit
     )
 
 
-def _forced(trials: Trials, count: int) -> Answers:
+def _forced(trials: Trials, count: int) -> Written:
     """The unsteered target, given the first tokens of the steered answers."""
     openings = [
         trials.target.tokenizer.decode(answer.token_ids[:count], skip_special_tokens=True)
@@ -199,8 +199,8 @@ def _forced(trials: Trials, count: int) -> Answers:
 def _condition(
     trials: Trials,
     name: str,
-    role: Role,
-    answers: Answers,
+    role: ConditionRole,
+    answers: Written,
     alpha: float,
     first_kl: Estimate | None,
     seed: int,

@@ -16,7 +16,7 @@ from steerlab.studies._transfer.tables import tables
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Role = Literal["locked", "ceiling", "transfer", "control", "forced"]
+ConditionRole = Literal["locked", "ceiling", "transfer", "control", "forced"]
 UNLOCK = "UNLOCK"
 
 
@@ -30,7 +30,7 @@ class Condition(Record):
     """
 
     name: str
-    role: Role
+    role: ConditionRole
     strength: Number = float("nan")
     right: Estimate
     behaves: Estimate

@@ -16,7 +16,7 @@ _WINDOW = 4  # tokens; an answer repeats itself where most such windows have bee
 
 
 @dataclass(frozen=True)
-class Answers:
+class Written:
     """What was written [question]: texts, whether right, whether unlocked, share of repeated windows, tokens."""
 
     texts: tuple[str, ...]
@@ -34,7 +34,7 @@ def write(
     edits: Sequence[Edit] = (),
     *,
     least: float = 0.0,
-) -> Answers:
+) -> Written:
     """Greedy answers. `least`: tokens from which an answer counts as unlocked where the task does not say how it
     begins."""
     with model.steering(*edits) if edits else nullcontext():
@@ -44,13 +44,13 @@ def write(
 
 def judged(
     answers: Sequence[Generation], task: Task, *, least: float = 0.0, opening: Sequence[str] = ()
-) -> Answers:
+) -> Written:
     """Generations graded; `opening` is text that was forced before each."""
     before = list(opening) or [""] * len(answers)
     texts = tuple(start + answer.text for start, answer in zip(before, answers, strict=True))
     length = np.array([len(answer.token_ids) for answer in answers], dtype=np.float64)
     behaves = task.behaves(texts) if task.behaviour is not None else (length >= least).tolist()
-    return Answers(
+    return Written(
         texts=texts,
         right=np.array(task.right(texts), dtype=bool),
         behaves=np.array(behaves, dtype=bool),

@@ -27,7 +27,7 @@ from steerlab.studies._truthfulness.steering import (
 _RANDOM = "mean, least and greatest of {n} random directions of the same length"
 
 
-class Price(Record):
+class SteeringPrice(Record):
     """What an edit does to plain text, all tokens steered, beside random directions of the same length.
 
     random_kl, random_loss: mean, least and greatest over the random directions, nats a token.
@@ -52,10 +52,10 @@ def prices(
     rule: Rule,
     *,
     crossed: bool,
-) -> list[Price]:
+) -> list[SteeringPrice]:
     """The price of every cell of the steering at each place's most frequent dose."""
-    rows: list[Price] = []
-    known: dict[tuple[str, Dose], list[Price]] = {}
+    rows: list[SteeringPrice] = []
+    known: dict[tuple[str, Dose], list[SteeringPrice]] = {}
     for place, chosen in doses.items():
         dose = Counter(chosen).most_common(1)[0][0]
         for target in examinees:
@@ -78,7 +78,7 @@ def _price(
     dose: Dose,
     texts: Sequence[str],
     rule: Rule,
-) -> list[Price]:
+) -> list[SteeringPrice]:
     groups = tuple(dict.fromkeys(plan.groups[plan.simple].tolist()))
     edits = {}
     for source in sources:
@@ -92,7 +92,7 @@ def _price(
     )
     random = [measured[f"random {number}"] for number in range(rule.randoms)]
     return [
-        Price(
+        SteeringPrice(
             direction=source.name,
             model=target.name,
             place=place,

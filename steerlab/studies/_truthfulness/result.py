@@ -11,7 +11,7 @@ from steerlab.results import StudyResult, Table
 from steerlab.statistics import Number
 from steerlab.studies._truthfulness.answers import Labels
 from steerlab.studies._truthfulness.figures import figures
-from steerlab.studies._truthfulness.price import Price
+from steerlab.studies._truthfulness.price import SteeringPrice
 from steerlab.studies._truthfulness.probes import OWN, Accuracy, Centring
 from steerlab.studies._truthfulness.steering import Steering
 from steerlab.studies._truthfulness.tables import tables
@@ -61,7 +61,7 @@ class TruthfulnessResult(StudyResult):
     agreement: tuple[Agreement, ...] = ()
     labels: tuple[Labels, ...] = ()
     steering: tuple[Steering, ...] = ()
-    prices: tuple[Price, ...] = ()
+    prices: tuple[SteeringPrice, ...] = ()
     points: tuple[Point, ...] = ()
     missing: dict[str, str]
 

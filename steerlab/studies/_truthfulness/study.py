@@ -36,7 +36,7 @@ from steerlab.registry import Preset, Size, check_options
 from steerlab.studies._pair import Models, Pair
 from steerlab.studies._truthfulness.answers import Examinee, Labels, choose_shots, label_accuracy, words_for
 from steerlab.studies._truthfulness.geometry import direction
-from steerlab.studies._truthfulness.price import Price, prices
+from steerlab.studies._truthfulness.price import SteeringPrice, prices
 from steerlab.studies._truthfulness.probed import Probed, probed_states
 from steerlab.studies._truthfulness.probes import (
     fitter,
@@ -261,7 +261,7 @@ def _answers(
     estimator: LinearDirection | None,
     texts: Sequence[str],
     missing: dict[str, str],
-) -> tuple[tuple[Labels, ...], tuple[Steering, ...], tuple[Price, ...]]:
+) -> tuple[tuple[Labels, ...], tuple[Steering, ...], tuple[SteeringPrice, ...]]:
     """The models' own labels, and the steering of those that label above chance and have a direction."""
     rows = used.balanced([fold.test[0] for fold in used.folds], amount.questions, rule.seed)
     try:
