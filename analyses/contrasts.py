@@ -2,11 +2,12 @@
 
     python analyses/contrasts.py MODEL [--only happy formal] [--figures figures]
 
-Five contrasts of `contrasts.toml`: formal, happy, Spanish, concise, refusal. Each direction is extracted with the
-defaults and added at its best layer, one class gap strong. The effect is what that does to ln P(towards) - ln P(away)
-of the probes' continuations, which share no sentence with the pairs, beside random directions of the same length.
-Loops: share of greedy continuations of the probes' prompts in which most windows of four tokens stood before. Numbers
-go to `figures/contrasts_<model>/contrasts.csv`, the picture beside them.
+Five contrasts of `contrasts.toml`: formal, happy, Spanish, concise (extracted with the defaults) and refusal (selected
+on the packaged requests). Each direction is added where it says it works best, one class gap strong. The effect is what
+that does to ln P(towards) - ln P(away) of the probes' continuations, which share no sentence with the pairs, beside
+random directions of the same length. Loops: share of continuations of the probes' prompts, greedy and sampled, in which
+most windows of four tokens stood before. Numbers go to `figures/contrasts_<model>/contrasts.csv`, the picture beside
+them.
 """
 
 from __future__ import annotations
@@ -32,15 +33,23 @@ NAMES = ("formal", "happy", "spanish", "concise", "refusal")
 WINDOW = 4  # tokens
 COLUMNS = (
     *("contrast", "site", "accuracy", "accuracy_low", "accuracy_high", "effect", "effect_low", "effect_high"),
-    *("random_least", "random_greatest", "loops", "loops_steered", "change", "change_low", "change_high"),
+    *("random_least", "random_greatest"),
+    *("greedy_loops", "greedy_loops_steered", "greedy_change", "greedy_change_low", "greedy_change_high"),
+    *(
+        "sampled_loops",
+        "sampled_loops_steered",
+        "sampled_change",
+        "sampled_change_low",
+        "sampled_change_high",
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What a direction is made of, and the probes: prompts with a continuation towards and one away."""
+    """A direction, and the probes: prompts with a continuation towards and one away."""
 
-    made_of: Any
+    direction: sl.Direction
     prompts: list[sl.Prompt]
     towards: list[str]
     away: list[str]
@@ -50,11 +59,14 @@ def contrast(model: sl.LanguageModel, name: str, data: dict[str, Any]) -> Contra
     """One contrast of the file; requests are asked in the model's template."""
     if name != "refusal":
         prompts, towards, away = map(list, zip(*data["probes"], strict=True))
-        return Contrast(data["pairs"], [sl.Prompt(prompt) for prompt in prompts], towards, away)
+        return Contrast(
+            sl.extract(model, data["pairs"]), [sl.Prompt(prompt) for prompt in prompts], towards, away
+        )
     requests, openings = sl.datasets.requests(), data["openings"]
-    asked = [model.instruction_prompt(text) for text in requests.split("val").negative[:24]]
+    asked = [model.instruction_prompt(text) for text in requests.split("test").negative[:24]]
     chosen = [openings[row % len(openings)] for row in range(len(asked))]
-    return Contrast(requests.split("train"), asked, [to for to, _ in chosen], [from_ for _, from_ in chosen])
+    found = sl.select_direction(model, requests).direction
+    return Contrast(found, asked, [towards for towards, _ in chosen], [away for _, away in chosen])
 
 
 def log_odds(model: sl.LanguageModel, probes: Contrast) -> np.ndarray:
@@ -77,9 +89,14 @@ def log_odds(model: sl.LanguageModel, probes: Contrast) -> np.ndarray:
     return difference
 
 
-def loops(model: sl.LanguageModel, prompts: Sequence[sl.Prompt], new_tokens: int) -> np.ndarray:
-    """By prompt, whether most windows of the greedy continuation stood in it before."""
-    written = [answer.token_ids for answer in model.generate(prompts, max_new_tokens=new_tokens)]
+def loops(
+    model: sl.LanguageModel, prompts: Sequence[sl.Prompt], new_tokens: int, *, sampled: bool
+) -> np.ndarray:
+    """By prompt, whether most windows of its continuation stood in it before."""
+    written = [
+        answer.token_ids
+        for answer in model.generate(prompts, max_new_tokens=new_tokens, do_sample=sampled, seed=0)
+    ]
     windows = [[ids[at : at + WINDOW] for at in range(len(ids) - WINDOW + 1)] for ids in written]
     return np.array([2 * len(set(seen)) < len(seen) for seen in windows])
 
@@ -89,10 +106,9 @@ def measured(
 ) -> list[Any]:
     """A row of the table."""
     probes = contrast(model, name, data)
-    direction = sl.extract(model, probes.made_of)
-    site = direction.best
+    direction, site = probes.direction, probes.direction.best
     assert site is not None
-    plain, plain_loops = log_odds(model, probes), loops(model, probes.prompts, new_tokens)
+    plain = log_odds(model, probes)
 
     def effect(vector: torch.Tensor) -> np.ndarray:
         with model.steering(sl.Add(vector, unit="raw", sites=site)):
@@ -103,26 +119,20 @@ def measured(
     rng = torch.Generator().manual_seed(0)
     drawn = [torch.randn(added.shape, generator=rng) for _ in range(n_random)]
     random = [float(effect(vector / vector.norm() * added.norm()).mean()) for vector in drawn]
-    with model.steering(sl.Add(direction)):
-        steered_loops = loops(model, probes.prompts, new_tokens)
-    change = bootstrap_mean(steered_loops.astype(float) - plain_loops, seed=0)
-    accuracy = direction.accuracy[site]
+    counts: list[float] = []
+    for sampled in (False, True):
+        before = loops(model, probes.prompts, new_tokens, sampled=sampled)
+        with model.steering(sl.Add(direction)):
+            after = loops(model, probes.prompts, new_tokens, sampled=sampled)
+        change = bootstrap_mean(after.astype(float) - before, seed=0)
+        counts += [float(before.mean()), float(after.mean()), change.value, change.low, change.high]
+    accuracy = direction.accuracy.get(site)
+    held_out = ["", "", ""] if accuracy is None else [accuracy.value, accuracy.low, accuracy.high]
     print(
-        f"{name}, {site}: {found} nats; random {min(random):+.2f} to {max(random):+.2f}; loops {change}",
+        f"{name}, {site}: {found} nats; random {min(random):+.2f} to {max(random):+.2f}; loops {counts}",
         flush=True,
     )
-    return [
-        *(name, site, accuracy.value, accuracy.low, accuracy.high, found.value, found.low, found.high),
-        *(
-            min(random),
-            max(random),
-            plain_loops.mean(),
-            steered_loops.mean(),
-            change.value,
-            change.low,
-            change.high,
-        ),
-    ]
+    return [name, site, *held_out, found.value, found.low, found.high, min(random), max(random), *counts]
 
 
 def figure(rows: list[list[Any]], model: str) -> Any:

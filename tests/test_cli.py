@@ -131,7 +131,7 @@ def test_doctor_shows_which_part_fails(
     def _fails(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(steerlab.models, "load", _fails)
+    monkeypatch.setattr(steerlab.models, "load_model", _fails)
     assert run("doctor", tmp_path, monkeypatch=monkeypatch) == 2
     shown = capfd.readouterr()
     assert "FAILS" in shown.out
