@@ -20,13 +20,17 @@ from torch import nn
 
 from steerlab.errors import ModelError
 
+#: The adapters' names of what mixes tokens in attention's place.
+_MIXERS = ("linear_attn", "conv", "mixer", "mamba")
+
 
 @dataclass(frozen=True)
 class Names:
     """Module names of a decoder; those of a block's parts are counted from the block, all others from the root.
 
-    `None` (or an empty tuple) where the family has no such module; `mlp_down` lists alternatives because
-    some families mix dense and expert layers.
+    `None` (or an empty tuple) where the family has no such module. `mlp_down` lists alternatives because some
+    families mix dense and expert layers; `mixers` are what stands in attention's place, or beside it: linear
+    attention, convolutions, state spaces.
     """
 
     embed: str
@@ -35,6 +39,7 @@ class Names:
     attention: str | None
     attention_output: str | None
     attention_post_norm: str | None
+    mixers: tuple[str, ...]
     mlp: str | None
     mlp_norm: str | None
     mlp_down: tuple[str, ...]
@@ -78,11 +83,12 @@ def locate(model: nn.Module, config: Any) -> Names:
         )
     blocks = mapping["blocks"]
     inside = blocks.submodules
-    attention, mlp = inside.get("attn"), inside.get("mlp")
-    if attention is None:
+    attention, mlp = inside.get("attn"), inside.get("mlp", inside.get("shared_mlp"))
+    mixers = tuple(str(inside[key].name) for key in _MIXERS if key in inside)
+    if attention is None and not mixers:
         raise ModelError(
-            f"The blocks of a {type(model).__name__} have no attention, so they are not read by this toolkit; choose a "
-            "transformer."
+            f"The blocks of a {type(model).__name__} have neither attention nor another mixer that is known, so they "
+            "are not read by this toolkit; choose another family."
         )
     downs = [_inner(mlp, key) for key in ("out", "dense_out")]
     kinds = {type(part).__name__ for part in (blocks, mlp)}
@@ -93,6 +99,7 @@ def locate(model: nn.Module, config: Any) -> Names:
         attention=_name(attention),
         attention_output=_inner(attention, "o"),
         attention_post_norm=_name(inside.get("ln1_post")),
+        mixers=mixers,
         mlp=_name(mlp),
         mlp_norm=_name(inside.get("ln2")),
         mlp_down=tuple(name for name in downs if name is not None),

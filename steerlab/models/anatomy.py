@@ -5,6 +5,7 @@ flows there and what is added to the residual stream:
 
 - `attn_out`, `mlp_out`: output of the post-norm where there is one, else of the attention or MLP, times
   the residual multiplier (Granite). BLOOM adds the residual inside, so there the output projections count.
+- `mixer_out`: the same of what stands in attention's place or beside it (linear attention, convolution, state space).
 - `resid_mid`: what enters the MLP's norm (or the MLP, when the family norms only behind it); it does not
   exist where attention and MLP run side by side.
 - `mlp_post`, `z`: inputs of the down projection and of the attention's output projection.
@@ -70,7 +71,17 @@ class Anatomy:
             )
         #: The model without its unembedding: what runs the blocks (OPT's head calls its decoder past `base_model`).
         self.base: Any = self._stack_parent
-        self.residual_multiplier = float(getattr(self.config, "residual_multiplier", None) or 1.0)
+        multiplier = self._multiplier("residual_multiplier")  # Granite
+        #: By site, the factor between what a part puts out and what enters the stream; Falcon-H1 has two more.
+        self.scales = {
+            "attn_out": multiplier * self._multiplier("attention_out_multiplier"),
+            "mixer_out": multiplier * self._multiplier("ssm_out_multiplier"),
+            "mlp_out": multiplier,
+        }
+
+    def _multiplier(self, name: str) -> float:
+        given = getattr(self.config, name, None)
+        return 1.0 if given is None else float(given)
 
     def _part(self, name: str) -> nn.Module:
         try:
@@ -106,9 +117,12 @@ class Anatomy:
             return Tap(self._inside(site, block, self.names.attention_output), "input")
         if site.name == "mlp_post":
             return Tap(self._down(site, block), "input")
-        if site.name == "attn_out":
-            return Tap(self._contribution(site, block, attention=True), "output", self.residual_multiplier)
-        return Tap(self._contribution(site, block, attention=False), "output", self.residual_multiplier)
+        module = (
+            self._mixer(site, block)
+            if site.name == "mixer_out"
+            else self._contribution(site, block, attention=site.name == "attn_out")
+        )
+        return Tap(module, "output", self.scales[site.name])
 
     def path(self, site: Site) -> str:
         """Name, from the model's root, of the module where `site` is read, as in an unwrapped transformers model."""
@@ -193,6 +207,15 @@ class Anatomy:
             return self._inside(site, block, names.attention_output) if attention else self._down(site, block)
         return module
 
+    def _mixer(self, site: Site, block: nn.Module) -> nn.Module:
+        # Behind a post-norm, attn_out is what the mixer writes.
+        names = () if self.names.attention_post_norm is not None else self.names.mixers
+        found = (_find(block, name) for name in names)
+        module = next((module for module in found if module is not None), None)
+        if module is None:
+            raise SiteError(f"Site {site} does not exist: this layer has no mixer but attention.")
+        return module
+
     def _inside(self, site: Site, block: nn.Module, name: str | None) -> nn.Module:
         module = _find(block, name) if name is not None else None
         if module is None:
@@ -221,9 +244,10 @@ class Anatomy:
             ids: only these words' logits, in float32 or wider; by default those of all.
         """
         logits: Tensor = self.head(normed) if ids is None else self._some_logits(normed, ids)
-        scale = getattr(self.config, "logit_scale", None)  # Cohere multiplies
-        if scale is not None:
-            logits = logits * scale
+        for name in ("logit_scale", "lm_head_multiplier"):  # Cohere and Falcon-H1 multiply
+            scale = getattr(self.config, name, None)
+            if scale is not None:
+                logits = logits * scale
         divisor = getattr(self.config, "logits_scaling", None)  # Granite divides
         if divisor is not None:
             logits = logits / divisor

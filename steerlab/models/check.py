@@ -4,6 +4,7 @@ On four tokens every site is read once, and these must hold:
 
     resid_mid.l  = resid_pre.l + attn_out.l                (sequential families)
     resid_post.l = resid_pre.l + attn_out.l + mlp_out.l
+                   with mixer_out.l in attention's place, or added to it, where a block has another mixer
     resid_pre.l+1 = resid_post.l,   ln_final_in = resid_post.last
     unembed(ln_final_in) = the model's own logits
 
@@ -28,7 +29,7 @@ from steerlab.models.sites import Site
 if TYPE_CHECKING:
     from steerlab.models.language_model import LanguageModel
 
-_STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+_STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mixer_out", "mlp_out")
 
 
 @dataclass(frozen=True)
@@ -130,19 +131,17 @@ def _equalities(
     last = model.n_layers - 1
     for layer in range(last + 1):
         at = {name: states.get(Site(name, layer)) for name in _STREAM}
-        pre, mid, post, attention, mlp = (at[name] for name in _STREAM)
+        pre, mid, post, mlp = (at[name] for name in ("resid_pre", "resid_mid", "resid_post", "mlp_out"))
         assert pre is not None
         assert post is not None
-        before_mlp = pre if mid is None else mid  # where a layer has another mixer than attention
-        after = before_mlp if attention is None else pre + attention
-        if mid is not None and attention is not None:
-            yield "resid_mid = resid_pre + attn_out", f"layer {layer}", mid, after
-        yield (
-            "resid_post = resid_pre + attn_out + mlp_out",
-            f"layer {layer}",
-            post,
-            after if mlp is None else after + mlp,
-        )
+        mixed = {name: state for name in ("attn_out", "mixer_out") if (state := at[name]) is not None}
+        written = " + ".join(["resid_pre", *mixed])
+        after = pre + sum(mixed.values(), torch.zeros_like(pre))
+        if mid is not None:
+            yield f"resid_mid = {written}", f"layer {layer}", mid, after
+        if mlp is not None:
+            written, after = f"{written} + mlp_out", after + mlp
+        yield f"resid_post = {written}", f"layer {layer}", post, after
         if layer < last:
             yield (
                 "resid_pre of the next layer = resid_post",

@@ -35,7 +35,7 @@ class Checkpoint:
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
         self.n_layers: int = len(self.anatomy.blocks)
         self.d_model: int = int(config.hidden_size)
-        self.n_heads: int = int(config.num_attention_heads)
+        self.n_heads: int = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none
         rows = int(self.anatomy.head.weight.shape[0])
         self.vocab_size: int = min(len(tokenizer), rows)
         limit = getattr(config, "max_position_embeddings", None)

@@ -2,7 +2,8 @@
 
 The names are TransformerLens'. `resid_pre.l` is the input of block l and `resid_post.l` its output,
 `resid_mid.l` lies between attention and MLP; `attn_out.l` and `mlp_out.l` are what is *added* to the
-residual stream (after a post-norm and a residual multiplier where the family has one); `z.l` is the
+residual stream (after a post-norm and a residual multiplier where the family has one), and so is
+`mixer_out.l` where a block has linear attention, a convolution or a state-space mixer; `z.l` is the
 input of the attention's output projection (heads concatenated), `mlp_post.l` the input of the MLP's
 down projection (the neurons); `embed` is the token embedding's output, `ln_final_in` the input of the
 final norm.
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from steerlab.models.checkpoint import Checkpoint
     from steerlab.models.language_model import LanguageModel
 
-LAYER_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z")
+LAYER_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mixer_out", "mlp_out", "mlp_post", "z")
 MODEL_SITES = ("embed", "ln_final_in")
 SITE_NAMES = (*LAYER_SITES, *MODEL_SITES)
 
 # Order of the forward pass, so that sorted sites read in the order in which they are computed.
-_DEPTH = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+_DEPTH = ("resid_pre", "z", "attn_out", "mixer_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+
+#: What enters the residual stream inside a block.
+CONTRIBUTIONS = ("attn_out", "mixer_out", "mlp_out")
 
 # TransformerLens' hook names; those of a layer follow `blocks.{layer}.`.
 _HOOKS = {
@@ -37,6 +41,7 @@ _HOOKS = {
     "resid_mid": "hook_resid_mid",
     "resid_post": "hook_resid_post",
     "attn_out": "hook_attn_out",
+    "mixer_out": "mixer.hook_out",
     "mlp_out": "hook_mlp_out",
     "mlp_post": "mlp.hook_post",
     "z": "attn.hook_z",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering import _biases
 
 _SAME = 1e-3
@@ -117,7 +118,9 @@ class Writers:
         anatomy = self.model.anatomy
         if anatomy.has(Site("mlp_post", layer)):
             return [self._part(anatomy.down_projection(layer))]
-        mixture = self._inside(layer, anatomy.names.mlp, "MLP")
+        return self._experts(layer, self._inside(layer, anatomy.names.mlp, "MLP"))
+
+    def _experts(self, layer: int, mixture: nn.Module) -> list[Part]:
         stacks = [module for module in mixture.modules() if _kind(module) == "experts"]
         shared = [getattr(module, "down_proj", None) for module in mixture.modules()]
         parts = [
@@ -129,8 +132,8 @@ class Writers:
         ]
         if not parts:
             raise SteeringError(
-                f"The experts of layer {layer} are a {type(mixture).__name__}, whose output weights are not known "
-                "here; steer with hooks."
+                f"Layer {layer} has a {type(mixture).__name__}, whose output weights are not known here; steer with "
+                "hooks."
             )
         return parts
 
@@ -160,28 +163,52 @@ class Writers:
         positions = self._positions()
         return positions[0] if positions else self._part(anatomy.embed, self._scales[0] * self._scales[1])
 
-    def contribution(self, layer: int, *, attention: bool) -> list[Part]:
-        """The parts that write what a layer's attention or MLP adds to the stream."""
-        anatomy = self.model.anatomy
-        post_norm = anatomy.names.attention_post_norm if attention else anatomy.names.mlp_post_norm
+    def mixer(self, layer: int) -> list[Part]:
+        """The output projection of what stands in attention's place; some families have MLPs and experts there."""
+        module = self.model.anatomy.tap(Site("mixer_out", layer)).module
+        for name in ("out_proj", "o_proj"):
+            if isinstance(getattr(module, name, None), nn.Module):
+                return [self._part(getattr(module, name))]
+        return self._experts(layer, module)
+
+    def contributions(self, layer: int) -> list[Part]:
+        """The parts that write what a layer adds to the stream."""
+        sites = [Site(name, layer) for name in CONTRIBUTIONS]
+        return [part for site in sites if self.model.anatomy.has(site) for part in self.contribution(site)]
+
+    def contribution(self, site: Site) -> list[Part]:
+        """The parts that write what a layer's attention, mixer or MLP adds to the stream."""
+        anatomy, layer = self.model.anatomy, site.layer
+        assert layer is not None
+        names = {"attn_out": "attention", "mixer_out": "mixer", "mlp_out": "MLP"}
+        post_norm = (
+            anatomy.names.mlp_post_norm if site.name == "mlp_out" else anatomy.names.attention_post_norm
+        )
         if post_norm is not None:
             raise SteeringError(
-                f"What the {'attention' if attention else 'MLP'} of layer {layer} writes is normalised before it "
-                "enters the stream (a post-norm family), so no change of its weights is this intervention; steer "
-                "with hooks."
+                f"What the {names[site.name]} of layer {layer} writes is normalised before it enters the stream (a "
+                "post-norm family), so no change of its weights is this intervention; steer with hooks."
             )
-        parts = [self.attention(layer)] if attention else self.mlp(layer)
-        return [Part(part.name, part.module, anatomy.residual_multiplier) for part in parts]
+        if site.name == "mlp_out":
+            parts = self.mlp(layer)
+        else:
+            parts = [self.attention(layer)] if site.name == "attn_out" else self.mixer(layer)
+        return [Part(part.name, part.module, anatomy.scales[site.name]) for part in parts]
 
-    def constant_of(self, layer: int, *, attention: bool) -> Part:
-        """The part whose bias adds a constant to what a layer's attention or MLP writes."""
-        part = self.contribution(layer, attention=attention)[0]
+    def constant_of(self, site: Site) -> Part:
+        """The part whose bias adds a constant to what a layer's attention, mixer or MLP writes."""
+        part = self.contribution(site)[0]
         if _kind(part.module) == "experts" and part.constant is None:
             raise SteeringError(
-                f"The MLP of layer {layer} is a mixture of experts without biases, so nothing in it adds a constant; "
-                "steer with hooks."
+                f"The MLP of layer {site.layer} is a mixture of experts without biases, so nothing in it adds a "
+                "constant; steer with hooks."
             )
         return part
+
+    def before_mlp(self, layer: int) -> Part:
+        """The part whose bias is read for the first time between a layer's mixer and its MLP."""
+        attends = self.model.anatomy.has(Site("attn_out", layer))
+        return self.constant_of(Site("attn_out" if attends else "mixer_out", layer))
 
     def after_block(self, layer: int) -> Part:
         """A part whose bias reaches the output of a block and nothing before it.
@@ -189,8 +216,9 @@ class Writers:
         Where attention and MLP run side by side either will do, and one that has a bias, or may have one by the
         configuration, is taken first.
         """
-        kinds = (False, True) if self.model.anatomy.names.parallel else (False,)
-        constants = [self.constant_of(layer, attention=attention) for attention in kinds]
+        last = [name for name in reversed(CONTRIBUTIONS) if self.model.anatomy.has(Site(name, layer))]
+        kinds = last if self.model.anatomy.names.parallel else last[:1]
+        constants = [self.constant_of(Site(name, layer)) for name in kinds]
         flags = _biases.flags(self.model)
         return min(constants, key=lambda part: (part.constant is None, f"{part.name}.bias" not in flags))
 

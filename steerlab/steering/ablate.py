@@ -1,9 +1,9 @@
 """Ablate a direction: x ← x − Q Qᵀ x, with Q an orthonormal basis of the direction's vectors.
 
-By default at every write to the residual stream: the input of each block, what attention and MLP add (after a
-post-norm, where there is one), and the input of the final norm. The whole stream then stays orthogonal to the
-direction in every family (Arditi et al. 2024; projecting the modules' raw outputs, as their code does, leaks where a
-post-norm follows).
+By default at every write to the residual stream: the input of each block, what attention (or another mixer) and MLP
+add (after a post-norm, where there is one), and the input of the final norm. The whole stream then stays orthogonal to
+the direction in every family (Arditi et al. 2024; projecting the modules' raw outputs, as their code does, leaks where
+a post-norm follows).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import ClassVar
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
+from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering._amounts import at_layers, orthonormal, where_it_works
 from steerlab.steering._intervention import Intervention
 from steerlab.steering.registry import register_intervention
 
-STREAM_WRITES = ("resid_pre", "attn_out", "mlp_out", "ln_final_in")
+STREAM_WRITES = ("resid_pre", *CONTRIBUTIONS, "ln_final_in")
 
 
 @register_intervention

@@ -23,6 +23,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.backends.native import Transformers
 from steerlab.models.edits import SteeringGiven, edits_of
+from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering import _biases
 from steerlab.steering._amounts import orthonormal
 from steerlab.steering._proof import logits, prove
@@ -178,7 +179,7 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
                 later = [basis for place, basis in everywhere.items() if place > index]
                 steps = _addition(writers, site, shift_of(edit, site), later, list(everywhere.values()))
             # What acts on the stream comes after everything that acts on what a part writes.
-            place = inputs if at_input else outputs if site.name in ("attn_out", "mlp_out", "embed") else late
+            place = inputs if at_input else outputs if site.name in (*CONTRIBUTIONS, "embed") else late
             place += steps
     # Seen from the weights an input is changed by the last edit first: W A₂(A₁ h + b₁) + W b₂.
     return [*reversed(inputs), *outputs, *late]
@@ -195,7 +196,7 @@ def _require_commuting(edits: Sequence[Edit], everywhere: dict[int, Tensor]) -> 
         for index, edit in enumerate(edits)
         if isinstance(edit, Ablate) and index not in everywhere
         for site in edit.sites
-        if site.name in ("attn_out", "mlp_out", "embed")
+        if site.name in (*CONTRIBUTIONS, "embed")
     ]
     bases = list(everywhere.values())
     for place, first in enumerate(bases):
@@ -211,7 +212,7 @@ def _require_commuting(edits: Sequence[Edit], everywhere: dict[int, Tensor]) -> 
 def _everywhere(writers: Writers, basis: Tensor) -> list[_Step]:
     parts = writers.start()
     for layer in range(writers.model.n_layers):
-        parts += writers.contribution(layer, attention=True) + writers.contribution(layer, attention=False)
+        parts += writers.contributions(layer)
     return [_Step(part, "project", basis) for part in parts]
 
 
@@ -222,9 +223,8 @@ def _local(writers: Writers, site: Site, basis: Tensor) -> list[_Step]:
             return [_Step(writers.attention(layer), "project_input", basis)]
         case "mlp_post", int(layer):
             return [_Step(writers.down_projection(layer), "project_input", basis)]
-        case "attn_out" | "mlp_out", int(layer):
-            parts = writers.contribution(layer, attention=site.name == "attn_out")
-            return [_Step(part, "project", basis) for part in parts]
+        case "attn_out" | "mixer_out" | "mlp_out", _:
+            return [_Step(part, "project", basis) for part in writers.contribution(site)]
         case "embed", _:
             return [_Step(writers.embedding(), "project", basis)]
     raise SteeringError(
@@ -248,7 +248,7 @@ def _addition(
     # Where the stream is ablated again before anything reads it, only what all ablations leave remains.
     read_at_once = not last and (
         site.name in ("resid_pre", "resid_mid")
-        or (site.name == "attn_out" and not model.anatomy.names.parallel)
+        or (site.name in ("attn_out", "mixer_out") and not model.anatomy.names.parallel)
     )
     here = () if site.name == "resid_mid" else later  # the one read place at which the stream is not ablated
     kept = project(delta, here if last or read_at_once else everywhere)
@@ -271,10 +271,10 @@ def _carrier(writers: Writers, site: Site) -> Part:
             return writers.after_block(layer - 1)
         case "resid_post", int(layer):
             return writers.after_block(layer)
-        case "resid_mid" | "attn_out", int(layer):
-            return writers.constant_of(layer, attention=True)
-        case "mlp_out", int(layer):
-            return writers.constant_of(layer, attention=False)
+        case "resid_mid", int(layer):
+            return writers.before_mlp(layer)
+        case "attn_out" | "mixer_out" | "mlp_out", _:
+            return writers.constant_of(site)
         case "ln_final_in", _:
             return writers.after_block(writers.model.n_layers - 1)
     raise SteeringError(f"Nothing is known here that writes {site} alone; steer with hooks.")
