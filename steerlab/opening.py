@@ -26,10 +26,12 @@ def load(source: Any, tokenizer: Any = None, **options: Any) -> LanguageModel:
 
     from steerlab import zoo
     from steerlab.errors import ModelError
-    from steerlab.models import load_model
+    from steerlab.models import load_model, loading
 
     known = [
-        name for name, part in signature(load_model).parameters.items() if part.kind is part.KEYWORD_ONLY
+        name
+        for name, part in signature(loading.load_model).parameters.items()
+        if part.kind is part.KEYWORD_ONLY
     ]
     if unknown := sorted(options.keys() - set(known)):
         raise ModelError(f"Loading has no option {', '.join(unknown)}; there are {', '.join(known)}.")
