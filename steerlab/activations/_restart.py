@@ -68,7 +68,7 @@ def restarted(
             entry = repeat(batch.streams[start], "prompt ... -> (variant prompt) ...", variant=n)
             # After the hooks that are there: what an outer steering does here is in the kept stream already.
             tap = model.anatomy.tap(Site("resid_pre", start))
-            stack.callback(attach(tap, model.frames, lambda _: entry).remove)
+            stack.callback(attach(tap, model.frames, lambda _: entry))
         if change is not None:
             stack.enter_context(model.steering(_AsEdit(change, variants, batch.prompts, start)))
         logits = model.run(rows_of(batch.tokens, [*range(len(batch.tokens))] * n), logits="last")

@@ -82,7 +82,7 @@ def keep(
         for start in starts:
             if start != WHOLE:
                 tap = model.anatomy.tap(_entry(start, model.n_layers))
-                stack.callback(attach(tap, model.frames, kept(start)).remove)
+                stack.callback(attach(tap, model.frames, kept(start)))
         try:
             normed = _base(model, tokens, 0, cache)
         except STRANGE as error:
@@ -117,7 +117,7 @@ def finish(
             entry = kept.streams[start][rows.to(kept.streams[start].device), column - kept.first :]
             # After the hooks that are there: what an outer steering does here is in the kept stream already.
             tap = model.anatomy.tap(_entry(start, model.n_layers))
-            stack.callback(attach(tap, model.frames, lambda _: entry).remove)
+            stack.callback(attach(tap, model.frames, lambda _: entry))
         if edit is not None:
             stack.enter_context(model.steering(edit))
         return _base(model, tokens, column, _prefix(kept, rows, max(start, 0), column))

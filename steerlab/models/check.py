@@ -105,7 +105,7 @@ def _read(model: LanguageModel) -> tuple[dict[Site, Tensor], set[str], Tensor]:
         stack.enter_context(model.frames.watch(anatomy.base))
         for site in sites:
             visit = lambda state, site=site: keep(site, state)  # noqa: E731
-            stack.callback(attach(anatomy.tap(site), model.frames, visit).remove)
+            stack.callback(attach(anatomy.tap(site), model.frames, visit))
         logits = anatomy.model(input_ids=ids, use_cache=False).logits
     changed = {site.name for site, state, version in seen if state._version != version}
     return states, changed, logits[..., : model.vocab_size].float()

@@ -2,14 +2,14 @@
 
 A hook always passes the state as `[batch, position, width]`: modules that work on flattened tokens (OPT's
 MLP) are reshaped by the frame, which is the shape and the starting column of the forward pass in progress.
-Hooks act only in the thread that placed them.
+Hooks act only in the context that placed them and in contexts that start from it (see `scopes`).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from steerlab.errors import SteeringError
 from steerlab.models.anatomy import Tap
 from steerlab.models.operators import precise
 from steerlab.models.prompts import Tokens
+from steerlab.models.scopes import Entry, Scope
 
 State = Float[Tensor, "batch position width"]
 Visitor = Callable[[State], State | None]
@@ -94,58 +94,75 @@ class Frame:
         return tuple(row for row in self.tokens.rows for _ in range(self.repeats))
 
 
-class Frames(threading.local):
-    """Knows the current frame of each thread while it is watched."""
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """A tokenised batch whose passes run, and the tokens that end its texts."""
+
+    tokens: Tokens
+    ends: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class _Watch:
+    """One follower of the forward passes; `raw_width` is the prompt's width of the raw call that began a sequence."""
+
+    raw_width: int | None = None
+
+
+#: The forward pass in progress in each context.
+_CURRENT: ContextVar[tuple[Frames, Frame] | None] = ContextVar("steerlab_frame", default=None)
+
+
+class Frames:
+    """Knows the forward pass in progress in each context, while it is watched."""
 
     def __init__(self) -> None:
-        self.current: Frame | None = None
-        self.tokens: Tokens | None = None
-        self._ends: tuple[int, ...] = ()
-        self._watchers = 0
-        self._raw_width: int | None = None
+        self._batches: Scope[_Batch] = Scope()
+        self._watches: Scope[_Watch] = Scope()
+        self._hooks: Scope[_Watch] = Scope()
+
+    @property
+    def current(self) -> Frame | None:
+        """The forward pass in progress."""
+        current = _CURRENT.get()
+        return current[1] if current is not None and current[0] is self else None
 
     @property
     def watched(self) -> bool:
-        """Whether hooks of this thread are in place: inside `steering`, or during a read."""
-        return self._watchers > 0
+        """Whether hooks of this context are in place: inside `steering`, or during a read."""
+        return bool(self._watches.here())
 
     @contextmanager
     def watch(self, base: nn.Module) -> Iterator[None]:
         """Follow the forward passes of `base` inside the context."""
-        if self._watchers:
-            self._watchers += 1
+        with self._watches.holding(_Watch()) as entry:
+
+            def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                if entry.is_here:
+                    frame = self._frame(entry.value, args, kwargs)
+                    if self._watches.here()[0] is entry:  # it has seen the sequence from further back
+                        _CURRENT.set((self, frame))
+
+            handle = base.register_forward_pre_hook(begin, with_kwargs=True)
             try:
                 yield
             finally:
-                self._watchers -= 1
-            return
-        owner = threading.get_ident()
-
-        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == owner:
-                self.current = self._frame(args, kwargs)
-
-        handle = base.register_forward_pre_hook(begin, with_kwargs=True)
-        self._watchers = 1
-        try:
-            yield
-        finally:
-            self._watchers = 0
-            self.current = None
-            self._raw_width = None
-            handle.remove()
+                handle.remove()
+        if not self.watched:
+            _CURRENT.set(None)
 
     @contextmanager
     def of(self, tokens: Tokens, ends: Sequence[int] = ()) -> Iterator[None]:
         """Forward passes inside the context belong to `tokens`; rows that wrote one of `ends` are over."""
-        outer, self.tokens = self.tokens, tokens
-        before, self._ends = self._ends, tuple(ends)
-        try:
+        with self._batches.holding(_Batch(tokens, tuple(ends))):
             yield
-        finally:
-            self.tokens, self._ends = outer, before
 
-    def _frame(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
+    def owner(self) -> tuple[Entry[_Watch], bool]:
+        """Whose hooks are placed now: those of the innermost watch, else of a new entry (True) that its user closes."""
+        watches = self._watches.here()
+        return (watches[-1], False) if watches else (self._hooks.enter(_Watch()), True)
+
+    def _frame(self, watch: _Watch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         inputs = kwargs.get("input_ids")
         if inputs is None:
             inputs = kwargs.get("inputs_embeds")
@@ -154,15 +171,17 @@ class Frames(threading.local):
         batch, length = inputs.shape[:2]
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         start = int(cache.get_seq_length()) if cache is not None else 0
-        if self.tokens is not None:
-            _require_whole_rows(batch, len(self.tokens))
+        batches = self._batches.here()
+        if batches:
+            tokens, ends = batches[-1].value.tokens, batches[-1].value.ends
+            _require_whole_rows(batch, len(tokens))
             ids = kwargs.get("input_ids")
-            return Frame(start, length, batch, self.tokens, self.tokens.width, inputs=ids, ends=self._ends)
+            return Frame(start, length, batch, tokens, tokens.width, inputs=ids, ends=ends)
         if start == 0:
-            self._raw_width = length
-        elif self._raw_width is None:
-            self._raw_width = start  # the context was entered in the middle of a sequence
-        return Frame(start, length, batch, None, self._raw_width, mask if isinstance(mask, Tensor) else None)
+            watch.raw_width = length
+        elif watch.raw_width is None:
+            watch.raw_width = start  # the context was entered in the middle of a sequence
+        return Frame(start, length, batch, None, watch.raw_width, mask if isinstance(mask, Tensor) else None)
 
 
 def _require_whole_rows(batch: int, prompts: int) -> None:
@@ -174,14 +193,17 @@ def _require_whole_rows(batch: int, prompts: int) -> None:
 
 def attach(
     tap: Tap, frames: Frames, visit: Visitor, *, clone: bool = False, first: bool = False
-) -> RemovableHandle:
+) -> Callable[[], None]:
     """Call `visit` with the state at `tap`; what it returns, unless `None`, replaces the state.
 
     Args:
         clone: hand over a copy, for places where the model later changes its tensor in place.
         first: run before the hooks that are already there.
+
+    Returns:
+        What removes the hook.
     """
-    owner = threading.get_ident()
+    owner, is_own = frames.owner()
 
     def replaced(raw: Tensor) -> Tensor | None:
         frame = frames.current
@@ -201,7 +223,7 @@ def attach(
         return new
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != owner:
+        if not owner.is_here:
             return None
         new = replaced(args[0] if args else kwargs["hidden_states"])
         if new is None:
@@ -209,7 +231,7 @@ def attach(
         return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
     def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if threading.get_ident() != owner:
+        if not owner.is_here:
             return None
         # Blocks and MLPs return a tensor, attention a tuple: [0] of a tensor would be the batch's first row.
         if isinstance(output, Tensor):
@@ -218,5 +240,13 @@ def attach(
         return None if new is None else type(output)((new, *output[1:]))
 
     if tap.side == "input":
-        return tap.module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=first)
-    return tap.module.register_forward_hook(on_output, prepend=first)
+        handle = tap.module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=first)
+    else:
+        handle = tap.module.register_forward_hook(on_output, prepend=first)
+
+    def remove() -> None:
+        handle.remove()
+        if is_own:
+            owner.close()
+
+    return remove

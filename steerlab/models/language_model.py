@@ -128,7 +128,7 @@ class LanguageModel(Checkpoint):
             callback(state if at is None else state[at[0].to(state.device), at[1].to(state.device)])
 
         clone = at is None and site.name in self.self_check().changed_in_place
-        return attach(self.anatomy.tap(site), self.frames, visit, clone=clone).remove
+        return attach(self.anatomy.tap(site), self.frames, visit, clone=clone)
 
     def _deepest(self, sites: Mapping[Site, object]) -> int:
         if Site("ln_final_in") in sites or not sites:
@@ -317,12 +317,16 @@ class LanguageModel(Checkpoint):
         return output
 
     def steering(self, *interventions: SteeringGiven) -> AbstractContextManager[Applied]:
-        """Apply edits to every forward pass of this thread inside the context, in the order given.
+        """Apply edits to every forward pass inside the context, in the order given.
 
         Edits come one by one or in a list; a direction alone is added once (`sl.Add(direction)`).
 
         Contexts nest. Hooks are gone afterwards, whatever happens inside. What the context gives
         (`with ... as applied`) counts what each edit did.
+
+        Passes of asyncio tasks and of `asyncio.to_thread` that start inside are steered, too; those of a plain thread
+        or an executor are not, unless it runs `contextvars.copy_context().run(...)`. A generator of yours that yields
+        inside steers its reader until it is closed.
 
         Raises:
             SiteError: an edit names a site the model has not.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def steering(model: LanguageModel, given: Sequence[SteeringGiven]) -> Iterator[Applied]:
-    """Apply edits to every forward pass of this thread inside the context; see `LanguageModel.steering`."""
+    """Apply edits to every forward pass inside the context; see `LanguageModel.steering`."""
     edits = edits_of(given)
     every = list(_flat(edits))
     if not every:
@@ -111,7 +111,7 @@ def _place(model: LanguageModel, site: Site, program: SiteProgram, stack: ExitSt
         return None if new is state else new.to(state.dtype)
 
     if site.name != "resid_mid" or not program.steps:
-        stack.callback(attach(anatomy.tap(site), frames, visit).remove)
+        stack.callback(attach(anatomy.tap(site), frames, visit))
         return
 
     change: list[Tensor] = []
@@ -125,7 +125,7 @@ def _place(model: LanguageModel, site: Site, program: SiteProgram, stack: ExitSt
         return (state + change.pop()).to(state.dtype)
 
     assert site.layer is not None
-    stack.callback(attach(anatomy.tap(site), frames, before_mlp).remove)
+    stack.callback(attach(anatomy.tap(site), frames, before_mlp))
     # Before every hook on the block's output: reads and edits of resid_post see the stream with the change in it.
     output = anatomy.tap(Site("resid_post", site.layer))
-    stack.callback(attach(output, frames, after_block, first=True).remove)
+    stack.callback(attach(output, frames, after_block, first=True))

@@ -8,10 +8,10 @@ sends nothing but packs and unpacks the request and runs it here.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NoReturn, overload
 
@@ -27,6 +27,7 @@ from steerlab.models.language_model import LanguageModel
 from steerlab.models.positions import Selector
 from steerlab.models.program import Applied
 from steerlab.models.prompts import Prompt, Tokens
+from steerlab.models.scopes import Scope
 from steerlab.models.sites import Site
 
 # What a checkpoint may recommend for sampling, set to no effect: the server's own settings cannot be hidden.
@@ -82,7 +83,7 @@ class RemoteModel(LanguageModel):
 
     def __init__(self, engine: Remote, tokenizer: Any, *, name: str) -> None:
         super().__init__(engine, tokenizer, name=name)
-        self._steered = _Steered()
+        self._steered: Scope[_Steered] = Scope()
 
     @property
     def is_remote(self) -> bool:
@@ -126,7 +127,7 @@ class RemoteModel(LanguageModel):
         read = dict(read or {})
         for site in read:
             self.require(site)
-        steps = self._steps(self._steered.edits, tokens, passes=1, read=read, at=at)
+        steps = self._steps(tokens, passes=1, read=read, at=at)
         with self.lock:
             kept, result = _passed(self.engine, _inputs(tokens), steps, logits, lengths=_ends(tokens))
         for site in sorted(read):
@@ -156,14 +157,10 @@ class RemoteModel(LanguageModel):
             for site in edit.sites:
                 self.require(site)
                 _normal_form(edit, site)
-        outer = self._steered.edits
-        self._steered.edits = (*outer, *edits)
-        try:
+        with self._steered.holding(_Steered(tuple(edits))) as entered:
             yield Applied(())
-        finally:
-            self._steered.edits = outer
         for edit in edits:
-            if id(edit) not in self._steered.acted:
+            if id(edit) not in entered.value.acted:
                 sites = ", ".join(str(site) for site in edit.sites[:4])
                 raise SteeringError(
                     f"{type(edit).__name__} at {sites} never acted: no forward pass reached its sites and positions "
@@ -197,13 +194,12 @@ class RemoteModel(LanguageModel):
         self.engine.check()
         config.update(**_PLAIN)
         passes = int(config.max_new_tokens)
-        steps = self._steps(self._steered.edits, tokens, passes=passes, read={}, at=None)
+        steps = self._steps(tokens, passes=passes, read={}, at=None)
         with self.lock:
             return _generated(self.engine, _inputs(tokens, positions=False), steps, config)
 
     def _steps(
         self,
-        edits: Sequence[Edit],
         tokens: Tokens,
         *,
         passes: int,
@@ -212,10 +208,12 @@ class RemoteModel(LanguageModel):
     ) -> list[dict[str, Any]]:
         """The steps of the passes, in the order in which the sites are computed."""
         edited: dict[Site, list[dict[str, Any]]] = {}
-        for edit in edits:
+        for entered, edit in [
+            (entry.value, edit) for entry in self._steered.here() for edit in entry.value.edits
+        ]:
             masks = _masks(edit.positions, tokens, passes)
             if any(bool(mask.any()) for mask in masks.values()):
-                self._steered.acted.add(id(edit))
+                entered.acted.add(id(edit))
             for site in dict.fromkeys(edit.sites):
                 edited.setdefault(site, []).append({**_normal_form(edit, site), **masks})
         carried = {Site("resid_post", site.layer) for site in edited if site.name == "resid_mid"}
@@ -260,12 +258,12 @@ class RemoteModel(LanguageModel):
         )
 
 
-class _Steered(threading.local):
-    """The edits this thread has entered, and which of them acted."""
+@dataclass(eq=False)
+class _Steered:
+    """The edits of one context, and which of them acted."""
 
-    def __init__(self) -> None:
-        self.edits: tuple[Edit, ...] = ()
-        self.acted: set[int] = set()
+    edits: tuple[Edit, ...]
+    acted: set[int] = field(default_factory=set)
 
 
 # Requests
