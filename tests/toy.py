@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
 
@@ -24,7 +25,7 @@ class ToyConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-class Chain(PreTrainedModel):
+class Chain(PreTrainedModel, GenerationMixin):
     """The next token depends on the last one only: `rows[last]` is its law. Fills the cache as a transformer does."""
 
     config_class = ToyConfig
@@ -38,15 +39,16 @@ class Chain(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        past_key_values: Any,
+        past_key_values: Any = None,
         use_cache: bool = True,
         **_: Any,
     ) -> Any:
         self.tokens_read += input_ids.numel()
         states = input_ids[:, None, :, None].float()
+        past_key_values = DynamicCache() if past_key_values is None else past_key_values
         past_key_values.update(states, states, 0)
         assert attention_mask.shape[1] == past_key_values.get_seq_length()
-        return SimpleNamespace(logits=self.rows[input_ids])
+        return CausalLMOutputWithPast(logits=self.rows[input_ids], past_key_values=past_key_values)
 
 
 def fixed(law: list[float]) -> Chain:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from steerlab.models.decoding import Decoding
 from steerlab.models.generation import Generation, end_token_ids, require_settings
 from steerlab.models.prompts import Prompt, Tokens
 
@@ -46,12 +46,15 @@ def _pieces(
     ends = end_token_ids(model)
     written: list[int] = []
     text, settled = _Text(model.tokenizer), ""
-    cache: Any = None
-    inputs = tokens.input_ids
+    decoding: Decoding | None = None
+    ids, mask = tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)
     while len(written) < room and not (written and written[-1] in ends):
-        logits, cache = _step(model, tokens, inputs, cache, length + len(written))
-        written.append(choose(logits))
-        inputs = torch.tensor([[written[-1]]])
+        with model.lock, torch.inference_mode(), model.frames.of(tokens):
+            if decoding is None:
+                decoding = Decoding(model.model, ids, mask)
+            else:
+                decoding.append(torch.tensor(written[-1:]))
+        written.append(choose(decoding.logits[0, : model.vocab_size]))
         if piece := text.add(written):
             settled += piece
             yield piece
@@ -59,23 +62,6 @@ def _pieces(
         settled += rest
         yield rest
     return Generation(text=settled, token_ids=tuple(written), finished=bool(written) and written[-1] in ends)
-
-
-def _step(
-    model: LanguageModel, tokens: Tokens, inputs: Tensor, cache: Any, length: int
-) -> tuple[Float[Tensor, " vocab"], Any]:
-    """Logits after the last of `inputs`, and the cache grown by them."""
-    mask = torch.ones(1, length, dtype=torch.long, device=model.device)
-    with model.lock, torch.inference_mode(), model.frames.of(tokens):
-        output = model.anatomy.base(
-            input_ids=inputs.to(model.device),
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            return_dict=True,
-        )
-        logits = model.anatomy.logits_of(output.last_hidden_state[0, -1])
-    return logits[: model.vocab_size].float(), output.past_key_values
 
 
 def _chooser(

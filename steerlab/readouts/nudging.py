@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
+from steerlab.models.decoding import Decoding
 from steerlab.models.generation import end_token_ids
 from steerlab.readouts.sampling import SamplingLaw, _Decoder, _left_padded, _wide, draw, step_law, uniforms
 
@@ -178,8 +178,7 @@ def _run(
 ) -> Nudged:
     steps, device = numbers.shape[1], readers[0].stops.device
     ids, mask = _left_padded(rows, device)
-    caches = [DynamicCache(config=reader.network.config) for reader in readers]
-    logits = [reader._forward(ids, mask, cache) for reader, cache in zip(readers, caches, strict=True)]
+    decodings = [Decoding(reader.network, ids, mask) for reader in readers]
     uniform = torch.from_numpy(numbers).to(device, _wide(device))
     random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
     values = np.full((3, *numbers.shape), np.nan)
@@ -187,6 +186,10 @@ def _run(
     nudged = np.zeros(numbers.shape, dtype=bool)
     alive = torch.ones(len(rows), dtype=torch.bool, device=device)
     for step in range(steps):
+        logits = [
+            decoding.logits[:, : reader.vocab_size].to(device)
+            for reader, decoding in zip(readers, decodings, strict=True)
+        ]
         law = step_law(logits[0], readers[0].law)
         own = draw(law.probs, uniform[:, step])
         given = logits[1].argmax(dim=-1) if len(readers) > 1 else random[:, step]
@@ -203,11 +206,8 @@ def _run(
         alive &= ~torch.isin(token, readers[0].stops)
         if step + 1 == steps or not bool(alive.any()):
             break
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = [
-            reader._forward(token[:, None], mask, cache)
-            for reader, cache in zip(readers, caches, strict=True)
-        ]
+        for decoding in decodings:
+            decoding.append(token)
     return Nudged(np.array([prompt for prompt, _ in pairs]), tokens, values[0], values[1], values[2], nudged)
 
 

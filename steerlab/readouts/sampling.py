@@ -10,7 +10,6 @@ counts as a step; sequences cut at the limit are marked as not ended.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -19,9 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
+from steerlab.models.decoding import Decoding
 from steerlab.progress import track
 
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
@@ -265,9 +265,6 @@ class _Decoder:
     ) -> None:
         self.network, self.vocab_size, self.law = network, vocab_size, law
         self.stops = stops.to(_device(network))
-        known = inspect.signature(network.forward).parameters
-        self.takes_positions = "position_ids" in known
-        self.takes_logits_to_keep = "logits_to_keep" in known
 
     def run(
         self,
@@ -280,18 +277,15 @@ class _Decoder:
         device = self.stops.device
         distinct, repeats = _runs(prompts)
         ids, mask = _left_padded(distinct, device)
-        cache = DynamicCache(config=self.network.config)
-        logits = self._forward(ids, mask, cache)
-        row = torch.arange(len(distinct), device=device).repeat_interleave(
-            torch.tensor(repeats, device=device)
+        decoding = Decoding(self.network, ids, mask)
+        decoding.keep(
+            torch.arange(len(distinct), device=device).repeat_interleave(torch.tensor(repeats, device=device))
         )
-        cache.batch_select_indices(row)
-        logits, mask = logits[row], mask[row]
         sequences = sequences.to(device)
         uniform = torch.from_numpy(numbers).to(device, _wide(device))
-        alive = torch.ones(len(row), dtype=torch.bool, device=device)
+        alive = torch.ones(len(sequences), dtype=torch.bool, device=device)
         for step in range(uniform.shape[1]):
-            law = step_law(logits, self.law)
+            law = step_law(decoding.logits[:, : self.vocab_size].to(device), self.law)
             token = draw(law.probs, uniform[:, step])
             records.write(sequences[alive], step, token[alive], StepLaw(*(part[alive] for part in law)))
             stopped = torch.isin(token, self.stops) & alive
@@ -302,26 +296,9 @@ class _Decoder:
                 return
             if n_alive <= (1 - _DROP_SHARE) * len(alive):
                 left = alive.nonzero().squeeze(-1)
-                cache.batch_select_indices(left)
-                token, mask, sequences, uniform = token[left], mask[left], sequences[left], uniform[left]
-                alive = alive[left]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._forward(token[:, None], mask, cache)
-
-    def _forward(
-        self, ids: Int[Tensor, "row new"], mask: Int[Tensor, "row position"], cache: DynamicCache
-    ) -> Float[Tensor, "row vocab"]:
-        options: dict[str, Any] = {}
-        if self.takes_positions:
-            # padding sits on the left, so a token's position is the number of real tokens before it
-            options["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        if self.takes_logits_to_keep:
-            options["logits_to_keep"] = 1
-        out = self.network(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
-        )
-        logits: Tensor = out.logits
-        return logits[:, -1, : self.vocab_size].float().to(self.stops.device)
+                decoding.keep(left)
+                token, sequences, uniform, alive = token[left], sequences[left], uniform[left], alive[left]
+            decoding.append(token)
 
 
 def _check(
