@@ -114,7 +114,8 @@ def measured(
         with model.steering(sl.Add(vector, unit="raw", sites=site)):
             return log_odds(model, probes) - plain
 
-    added = direction[site] / direction[site].norm() * direction.class_gap[site]
+    gaps = direction.statistics[site].positive is not None  # a selected vector is as long as its class gap
+    added = direction[site] / direction[site].norm() * direction.class_gap[site] if gaps else direction[site]
     found = bootstrap_mean(effect(added), seed=0)
     rng = torch.Generator().manual_seed(0)
     drawn = [torch.randn(added.shape, generator=rng) for _ in range(n_random)]

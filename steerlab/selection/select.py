@@ -24,6 +24,7 @@ the scores; test prompts are not given to this module.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -167,7 +168,8 @@ def choose(
         rule=why,
         kept=(len(train.harmful), len(train.harmless), len(val.harmful), len(val.harmless)),
     )
-    return selection.of(direction_at(model, places.vectors[chosen], place.layer, site))
+    found = direction_at(model, places.vectors[chosen], place.layer, site)
+    return selection.of(replace(found, estimator="DifferenceInMeans", best=found.sites[0]))
 
 
 # -- private, in the order they are called --
