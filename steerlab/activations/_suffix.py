@@ -22,6 +22,7 @@ from steerlab.activations.memory import is_out_of_memory
 from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.edits import Edit
 from steerlab.models.hooks import attach
+from steerlab.models.modes import evaluating
 
 #: How much of a run is left out: tokens and blocks before the change, only blocks, or nothing.
 Mode: TypeAlias = Literal["suffix", "restart", "whole"]
@@ -147,8 +148,10 @@ def _base(
         arguments["past_key_values"] = cache
     if model.takes_positions:
         arguments["position_ids"] = inputs.position_ids[:, column:]
-    with model.lock, torch.inference_mode(), model.frames.of(tokens), model.frames.watch(model.anatomy.base):
-        base = model.anatomy.base
+    base = model.anatomy.base
+    with model.lock, torch.inference_mode(), evaluating(model.model), ExitStack() as stack:
+        stack.enter_context(model.frames.of(tokens))
+        stack.enter_context(model.frames.watch(base))
         output = base(input_ids=inputs.input_ids[:, column:], return_dict=True, **arguments)
         normed: Tensor = output.last_hidden_state[:, -1]
     return normed

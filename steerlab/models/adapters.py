@@ -57,8 +57,11 @@ def architecture_of(config: Any) -> str:
         ModelError: no adapter knows this family.
     """
     from transformer_lens.model_bridge.sources import _hf_format
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     translate: Any = _hf_format
+    if not config.architectures and config.model_type in CAUSAL:  # a GGUF file names the type alone
+        config.architectures = [CAUSAL[config.model_type]]
     try:
         return str(translate.determine_architecture_from_hf_config(config))
     except ValueError as error:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from steerlab.models.hooks import attach
+from steerlab.models.modes import evaluating
 from steerlab.models.prompts import Prompt, Tokens
 from steerlab.models.sites import Site
 
@@ -101,7 +102,7 @@ def _read(model: LanguageModel) -> tuple[dict[Site, Tensor], set[str], Tensor]:
     sites = [site for name in anatomy.site_names() for site in anatomy.sites(name)]
     ids = probe(model.vocab_size).input_ids.to(model.device)
     # no_grad rather than inference_mode: only ordinary tensors count their in-place changes.
-    with torch.no_grad(), ExitStack() as stack:
+    with torch.no_grad(), evaluating(model.model), ExitStack() as stack:
         stack.enter_context(model.frames.watch(anatomy.base))
         for site in sites:
             visit = lambda state, site=site: keep(site, state)  # noqa: E731

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
 from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
+from steerlab.models.tuners import weight_of
 from steerlab.showing import html_table
 
 
@@ -30,6 +32,8 @@ class Checkpoint:
         self.name = name
         #: Topics of packaged statements that it was trained to judge, where that is known: bundled models set them.
         self.topics: tuple[str, ...] = ()
+        #: How the weights were stored, where that is not plain: "GGUF Q4_K_M, dequantised", "LORA, merged".
+        self.stored_as = ""
         self.anatomy = Anatomy(model)
         config = self.anatomy.config
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
@@ -58,6 +62,7 @@ class Checkpoint:
             "Heads": self.n_heads,
             "Vocabulary": self.vocab_size,
             "Context": self.context,
+            **({"Stored as": self.stored_as} if self.stored_as else {}),
             "Runs in": f"{self.backend}, {self.dtype}, {self.device}".replace("torch.", ""),
         }
         named = [(name, self.sites(name)) for name in self.site_names()]
@@ -203,12 +208,17 @@ class Checkpoint:
                     f"Prompt {row} has {length} tokens, but the model's context holds {self.context}; shorten it."
                 )
         rows = int(self.anatomy.head.weight.shape[0])
-        if int(tokens.input_ids.max()) >= rows:
+        known = tokens.input_ids < rows
+        if bool(known.all()):
+            return tokens
+        real = tokens.attention_mask.bool()
+        if not bool(known[real].all()):
             raise PromptError(
-                f"The tokenizer gives token {int(tokens.input_ids.max())}, but the model knows only {rows}; "
+                f"The tokenizer gives token {int(tokens.input_ids[real].max())}, but the model knows only {rows}; "
                 "load the tokenizer that belongs to this model."
             )
-        return tokens
+        # A pad token that was added without a row of its own is never read: padding is masked.
+        return replace(tokens, input_ids=tokens.input_ids.where(known, 0))
 
     def token_id(self, word: str) -> int:
         """The single token that continues a prompt with `word` (write a leading space where one belongs).
@@ -230,8 +240,7 @@ class Checkpoint:
     @property
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
         """The unembedding's rows of real tokens."""
-        matrix: Tensor = self.anatomy.head.weight
-        return matrix.detach()[: self.vocab_size]
+        return weight_of(self.anatomy.head).detach()[: self.vocab_size]
 
     @cached_property
     def final_norm_gain(self) -> Float[Tensor, " d_model"]:

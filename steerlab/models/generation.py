@@ -151,11 +151,14 @@ def _continue(
     from transformers import GenerationConfig
 
     ends = end_token_ids(model)
+    pad = pad_token_id(model.tokenizer)
+    if pad >= int(model.anatomy.head.weight.shape[0]):  # added without a row of its own
+        pad = min(ends, default=0)
     build: Any = GenerationConfig
     config = build(
         **settings,
         use_cache=True,
-        pad_token_id=pad_token_id(model.tokenizer),
+        pad_token_id=pad,
         eos_token_id=list(ends) or None,
         suppress_tokens=rows_without_token(model) or None,
     )

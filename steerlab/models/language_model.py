@@ -32,6 +32,7 @@ from steerlab.models.edits import SteeringGiven
 from steerlab.models.function_edit import StateFunction, edited
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
+from steerlab.models.modes import evaluating
 from steerlab.models.positions import All, Selector
 from steerlab.models.program import Applied
 from steerlab.models.prompts import Prompt, Template, Tokens
@@ -106,7 +107,7 @@ class LanguageModel(Checkpoint):
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         if self.takes_positions:
             arguments["position_ids"] = inputs.position_ids
-        with self.lock, torch.inference_mode(), ExitStack() as stack:
+        with self.lock, torch.inference_mode(), evaluating(self.model), ExitStack() as stack:
             stack.enter_context(self.frames.of(tokens))
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
@@ -306,7 +307,8 @@ class LanguageModel(Checkpoint):
         self.engine.check()
         inputs, own = tokens.to(self.device), self.model.generation_config
         helped = {} if assistant is None else {"assistant_model": assistant.model}
-        with self.lock, torch.inference_mode(), self.frames.of(tokens, config.eos_token_id or ()):
+        with self.lock, torch.inference_mode(), evaluating(self.model), ExitStack() as stack:
+            stack.enter_context(self.frames.of(tokens, config.eos_token_id or ()))
             self.model.generation_config = type(own)(eos_token_id=config.eos_token_id)
             try:
                 output: Tensor = self.model.generate(

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlab.models._shipped import sample
+from steerlab.models.tuners import weight_of
 
 # Settings that say how a checkpoint was stored or is run, not what it computes.
 _TRANSIENT = (
@@ -35,8 +36,17 @@ def original(module: nn.Module) -> nn.Module:
     return module
 
 
+def named_state(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """Every weight, and every buffer that enters the computation (Gemma's embedding scale); no rotary frequencies,
+    which follow from the configuration, and no masks."""
+    yield from module.named_parameters(remove_duplicate=remove_duplicate)
+    for name, buffer in module.named_buffers(remove_duplicate=remove_duplicate):
+        if buffer.is_floating_point() and "inv_freq" not in name:
+            yield name, buffer
+
+
 def fingerprint(config: Any, parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 (first 16 hex digits) of the configuration and of 16 evenly spaced values of every weight.
+    """SHA-256 (first 16 hex digits) of the configuration and of 16 evenly spaced values of every weight and buffer.
 
     Values are hashed in float32, so a half-precision checkpoint keeps its fingerprint when up-cast.
     """
@@ -78,7 +88,7 @@ def norm_gain(
 
 def down_matrix(module: nn.Module) -> Float[Tensor, "d_mlp d_model"]:
     """A down projection as `[inputs, outputs]`: `nn.Linear` stores the transpose, GPT-2's `Conv1D` this."""
-    matrix: Tensor = module.weight.detach()  # type: ignore[operator]
+    matrix = weight_of(module).detach()
     return matrix if type(original(module)).__name__ == "Conv1D" else matrix.T
 
 

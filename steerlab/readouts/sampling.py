@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
 from steerlab.models.decoding import Decoding
+from steerlab.models.modes import evaluating
 from steerlab.progress import track
 
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
@@ -212,9 +213,9 @@ def sample_tokens(
     records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
     for batch in track(list(_batches(prompts, samples, rows)), description):
         numbers = np.stack([uniforms(seed, prompt, sample, max_new_tokens) for prompt, sample in batch])
-        decoder.run(
-            [list(prompts[prompt]) for prompt, _ in batch], numbers, records, _sequence_ids(batch, samples)
-        )
+        texts = [list(prompts[prompt]) for prompt, _ in batch]
+        with evaluating(network):
+            decoder.run(texts, numbers, records, _sequence_ids(batch, samples))
     return records.trajectories(samples)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerlab.errors import SteeringError
 from steerlab.models import Edit, LanguageModel
+from steerlab.models.modes import evaluating
 
 _TOKENS = 16
 
@@ -20,7 +21,7 @@ def logits(model: LanguageModel, interventions: Sequence[Edit]) -> Float[Tensor,
     length = min(_TOKENS, model.context or _TOKENS)
     tokens = torch.arange(1, length + 1) * 7919 % model.vocab_size
     context = model.steering(*interventions) if interventions else nullcontext()
-    with model.lock, torch.inference_mode(), context:
+    with model.lock, torch.inference_mode(), evaluating(model.model), context:
         output: Tensor = model.model(input_ids=tokens[None].to(model.device), use_cache=False).logits
     return output[0, :, : model.vocab_size].double().cpu()
 

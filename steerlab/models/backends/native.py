@@ -59,4 +59,4 @@ class Transformers:
 
     def fingerprint(self) -> str:
         """See `LanguageModel.fingerprint`."""
-        return weights.fingerprint(self.module.config, self.module.named_parameters())
+        return weights.fingerprint(self.module.config, weights.named_state(self.module))

@@ -291,6 +291,9 @@ def _passed(
         if sampling:
             for name, parameter in source.named_parameters():
                 kept[name] = (tuple(parameter.shape), sample(parameter))
+            for name, buffer in source.named_buffers():
+                if buffer.is_floating_point() and "inv_freq" not in name:
+                    kept[name] = (tuple(buffer.shape), sample(buffer))
         visit(source, steps, 0, rows, kept)
         if logits is None:
             tracer.stop()

@@ -93,11 +93,11 @@ class TransformerLens(Transformers):
         """The parameters by the names they have in a plain model of the same configuration."""
         parameters = {
             name.replace(f".{weights.WRAPPED}", ""): parameter
-            for name, parameter in self.module.named_parameters(remove_duplicate=False)
+            for name, parameter in weights.named_state(self.module, remove_duplicate=False)
         }
         with torch.device("meta"):
             plain = type(self.module)(self.module.config)
-        for name, _ in plain.named_parameters():
+        for name, _ in weights.named_state(plain):
             yield name, parameters[name]
 
 

@@ -1,0 +1,325 @@
+"""What a name stands for: a hub name, a folder, a GGUF file or an adapter, and what is read from it.
+
+Weights are read in the dtype that is computed in, and every one of them is used: a weight without a part, as well as a
+part without a weight, is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steerlab.errors import ModelError, reason
+from steerlab.models import tuners
+from steerlab.models.adapters import architecture_of
+from steerlab.models.output_weights import TOKENIZER_FILES
+from steerlab.progress import transformers_bars
+
+# Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
+_FLOAT32_LIMIT = 4_000_000_000
+_TOWERS = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a checkpoint is to be loaded.
+
+    dtype: "auto" is the checkpoint's own, or float32 where a small one runs on the CPU (`is_on_cpu`). unused: leave
+    weights of the checkpoint aside that the model has no part for. merge: fold an adapter into the weights. base: of an
+    adapter, in place of the one it names. placing: what transformers is told beside (`device_map`, ...).
+    """
+
+    dtype: str | torch.dtype = "auto"
+    is_on_cpu: bool = True
+    revision: str | None = None
+    trust_remote_code: bool = False
+    unused: bool = False
+    merge: bool = True
+    base: str | Path | None = None
+    placing: dict[str, Any] = field(default_factory=dict)
+
+
+class Source:
+    """A hub name or a place on this machine.
+
+    Attributes:
+        name: as it was given.
+        stored_as: how the weights were stored, where it is not plain ("GGUF Q4_K_M, dequantised", "LoRA, merged").
+
+    Raises:
+        ModelError: there is nothing of this name.
+    """
+
+    def __init__(self, name: str, wishes: Wishes) -> None:
+        self.name, self.wishes, self.stored_as = name, wishes, ""
+        place = Path(name).expanduser()
+        found = place if place.exists() else None
+        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
+        if found is None and looks_local:
+            raise ModelError(
+                f"There is no folder {name!r}; check the path or give a hub name like 'owner/model'."
+            )
+        self.gguf = _gguf_in(found) if found is not None else None
+        if found is not None and found.is_file():
+            if self.gguf is None:
+                raise ModelError(
+                    f"{name} is a file, not a model folder; give the folder that contains config.json, or a .gguf file."
+                )
+            found = found.parent
+        self.folder = found
+        self.where = str(found or name)
+        self.options: dict[str, Any] = {
+            "revision": wishes.revision,
+            "trust_remote_code": wishes.trust_remote_code,
+        }
+        if found is not None:
+            self.options = {"trust_remote_code": wishes.trust_remote_code, "local_files_only": True}
+        if self.gguf is not None:
+            self.options["gguf_file"] = self.gguf.name
+
+    # Reading
+
+    def model(self) -> Any:
+        """The transformers module, its weights complete and all of them used."""
+        adapter = self._adapter()
+        if adapter is not None:
+            return self._tuned(adapter)
+        config = self.config()
+        require_causal(config, self.name)
+        self._require_weights()
+        return self._read(config)
+
+    def config(self) -> Any:
+        """The checkpoint's configuration."""
+        from transformers import AutoConfig
+
+        if self.folder is not None and self.gguf is None and not (self.folder / "config.json").exists():
+            raise ModelError(
+                f"Folder {self.name} has no config.json, so it is not a model folder; check the path."
+            )
+        try:
+            with _quiet():
+                return AutoConfig.from_pretrained(self.where, **self.options)
+        except Exception as error:  # the libraries below raise many kinds; each means: no configuration
+            what = "header" if self.gguf is not None else "config.json"
+            if self.folder is not None:
+                raise ModelError(
+                    f"The {what} of {self.name} cannot be used ({reason(error)}); repair it."
+                ) from error
+            raise ModelError(
+                f"{self.name!r} is neither a folder here nor a model that can be fetched from the hub "
+                f"({reason(error)}); check the name, the connection and your access."
+            ) from error
+
+    def tokenizer(self, given: Any) -> Any:
+        """The tokenizer given, or the checkpoint's own."""
+        if isinstance(given, str | Path):
+            return Source(str(given), Wishes(trust_remote_code=self.wishes.trust_remote_code)).tokenizer(None)
+        if given is not None:
+            return given
+        from transformers import AutoTokenizer
+
+        failure = "it holds no tokenizer file"
+        if self.folder is None or self.gguf or any((self.folder / name).exists() for name in TOKENIZER_FILES):
+            try:
+                with _quiet():
+                    return AutoTokenizer.from_pretrained(self.where, **self.options)
+            except Exception as error:  # see config()
+                failure = reason(error)
+        adapter = self._adapter()
+        if adapter is not None and not (self.folder and (self.folder / "config.json").exists()):
+            return self._base(adapter).tokenizer(None)
+        raise ModelError(
+            f"{self.name} has no usable tokenizer ({failure}); pass tokenizer= with a tokenizer or its name."
+        )
+
+    # -- private, in the order they are called --
+
+    def _read(self, config: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        settings = {**self.options, **self.wishes.placing, "dtype": self._dtype(config)}
+        if self.gguf is not None:
+            from transformers import GgufConfig
+
+            tuners.require_package("gguf", self.name)
+            settings["quantization_config"] = GgufConfig(dequantize=True)
+        else:
+            settings["use_safetensors"] = True
+        try:
+            with _quiet():
+                module, report = AutoModelForCausalLM.from_pretrained(
+                    self.where, output_loading_info=True, **settings
+                )
+        except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
+            raise ModelError(
+                f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
+            ) from error
+        self._require_all(module, report)
+        if self.gguf is not None:
+            self.stored_as = f"GGUF {_quantisation(self.gguf)}, dequantised"
+            _forget_quantisation(module)
+        return module
+
+    def _dtype(self, config: Any) -> str | torch.dtype:
+        """The dtype that is computed in: rounding weights or buffers first would make another model of them."""
+        if self.wishes.dtype != "auto" or not self.wishes.is_on_cpu:
+            return self.wishes.dtype
+        return torch.float32 if _parameters(config) <= _FLOAT32_LIMIT else "auto"
+
+    def _require_all(self, module: Any, report: Any) -> None:
+        kind = type(module).__name__
+        absent = sorted(report["missing_keys"])
+        if absent:
+            raise ModelError(
+                f"{self.name} lacks the weights of {len(absent)} parts of a {kind} (first: {absent[0]}), which would "
+                f"be random numbers; {self._again}."
+            )
+        config = module.config
+        is_text_part = hasattr(config, "vision_config") or hasattr(config, "audio_config")
+        unused = sorted(
+            key for key in report["unexpected_keys"] if not (is_text_part and _TOWERS.search(key.lower()))
+        )
+        if unused and not self.wishes.unused:
+            raise ModelError(
+                f"{self.name} holds {len(unused)} weights that a {kind} has no part for ({_listed(unused)}), so it is "
+                "not the model that its configuration describes; correct the configuration, or load it without them "
+                "with ignore_unused=True."
+            )
+
+    def _adapter(self) -> dict[str, Any] | None:
+        """The settings of an adapter in the folder."""
+        file = None if self.folder is None or self.gguf else self.folder / "adapter_config.json"
+        if file is None or not file.is_file():
+            return None
+        try:
+            settings = json.loads(file.read_text("utf-8"))
+            if not isinstance(settings, dict):
+                raise ValueError("it is no object")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} cannot be read ({reason(error)}); save the adapter again.") from error
+        return settings
+
+    def _base(self, adapter: dict[str, Any]) -> Source:
+        """Where the weights under an adapter lie: as asked, else what it names."""
+        name = self.wishes.base or adapter.get("base_model_name_or_path")
+        if not name:
+            raise ModelError(f"The adapter {self.name} names no base model; name it with base=....")
+        return Source(str(name), self.wishes)
+
+    def _tuned(self, adapter: dict[str, Any]) -> Any:
+        tuners.require_package("peft", self.name)
+        assert self.folder is not None
+        if self.wishes.base is None and (self.folder / "config.json").exists():
+            config = self.config()
+            require_causal(config, self.name)
+            network = self._read(config)  # transformers puts the adapter beside it in
+        else:
+            network = tuners.with_adapter(self._base(adapter).model(), self.folder, self.name)
+        kind = str(adapter.get("peft_type", "adapter"))
+        self.stored_as = f"{kind}, {'merged' if self.wishes.merge else 'kept apart'}"
+        return tuners.merged(network, self.name) if self.wishes.merge else network
+
+    @property
+    def _again(self) -> str:
+        return (
+            "save the checkpoint again" if self.folder is not None else "check the name or download it again"
+        )
+
+    def _require_weights(self) -> None:
+        if self.folder is None or self.gguf or any(self.folder.glob("*.safetensors")):
+            return
+        if any(self.folder.glob("*.bin")):
+            raise ModelError(
+                f"Folder {self.name} has its weights as pickle (*.bin) only, which is not opened; convert them with "
+                "model.save_pretrained(...)."
+            )
+        raise ModelError(
+            f"Folder {self.name} has a configuration but no weights (*.safetensors); {self._again}."
+        )
+
+
+def require_causal(config: Any, name: str) -> None:
+    """Refuse what is not a decoder-only language model before its weights are read."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder-decoder model ({config.model_type}); steerlab works on decoder-only causal language "
+            "models."
+        )
+    if config.model_type in MASKED and not getattr(config, "is_decoder", False):
+        raise ModelError(
+            f"{name} is an encoder model ({config.model_type}): it fills gaps and does not continue text; choose a "
+            "decoder-only causal language model."
+        )
+    architecture_of(config)
+
+
+def _gguf_in(place: Path) -> Path | None:
+    """The GGUF file that a place is, or holds where it holds no other weights."""
+    if place.is_file():
+        files = [place] if place.suffix.lower() == ".gguf" else []
+    else:
+        plain = any(place.glob("*.safetensors")) or (place / "config.json").exists()
+        files = [] if plain else sorted(place.glob("*.gguf"))
+    if not files:
+        return None
+    if len(files) > 1 or re.search(r"-\d{5}-of-\d{5}$", files[0].stem):
+        raise ModelError(
+            f"{place} holds {len(files)} GGUF files or one part of several; name one whole file (parts are joined with "
+            "llama-gguf-split --merge)."
+        )
+    return files[0]
+
+
+def _parameters(config: Any) -> int:
+    """How many parameters a model of this configuration has."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), _quiet():
+        return int(AutoModelForCausalLM.from_config(config).num_parameters())
+
+
+def _quantisation(file: Path) -> str:
+    """The name of a GGUF file's quantisation: "Q4_K_M"."""
+    from gguf import GGUFReader, LlamaFileType
+
+    field_ = GGUFReader(file).get_field("general.file_type")
+    if field_ is None:
+        return "of unknown type"
+    name = str(LlamaFileType(int(field_.contents())).name)
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+
+
+def _forget_quantisation(module: Any) -> None:
+    """A dequantised model is a plain one."""
+    module.hf_quantizer, module.is_quantized = None, False
+    if hasattr(module.config, "quantization_config"):
+        del module.config.quantization_config
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings from transformers, and its bars only while somebody watches."""
+    from transformers.utils import logging as quietable
+
+    logging: Any = quietable  # its functions carry no types
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with transformers_bars():
+            yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,0 +1,109 @@
+"""Adapters on top of a model's weights, as peft makes them: put in, merged, and read through."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from steerlab.errors import ModelError, reason
+
+
+def require_package(package: str, name: str) -> None:
+    """Raise `ModelError` unless what a checkpoint needs is installed."""
+    try:
+        found = find_spec(package) is not None
+    except ValueError:  # imported as None
+        found = False
+    if not found:
+        what = {"peft": "is an adapter", "gguf": "is a GGUF file"}[package]
+        raise ModelError(
+            f"{name} {what}, and {package} is not installed; run pip install 'steerlab[{package}]'."
+        )
+
+
+def with_adapter(network: Any, folder: Path, name: str) -> Any:
+    """The network with the adapter in `folder` on its layers.
+
+    Raises:
+        ModelError: the adapter does not fit, or is of a kind that changes more than layers (prompts, prefixes).
+    """
+    from peft import PeftModel
+
+    try:
+        tuned = PeftModel.from_pretrained(network, str(folder))
+    except Exception as error:  # peft raises many kinds; each means: no adapter of this model
+        raise ModelError(
+            f"The adapter {name} cannot be put on {getattr(network.config, 'name_or_path', '') or 'its base'} "
+            f"({reason(error)}); name its base model with base=...."
+        ) from error
+    return unwrapped(tuned)
+
+
+def unwrapped(given: Any) -> Any:
+    """The transformers model inside peft's wrapper; any other model is itself.
+
+    Raises:
+        ModelError: the adapter lies in the input (prompt or prefix tuning) and not in the layers.
+    """
+    if not hasattr(given, "peft_config") or not hasattr(given, "get_base_model"):
+        return given
+    for settings in given.peft_config.values():
+        if getattr(settings, "is_prompt_learning", False):
+            raise ModelError(
+                f"An adapter of kind {settings.peft_type.value} puts tokens of its own before every prompt, which is "
+                "not read here; use one that changes layers (LoRA)."
+            )
+    return given.get_base_model()
+
+
+def merged(network: Any, name: str) -> Any:
+    """The network with its adapters folded into the weights, for good.
+
+    Raises:
+        ModelError: a layer whose adapter cannot be merged.
+    """
+    for path, module in list(network.named_modules()):
+        if not is_tuned(module):
+            continue
+        try:
+            module.merge(safe_merge=True)
+        except Exception as error:  # quantised layers, broken factors
+            raise ModelError(
+                f"The adapter of {name} cannot be merged at {path} ({reason(error)}); load it with merge=False."
+            ) from error
+        parent, _, child = path.rpartition(".")
+        setattr(network.get_submodule(parent), child, module.get_base_layer())
+    network._hf_peft_config_loaded = False
+    return network
+
+
+def is_tuned(module: nn.Module) -> bool:
+    """Whether a module is a layer of the model with an adapter on it."""
+    return callable(getattr(module, "get_base_layer", None)) and callable(getattr(module, "merge", None))
+
+
+def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
+    """A layer's weight as it acts: with the active adapters on it.
+
+    Raises:
+        ModelError: an adapter whose change is no matrix that is added.
+    """
+    if not is_tuned(module):
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return weight
+    tuned: Any = module
+    weight = tuned.get_base_layer().weight
+    if tuned.disable_adapters or tuned.merged:
+        return weight
+    if not hasattr(tuned, "get_delta_weight"):
+        raise ModelError(
+            f"The adapter on a {type(module).__name__} is no matrix that is added to the weight; merge it first."
+        )
+    for adapter in tuned.active_adapters:
+        if adapter in getattr(tuned, "lora_A", {adapter: None}):
+            weight = weight + tuned.get_delta_weight(adapter).to(weight.device)
+    return weight
