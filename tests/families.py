@@ -120,10 +120,185 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
 }
 FAMILIES = tuple(_CONFIGS)
 
+_mamba: dict[str, Any] = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 16,
+}
+_linear: dict[str, Any] = {
+    **_headed,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_conv: dict[str, Any] = {**_gated, "layer_types": ["conv", "full_attention", "conv"]}
+_routed: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 16, **_experts}
+
+# Blocks that are not all attention, and more families for the table of ways (`test_every_way`).
+_MORE: dict[str, Callable[[], Any]] = {
+    "qwen3_next": lambda: transformers.Qwen3NextConfig(
+        **_linear, **_routed, shared_expert_intermediate_size=16, decoder_sparse_step=1
+    ),
+    "qwen3_5": lambda: transformers.Qwen3_5TextConfig(**_linear),
+    "qwen3_5_moe": lambda: transformers.Qwen3_5MoeTextConfig(
+        **_linear, **_routed, shared_expert_intermediate_size=16
+    ),
+    "lfm2": lambda: transformers.Lfm2Config(**_conv),
+    "lfm2_moe": lambda: transformers.Lfm2MoeConfig(**_conv, **_routed, num_dense_layers=1),
+    "bamba": lambda: transformers.BambaConfig(**_gated, **_mamba, attn_layer_indices=[1]),
+    "jamba": lambda: transformers.JambaConfig(
+        **_gated,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        mamba_d_state=8,
+        mamba_d_conv=4,
+        mamba_expand=2,
+        use_mamba_kernels=False,
+    ),
+    "falcon_h1": lambda: transformers.FalconH1Config(
+        **_gated,
+        **_mamba,
+        mamba_d_ssm=64,
+        attention_out_multiplier=0.5,
+        ssm_out_multiplier=0.7,
+        lm_head_multiplier=0.6,
+    ),
+    "granite_hybrid": lambda: transformers.GraniteMoeHybridConfig(
+        **_gated,
+        **_mamba,
+        layer_types=["mamba", "attention", "mamba"],
+        num_local_experts=0,
+        shared_intermediate_size=NEURONS,
+        residual_multiplier=0.3,
+    ),
+    "nemotron_h": lambda: transformers.NemotronHConfig(
+        **{key: value for key, value in _gated.items() if key != "num_hidden_layers"},
+        layers_block_type=["mamba", "attention", "moe"],
+        mamba_num_heads=4,
+        mamba_head_dim=16,
+        ssm_state_size=8,
+        n_groups=1,
+        chunk_size=16,
+        moe_intermediate_size=16,
+        moe_shared_expert_intermediate_size=16,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        head_dim=8,
+    ),
+    "mamba": lambda: transformers.MambaConfig(
+        **_old_names, hidden_size=WIDTH, num_hidden_layers=LAYERS, state_size=8
+    ),
+    "mamba2": lambda: transformers.Mamba2Config(
+        **_old_names,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        state_size=8,
+        num_heads=4,
+        head_dim=16,
+        n_groups=1,
+        chunk_size=16,
+    ),
+    "arcee": lambda: transformers.ArceeConfig(**_gated),
+    "apertus": lambda: transformers.ApertusConfig(**_gated),
+    "codegen": lambda: transformers.CodeGenConfig(**_gpt2, rotary_dim=4),
+    "cohere2": lambda: transformers.Cohere2Config(
+        **{**_sliding, "tie_word_embeddings": True}, logit_scale=0.25
+    ),
+    "ernie4_5": lambda: transformers.Ernie4_5Config(**_gated),
+    "ernie4_5_moe": lambda: transformers.Ernie4_5_MoeConfig(
+        **_gated, moe_num_experts=4, moe_intermediate_size=16, moe_k=2, moe_layer_start_index=1
+    ),
+    "exaone4": lambda: transformers.Exaone4Config(**_sliding),
+    "glm": lambda: transformers.GlmConfig(**_headed),
+    "glm4": lambda: transformers.Glm4Config(**_headed),
+    "glm4_moe": lambda: transformers.Glm4MoeConfig(
+        **_headed,
+        n_routed_experts=4,
+        moe_intermediate_size=16,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        n_group=1,
+        topk_group=1,
+    ),
+    "granite_moe": lambda: transformers.GraniteMoeConfig(**_gated, num_local_experts=4, **_experts),
+    "gpt_bigcode": lambda: transformers.GPTBigCodeConfig(**_gpt2),
+    "hunyuan_dense": lambda: transformers.HunYuanDenseV1Config(**_headed),
+    "ministral3": lambda: transformers.Ministral3Config(**_headed),
+    "mpt": lambda: transformers.MptConfig(
+        **_old_names, d_model=WIDTH, n_layers=LAYERS, n_heads=HEADS, expansion_ratio=2, max_seq_len=CONTEXT
+    ),
+    "nemotron": lambda: transformers.NemotronConfig(**_gated),
+    "olmo3": lambda: transformers.Olmo3Config(**_sliding),
+    "olmoe": lambda: transformers.OlmoeConfig(**_gated, num_experts=4, **_experts),
+    "qwen2_moe": lambda: transformers.Qwen2MoeConfig(**_gated, **_routed, shared_expert_intermediate_size=16),
+    "seed_oss": lambda: transformers.SeedOssConfig(**_headed),
+    "starcoder2": lambda: transformers.Starcoder2Config(**_gated),
+    "vaultgemma": lambda: transformers.VaultGemmaConfig(**_sliding, query_pre_attn_scalar=12),
+    "xglm": lambda: transformers.XGLMConfig(
+        **_old_names,
+        d_model=WIDTH,
+        ffn_dim=NEURONS,
+        num_layers=LAYERS,
+        attention_heads=HEADS,
+        max_position_embeddings=CONTEXT,
+    ),
+    "deepseek_v2": lambda: transformers.DeepseekV2Config(
+        **{**_gated, "num_key_value_heads": HEADS},
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+        n_group=1,
+        topk_group=1,
+    ),
+    "deepseek_v3": lambda: transformers.DeepseekV3Config(
+        **{**_gated, "num_key_value_heads": HEADS},
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+        n_group=1,
+        topk_group=1,
+    ),
+    "jetmoe": lambda: transformers.JetMoeConfig(
+        **_old_names,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_key_value_heads=2,
+        kv_channels=8,
+        intermediate_size=NEURONS,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    ),
+    "bitnet": lambda: transformers.BitNetConfig(**_gated),
+    "minimax_m2": lambda: transformers.MiniMaxM2Config(**_headed, num_local_experts=4, num_experts_per_tok=2),
+}
+MORE = tuple(_MORE)
+
 
 def build(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random model of `family` in float32 and evaluation mode; `changes` overwrite its configuration."""
-    config = _CONFIGS[family]()
+    config = (_CONFIGS | _MORE)[family]()
     for key, value in changes.items():
         setattr(config, key, value)
     with torch.random.fork_rng(devices=[]):

@@ -257,7 +257,9 @@ class Writers:
 
     def _inside(self, layer: int, name: str | None, what: str) -> nn.Module:
         try:
-            return self.model.anatomy.blocks[layer].get_submodule(name or "")
+            if not name:
+                raise AttributeError
+            return self.model.anatomy.blocks[layer].get_submodule(name)
         except (AttributeError, IndexError) as error:
             raise SteeringError(f"Layer {layer} has no {what}, so nothing there can be baked.") from error
 

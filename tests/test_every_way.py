@@ -1,0 +1,161 @@
+"""Each family in each way: read, steered, ablated, baked, streamed, sampled, swept, against what is not ours.
+
+A cell that cannot be is listed with its cause, and refuses in a sentence that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, MORE, tiny
+from torch import Tensor
+
+import steerlab as sl
+from steerlab.activations import LogitDifference, StatePatch, Zero
+from steerlab.errors import SteerlabError
+from steerlab.models import LanguageModel
+from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+
+TEXT, OTHER = "The capital of France is", "Is a cat"
+SITE = sl.Site("resid_post", 1)
+
+
+def close(found: Tensor, right: Tensor) -> None:
+    """Equal to float32 rounding, relative to the largest entry."""
+    scale = float(right.abs().max()) or 1.0
+    assert float((found - right).abs().max()) <= 2e-4 * scale
+
+
+def vector(model: LanguageModel) -> Tensor:
+    return torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
+
+
+def direction(model: LanguageModel) -> sl.Direction:
+    return sl.Direction({SITE: vector(model)}, model.name, model.fingerprint)
+
+
+def reads(model: LanguageModel) -> None:
+    """transformers' own hidden states are ours."""
+    ids = model.tokenize(TEXT).input_ids
+    theirs = model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    states = sl.capture(model, TEXT, "resid_post", positions=sl.All())
+    first = 0 if model.model.config.model_type.startswith("mamba") else 1  # else the embedding comes first
+    close(states["resid_post.0"], theirs[first][0].float())
+
+
+def steers(model: LanguageModel) -> None:
+    """A hook of plain torch on the block does the same."""
+    added = vector(model)
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        return output + added if isinstance(output, Tensor) else (output[0] + added, *output[1:])
+
+    handle = model.anatomy.blocks[1].register_forward_hook(hook)
+    right = model.logits(TEXT)
+    handle.remove()
+    with model.steering(sl.Add(added, sites=SITE)):
+        close(model.logits(TEXT), right)
+
+
+def ablates(model: LanguageModel) -> None:
+    """The stream stays orthogonal to the direction behind every block and between its parts."""
+    unit = torch.nn.functional.normalize(vector(model), dim=0)
+    names = [name for name in ("resid_mid", "resid_post") if name in model.site_names()]
+    with model.steering(sl.Ablate(direction(model))):
+        states = sl.capture(model, [TEXT, OTHER], names, positions=sl.All())
+    for site in states.sites:
+        assert float((states[site] @ unit).norm() / states[site].norm()) < 1e-5, site
+
+
+def bakes(model: LanguageModel) -> None:
+    """Changed weights give what hooks give."""
+    edit = sl.Ablate(direction(model))
+    baked = sl.bake(model, edit)
+    with model.steering(edit):
+        close(baked.logits(TEXT), model.logits(TEXT))
+
+
+def streams(model: LanguageModel) -> None:
+    """Token by token, alone and in a padded batch, with and without a cache, the same text comes."""
+    with model.steering(sl.Add(vector(model), 0.5, sites=SITE)):
+        alone = model.generate(TEXT, max_new_tokens=6).token_ids
+        assert [text.token_ids for text in model.generate([OTHER, TEXT], max_new_tokens=6)][1] == alone
+        pieces, ids = model.stream(TEXT, max_new_tokens=6), None
+        while ids is None:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                ids = end.value.token_ids
+        assert ids == alone
+        rows = model.tokenize(TEXT).input_ids
+        for token in alone:  # every step from the beginning again
+            logits = model.model(input_ids=rows, use_cache=False).logits[0, -1, : model.vocab_size]
+            assert float(logits.max() - logits[token]) <= 1e-3 * float(logits.abs().max())
+            rows = torch.cat([rows, torch.tensor([[token]])], dim=1)
+
+
+def samples(model: LanguageModel) -> None:
+    """At temperature zero the sampler writes what `generate` writes, prompts of two lengths together."""
+    prompts = [model.tokenize(text).input_ids[0].tolist() for text in (TEXT, OTHER)]
+    drawn = sample_tokens(
+        model.model,
+        prompts,
+        vocab_size=model.vocab_size,
+        stop_ids=[],
+        samples=2,
+        max_new_tokens=5,
+        law=SamplingLaw(0),
+    )
+    for row, prompt in ((0, TEXT), (1, TEXT), (2, OTHER), (3, OTHER)):
+        written = list(model.generate(prompt, max_new_tokens=5).token_ids)
+        assert drawn.tokens[row].tolist()[: len(written)] == written
+
+
+def sweeps(model: LanguageModel) -> None:
+    """A patched cell is the run with that state zeroed."""
+    right, wrong = 5, 9
+    found = sl.PatchSweep(
+        model, [TEXT], [[(StatePatch(SITE, (2,), Zero()),)]], LogitDifference([right], [wrong])
+    ).run()
+
+    def zeroed(state: Tensor) -> Tensor:
+        state[:, 2] = 0
+        return state
+
+    with model.edit(SITE, zeroed):
+        logits = model.logits(TEXT)[0]
+    close(torch.tensor(float(found.values[0][0])), logits[right] - logits[wrong])
+
+
+WAYS: dict[str, Callable[[LanguageModel], None]] = {
+    way.__name__: way for way in (reads, steers, ablates, bakes, streams, samples, sweeps)
+}
+
+#: Cells that cannot be, with words of the sentence that says why.
+_POST_NORM = "a post-norm family"
+REFUSED: dict[tuple[str, str], str] = {
+    **{(family, "bakes"): _POST_NORM for family in ("gemma2", "gemma3", "olmo2", "olmo3", "glm4", "exaone4")},
+    ("bloom", "bakes"): "A norm follows the token embedding",
+    ("xglm", "bakes"): "does not start from its token embedding times a number",  # it adds sine positions
+    ("jetmoe", "bakes"): "no attention with an output projection",  # experts of attention
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE])
+def test_each_family_each_way(family: str, way: str) -> None:
+    model: LanguageModel = tiny(family)
+    if (family, way) in REFUSED:
+        with pytest.raises(SteerlabError, match=REFUSED[family, way]):
+            WAYS[way](model)
+    else:
+        WAYS[way](model)
+
+
+def test_enough_families_go_all_ways() -> None:
+    whole = {*FAMILIES, *MORE} - {family for family, _ in REFUSED}
+    assert len({*FAMILIES, *MORE}) >= 55
+    assert len(whole) >= 45
