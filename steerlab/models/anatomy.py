@@ -168,6 +168,11 @@ class Anatomy:
         site = Site("mlp_post", layer)
         return self._down(site, self._block(site))
 
+    def mlp_post_norm(self, layer: int) -> nn.Module | None:
+        """The norm between the MLP and the stream, where the family has one (Gemma-2, Gemma-3, OLMo-2)."""
+        name = self.names.mlp_post_norm
+        return None if name is None else _find(self.blocks[layer], name)
+
     def _block(self, site: Site) -> nn.Module:
         assert site.layer is not None
         if site.layer >= len(self.blocks):

@@ -260,3 +260,13 @@ class Checkpoint:
             SiteError: the layer is a mixture of experts.
         """
         return weights.down_matrix(self.anatomy.down_projection(layer))
+
+    def w_into_stream(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        """The direction in which each of a layer's neurons moves the residual stream, to first order.
+
+        It is `w_out`, times the gain of the norm behind the MLP where the family has one (not divided by its size).
+
+        Raises:
+            SiteError: the layer is a mixture of experts.
+        """
+        return weights.through_post_norm(self.w_out(layer), self.anatomy.mlp_post_norm(layer))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import ModelError
+from steerlab.models.finite import require_scores
 from steerlab.models.weights import parameters_of
 
 _CACHES = ("past_key_values", "cache_params")
@@ -35,7 +36,7 @@ class Decoding:
     def __init__(
         self, network: Any, ids: Int[Tensor, "row position"], mask: Int[Tensor, "row position"]
     ) -> None:
-        self._network, self._ids = network, ids
+        self._network, self._ids, self._written = network, ids, -1
         known = parameters_of(network.forward)
         self._state: dict[str, Any] = {"attention_mask": mask, "use_cache": True}
         if "position_ids" in known:
@@ -79,3 +80,5 @@ class Decoding:
         output = network(**inputs, return_dict=True)
         self._state = network._update_model_kwargs_for_generation(output, self._state)
         self.logits = output.logits[:, -1].float()
+        self._written += 1
+        require_scores(type(network).__name__, self.logits, self._written)

@@ -29,6 +29,7 @@ from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.checkpoint import Checkpoint
 from steerlab.models.edits import SteeringGiven
+from steerlab.models.finite import FiniteLogits, all_finite, not_finite
 from steerlab.models.function_edit import StateFunction, edited
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
@@ -100,9 +101,11 @@ class LanguageModel(Checkpoint):
 
         Raises:
             SiteError: a site the model has not.
+            SteerlabError: states at the selected tokens, or logits after last tokens, that are not finite.
         """
         self.engine.check()
         read = dict(read or {})
+        broken: list[Site] = []
         inputs = tokens.to(self.device)
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         if self.takes_positions:
@@ -111,22 +114,37 @@ class LanguageModel(Checkpoint):
             stack.enter_context(self.frames.of(tokens))
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
-                stack.callback(self._attach(site, callback, at))
+                stack.callback(self._attach(site, callback, at, broken))
             if logits is None:
                 stack.enter_context(self.anatomy.cut_after(self._deepest(read)))
             normed = self.anatomy.base(**arguments, use_cache=False, return_dict=True).last_hidden_state
+            if broken:
+                raise not_finite(self, tokens, broken[0])
             if logits is None:
                 return None
             if logits == "last":
                 columns = [tokens.column(row, length - 1) for row, length in enumerate(tokens.lengths)]
                 normed = normed[torch.arange(len(tokens)), torch.tensor(columns)]
-            return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
+            found = self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
+            if logits == "last" and not all_finite(found):
+                raise not_finite(self, tokens)
+            return found
 
     def _attach(
-        self, site: Site, callback: Callable[[Tensor], object], at: tuple[Tensor, Tensor] | None
+        self,
+        site: Site,
+        callback: Callable[[Tensor], object],
+        at: tuple[Tensor, Tensor] | None,
+        broken: list[Site],
     ) -> Callable[[], None]:
         def visit(state: Tensor) -> None:
-            callback(state if at is None else state[at[0].to(state.device), at[1].to(state.device)])
+            if at is None:
+                callback(state)
+                return
+            selected = state[at[0].to(state.device), at[1].to(state.device)]
+            if not all_finite(selected):
+                broken.append(site)
+            callback(selected)
 
         clone = at is None and site.name in self.self_check().changed_in_place
         return attach(self.anatomy.tap(site), self.frames, visit, clone=clone)
@@ -312,7 +330,11 @@ class LanguageModel(Checkpoint):
             self.model.generation_config = type(own)(eos_token_id=config.eos_token_id)
             try:
                 output: Tensor = self.model.generate(
-                    inputs.input_ids, attention_mask=inputs.attention_mask, generation_config=config, **helped
+                    inputs.input_ids,
+                    attention_mask=inputs.attention_mask,
+                    generation_config=config,
+                    logits_processor=[FiniteLogits(self, tokens)],
+                    **helped,
                 )
             finally:
                 self.model.generation_config = own

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import ModelError, reason
 from steerlab.models.anatomy import Anatomy
-from steerlab.models.weights import down_matrix, norm_gain
+from steerlab.models.weights import down_matrix, norm_gain, takes_mean_off, through_post_norm
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 #: Names of unembeddings in files whose module transformers calls otherwise.
@@ -47,7 +47,8 @@ class SlicedRows:
 
 @dataclass(frozen=True)
 class OutputWeights:
-    """Of one checkpoint: w_out [d_mlp, d_model] of the last layer, the final norm's gain, whether that norm takes
+    """Of one checkpoint: w_out [d_mlp, d_model] of the last layer as it enters the stream (times the gain of a norm
+    behind the MLP), the final norm's gain, whether that norm takes
     the mean off, and the unembedding's rows of real tokens. d_mlp, n_layers: of the model."""
 
     name: str
@@ -91,23 +92,17 @@ def read_output_weights(name_or_path: str | Path, *, revision: str | None = None
     width = int(anatomy.config.hidden_size)
     _fill(down, names[id(down)], stored)
     _fill(anatomy.ln_final, names[id(anatomy.ln_final)], stored)
+    post_norm = anatomy.mlp_post_norm(n_layers - 1)
+    if post_norm is not None:
+        _fill(post_norm, names[id(post_norm)], stored)
     return OutputWeights(
         name=where,
         n_layers=n_layers,
-        w_out=down_matrix(down).float(),
+        w_out=through_post_norm(down_matrix(down).float(), post_norm),
         gain=norm_gain(anatomy.ln_final, width, torch.device("cpu"), torch.float32),
         centred=takes_mean_off(anatomy.ln_final, width, torch.device("cpu"), torch.float32),
         unembedding=_unembedding(anatomy, names, stored, _real_tokens(where, revision, anatomy.config)),
     )
-
-
-def takes_mean_off(norm: nn.Module, width: int, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a norm takes the mean off (LayerNorm) or not (RMSNorm), found by using it."""
-    probe = torch.linspace(-1, 1, width, device=device, dtype=dtype)[None, None] ** 3 * 4
-    with torch.inference_mode():
-        change = (norm(probe + 4) - norm(probe)).float().abs().max()
-        size = norm(probe).float().abs().max()
-    return bool(change < 0.1 * size)
 
 
 # -- private, in the order they are called --

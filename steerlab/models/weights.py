@@ -92,6 +92,30 @@ def down_matrix(module: nn.Module) -> Float[Tensor, "d_mlp d_model"]:
     return matrix if type(original(module)).__name__ == "Conv1D" else matrix.T
 
 
+def through_post_norm(
+    rows: Float[Tensor, "d_mlp d_model"], norm: nn.Module | None
+) -> Float[Tensor, "d_mlp d_model"]:
+    """Output rows as a norm behind the MLP lets them into the stream, up to the size that it divides by.
+
+    They are multiplied with its gain, and lose their mean where it takes the mean off.
+    """
+    if norm is None:
+        return rows
+    width, precise = rows.shape[1], rows.float()
+    if takes_mean_off(norm, width, rows.device, rows.dtype):
+        precise = precise - precise.mean(dim=1, keepdim=True)
+    return (precise * norm_gain(norm, width, rows.device, rows.dtype).to(rows.device)).to(rows.dtype)
+
+
+def takes_mean_off(norm: nn.Module, width: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a norm takes the mean off (LayerNorm) or not (RMSNorm), found by using it."""
+    probe = torch.linspace(-1, 1, width, device=device, dtype=dtype)[None, None] ** 3 * 4
+    with torch.inference_mode():
+        change = (norm(probe + 4) - norm(probe)).float().abs().max()
+        size = norm(probe).float().abs().max()
+    return bool(change < 0.1 * size)
+
+
 def projection_width(module: nn.Module) -> int:
     """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
     weight: Tensor = module.weight  # type: ignore[assignment]

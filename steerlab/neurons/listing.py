@@ -150,7 +150,7 @@ def entropy_neurons(
 def _of_model(model: LanguageModel, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
     last = model.n_layers - 1
     space = output_space(model.unembedding, model.final_norm_gain, centred=norm_centres(model), seed=seed)
-    tensors = (model.w_out(last), model.unembedding, model.final_norm_gain)
+    tensors = (model.w_into_stream(last), model.unembedding, model.final_norm_gain)
     return layer_neurons(model, last, space), space, tensors
 
 

@@ -173,7 +173,7 @@ def _agreements(
     base, post = neurons["base"], neurons["post"]
     weights = _block_weights(len(spaces["base"].counts), seed)
     drawn = {
-        role: logit_variance(model.w_out(model.n_layers - 1), spaces[role], weights)
+        role: logit_variance(model.w_into_stream(model.n_layers - 1), spaces[role], weights)
         for role, model in models.items()
     }
     rows = [
@@ -245,7 +245,9 @@ def _other_layers(
             base, post = (layer_neurons(models[role], layer, spaces[role]) for role in models)
         except SteerlabError:
             continue
-        drawn = {role: logit_variance(models[role].w_out(layer), spaces[role], weights) for role in spaces}
+        drawn = {
+            role: logit_variance(models[role].w_into_stream(layer), spaces[role], weights) for role in spaces
+        }
         name = f"overlap by the same rule in layer {layer}"
         rows.append(NeuronAgreement(name=name, kind="control", value=_overlap(base, post, drawn)))
     return rows
@@ -260,7 +262,7 @@ def _halves(model: LanguageModel, neurons: Neurons, space: OutputSpace, seed: in
         half = rng.permutation(n_blocks)[: n_blocks // 2]
         weights[row, half] = 1
         weights[row + 1] = 1 - weights[row]
-    variances = logit_variance(model.w_out(neurons.layer), space, weights)
+    variances = logit_variance(model.w_into_stream(neurons.layer), space, weights)
     picked = [lowest(values, neurons.eligible(), COUNT) for values in variances]
     draws = np.array([iou(picked[row], picked[row + 1]) for row in range(0, len(picked), 2)])
     return _around(float(draws.mean()), draws, n=n_blocks, method=f"{len(draws)} random halves")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from steerlab.errors import ModelError
 from steerlab.models import LanguageModel, OutputWeights, SlicedRows
-from steerlab.models.output_weights import takes_mean_off
+from steerlab.models.weights import takes_mean_off
 
 Rule = Literal["published", "null space", "universal"]
 TOP_SHARE, COUNT = 0.25, 10

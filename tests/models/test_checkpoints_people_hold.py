@@ -1,0 +1,239 @@
+"""What people hold is loaded as it is meant, or refused in a sentence: adapters, surplus weights, modes, pads, GGUF."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import build, tiny, tiny_tokenizer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import steerlab as sl
+from steerlab.errors import ModelError, SteerlabError
+
+TEXT = "The capital of France is"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A llama saved as transformers saves it."""
+    build("llama").save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+# ---------------------------------------------------------------------------------------------- weights too many
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["model.layers.1.self_attn.o_proj.bias", "model.layers.3.mlp.up_proj.weight", "model.extra_norm.weight"],
+)
+def test_weights_that_nothing_uses_are_named(folder: Path, extra: str) -> None:
+    plain = sl.load(folder).logits(TEXT)
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), extra: torch.ones(32)}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"1 weights that a LlamaForCausalLM has no part for \({extra}\)"):
+        sl.load(folder)
+    torch.testing.assert_close(sl.load(folder, ignore_unused=True).logits(TEXT), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    stored = load_file(file)
+    stored["model.norm.weight"] = torch.ones(31)
+    save_file(stored, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="cannot be read"):
+        sl.load(folder)
+
+
+# ------------------------------------------------------------------------------------------------------ adapters
+
+
+def tuned(module: Any, **changes: Any) -> Any:
+    """A PEFT model whose adapter does something."""
+    peft = pytest.importorskip("peft")
+    settings = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj", "lm_head"], **changes}
+    torch.manual_seed(0)
+    return peft.get_peft_model(module, peft.LoraConfig(init_lora_weights=False, **settings)).eval()
+
+
+def test_an_adapter_is_merged_or_kept_apart_with_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder))
+    right = live(sl.load(folder).tokenize(TEXT).input_ids).logits[0, -1, :300].detach()
+    live.save_pretrained(tmp_path / "adapter")
+    merged = sl.load(tmp_path / "adapter", base=folder)
+    apart = sl.load(tmp_path / "adapter", base=folder, merge=False)
+    assert (merged.stored_as, apart.stored_as) == ("LORA, merged", "LORA, kept apart")
+    for model in (merged, apart, sl.load(live, tiny_tokenizer())):
+        torch.testing.assert_close(model.logits(TEXT)[0], right, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.w_out(1), merged.w_out(1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model.unembedding, merged.unembedding, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(merged.w_out(1), sl.load(folder).w_out(1))
+    assert merged.fingerprint != sl.load(folder).fingerprint
+    named = sl.load(tmp_path / "adapter")  # it names the folder its base came from
+    assert torch.equal(named.logits(TEXT), merged.logits(TEXT))
+
+
+def test_an_adapter_beside_its_base_counts(folder: Path) -> None:
+    import transformers
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder))
+    right = live(sl.load(folder).tokenize(TEXT).input_ids).logits[0, -1, :300].detach()
+    live.save_pretrained(folder)
+    torch.testing.assert_close(sl.load(folder).logits(TEXT)[0], right, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_without_peft_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelError, match=r"peft is not installed; run pip install 'steerlab\[peft\]'"):
+        sl.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [("{", "cannot be read"), ("[]", "cannot be read"), ('{"peft_type": "LORA"}', "names no base model")],
+)
+def test_adapters_that_are_none_are_refused(settings: str, sentence: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    (tmp_path / "adapter_config.json").write_text(settings)
+    with pytest.raises(ModelError, match=sentence):
+        sl.load(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------- modes, pads, dtypes
+
+
+def test_passes_run_in_evaluation_mode_and_give_the_mode_back() -> None:
+    module = build("gpt2", resid_pdrop=0.5, embd_pdrop=0.5)
+    module.train()
+    model = sl.load(module, tiny_tokenizer())
+    assert module.training  # loading leaves the caller's model as it is
+    module.eval()
+    right = model.logits(TEXT)
+    module.transformer.h[1].train()
+    modes = [part.training for part in module.modules()]
+    assert torch.equal(model.logits(TEXT), right)
+    assert (
+        model.generate(TEXT, max_new_tokens=3).token_ids == model.generate(TEXT, max_new_tokens=3).token_ids
+    )
+    "".join(model.stream(TEXT, max_new_tokens=3))
+    sl.capture(model, TEXT, "resid_post")
+    assert [part.training for part in module.modules()] == modes
+
+
+def test_a_pad_token_without_a_row_of_its_own_is_masked() -> None:
+    module, tokenizer = build("llama", vocab_size=300), tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 300
+    model = sl.load(module, tokenizer)
+    two = [TEXT, "Is a cat"]
+    alone = torch.cat([model.logits(text) for text in two])
+    torch.testing.assert_close(model.logits(two), alone, rtol=1e-5, atol=1e-5)
+    written = [model.generate(text, max_new_tokens=4).token_ids for text in two]
+    assert [text.token_ids for text in model.generate(two, max_new_tokens=4)] == written
+
+
+def test_weights_are_read_in_the_dtype_that_is_computed_in(tmp_path: Path) -> None:
+    """Gemma's embedding scale is a buffer: rounded to bfloat16 and then up-cast it would be another model's."""
+    build("gemma3").to(torch.bfloat16).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    auto, asked = sl.load(tmp_path), sl.load(tmp_path, dtype="float32")
+    assert auto.dtype == torch.float32
+    assert auto.fingerprint == asked.fingerprint
+    assert torch.equal(auto.logits(TEXT), asked.logits(TEXT))
+    rounded = sl.load(sl.load(tmp_path, dtype="bfloat16").model.float(), tiny_tokenizer())
+    assert rounded.fingerprint != asked.fingerprint
+
+
+# -------------------------------------------------------------------------------------------------- not finite
+
+
+def test_numbers_that_are_not_finite_are_named_where_they_arise() -> None:
+    model = tiny("llama")
+    huge = sl.Add(torch.full((32,), 3e38), 10.0, sites="resid_post.1")
+    with model.steering(huge):
+        for run in (
+            lambda: model.logits(["a cat", TEXT]),
+            lambda: sl.capture(model, ["a cat", TEXT], "resid_post"),
+            lambda: sl.capture(model, TEXT, "resid_post", into=sl.Moments()),
+        ):
+            with pytest.raises(SteerlabError, match=r"not finite from resid_post\.1 on, first in prompt \d"):
+                run()
+        for write in (
+            lambda: model.generate(TEXT, max_new_tokens=3),
+            lambda: list(model.stream(TEXT, max_new_tokens=3)),
+        ):
+            with pytest.raises(SteerlabError, match="not finite at new token 0"):
+                write()
+
+
+# --------------------------------------------------------------------------------- a norm behind the MLP
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "llama", "gpt2"])
+def test_neurons_move_the_stream_along_their_rows(family: str) -> None:
+    """Raising a neuron a little, by hand, moves the block's output along `w_into_stream`, not along `w_out`."""
+    model = tiny(family)
+    last = model.n_layers - 1
+    states = []
+
+    def raised(amount: float, neuron: int) -> Tensor:
+        module = model.anatomy.down_projection(last)
+
+        def hook(part: Any, args: Any) -> Any:
+            changed = args[0].clone()
+            changed[..., neuron] += amount
+            return (changed,)
+
+        handle = module.register_forward_pre_hook(hook)
+        found = sl.capture(model, TEXT, f"resid_post.{last}")[f"resid_post.{last}"][0].double()
+        handle.remove()
+        return found
+
+    into, stored = model.w_into_stream(last).double(), model.w_out(last).double()
+    for neuron in (0, 7):
+        moved = (raised(1e-2, neuron) - raised(-1e-2, neuron)) / 2e-2
+        cosines = [float(torch.cosine_similarity(moved, rows[neuron], dim=0)) for rows in (into, stored)]
+        states.append(cosines)
+        assert (
+            cosines[0] > 0.75
+        )  # the norm also takes off what lies along its input: 1 in 32 coordinates here
+        assert cosines[0] >= cosines[1] - 1e-6
+    if family in ("llama", "gpt2"):
+        assert torch.equal(into, stored)
+    else:
+        assert min(first - second for first, second in states) > 0
+
+
+# ------------------------------------------------------------------------------------------------------- GGUF
+
+
+def test_parts_of_a_gguf_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="parts are joined with llama-gguf-split"):
+        sl.load(tmp_path)
+    (tmp_path / "notes.txt").write_text("no model")
+    with pytest.raises(ModelError, match=r"give the folder that contains config\.json, or a \.gguf file"):
+        sl.load(tmp_path / "notes.txt")
+
+
+@pytest.mark.skipif(
+    "STEERLAB_REAL_MODELS" not in os.environ, reason="set STEERLAB_REAL_MODELS to real models"
+)
+def test_a_gguf_file_is_the_model_that_was_laid_out_from_it() -> None:
+    place = Path(os.environ["STEERLAB_REAL_MODELS"])
+    packed, plain = sl.load(place / "smollm2-135m-instruct.gguf"), sl.load(place / "smollm2-135m-instruct")
+    assert packed.stored_as == "GGUF Q4_1, dequantised"
+    found, right = packed.logits(TEXT), plain.logits(TEXT)  # the folder is rounded to bfloat16
+    assert float((found - right).abs().max()) < 2e-2 * float(right.abs().max())
+    assert packed.instruction_prompt("Hi").text == plain.instruction_prompt("Hi").text
