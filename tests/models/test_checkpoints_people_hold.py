@@ -182,7 +182,7 @@ def test_numbers_that_are_not_finite_are_named_where_they_arise() -> None:
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2", "llama", "gpt2"])
 def test_neurons_move_the_stream_along_their_rows(family: str) -> None:
-    """Raising a neuron a little moves the block's output along its row, but for what a norm takes off along its input."""
+    """Raising a neuron moves the block's output along its row, but for what a norm takes off along its input."""
     model = tiny(family)
     last = model.n_layers - 1
     down, norm = model.anatomy.down_projection(last), model.anatomy.mlp_post_norm(last)
