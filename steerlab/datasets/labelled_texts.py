@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.frames import row_advice, rows_of, table_advice
 from steerlab.datasets.groups import Groups, groups_of
 from steerlab.datasets.readers.table import read_table
 from steerlab.datasets.statement_set import StatementSet
@@ -144,6 +145,8 @@ def _lines(given: Any) -> list[str]:
         raise DatasetError(
             f"One text is no list of texts, and {given[:40]!r} is no file; give a list or a file."
         )
+    if advice := table_advice(given):
+        raise DatasetError(f"The texts of a class come {advice}.")
     return list(given)
 
 
@@ -151,14 +154,11 @@ def _rows(given: Any) -> list[Any]:
     """Rows of a file, a DataFrame (pandas or polars), a Dataset, or a list."""
     if isinstance(given, str | Path):
         return [dict(row.cells) for row in read_table(given).rows]
-    if hasattr(given, "to_dicts"):  # polars
-        return list(given.to_dicts())
-    if hasattr(given, "to_dict") and hasattr(given, "columns"):  # pandas
-        return list(given.to_dict("records"))
-    if isinstance(given, Iterable) and not isinstance(given, Mapping):
+    rows = rows_of(given)
+    if rows is None and isinstance(given, Iterable) and not isinstance(given, Mapping):
         rows = list(given)
-        if rows:
-            return rows
+    if rows:
+        return rows
     raise DatasetError(f"A contrast cannot be read from this; {_UNDERSTOOD}.")
 
 
@@ -201,8 +201,8 @@ def _made(
 ) -> LabelledTexts:
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            kind = "empty" if isinstance(text, str) else f"a {type(text).__name__}"
-            raise DatasetError(f"Text {number} of the contrast is {kind}; every row needs a text.")
+            kind = "empty; every row needs a text" if isinstance(text, str) else row_advice(text)
+            raise DatasetError(f"Text {number} of the contrast is {kind}.")
     if len(set(labels)) != 2:
         raise DatasetError("The contrast holds one class only; give texts of both.")
     both = {text for text, label in zip(texts, labels, strict=True) if label} & {

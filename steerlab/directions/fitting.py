@@ -19,6 +19,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
+from steerlab.datasets.frames import columns_of
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions.direction import Direction
 from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
@@ -215,6 +216,8 @@ def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
         raise DirectionError(f"Fitting on states needs {what}, one a prompt.")
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise DirectionError(f"The {what} are {values!r}; give a list with one a prompt.")
+    if columns_of(values) is not None:
+        raise DirectionError(f"The {what} are a whole table; give one column of it.")
     given = [plain_label(value) for value in values]
     if len(given) != activations.n_prompts:
         raise DirectionError(

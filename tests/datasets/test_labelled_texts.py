@@ -163,7 +163,7 @@ def test_published_formats_are_told_from_a_persons_own_rows(
         ((["a"],), "cannot be read from this"),
         ((["a b", "c"], []), "one class only"),
         ((["a", "b"], ["b", "c"]), "stand in both classes"),
-        ((["a", 3], ["b"]), "is a int"),
+        ((["a", 3], ["b"]), "is an int"),
         ((["a", " "], ["b"]), "is empty"),
         (("happy", ["sad"]), "One text is no list of texts"),
         ((Path("none.txt"), ["sad"]), "cannot be read"),
