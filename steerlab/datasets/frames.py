@@ -21,16 +21,23 @@ def columns_of(given: Any) -> list[str] | None:
 
 
 def rows_of(given: Any) -> list[dict[str, Any]] | None:
-    """A table's rows; None for what is no table of rows."""
+    """A table's rows, None in cells that are missing; None for what is no table of rows."""
     if hasattr(given, "to_pylist") and hasattr(given, "column_names"):  # Arrow
-        return list(given.to_pylist())
-    if hasattr(given, "to_dicts"):  # polars
-        return list(given.to_dicts())
-    if hasattr(given, "to_dict") and hasattr(given, "columns"):  # pandas
-        return list(given.to_dict("records"))
-    if hasattr(given, "column_names") and not isinstance(given, Mapping):  # datasets
-        return [dict(row) for row in given]
-    return None
+        rows = given.to_pylist()
+    elif hasattr(given, "to_dicts"):  # polars
+        rows = given.to_dicts()
+    elif hasattr(given, "to_dict") and hasattr(given, "columns"):  # pandas
+        rows = given.to_dict("records")
+    elif hasattr(given, "column_names") and not isinstance(given, Mapping):  # datasets
+        rows = given
+    else:
+        return None
+    return [{str(name): None if _missing(value) else value for name, value in row.items()} for row in rows]
+
+
+def _missing(value: Any) -> bool:
+    """Whether a frame means that nothing is there: not a number, or pandas' own marks."""
+    return (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def table_advice(given: Any) -> str | None:
