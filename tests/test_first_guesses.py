@@ -85,6 +85,11 @@ GUESSES: list[tuple[str, Any, str]] = [
     ("sl.fit_direction(states, [1, 1, 1, 1])", DirectionError, "needs two classes"),
     ("sl.fit_direction(states)", DirectionError, "needs labels"),
     ('sl.fit_direction(states, "1010")', DirectionError, "give a list"),
+    (
+        'sl.fit_direction(sl.capture(model, T[:2] * 2, "embed"), [1, 0, 0, 0])',
+        DirectionError,
+        "0 and 2 are one text",
+    ),
     ('sl.fit_direction(states, pd.DataFrame({"label": L}))', DirectionError, "give one column"),
     ('sl.extract(model, pd.DataFrame({"t": T}), T)', DatasetError, "give one column"),
     ('sl.fit_direction(states["resid_post.1"], L)', DirectionError, r"sl\.capture.*not on a Tensor"),

@@ -227,5 +227,7 @@ def _made(
         text for text, label in zip(texts, labels, strict=True) if not label
     }
     if both:
-        raise DatasetError(f"{len(both)} texts stand in both classes; a text has one label.")
+        raise DatasetError(
+            f"Texts stand in both classes ({len(both)} of them); a text has one label, so leave out what has two."
+        )
     return LabelledTexts(tuple(texts), tuple(labels), names, groups_of(texts, labels, groups))

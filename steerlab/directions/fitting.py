@@ -101,8 +101,8 @@ def fit_direction(
         >>> fit_direction(sl.capture(model, prompts, "resid_post"), labels)  # doctest: +SKIP
 
     Raises:
-        DirectionError: for an unknown name, labels that are not two classes, pairs that are not one prompt of each
-            class, or states of another model.
+        DirectionError: for an unknown name, labels that are not two classes or give one text both, pairs that are not
+            one prompt of each class, or states of another model.
     """
     activations, estimator = _states(states), estimator_of(estimator)
     name, fingerprint = _read_in(activations, model)
@@ -148,6 +148,7 @@ class _Rows:
         polarity: Any,
     ) -> _Rows:
         given = by_row(activations, labels, "labels")
+        _require_one_label_a_prompt(activations, given)
         low, high = classes_of(given, positive)
         is_positive = np.array([label == high for label in given])
         return cls(is_positive, low, high, _extra(estimator, activations, pairs, polarity))
@@ -224,6 +225,21 @@ def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
             f"{activations.n_prompts} prompts came with {len(given)} {what}; give one a prompt."
         )
     return [given[example] for example in activations.example.tolist()]
+
+
+def _require_one_label_a_prompt(activations: Activations, by_row: Sequence[Label]) -> None:
+    """Raise `DirectionError` where one prompt was given twice, with two labels."""
+    first: dict[str, tuple[int, Label]] = {}
+    labels = dict(zip(activations.example.tolist(), by_row, strict=True))
+    for number, prompt in enumerate(activations.prompt_hashes):
+        if number not in labels:  # nothing of it was read
+            continue
+        before, label = first.setdefault(prompt, (number, labels[number]))
+        if label != labels[number]:
+            raise DirectionError(
+                f"Prompts {before} and {number} are one text with the labels {label!r} and {labels[number]!r}; a text "
+                "has one label, so leave out what has two."
+            )
 
 
 def _extra(

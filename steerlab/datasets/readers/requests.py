@@ -43,7 +43,7 @@ def read_requests(path: Any, *, harmless: Any = None, seed: int = 0) -> Contrast
     Raises `DatasetError`.
     """
     if harmless is not None:
-        return ContrastSet.from_texts(_one_kind(path), _one_kind(harmless), seed=seed)
+        return _contrast(name_of(path), _one_kind(path), _one_kind(harmless), seed)
     if (folder := folder_of(path)) is not None:
         return _folder(folder, seed)
     table = read_table(path)
@@ -58,6 +58,22 @@ def read_requests(path: Any, *, harmless: Any = None, seed: int = 0) -> Contrast
 
 
 # -- private, in the order they are called --
+
+
+def _contrast(
+    where: str,
+    harmful: Sequence[str],
+    harmless: Sequence[str],
+    seed: int,
+    splits: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+) -> ContrastSet:
+    """Both kinds, in splits of their own or in drawn ones."""
+    try:
+        if splits is None:
+            return ContrastSet.from_texts(harmful, harmless, seed=seed)
+        return ContrastSet(tuple(harmful), tuple(harmless), splits=splits)
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error}") from error
 
 
 def _one_kind(given: Any) -> list[str]:
@@ -92,12 +108,12 @@ def _folder(folder: Path, seed: int) -> ContrastSet:
             texts[kind] += read
             where[kind] += [split] * len(read)
         splits = (tuple(where["harmful"]), tuple(where["harmless"]))
-        return ContrastSet(tuple(texts["harmful"]), tuple(texts["harmless"]), splits=splits)
+        return _contrast(str(folder), texts["harmful"], texts["harmless"], seed, splits)
     harmful, harmless = (
         _only(folder, kind, [file for file in files if re.match(rf"{kind}(?![a-z])", stem_of(file).lower())])
         for kind in _KINDS
     )
-    return ContrastSet.from_texts(_one_kind(harmful), _one_kind(harmless), seed=seed)
+    return _contrast(str(folder), _one_kind(harmful), _one_kind(harmless), seed)
 
 
 def _only(folder: Path, kind: str, files: Sequence[Path]) -> Path:
@@ -123,6 +139,7 @@ def _labelled(table: Table, seed: int) -> ContrastSet:
         return tuple(cell for cell, label in zip(cells, labels, strict=True) if label == kind)
 
     if "split" not in table.columns:
-        return ContrastSet.from_texts(of(True, texts), of(False, texts), seed=seed)
+        return _contrast(str(table.file), of(True, texts), of(False, texts), seed)
     names = [row.choice("split", {name: name for name in SPLITS}) for row in table.rows]
-    return ContrastSet(of(True, texts), of(False, texts), splits=(of(True, names), of(False, names)))
+    splits = (of(True, names), of(False, names))
+    return _contrast(str(table.file), of(True, texts), of(False, texts), seed, splits)
