@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -68,6 +69,7 @@ def compare(
     statements: str | Path | None = None,
     requests: str | Path | None = None,
     questions: str | Path | None = None,
+    answers: tuple[str, str] | None = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -86,6 +88,8 @@ def compare(
             say which topics they were trained to judge (bundled ones) are asked about these.
         requests: likewise (`datasets.read_requests`).
         questions: a file of multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
+        answers: the words for true and false that statements are asked with (" Yes", " No"), each one token in both
+            models; by default every study chooses.
         seed: of every draw.
         resume: go on with the run in `out`.
         overwrite: replace the run in `out`.
@@ -105,11 +109,13 @@ def compare(
     pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
     data = on_topics(given, pair.topics)
     require_readable(data, pair)
+    _require_asked(answers, chosen, pair)
     configuration: dict[str, str | int | list[str]] = {
         "studies": chosen,
         "size": size,
         "preset": preset,
         "seed": seed,
+        **({} if answers is None else {"answers": list(answers)}),
     }
     manifest = _manifest(pair.by_name, data_facts(data), configuration)
     folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
@@ -119,7 +125,7 @@ def compare(
                 continue
             announce(f"{name}: running")
             started = time.perf_counter()
-            result = run_study(name, pair, data, size=size, preset=preset, seed=seed)
+            result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
             _store(folder, manifest, result, time.perf_counter() - started)
         return _finish(folder, manifest)
     except KeyboardInterrupt:
@@ -139,8 +145,9 @@ def run_study(
     size: Size = "quick",
     preset: Preset = "corrected",
     seed: int = 0,
+    answers: tuple[str, str] | None = None,
 ) -> StudyResult:
-    """One registered study on a loaded pair.
+    """One registered study on a loaded pair; `answers` go to the studies that ask with them.
 
     A study that this pair cannot take gives a result that says so; anything unforeseen is raised.
     """
@@ -149,7 +156,8 @@ def run_study(
     study = STUDIES[name].load()
     torch.manual_seed(seed)
     try:
-        result: StudyResult = study(pair, data, size=size, preset=preset, seed=seed)
+        words = {"answers": answers} if answers is not None and _takes_answers(name) else {}
+        result: StudyResult = study(pair, data, size=size, preset=preset, seed=seed, **words)
         return result
     except SteerlabError as error:
         return SkippedResult(study=name, reason=str(error))
@@ -212,6 +220,23 @@ def known_studies(names: Sequence[str] | None) -> list[str]:
                 f"The study {name!r} does not take a base and a post-trained model; choose from {', '.join(able)}."
             )
     return chosen
+
+
+def _require_asked(answers: tuple[str, str] | None, studies: Sequence[str], pair: Pair) -> None:
+    """Raise where answers are given that no chosen study asks for, or that cannot be asked for."""
+    from steerlab.readouts.questions import answer_words
+
+    if answers is None:
+        return
+    if not any(_takes_answers(name) for name in studies):
+        raise RunError(
+            f"No answers are asked for by {', '.join(studies)}; leave answers out, or add a study that does."
+        )
+    answer_words(pair, answers)
+
+
+def _takes_answers(study: str) -> bool:
+    return "answers" in signature(STUDIES[study].load()).parameters
 
 
 def _loaded(

@@ -16,7 +16,7 @@ from smaller import use_smaller_amounts, use_twenty_random_directions
 import steerlab as sl
 from steerlab import comparison
 from steerlab.comparison import compare, rewrite_report
-from steerlab.errors import DatasetError, RunError
+from steerlab.errors import DatasetError, PromptError, RunError
 from steerlab.results import SkippedResult
 from steerlab.run_folder import RunFolder
 
@@ -213,6 +213,18 @@ def test_multiple_choice_of_a_file_takes_the_place_of_the_made_one(
     with pytest.raises(DatasetError, match=r"questions.jsonl, row 1"):
         compare(*tiny_pair, out=tmp_path / "none", questions=questions)
     assert not (tmp_path / "none").exists()
+
+
+def test_answers_that_nobody_asks_for_or_that_cannot_be_asked_are_refused_at_once(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="No answers are asked for by branching"):
+        compare(*tiny_pair, out=tmp_path / "run", studies=["branching"], answers=(" a", ":"))
+    with pytest.raises(PromptError, match="Yes indeed or No cannot be asked for"):
+        compare(*tiny_pair, out=tmp_path / "run", studies=["knowledge"], answers=(" Yes indeed", " No"))
+    assert not (tmp_path / "run").exists()
+    run = compare(*tiny_pair, out=tmp_path / "run", studies=["confidence"], answers=(" a", ":"))
+    assert run.manifest.configuration["answers"] == [" a", ":"]
 
 
 def test_markup_in_prompts_is_text(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:

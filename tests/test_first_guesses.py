@@ -58,6 +58,7 @@ GUESSES: list[tuple[str, Any, str]] = [
     ('sl.capture(model, pd.DataFrame({"text": T}), "resid_post.1")', PromptError, "give one column"),
     ('sl.capture(model, {"text": T}, "resid_post.1")', PromptError, r"table \('text'\); give one column"),
     ('sl.capture(model, ["a", None], "resid_post.1")', PromptError, "Prompt 1 is None"),
+    ('sl.capture(model, [{"role": "user", "content": "a"}], "embed")', PromptError, "render it with model"),
     ('sl.capture(model, None, "resid_post.1")', PromptError, "not as None"),
     ('sl.capture("zoo:small-post", T, "resid_post.1")', ModelError, r"sl\.load"),
     ('sl.capture(model, T, "resid_post.1", positions="last")', PromptError, r"give sl\.Last\(\)"),
@@ -84,6 +85,13 @@ GUESSES: list[tuple[str, Any, str]] = [
     ("sl.fit_direction(states, [1, 1, 1, 1])", DirectionError, "needs two classes"),
     ("sl.fit_direction(states)", DirectionError, "needs labels"),
     ('sl.fit_direction(states, "1010")', DirectionError, "give a list"),
+    (
+        'sl.fit_direction(sl.capture(model, T[:2] * 2, "embed"), [1, 0, 0, 0])',
+        DirectionError,
+        "0 and 2 are one text",
+    ),
+    ('sl.fit_direction(states, pd.DataFrame({"label": L}))', DirectionError, "give one column"),
+    ('sl.extract(model, pd.DataFrame({"t": T}), T)', DatasetError, "give one column"),
     ('sl.fit_direction(states["resid_post.1"], L)', DirectionError, r"sl\.capture.*not on a Tensor"),
     ("sl.fit_direction(model, T, L)", DirectionError, "not on a LanguageModel"),
     # Directions.

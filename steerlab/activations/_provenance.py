@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Prompt, Selector
@@ -21,6 +22,12 @@ def prompts_hash(prompts: Sequence[str | Prompt]) -> str:
     for prompt in prompts:
         digest.update(_written(prompt).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
+
+
+def hashes(prompts: Sequence[str | Prompt]) -> dict[str, Any]:
+    """What states keep of their prompts: one hash of all, and one of each, by which equal ones are known."""
+    each = tuple(prompts_hash([prompt]) for prompt in prompts)
+    return {"prompts_hash": prompts_hash(prompts), "prompt_hashes": each}
 
 
 class Streamed:

@@ -16,7 +16,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from steerlab.activations._provenance import prompts_hash
+from steerlab.activations._provenance import hashes
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
@@ -117,7 +117,7 @@ def capture(
     parts = _shown(_read(model, prompts, wanted, positions, token_budget), progress, len(prompts))
     if into is None:
         read = _assembled(parts, wanted, model, len(prompts))
-        return replace(read, positions=repr(positions), prompts_hash=prompts_hash(prompts))
+        return replace(read, positions=repr(positions), **hashes(prompts))
     given: list[Label] = [None] * len(prompts) if labels is None else [plain_label(label) for label in labels]
     into.belongs_to(model)
     if not by_position:

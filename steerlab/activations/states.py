@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.activations._provenance import prompts_hash
+from steerlab.activations._provenance import hashes
 from steerlab.activations._shown import states_html
 from steerlab.errors import SiteError, SteerlabError
 from steerlab.models import All, LanguageModel, Selector, Site, SiteName, Tokens, sites_among
@@ -31,6 +31,7 @@ class Activations:
         fingerprint: its fingerprint.
         positions: the rule that picked the tokens, "" where it is not known.
         prompts_hash: a hash of the prompts in their order, "" where they are not known.
+        prompt_hashes: of each prompt; none where they are not known.
     """
 
     states: Mapping[Site, Float[Tensor, "row width"]]
@@ -41,6 +42,7 @@ class Activations:
     fingerprint: str
     positions: str = ""
     prompts_hash: str = ""
+    prompt_hashes: tuple[str, ...] = ()
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -88,14 +90,14 @@ class Activations:
         """The states in a TransformerLens `ActivationCache`, as `capture` gives them.
 
         Args:
-            cache: of ``bridge.run_with_cache(tokens.input_ids)``, with its batch dimension and every position.
+            cache: of ``bridge.run_with_cache(tokens.input_ids)``, with batch dimension, every position, "hook_embed".
             model: the model around that bridge.
             tokens: the batch the bridge ran on, ``model.tokenize(texts, padding_side="right")``. Without an attention
                 mask the bridge attends to padding on the left.
             positions: which tokens to keep.
 
         Raises:
-            SteerlabError: the cache belongs to another bridge or batch, or holds none of the model's sites.
+            SteerlabError: the cache is of another bridge, batch or texts, or holds no embeddings or none of the sites.
         """
         if getattr(cache, "model", None) is not model.source:
             raise SteerlabError(
@@ -107,8 +109,7 @@ class Activations:
                 "tokenize(texts, padding_side='right')."
             )
         model.engine.check()
-        states: dict[Site, Tensor] = {}
-        chosen = tokens.select(positions)
+        states, chosen = dict[Site, Tensor](), tokens.select(positions)
         for name in cache:
             site = _site_of(name, model)
             if site is None or site in states:
@@ -126,6 +127,7 @@ class Activations:
                 "The cache holds none of the model's sites; run_with_cache without a names_filter, or with "
                 "names of Site.to_transformer_lens()."
             )
+        _require_embeddings_of(tokens, cache, model)
         return cls(
             states={site: states[site] for site in sorted(states)},
             example=chosen.rows,
@@ -134,7 +136,7 @@ class Activations:
             model_name=model.name,
             fingerprint=model.fingerprint,
             positions=repr(positions),
-            prompts_hash=prompts_hash(tokens.prompts),
+            **hashes(tokens.prompts),
         )
 
     def to_transformer_lens(self, model: LanguageModel) -> Any:
@@ -167,6 +169,22 @@ class Activations:
             heads = state.unflatten(2, (model.n_heads, -1)) if site.name == "z" else state
             cache[site.to_transformer_lens()] = heads.to(model.device)
         return ActivationCache(cache, model.source)
+
+
+def _require_embeddings_of(tokens: Tokens, cache: Any, model: LanguageModel) -> None:
+    """Raise `SteerlabError` unless the cache was made from these tokens, as its embeddings say."""
+    embed = Site("embed")
+    name = embed.to_transformer_lens()
+    if name not in cache:
+        raise SteerlabError(
+            f"The cache does not say which texts it was made from; add {name!r} to the names_filter."
+        )
+    own: list[Tensor] = []
+    model.run(tokens, read={embed: own.append})
+    there = tokens.attention_mask.bool()
+    cached, expected = (state.detach().float().cpu()[there] for state in (cache[name], own[0]))
+    if not torch.allclose(cached, expected):
+        raise SteerlabError("The cache was made from other texts; give the tokens it was made from.")
 
 
 def _site_of(name: str, model: LanguageModel) -> Site | None:

@@ -39,6 +39,13 @@ AblateOption = Annotated[
 ]
 SizeOption = Annotated[Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")]
 RunOut = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Answers = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        help="The words for true and false that statements are asked with, each one token: ' Yes' ' No'.",
+        show_default="the first of TRUE FALSE, true false, True False, Yes No that are single tokens in both",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]

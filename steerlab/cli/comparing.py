@@ -9,6 +9,7 @@ import typer
 
 from steerlab.cli._app import app, err, out
 from steerlab.cli._options import (
+    Answers,
     Device,
     Dtype,
     ModelName,
@@ -53,6 +54,7 @@ def compare(
     preset: Annotated[
         Preset, typer.Option(help="corrected, or published for the papers' choices where a study has them.")
     ] = "corrected",
+    answers: Answers = None,
     seed: Seed = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -77,6 +79,7 @@ def compare(
             statements=statements,
             requests=renamed(prompts, "--prompts", requests, "--requests"),
             questions=questions,
+            answers=answers,
             seed=seed,
             resume=resume,
             overwrite=overwrite,

@@ -11,6 +11,7 @@ import typer
 
 from steerlab.cli._app import app
 from steerlab.cli._options import (
+    Answers,
     Device,
     Dtype,
     ModelName,
@@ -48,9 +49,7 @@ def trace(
     template: Annotated[
         str | None, typer.Option(help='Where the spans stand: "The city of {subject} is in {object}."')
     ] = None,
-    answers: Annotated[
-        tuple[str, str], typer.Option(help="The words for true and false, each one token.")
-    ] = (" TRUE", " FALSE"),
+    answers: Answers = None,
     differ: Annotated[Differ, typer.Option(help="What the statements of a pair differ in.")] = "subject",
     sites: Annotated[
         list[str] | None,

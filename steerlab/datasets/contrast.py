@@ -23,7 +23,8 @@ SHARES = (0.5, 0.2, 0.3)
 class ContrastSet:
     """Prompts of two kinds; `splits` names, for each positive and each negative prompt, its split.
 
-    An empty `splits` means that the prompts are not split (or are one split already).
+    An empty `splits` means that the prompts are not split (or are one split already). Raises `DatasetError` for a text
+    of both kinds.
     """
 
     positive: tuple[str, ...]
@@ -31,6 +32,14 @@ class ContrastSet:
     positive_name: str = "harmful"
     negative_name: str = "harmless"
     splits: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+    def __post_init__(self) -> None:
+        both = set(self.positive) & set(self.negative)
+        if both:
+            kinds = f"{self.positive_name} and {self.negative_name} ({len(both)} of them)"
+            raise DatasetError(
+                f"Texts stand in both kinds, {kinds}; a text has one label, so leave out what has two."
+            )
 
     @classmethod
     def from_texts(

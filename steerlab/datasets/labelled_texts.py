@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.frames import row_advice, rows_of, table_advice
 from steerlab.datasets.groups import Groups, groups_of
-from steerlab.datasets.readers.table import read_table
+from steerlab.datasets.messages import with_text
+from steerlab.datasets.prompt_sets import read_prompts
+from steerlab.datasets.readers.source import ending_of, lines_of
+from steerlab.datasets.readers.table import ENDINGS, Row, read_table
 from steerlab.datasets.statement_set import StatementSet
 from steerlab.errors import DatasetError
 
@@ -132,34 +136,48 @@ def _two_lists(
 
 
 def _lines(given: Any) -> list[str]:
-    """The texts of a list, or of a file with one a line."""
+    """The texts of a list, or of a file with one a line or a row."""
     if isinstance(given, Path) or (isinstance(given, str) and Path(given).is_file()):
-        try:
-            return [line for line in Path(given).read_text("utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatasetError(
-                f"{given}: cannot be read ({error}); name a UTF-8 file of one text a line."
-            ) from error
+        file = Path(given)
+        rows = ending_of(file) in ENDINGS
+        return list(read_prompts(file)) if rows else [line for _, line in lines_of(file)]
     if isinstance(given, str):
         raise DatasetError(
             f"One text is no list of texts, and {given[:40]!r} is no file; give a list or a file."
         )
+    if advice := table_advice(given):
+        raise DatasetError(f"The texts of a class come {advice}.")
     return list(given)
 
 
 def _rows(given: Any) -> list[Any]:
     """Rows of a file, a DataFrame (pandas or polars), a Dataset, or a list."""
-    if isinstance(given, str | Path):
-        return [dict(row.cells) for row in read_table(given).rows]
-    if hasattr(given, "to_dicts"):  # polars
-        return list(given.to_dicts())
-    if hasattr(given, "to_dict") and hasattr(given, "columns"):  # pandas
-        return list(given.to_dict("records"))
+    if isinstance(given, str | Path) or rows_of(given) is not None:
+        return [_whole(row) for row in read_table(given).rows]
     if isinstance(given, Iterable) and not isinstance(given, Mapping):
-        rows = list(given)
+        rows = [_said(number, row) for number, row in enumerate(given)]
         if rows:
             return rows
     raise DatasetError(f"A contrast cannot be read from this; {_UNDERSTOOD}.")
+
+
+def _said(number: int, row: Any) -> Any:
+    """A row of a list; of a conversation the user's last message is the text."""
+    try:
+        return with_text(row) if isinstance(row, Mapping) else row
+    except DatasetError as error:
+        raise DatasetError(f"Row {number}, column 'messages': {error}") from error
+
+
+def _whole(row: Row) -> dict[str, Any]:
+    """A row of a file or frame, whose texts and label are there."""
+    pair = [column for column in ("positive", "negative") if column in row.cells]
+    texts = pair if len(pair) == 2 else [column for column in _TEXTS if column in row.cells][:1]
+    for column in texts:
+        row.text(column)
+    if "label" in row.cells and not row.has("label"):
+        raise row.fault("label", "empty; every row needs one.")
+    return dict(row.cells)
 
 
 def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Any] | None:
@@ -201,13 +219,15 @@ def _made(
 ) -> LabelledTexts:
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            kind = "empty" if isinstance(text, str) else f"a {type(text).__name__}"
-            raise DatasetError(f"Text {number} of the contrast is {kind}; every row needs a text.")
+            kind = "empty; every row needs a text" if isinstance(text, str) else row_advice(text)
+            raise DatasetError(f"Text {number} of the contrast is {kind}.")
     if len(set(labels)) != 2:
         raise DatasetError("The contrast holds one class only; give texts of both.")
     both = {text for text, label in zip(texts, labels, strict=True) if label} & {
         text for text, label in zip(texts, labels, strict=True) if not label
     }
     if both:
-        raise DatasetError(f"{len(both)} texts stand in both classes; a text has one label.")
+        raise DatasetError(
+            f"Texts stand in both classes ({len(both)} of them); a text has one label, so leave out what has two."
+        )
     return LabelledTexts(tuple(texts), tuple(labels), names, groups_of(texts, labels, groups))

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from steerlab.datasets.readers.table import Row, read_table
 from steerlab.datasets.readers.truthful_qa import is_truthful_qa, questions_of
@@ -89,7 +89,7 @@ def choice_questions(statements: StatementSet, *, choices: int = 4, seed: int = 
     return list(questions.values())
 
 
-def read_multiple_choice(path: str | Path) -> list[ChoiceQuestion]:
+def read_multiple_choice(path: Any) -> list[ChoiceQuestion]:
     """Read questions from CSV, JSON Lines or a JSON list.
 
     Rows hold `question` (or `prompt`) and `answer` (or `correct`, `answerKey`: a number from 0, a letter, a label, or
@@ -152,7 +152,7 @@ def _read(row: Row) -> ChoiceQuestion:
     choices, text = _choices(row, text)
     column = next((name for name in ("answer", "correct", "answerkey") if row.has(name)), "answer")
     topic = next((name for name in ("topic", "category", "subject") if row.has(name)), None)
-    named = row.file.stem if topic is None else row.text(topic)
+    named = row.stem if topic is None else row.text(topic)
     right = _right(row, column, choices)
     try:
         return ChoiceQuestion(text, choices, right, named, text)

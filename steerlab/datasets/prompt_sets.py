@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from steerlab.datasets.messages import with_text
 from steerlab.datasets.passages import open_prompts, plain_text
+from steerlab.datasets.readers.source import ending_of, lines_of
+from steerlab.datasets.readers.table import read_table
 from steerlab.errors import DatasetError
 
 _WORDS, _TOKENS = 6, 8
@@ -91,22 +94,25 @@ def passages(n: int = 40, level: int = 2) -> tuple[str, ...]:
     return tuple(" ".join(text.split()[: _WORDS * (1 + _level(level, 9))]) for text in plain_text()[:n])
 
 
-def read_prompts(path: str | Path) -> tuple[str, ...]:
-    """One prompt a line of a text file, or the column prompt, text, instruction or question of a JSONL file.
+def read_prompts(path: Any) -> tuple[str, ...]:
+    """One prompt a line of a text file, or the column prompt, text, instruction or question of rows.
+
+    Rows are a JSONL, CSV, TSV or Parquet file, or a frame; of a conversation in `messages` the user's last message
+    is the prompt.
 
     Raises:
         DatasetError: the file cannot be read, is empty, or a line lacks all of these columns.
     """
+    if not isinstance(path, str | Path) or ending_of(Path(path)) in (".csv", ".tsv", ".parquet"):
+        table = read_table(path)
+        column = next((key for key in _KEYS if key in table.columns), _KEYS[0])
+        table.require(column)
+        return tuple(row.text(column).strip() for row in table.rows)
     place = Path(path)
-    try:
-        lines = [
-            (at, line) for at, line in enumerate(place.read_text("utf-8").splitlines(), 1) if line.strip()
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{place} cannot be read: {error}.") from error
+    lines = lines_of(place)
     if not lines:
         raise DatasetError(f"{place} holds no prompts.")
-    if place.suffix not in (".jsonl", ".json"):
+    if ending_of(place) not in (".jsonl", ".ndjson", ".json"):
         return tuple(line.strip() for _, line in lines)
     return tuple(_prompt(place, at, line) for at, line in lines)
 
@@ -130,6 +136,11 @@ def _prompt(place: Path, at: int, line: str) -> str:
         row = json.loads(line)
     except ValueError as error:
         raise DatasetError(f"{place}, line {at}: no JSON ({error}).") from error
+    if isinstance(row, dict):
+        try:
+            row = with_text(row)
+        except DatasetError as error:
+            raise DatasetError(f"{place}, line {at}, column 'messages': {error}") from error
     matches = (
         row
         if isinstance(row, str)

@@ -10,9 +10,10 @@ import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from steerlab.datasets.readers.table import read_table
+from steerlab.datasets.readers.source import ending_of, stem_of, text_of
+from steerlab.datasets.readers.table import name_of, read_table
 from steerlab.datasets.statement_set import Statement, StatementSet
 from steerlab.datasets.templates import template_pattern, with_template
 from steerlab.errors import DatasetError
@@ -62,9 +63,7 @@ def match(
     return pairs
 
 
-def read_pairs(
-    path: str | Path, *, template: str | None = None, topic: str | None = None
-) -> list[StatementPair]:
+def read_pairs(path: Any, *, template: str | None = None, topic: str | None = None) -> list[StatementPair]:
     """Pairs from a file: rows with `true` and `false`, or Du et al.'s JSON with two lists.
 
     Rows may hold `topic`; `template` says where subject and object stand (see `with_template`).
@@ -72,24 +71,26 @@ def read_pairs(
     Raises:
         DatasetError: lists of unequal length, a statement that both are, or a template that does not fit.
     """
-    place = Path(path)
     if template is not None:
         template_pattern(template)
-    pairs = _published(place) if place.suffix == ".json" else None
+    named_json = isinstance(path, str | Path) and ending_of(Path(path)) == ".json"
+    pairs = _published(Path(path)) if named_json else None
     if pairs is None:
-        table = read_table(place)
+        table = read_table(path)
         table.require("true", "false")
         pairs = [
             (
                 row.text("true"),
                 row.text("false"),
-                row.text("topic") if row.has("topic") else topic or place.stem,
+                row.text("topic") if row.has("topic") else topic or row.stem,
             )
             for row in table.rows
         ]
     for number, (true, false, _) in enumerate(pairs, start=1):
         if true == false:
-            raise DatasetError(f"{place}, pair {number}: both statements are the same; a pair needs two.")
+            raise DatasetError(
+                f"{name_of(path)}, pair {number}: both statements are the same; a pair needs two."
+            )
     trues = StatementSet(Statement(true, True, topic or name) for true, _, name in pairs)
     falses = StatementSet(Statement(false, False, topic or name) for _, false, name in pairs)
     if template is not None:
@@ -100,8 +101,10 @@ def read_pairs(
 def _published(place: Path) -> list[tuple[str, str, str]] | None:
     """The two lists of Du et al.'s file; None for another kind of JSON."""
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(text_of(place))
+    except DatasetError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{place} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict):
         return None
@@ -122,5 +125,5 @@ def _published(place: Path) -> list[tuple[str, str, str]] | None:
         )
     if not all(isinstance(text, str) and text.strip() for value in lists.values() for text in value):
         raise DatasetError(f"{place}: the lists must hold texts.")
-    name = place.stem.removesuffix("_paired")
+    name = stem_of(place).removesuffix("_paired")
     return [(true, false, name) for true, false in zip(lists["true"], lists["false"], strict=True)]

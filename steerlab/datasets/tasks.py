@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from steerlab.datasets.readers.source import lines_of, stem_of
 from steerlab.errors import DatasetError
 
 Grading: TypeAlias = Literal["number", "math"]
@@ -137,16 +138,12 @@ def read_task(
     for name, template in (("locked", locked), ("unlocked", unlocked)):
         if "{question}" not in template:
             raise DatasetError(f"The {name} template {template!r} has no field {{question}}.")
-    try:
-        lines = place.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{place} cannot be read: {error}.") from error
-    rows = [_row(place, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(place, number, line) for number, line in lines_of(place)]
     if not rows:
         raise DatasetError(f"{place} holds no questions.")
     plain = all(_value(answer) is not None for _, answer in rows)
     return Task(
-        name=place.stem,
+        name=stem_of(place),
         locked=tuple(locked.replace("{question}", question) for question, _ in rows),
         unlocked=tuple(unlocked.replace("{question}", question) for question, _ in rows),
         answers=tuple(answer for _, answer in rows),

@@ -19,6 +19,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
+from steerlab.datasets.frames import columns_of
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions.direction import Direction
 from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
@@ -100,8 +101,8 @@ def fit_direction(
         >>> fit_direction(sl.capture(model, prompts, "resid_post"), labels)  # doctest: +SKIP
 
     Raises:
-        DirectionError: for an unknown name, labels that are not two classes, pairs that are not one prompt of each
-            class, or states of another model.
+        DirectionError: for an unknown name, labels that are not two classes or give one text both, pairs that are not
+            one prompt of each class, or states of another model.
     """
     activations, estimator = _states(states), estimator_of(estimator)
     name, fingerprint = _read_in(activations, model)
@@ -147,6 +148,7 @@ class _Rows:
         polarity: Any,
     ) -> _Rows:
         given = by_row(activations, labels, "labels")
+        _require_one_label_a_prompt(activations, given)
         low, high = classes_of(given, positive)
         is_positive = np.array([label == high for label in given])
         return cls(is_positive, low, high, _extra(estimator, activations, pairs, polarity))
@@ -215,12 +217,29 @@ def by_row(activations: Activations, values: Any, what: str) -> list[Label]:
         raise DirectionError(f"Fitting on states needs {what}, one a prompt.")
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise DirectionError(f"The {what} are {values!r}; give a list with one a prompt.")
+    if columns_of(values) is not None:
+        raise DirectionError(f"The {what} are a whole table; give one column of it.")
     given = [plain_label(value) for value in values]
     if len(given) != activations.n_prompts:
         raise DirectionError(
             f"{activations.n_prompts} prompts came with {len(given)} {what}; give one a prompt."
         )
     return [given[example] for example in activations.example.tolist()]
+
+
+def _require_one_label_a_prompt(activations: Activations, by_row: Sequence[Label]) -> None:
+    """Raise `DirectionError` where one prompt was given twice, with two labels."""
+    first: dict[str, tuple[int, Label]] = {}
+    labels = dict(zip(activations.example.tolist(), by_row, strict=True))
+    for number, prompt in enumerate(activations.prompt_hashes):
+        if number not in labels:  # nothing of it was read
+            continue
+        before, label = first.setdefault(prompt, (number, labels[number]))
+        if label != labels[number]:
+            raise DirectionError(
+                f"Prompts {before} and {number} are one text with the labels {label!r} and {labels[number]!r}; a text "
+                "has one label, so leave out what has two."
+            )
 
 
 def _extra(

@@ -40,9 +40,11 @@ LayerSite = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
 def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
     """A control vector of repeng or llama.cpp: `direction.N` acts on the output of block N, so at resid_post.N.
 
+    Packed tensors (BF16, Q8_0, ...) are unpacked by the library gguf.
+
     Raises:
         DirectionError: no such file, no GGUF, no control vector, one written here for another model, or one that does
-            not fit this model; or `gguf` is not installed.
+            not fit this model or keeps its numbers in a type that gguf does not unpack; or `gguf` is not installed.
     """
     try:
         from gguf import GGUFReader
@@ -52,7 +54,9 @@ def read_gguf(path: str | Path, model: LanguageModel) -> Direction:
     try:
         reader = GGUFReader(path)
         fields = {name: _gguf_text(reader, name) for name in ("general.architecture", "steerlab.fingerprint")}
-        tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+        tensors = {tensor.name: _gguf_numbers(path, tensor) for tensor in reader.tensors}
+    except DirectionError:
+        raise
     except Exception as error:  # the reader raises whatever its numpy views raise on a damaged file
         raise DirectionError(
             f"{path} cannot be read as a GGUF file: {reason(error)}; write it again."
@@ -186,6 +190,12 @@ def _direction(
         raise DirectionError(
             f"The vectors name layer {negative[0]}, and layers count from 0 here; save them with positive numbers."
         )
+    for layer, vector in layers.items():
+        if not vector.is_floating_point():
+            kind = str(vector.dtype).removeprefix("torch.")
+            raise DirectionError(
+                f"The vector of layer {layer} holds {kind} numbers, not floating-point ones; save it as float32."
+            )
     direction = Direction(
         {Site(name, layer): vector for layer, vector in layers.items()},
         model.name,
@@ -239,6 +249,21 @@ def _metadata(path: Path) -> dict[str, int]:
 def _gguf_text(reader: Any, name: str) -> str:
     field = reader.get_field(name)
     return "" if field is None else str(field.contents())
+
+
+def _gguf_numbers(path: Path, tensor: Any) -> Tensor:
+    """The numbers of a tensor, unpacked where its type packs them."""
+    from gguf import dequantize
+
+    kind = tensor.tensor_type
+    if kind.name in ("F64", "F32", "F16"):
+        return torch.from_numpy(tensor.data.copy())
+    try:
+        return torch.from_numpy(dequantize(tensor.data, kind).copy())
+    except NotImplementedError as error:  # whole numbers, and packings that gguf only names
+        raise DirectionError(
+            f"{path} keeps {tensor.name} as {kind.name}, which is not read; save it as F32."
+        ) from error
 
 
 def _gguf_layer(path: Path, name: str) -> int:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from steerlab.datasets.frames import row_advice, table_advice
 from steerlab.errors import PromptError, kind_of
 from steerlab.models.positions import Selector
 
@@ -50,18 +51,15 @@ def as_prompt(prompt: str | Prompt) -> Prompt:
 
 
 def as_prompts(given: Any) -> list[str | Prompt]:
-    """Prompts as a list: one text or prompt alone, or any iterable of them (a column of a data frame, too).
+    """Prompts as a list: one text or prompt alone, or any iterable of them (a column of a frame or Dataset, too).
 
     Raises:
-        PromptError: no prompts, or something that holds none.
+        PromptError: no prompts, a whole table, chat messages, or something that holds no texts.
     """
     if isinstance(given, str | Prompt):
         return [given]
-    if isinstance(given, Mapping) or hasattr(given, "columns"):
-        names = ", ".join(map(repr, list(getattr(given, "columns", given))[:4]))
-        raise PromptError(
-            f"Prompts come as a list of texts, not as a table ({names}); give one column of it."
-        )
+    if advice := table_advice(given):
+        raise PromptError(f"Prompts come {advice}.")
     if not isinstance(given, Iterable):
         raise PromptError(f"Prompts come as a text or a list of texts, not as {kind_of(given)}; give texts.")
     listed = list(given)
@@ -69,7 +67,7 @@ def as_prompts(given: Any) -> list[str | Prompt]:
         raise PromptError("There are no prompts; give a list with at least one prompt.")
     for row, prompt in enumerate(listed):
         if not isinstance(prompt, str | Prompt):
-            raise PromptError(f"Prompt {row} is {kind_of(prompt)}; give a text or a Prompt.")
+            raise PromptError(f"Prompt {row} is {row_advice(prompt)}.")
     return listed
 
 

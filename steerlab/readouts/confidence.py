@@ -1,8 +1,9 @@
 """How sure is a model, and is it right as often as it is sure?
 
 On plain text: the entropy of the next-token law, its largest probability, and the calibration of that probability as
-a forecast of the next token. On labelled statements ("... This statement is:"): the probability of TRUE against FALSE,
-renormalised over the two, its calibration and Brier score. Intervals are over texts and over statements' subjects.
+a forecast of the next token. On labelled statements ("... This statement is:"): the probability of one answer word
+against the other (TRUE, FALSE), renormalised over the two, its calibration and Brier score. Intervals are over texts
+and over statements' subjects.
 Controls: a text's predictions against next tokens of other places and against a uniform law (a model that gains
 nothing over these has not read the text), the calibration error a perfectly calibrated model would show on as many
 answers, accuracy against always giving the more frequent answer.
@@ -22,7 +23,7 @@ from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.laws import entropy
 from steerlab.progress import track
-from steerlab.readouts.questions import Plan, answer_tokens, question
+from steerlab.readouts.questions import ANSWERS, Plan, answer_tokens, question
 from steerlab.record import Record, Role
 from steerlab.statistics import (
     Estimate,
@@ -35,7 +36,6 @@ from steerlab.statistics import (
     reliability_curve,
 )
 
-WORDS = (" TRUE", " FALSE")
 _CELLS = 2**25  # logits held at once
 _BINS = 10
 GAIN = 0.5  # nats a token that a model must gain over both controls to count as reading; trained ones gain several
@@ -86,7 +86,7 @@ class TextConfidence(Record):
 
 
 class AnswerConfidence(Record):
-    """Confidence in TRUE against FALSE. chance: share of the more frequent label. mass: P(TRUE) + P(FALSE)."""
+    """Confidence in the answer given. chance: share of the more frequent label. mass: P(TRUE) + P(FALSE)."""
 
     model: Role
     n: int
@@ -237,12 +237,16 @@ def untrained(gain: Estimate, factor: float, vocab_size: int) -> bool:
 
 
 def read_answers(
-    model: LanguageModel, plan: Plan, rows: Int[np.ndarray, " row"], shots: int
+    model: LanguageModel,
+    plan: Plan,
+    rows: Int[np.ndarray, " row"],
+    shots: int,
+    words: tuple[str, str] = ANSWERS[0],
 ) -> AnswerReading:
-    """Ask about some rows of the plan, with `shots` labelled lines before each."""
-    true, false = answer_tokens(model, WORDS)
+    """Ask about some rows of the plan for one of two words, with `shots` labelled lines before each."""
+    true, false = answer_tokens(model, words)
     prompts = [
-        question(plan.statements[row], plan.examples[str(plan.groups[row])][:shots], WORDS, order=1 + row)
+        question(plan.statements[row], plan.examples[str(plan.groups[row])][:shots], words, order=1 + row)
         for row in rows.tolist()
     ]
     law = model.logits(prompts).double().log_softmax(-1)

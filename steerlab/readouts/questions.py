@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.datasets import Statement, StatementSet
-from steerlab.errors import DatasetError, SteerlabError
+from steerlab.errors import DatasetError, PromptError, reason
 from steerlab.models import LanguageModel, Prompt
 
 QUESTION = " This statement is:"
 ANSWER_SITE, QUESTION_END = "answer_site", "question_end"
+#: Words for true and false, in the order in which they are tried.
+ANSWERS = ((" TRUE", " FALSE"), (" true", " false"), (" True", " False"), (" Yes", " No"))
 FEWEST_TOPICS, WANTED_TOPICS = 4, 6
 _FEWEST_A_CLASS = 8
 _RANDOM_PARTS = 6
@@ -189,15 +191,52 @@ def question(
     return Prompt(text, spans={ANSWER_SITE: (last - 1, end), QUESTION_END: (len(text) - 1, len(text))})
 
 
+def answer_words(models: Iterable[LanguageModel], answers: tuple[str, str] | None = None) -> tuple[str, str]:
+    """The words for true and false that are asked for: those named, else the first of `ANSWERS` that fit.
+
+    Words fit that are two different single tokens in every model.
+
+    Raises:
+        PromptError: the named words, or all of `ANSWERS`, do not fit.
+    """
+    asked = tuple(models)
+    if answers is not None and (
+        isinstance(answers, str) or len(answers) != 2 or not all(isinstance(word, str) for word in answers)
+    ):
+        raise PromptError(f"Answers are two words, for true and for false, not {answers!r}.")
+    for words in ANSWERS if answers is None else ((answers[0], answers[1]),):
+        try:
+            for model in asked:
+                answer_tokens(model, words)
+        except PromptError as error:
+            if answers is not None:
+                raise PromptError(
+                    f"{spoken(words)} cannot be asked for: {reason(error)}; begin it with a space, or name two other "
+                    "words."
+                ) from error
+            continue
+        return words
+    tried = ", ".join(map(spoken, ANSWERS))
+    raise PromptError(
+        f"None of the answers {tried} are single tokens in {' and '.join(model.name for model in asked)}; name two "
+        "words that are (answers=, --answers)."
+    )
+
+
+def spoken(words: tuple[str, str]) -> str:
+    """Both answer words in a sentence: "TRUE or FALSE"."""
+    return " or ".join(word.strip() for word in words)
+
+
 def answer_tokens(model: LanguageModel, answers: tuple[str, str]) -> tuple[int, int]:
     """Token ids of the two answer words.
 
     Raises:
-        SteerlabError: when one is not a single token of this model, or both are the same.
+        PromptError: one is not a single token of this model, or both are the same.
     """
     true, false = (model.token_id(word) for word in answers)
     if true == false:
-        raise SteerlabError(f"The answers {answers[0]!r} and {answers[1]!r} are one token in {model.name}.")
+        raise PromptError(f"The answers {answers[0]!r} and {answers[1]!r} are one token in {model.name}.")
     return true, false
 
 

@@ -12,17 +12,31 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from steerlab.record import Record
 
 
+class _Unknown(float):
+    """NaN that reads as "n/a" in a sentence, whatever its format."""
+
+    def __format__(self, spec: str) -> str:
+        return "n/a"
+
+
+UNKNOWN = _Unknown("nan")
+
+
 def _null_is_nan(value: Any) -> Any:
-    return math.nan if value is None else value
+    return UNKNOWN if value is None else value
 
 
-Number = Annotated[float, BeforeValidator(_null_is_nan)]
-"""A float whose NaN is null in JSON, both ways."""
+def _sayable(value: float) -> float:
+    return UNKNOWN if math.isnan(value) else value
+
+
+Number = Annotated[float, BeforeValidator(_null_is_nan), AfterValidator(_sayable)]
+"""A float whose NaN is null in JSON, both ways, and "n/a" where it is formatted."""
 
 
 class Estimate(Record):
@@ -33,8 +47,8 @@ class Estimate(Record):
     """
 
     value: Number
-    low: Number = math.nan
-    high: Number = math.nan
+    low: Number = UNKNOWN
+    high: Number = UNKNOWN
     n: int = 0
     level: float = 0.95
     method: str = ""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlab.datasets import ContrastSet, StatementSet
+from steerlab.datasets import ContrastSet, Statement, StatementSet, read_requests
 from steerlab.datasets.groups import groups_of
 from steerlab.datasets.labelled_texts import labelled_texts
 from steerlab.datasets.readers import read_published
@@ -163,7 +163,7 @@ def test_published_formats_are_told_from_a_persons_own_rows(
         ((["a"],), "cannot be read from this"),
         ((["a b", "c"], []), "one class only"),
         ((["a", "b"], ["b", "c"]), "stand in both classes"),
-        ((["a", 3], ["b"]), "is a int"),
+        ((["a", 3], ["b"]), "is an int"),
         ((["a", " "], ["b"]), "is empty"),
         (("happy", ["sad"]), "One text is no list of texts"),
         ((Path("none.txt"), ["sad"]), "cannot be read"),
@@ -176,6 +176,24 @@ def test_published_formats_are_told_from_a_persons_own_rows(
 def test_what_is_no_contrast_is_a_sentence(given_as: tuple[Any, ...], sentence: str) -> None:
     with pytest.raises(DatasetError, match=sentence):
         labelled_texts(*given_as)
+
+
+def test_a_text_has_one_label(tmp_path: Path) -> None:
+    for words, make in {
+        r"Texts stand in both classes \(2 of them\); a text has one label": lambda: labelled_texts(
+            HAPPY, [*SAD, *HAPPY[:2]]
+        ),
+        r"in both kinds, harmful and harmless \(1 of them\)": lambda: ContrastSet(("a", "b"), ("b", "c")),
+        r"in both classes \(1 of them\)": lambda: labelled_texts(
+            StatementSet([Statement("a", True), Statement("b", False), Statement("a", False)])
+        ),
+    }.items():
+        with pytest.raises(DatasetError, match=words):
+            make()
+    file = tmp_path / "twice.csv"
+    file.write_text("text,label\nOne.,harmful\nOne.,harmless\n")
+    with pytest.raises(DatasetError, match=r"twice\.csv.*; a text has one label"):
+        read_requests(file)
 
 
 @pytest.mark.parametrize("twins", [False, True], ids=["single", "twins"])

@@ -105,7 +105,7 @@ def test_requests_without_splits_get_some(tmp_path: Path) -> None:
         ("g.csv", "text,label\nOne, two.,true\n", ["row 1", "3 cells", "double quotes"]),
         ("h.csv", "", ["empty", "header"]),
         ("i.csv", "text,label\n", ["no row"]),
-        ("j.jsonl", '{"text": "One.", "label": true}\n\n', ["row 2", "empty"]),
+        ("j.jsonl", '{"text": "One.", "label": true}\n\n{"text": "Two."}\n', ["row 2", "empty"]),
         ("k.jsonl", '{"text": "One."}\n', ["row 1", "'label'", "missing"]),
         ("l.jsonl", "{text}\n", ["row 1", "not JSON"]),
         ("m.jsonl", "[1, 2]\n", ["row 1", "not an object"]),

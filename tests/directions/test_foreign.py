@@ -66,6 +66,45 @@ def test_what_was_exported_is_read_back(tiny_llama: LanguageModel, tmp_path: Pat
         read_gguf(path, tiny("llama", seed=1))
 
 
+@pytest.mark.parametrize("kind", ["F16", "F64", "BF16", "Q8_0", "Q4_K"])
+def test_packed_numbers_are_unpacked(tmp_path: Path, kind: str) -> None:
+    """What the gguf package packs, it unpacks: within the kind's own precision of what was written."""
+    gguf = pytest.importorskip("gguf", reason="needs the extra gguf")
+    wanted = vector(width=256)
+    row = wanted.numpy()
+    types = {"F16": np.float16, "F64": np.float64}
+    writer = gguf.GGUFWriter(tmp_path / "packed.gguf", "controlvector")
+    if kind in types:
+        writer.add_tensor("direction.1", row.astype(types[kind]))
+    elif kind == "Q4_K":
+        # Blocks of 256: two float16 scales, 12 bytes of block scales, 128 bytes of four-bit numbers.
+        block = np.concatenate([np.array([1, 0], np.float16).view(np.uint8), np.full(12, 1, np.uint8),
+                                np.full(128, 0x33, np.uint8)])  # fmt: skip
+        wanted = torch.from_numpy(gguf.dequantize(block, gguf.GGMLQuantizationType.Q4_K))
+        writer.add_tensor("direction.1", block, raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    else:
+        packed = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor("direction.1", gguf.quantize(row, packed), raw_dtype=packed)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = read_gguf(tmp_path / "packed.gguf", tiny("llama", hidden_size=256))[Site("resid_post", 1)]
+    assert read.shape == (256,)
+    torch.testing.assert_close(read, wanted, rtol=0.01, atol=0.02)
+
+
+def test_whole_numbers_are_no_direction(tiny_llama: LanguageModel, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="needs the extra gguf")
+    _repeng(tmp_path / "whole.gguf", {1: np.arange(WIDTH, dtype=np.int32)})
+    with pytest.raises(DirectionError, match=r"direction\.1 as I32, which is not read; save it as F32"):
+        read_gguf(tmp_path / "whole.gguf", tiny_llama)
+    for given in (torch.arange(WIDTH), torch.ones(WIDTH, dtype=torch.complex64), torch.ones(WIDTH).bool()):
+        torch.save({1: given}, tmp_path / "whole.pt")
+        with pytest.raises(DirectionError, match=r"layer 1 holds \w+ numbers.*save it as float32"):
+            read_steering_vectors(tmp_path / "whole.pt", tiny_llama)
+
+
 def test_damaged_and_wrong_gguf_files_are_refused(tiny_llama: LanguageModel, tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="needs the extra gguf")
     _repeng(tmp_path / "whole.gguf", {1: vector().numpy()})

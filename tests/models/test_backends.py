@@ -9,6 +9,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,11 @@ def test_caches_that_do_not_fit(opened: Any, checkpoint: Any) -> None:
     _, some = model.source.run_with_cache(tokens.input_ids, names_filter=["blocks.0.attn.q.hook_out"])
     with pytest.raises(SteerlabError, match="none of the model's sites"):
         read(some, model, tokens)
+    with pytest.raises(SteerlabError, match="made from other texts; give the tokens"):
+        read(cache, model, replace(tokens, input_ids=tokens.input_ids.roll(1, 0)))
+    _, late = model.source.run_with_cache(tokens.input_ids, names_filter=["blocks.1.hook_out"])
+    with pytest.raises(SteerlabError, match="add 'hook_embed' to the names_filter"):
+        read(late, model, tokens)
     states = read(cache, model, tokens)
     with pytest.raises(SteerlabError, match="as many of each"):
         states.to_transformer_lens(model)

@@ -5,15 +5,25 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from studies import planted_models as planted
 
 from steerlab import datasets
 from steerlab.datasets import Statement, StatementSet
-from steerlab.errors import DatasetError
-from steerlab.models import Span
-from steerlab.readouts.questions import ANSWER_SITE, QUESTION, not_shown, plan, question, subject
+from steerlab.errors import DatasetError, PromptError
+from steerlab.models import LanguageModel, Span
+from steerlab.readouts.questions import (
+    ANSWER_SITE,
+    ANSWERS,
+    QUESTION,
+    answer_words,
+    not_shown,
+    plan,
+    question,
+    subject,
+)
 
 
 def test_held_out_topics_are_never_trained_on_and_examples_never_asked() -> None:
@@ -51,6 +61,42 @@ def test_the_question_marks_the_last_word_and_the_full_stop() -> None:
         model.tokenizer.decode([int(tokens.input_ids[0, at])]) for at in Span(ANSWER_SITE).resolve(tokens, 0)
     ]
     assert marked == ["good3", "."]
+
+
+class Vocabulary:
+    """What asking needs of a model: a name, and which words are one token."""
+
+    def __init__(self, name: str, *words: str) -> None:
+        self.name, self._words = name, words
+
+    def token_id(self, word: str) -> int:
+        if word not in self._words:
+            raise PromptError(f"{word!r} is 2 tokens for this tokenizer; choose a word that is one.")
+        return self._words.index(word)
+
+
+def words_of(*models: Vocabulary, answers: Any = None) -> tuple[str, str]:
+    return answer_words(cast("list[LanguageModel]", models), answers)
+
+
+def test_the_answer_words_are_the_first_that_are_single_tokens_in_both() -> None:
+    every = [word for words in ANSWERS for word in words]
+    large, small = Vocabulary("large", *every), Vocabulary("small", *every[1:])
+    assert words_of(large, large) == (" TRUE", " FALSE")
+    assert words_of(large, small) == (" true", " false")
+    assert words_of(large, Vocabulary("odd", " TRUE", " false", " Yes", " No")) == (" Yes", " No")
+    assert words_of(large, small, answers=(" FALSE", " No")) == (" FALSE", " No")
+    with pytest.raises(
+        PromptError, match=r"None of the answers TRUE or FALSE, .* in large and odd; .*--answers"
+    ):
+        words_of(large, Vocabulary("odd", " TRUE", " false"))
+    with pytest.raises(PromptError, match="TRUE or No cannot be asked for: ' TRUE' is 2 tokens"):
+        words_of(large, small, answers=(" TRUE", " No"))
+    with pytest.raises(PromptError, match="are one token in large"):
+        words_of(large, answers=(" No", " No"))
+    for wrong in (" Yes", (" Yes",), (1, 2)):
+        with pytest.raises(PromptError, match="two words, for true and for false"):
+            words_of(large, answers=wrong)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +27,20 @@ from steerlab.statistics import Estimate
 )
 def test_text(fields: dict[str, float], text: str) -> None:
     assert str(Estimate(**fields)) == text
+
+
+def test_what_the_data_cannot_give_is_never_printed_as_nan() -> None:
+    for estimate in (
+        Estimate(value=math.nan),
+        Estimate(value=float("nan"), low=np.float64("nan")),
+        Estimate.model_validate_json('{"value": null, "low": null}'),
+    ):
+        assert (
+            f"{estimate.value:.2f}, at most {estimate.high:.3g} ({estimate.low})" == "n/a, at most n/a (n/a)"
+        )
+        assert math.isnan(estimate.value)
+        assert math.isnan(estimate.high)
+        assert estimate.model_dump_json() == Estimate(value=math.nan).model_dump_json()
 
 
 def test_format_spec_is_kept() -> None:

@@ -105,6 +105,19 @@ def test_answers_of_a_model_that_knows_and_of_one_that_does_not() -> None:
     assert accuracy.value.high < 0
 
 
+def test_other_answers_are_asked_for_and_named() -> None:
+    made, knows = planted_models.statements(), planted_models.planted()
+    texts = [one.text for one in made][:10]
+    turned = confidence((knows, knows), made, plain_text=texts, answers=(" FALSE", " TRUE"))
+    assert turned.words == (" FALSE", " TRUE")
+    assert turned.answers[0].accuracy.value < 0.7  # the model says TRUE of what is true
+    assert any("FALSE or TRUE" in sentence for sentence in turned.summary)
+    (table,) = (table for table in turned.tables() if table.key == "answer_confidence")
+    assert table.title.startswith("Confidence in FALSE or TRUE on labelled statements")
+    with pytest.raises(PromptError, match="cannot be asked for"):
+        confidence((knows, knows), made, plain_text=texts, answers=(" Perhaps so", " TRUE"))
+
+
 def test_no_text_is_an_error(tiny_llama: LanguageModel) -> None:
     with pytest.raises(PromptError, match="two plain texts"):
         confidence((tiny_llama, tiny_llama), datasets.statements(), plain_text=["one text"])

@@ -535,6 +535,14 @@ def test_the_study_of_the_bundled_pair(bundled: KnowledgeResult) -> None:
     assert "resid" not in " ".join(result.summary)
 
 
+def test_a_pair_that_cannot_be_asked_is_refused_before_anything_is_read() -> None:
+    base = tiny("llama", max_position_embeddings=512)
+    with pytest.raises(PromptError, match="None of the answers TRUE or FALSE, true or false"):
+        knowledge((base, base), sl.datasets.statements(["cities"]))
+    with pytest.raises(PromptError, match="true or b cannot be asked for"):
+        knowledge((base, base), sl.datasets.statements(["cities"]), answers=(" true", " b"))
+
+
 def test_models_at_chance_are_not_mapped() -> None:
     base, post = (tiny("llama", seed=seed, max_position_embeddings=512) for seed in (0, 1))
     statements = sl.datasets.statements(["cities", "animals", "numbers"])

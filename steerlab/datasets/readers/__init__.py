@@ -2,7 +2,7 @@
 
 | what | file | read by |
 |---|---|---|
-| labelled rows | CSV, JSON Lines or a JSON list with `text,label` | `read_statements`, `read_requests` |
+| labelled rows | `text,label` in CSV, JSON Lines, a JSON list, Parquet, a frame | `read_statements`, `read_requests` |
 | Geometry of Truth, RepE facts | CSV `statement,label`, with `city,country` and the like | `read_statements` |
 | TruthfulQA | its CSV | `read_truthful_qa`, `read_statements` |
 | refusal_direction | JSON lists of `{"instruction": ...}`, a folder of six | `read_requests` |

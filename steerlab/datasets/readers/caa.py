@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from steerlab.datasets.choices import ChoicePair
 from steerlab.datasets.readers.table import Row, read_table
@@ -14,7 +14,7 @@ _COLUMNS = (
 )
 
 
-def read_caa(path: str | Path) -> tuple[ChoicePair, ...]:
+def read_caa(path: Any) -> tuple[ChoicePair, ...]:
     """Read the pairs of a behaviour's file: JSON or JSON Lines (or CSV) with a question and two answers like "(A)".
 
     The columns are `question`, `answer_matching_behavior` and `answer_not_matching_behavior`; or `prompt`, `correct`

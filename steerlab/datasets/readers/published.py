@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from steerlab.datasets.contrast import ContrastSet
 from steerlab.datasets.readers.requests import read_requests
 from steerlab.datasets.readers.statements import read_statements
-from steerlab.datasets.readers.table import Table, read_table
+from steerlab.datasets.readers.table import Table, folder_of, read_table
 from steerlab.datasets.readers.truthful_qa import is_truthful_qa
 from steerlab.datasets.statement_set import StatementSet
 
@@ -18,7 +18,7 @@ _OF_REQUESTS = {"instruction", "goal"}
 _OWN_GROUPS = {"group", "pair"}
 
 
-def read_published(path: str | Path) -> StatementSet | ContrastSet | None:
+def read_published(path: Any) -> StatementSet | ContrastSet | None:
     """Statements or requests; None for rows that are a person's own contrast.
 
     Statements are TruthfulQA's, Geometry of Truth's, and rows with a topic or a subject. Requests are labelled harmful
@@ -27,19 +27,18 @@ def read_published(path: str | Path) -> StatementSet | ContrastSet | None:
     Rows with a group or pair column are a person's own: they say themselves what is held out together.
     Raises `DatasetError` where a file or folder in a published format is not sound.
     """
-    place = Path(path)
-    if place.is_dir():
-        return read_requests(place) if any(place.glob("harm*")) else read_statements(place)
-    table = read_table(place)
+    if (folder := folder_of(path)) is not None:
+        return read_requests(folder) if any(folder.glob("harm*")) else read_statements(folder)
+    table = read_table(path)
     if is_truthful_qa(table):
-        return read_statements(place)
+        return read_statements(path)
     if _OWN_GROUPS & set(table.columns):
         return None
     labels = _labels(table)
     if labels and labels <= _TRUTH and _OF_STATEMENTS & set(table.columns):
-        return read_statements(place)
+        return read_statements(path)
     if labels == _HARM or (not labels and _OF_REQUESTS & set(table.columns)):
-        return read_requests(place)
+        return read_requests(path)
     return None
 
 

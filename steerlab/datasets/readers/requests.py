@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from os.path import isdir
 from pathlib import Path
+from typing import Any
 
 from steerlab.datasets.contrast import SPLITS, ContrastSet
-from steerlab.datasets.readers.table import ENDINGS, Table, files_in, read_table
+from steerlab.datasets.readers.source import stem_of
+from steerlab.datasets.readers.table import ENDINGS, Table, files_in, folder_of, name_of, read_table
 from steerlab.errors import DatasetError
 
 _HARM = {"harmful": True, "1": True, "harmless": False, "0": False}
@@ -28,12 +29,12 @@ _OTHERS = {
 }
 
 
-def read_requests(path: str | Path, *, harmless: str | Path | None = None, seed: int = 0) -> ContrastSet:
+def read_requests(path: Any, *, harmless: Any = None, seed: int = 0) -> ContrastSet:
     """Read harmful and harmless requests.
 
     `path` is one of
-    - a file of rows with `text` (or `statement`) and `label` (harmful/harmless or 1/0), and perhaps `split` (train, val
-      or test in every row);
+    - a file or frame of rows with `text` (or `statement`) and `label` (harmful/harmless or 1/0), and perhaps `split`
+      (train, val or test in every row);
     - a folder as of refusal_direction, with `harmful_train.json`, `harmless_val.json` and so on, six in all;
     - a folder with one file whose name begins with `harmful` and one that begins with `harmless`;
     - a file of harmful requests alone, when `harmless` names one of harmless ones.
@@ -41,17 +42,16 @@ def read_requests(path: str | Path, *, harmless: str | Path | None = None, seed:
     Where the files have splits of their own they hold; else they are drawn by the seed, near-duplicates together.
     Raises `DatasetError`.
     """
-    place = Path(path)
     if harmless is not None:
-        return ContrastSet.from_texts(_one_kind(place), _one_kind(Path(harmless)), seed=seed)
-    if isdir(place):
-        return _folder(place, seed)
-    table = read_table(place)
+        return _contrast(name_of(path), _one_kind(path), _one_kind(harmless), seed)
+    if (folder := folder_of(path)) is not None:
+        return _folder(folder, seed)
+    table = read_table(path)
     if "label" in table.columns or {"text", "statement"} & set(table.columns):
         return _labelled(table, seed)
     if {"instruction", "goal"} & set(table.columns):
         raise DatasetError(
-            f"{place}: a list of requests of one kind, and a contrast needs two; put it into a folder as "
+            f"{name_of(path)}: a list of requests of one kind, and a contrast needs two; put it into a folder as "
             "harmful.csv (or .json) with a harmless.csv (or .json) beside it, and name the folder."
         )
     raise _unknown(table)
@@ -60,8 +60,24 @@ def read_requests(path: str | Path, *, harmless: str | Path | None = None, seed:
 # -- private, in the order they are called --
 
 
-def _one_kind(file: Path) -> list[str]:
-    table = read_table(file)
+def _contrast(
+    where: str,
+    harmful: Sequence[str],
+    harmless: Sequence[str],
+    seed: int,
+    splits: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+) -> ContrastSet:
+    """Both kinds, in splits of their own or in drawn ones."""
+    try:
+        if splits is None:
+            return ContrastSet.from_texts(harmful, harmless, seed=seed)
+        return ContrastSet(tuple(harmful), tuple(harmless), splits=splits)
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error}") from error
+
+
+def _one_kind(given: Any) -> list[str]:
+    table = read_table(given)
     column = next((name for name in _TEXTS if name in table.columns), None)
     if column is None:
         raise _unknown(table)
@@ -78,7 +94,7 @@ def _unknown(table: Table) -> DatasetError:
 
 def _folder(folder: Path, seed: int) -> ContrastSet:
     files = files_in(folder, ENDINGS)
-    named = {file.stem: file for file in files}
+    named = {stem_of(file): file for file in files}
     in_splits = {(kind, split): named.get(f"{kind}_{split}") for kind in _KINDS for split in SPLITS}
     if any(in_splits.values()):
         texts: dict[str, list[str]] = {kind: [] for kind in _KINDS}
@@ -92,12 +108,12 @@ def _folder(folder: Path, seed: int) -> ContrastSet:
             texts[kind] += read
             where[kind] += [split] * len(read)
         splits = (tuple(where["harmful"]), tuple(where["harmless"]))
-        return ContrastSet(tuple(texts["harmful"]), tuple(texts["harmless"]), splits=splits)
+        return _contrast(str(folder), texts["harmful"], texts["harmless"], seed, splits)
     harmful, harmless = (
-        _only(folder, kind, [file for file in files if re.match(rf"{kind}(?![a-z])", file.stem.lower())])
+        _only(folder, kind, [file for file in files if re.match(rf"{kind}(?![a-z])", stem_of(file).lower())])
         for kind in _KINDS
     )
-    return ContrastSet.from_texts(_one_kind(harmful), _one_kind(harmless), seed=seed)
+    return _contrast(str(folder), _one_kind(harmful), _one_kind(harmless), seed)
 
 
 def _only(folder: Path, kind: str, files: Sequence[Path]) -> Path:
@@ -123,6 +139,7 @@ def _labelled(table: Table, seed: int) -> ContrastSet:
         return tuple(cell for cell, label in zip(cells, labels, strict=True) if label == kind)
 
     if "split" not in table.columns:
-        return ContrastSet.from_texts(of(True, texts), of(False, texts), seed=seed)
+        return _contrast(str(table.file), of(True, texts), of(False, texts), seed)
     names = [row.choice("split", {name: name for name in SPLITS}) for row in table.rows]
-    return ContrastSet(of(True, texts), of(False, texts), splits=(of(True, names), of(False, names)))
+    splits = (of(True, names), of(False, names))
+    return _contrast(str(table.file), of(True, texts), of(False, texts), seed, splits)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from os.path import isdir
 from pathlib import Path
+from typing import Any
 
 from steerlab.datasets.questions import question_statements
-from steerlab.datasets.readers.table import Row, Table, files_in, read_table
+from steerlab.datasets.readers.table import Row, Table, files_in, folder_of, name_of, read_table
 from steerlab.datasets.readers.truthful_qa import is_truthful_qa, questions_of
 from steerlab.datasets.statement_set import Form, Statement, StatementSet
 from steerlab.errors import DatasetError
@@ -41,18 +41,18 @@ _OTHERS = {
 }
 
 
-def read_statements(path: str | Path) -> StatementSet:
-    """Read labelled statements from a file, or from all CSV and JSON Lines files of a folder.
+def read_statements(path: Any) -> StatementSet:
+    """Read labelled statements from a file or a frame, or from all CSV, Parquet and JSON Lines files of a folder.
 
     Rows hold `text` (or `statement`) and `label` (true/false or 1/0), and may hold `topic` (else the file's name),
     `polarity` (1 or -1, else 1), `subject` and `object` (words of the text, from which the spans are found).
     TruthfulQA's questions give a statement "Q: ... A: ..." for every answer. Raises `DatasetError`.
     """
-    place = Path(path)
-    items = _folder(place) if isdir(place) else _file(place)
+    folder = folder_of(path)
+    items = _file(path) if folder is None else _folder(folder)
     if len({item.label for item in items}) < 2:
         raise DatasetError(
-            f"{place}, column 'label': only one class occurs; both true and false statements are needed."
+            f"{name_of(path)}, column 'label': only one class occurs; both true and false statements are needed."
         )
     return StatementSet(items)
 
@@ -61,20 +61,20 @@ def read_statements(path: str | Path) -> StatementSet:
 
 
 def _folder(folder: Path) -> list[Statement]:
-    files = files_in(folder, (".csv", ".jsonl", ".ndjson"))
+    files = files_in(folder, (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"))
     if not files:
         raise DatasetError(f"{folder}: no CSV or JSON Lines file lies in this folder; {_UNDERSTOOD}.")
     return [item for file in files for item in _file(file)]
 
 
-def _file(file: Path) -> list[Statement]:
-    table = read_table(file)
+def _file(given: Any) -> list[Statement]:
+    table = read_table(given)
     if is_truthful_qa(table):
         return list(question_statements(questions_of(table)))
     if not {"text", "statement", "label"} & set(table.columns):
         hint = next((advice for column, advice in _OTHERS.items() if column in table.columns), "")
         raise DatasetError(
-            f"{file}: its columns ({table.named}) are not those of labelled statements. "
+            f"{table.file}: its columns ({table.named}) are not those of labelled statements. "
             + (hint or f"{_UNDERSTOOD[0].upper()}{_UNDERSTOOD[1:]}.")
         )
     column = "statement" if "statement" in table.columns and "text" not in table.columns else "text"
@@ -103,7 +103,7 @@ def _form(table: Table) -> Form:
 
 def _statement(row: Row, column: str, form: Form) -> Statement:
     text = row.text(column)
-    topic, negated = _topic(row.file.stem)
+    topic, negated = _topic(row.stem)
     polarity = row.choice("polarity", _POLARITY) if row.has("polarity") else -1 if negated else 1
     return Statement(
         text,

@@ -1,4 +1,7 @@
-"""A file of rows, whatever its format: CSV with a header, JSON Lines, or one JSON list of objects."""
+"""Rows, whatever they are kept in: CSV with a header, JSON Lines, a JSON list of objects, Parquet, or a frame.
+
+CSV may be divided by commas, semicolons or tabs; every file may be packed (.gz).
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from steerlab.errors import DatasetError
+from steerlab.datasets.frames import columns_of, rows_of
+from steerlab.datasets.messages import with_text
+from steerlab.datasets.readers.parquet import parquet_rows
+from steerlab.datasets.readers.source import ending_of, stem_of, text_of
+from steerlab.errors import DatasetError, kind_of
 
-ENDINGS = (".csv", ".jsonl", ".ndjson", ".json")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 # No line of a file is this one: it stands after the last, and is swallowed where a quoted cell is still open there.
 _END = "\ue000end\ue000"
 
@@ -27,6 +36,11 @@ class Row:
     file: Path
     number: int
     cells: Mapping[str, object]
+
+    @property
+    def stem(self) -> str:
+        """The file's name without its endings."""
+        return stem_of(self.file)
 
     def fault(self, column: str, reason: str) -> DatasetError:
         """The error that something is wrong in a column of this row; `reason` must not repeat a prompt."""
@@ -56,6 +70,8 @@ class Row:
         if column not in self.cells:
             raise self.fault(column, f"missing; every row needs one of {', '.join(known)}.")
         value = self.cells[column]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a frame keeps 0 and 1 as 0.0 and 1.0 where a cell was missing once
         word = str(value).strip().lower() if isinstance(value, str | int) else _kind(value)
         if word not in known:
             # A single word is a label misspelt; anything longer may be a prompt in the wrong column.
@@ -68,11 +84,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of a file (at least one), and the names of its columns in lower case."""
+    """The rows of a file (at least one), and the names of its columns in lower case.
+
+    has_header: every row has these columns (rows of JSON may have others).
+    """
 
     file: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    has_header: bool
 
     @property
     def named(self) -> str:
@@ -83,33 +103,56 @@ class Table:
         return ", ".join([*words, *more])
 
     def require(self, *columns: str) -> None:
-        """Raise `DatasetError` for a column that a CSV's header lacks (rows of JSON are asked one by one)."""
+        """Raise `DatasetError` for a column that the header lacks (rows of JSON are asked one by one)."""
         for column in columns:
-            if self.file.suffix.lower() == ".csv" and column not in self.columns:
+            if self.has_header and column not in self.columns:
                 raise DatasetError(
                     f"{self.file}, row 0, column {column!r}: missing in the header ({self.named}); "
                     f"name the columns {' and '.join(columns)}."
                 )
 
 
-def read_table(path: str | Path) -> Table:
-    """The table in a file. Raises `DatasetError` for a file that is not to be read, not UTF-8, damaged or empty."""
-    file = Path(path)
-    text = _decode(file)
-    ending = file.suffix.lower()
-    if ending not in ENDINGS:
-        raise DatasetError(f"{file}: the format is told by the ending; name the file .csv, .jsonl or .json.")
-    if ending == ".csv":
+def read_table(given: Any) -> Table:
+    """The table in a file, or a table in memory: a pandas or polars frame, an Arrow table, a `datasets.Dataset`.
+
+    A conversation in the column `messages` is the row's text where no other column is: the user's last message. Empty
+    rows at the end are none. Raises `DatasetError` for a file that is not to be read, not UTF-8, damaged or empty.
+    """
+    if (rows := rows_of(given)) is not None:
+        return _table(Path(name_of(given)), rows, tuple(columns_of(given) or ()))
+    if not isinstance(given, str | Path):
+        raise DatasetError(
+            f"Data are read from a file, a folder or a frame, not from {kind_of(given)}; name a file."
+        )
+    file = Path(given)
+    ending = ending_of(file)
+    if ending == ".parquet":
+        columns, rows = parquet_rows(file)
+        return _table(file, rows, columns)
+    text = text_of(file)
+    if ending in (".csv", ".tsv"):
         return _csv_table(file, text)
-    rows = _json_list(file, text) if ending == ".json" else _json_lines(file, text)
-    numbered = tuple(Row(file, number, _named(file, number, row)) for number, row in enumerate(rows, 1))
-    return _filled(Table(file, tuple(numbered[0].cells) if numbered else (), numbered))
+    if ending not in ENDINGS:
+        raise DatasetError(
+            f"{file}: the format is told by the ending; name the file .tsv, .parquet, .csv, .jsonl or .json."
+        )
+    return _table(file, _json_list(file, text) if ending == ".json" else _json_lines(file, text))
+
+
+def folder_of(given: Any) -> Path | None:
+    """The folder that a path names; None for a file or a table in memory."""
+    return Path(given) if isinstance(given, str | Path) and isdir(given) else None
+
+
+def name_of(given: Any) -> str:
+    """What an error calls a file, a folder, or a table in memory."""
+    return str(given) if isinstance(given, str | Path) else type(given).__name__
 
 
 def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The files of a folder with one of some endings, sorted by name. Raises `DatasetError` for a closed folder."""
     try:
-        return sorted(file for file in folder.iterdir() if file.suffix.lower() in endings)
+        return sorted(file for file in folder.iterdir() if ending_of(file) in endings)
     except OSError as error:
         raise DatasetError(
             f"{folder}: cannot be read ({error.strerror}); open the folder to yourself."
@@ -119,25 +162,22 @@ def files_in(folder: Path, endings: Sequence[str]) -> list[Path]:
 # -- private, in the order they are called --
 
 
-def _decode(file: Path) -> str:
-    try:
-        data = file.read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "no file can have that name"
-        raise DatasetError(f"{file}: cannot be read ({why}); name an existing file or folder.") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DatasetError(
-            f"{file}, line {line}: not UTF-8 (byte {error.start}); save the file as UTF-8."
-        ) from error
+def _table(file: Path, rows: Sequence[object], columns: tuple[str, ...] = ()) -> Table:
+    """Rows of objects; `columns` are those that every row has, where the format says so."""
+    named = tuple(_named(file, number, row) for number, row in enumerate(rows, 1))
+    if not named:
+        raise _empty(file)
+    found = tuple(dict.fromkeys([*(name.strip().lower() for name in columns), *named[0].cells]))
+    return Table(file, found, named, bool(columns))
 
 
 def _csv_table(file: Path, text: str) -> Table:
-    lines = list(_csv_lines(file, text))
+    delimiter = _delimiter(text)
+    lines = list(_csv_lines(file, text, delimiter))
     if not lines or not any(cell.strip() for cell in lines[0]):
         raise DatasetError(f"{file}: empty; a header with the columns' names is needed.")
+    while not any(cell.strip() for cell in lines[-1]):
+        lines.pop()
     header = tuple(name.strip().lower() for name in lines[0])
     for name in header:
         if header.count(name) > 1:
@@ -154,17 +194,32 @@ def _csv_table(file: Path, text: str) -> Table:
         if len(cells) != len(header):
             raise DatasetError(
                 f"{file}, row {number}: {len(cells)} cells where the header has {len(header)}; "
-                f"put a text with commas in double quotes."
+                f"put a text with {_DELIMITERS[delimiter]} in double quotes."
             )
         rows.append(Row(file, number, dict(zip(header, cells, strict=True))))
-    return _filled(Table(file, header, tuple(rows)))
+    if not rows:
+        raise _empty(file)
+    return Table(file, header, tuple(rows), True)
 
 
-def _csv_lines(file: Path, text: str) -> Iterator[list[str]]:
+def _delimiter(text: str) -> str:
+    """What divides the cells, told by the header alone: what divides it most often, the comma where none does."""
+    header = io.StringIO(text, newline="").readline()
+
+    def cells(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader([header], delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    return max(_DELIMITERS, key=cells)
+
+
+def _csv_lines(file: Path, text: str, delimiter: str) -> Iterator[list[str]]:
     end = "" if text.endswith(("\n", "\r")) or not text else "\n"
     number, last = 0, [""]
     try:
-        for last in csv.reader(io.StringIO(f"{text}{end}{_END}\n", newline="")):
+        for last in csv.reader(io.StringIO(f"{text}{end}{_END}\n", newline=""), delimiter=delimiter):
             if last != [_END]:
                 yield last
                 number += 1
@@ -178,7 +233,7 @@ def _csv_lines(file: Path, text: str) -> Iterator[list[str]]:
 
 
 def _json_lines(file: Path, text: str) -> list[object]:
-    lines = text.removesuffix("\n").split("\n") if text.strip() else []
+    lines = text.rstrip(" \t\r\n").split("\n") if text.strip() else []
     rows: list[object] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -210,21 +265,23 @@ def _json(text: str, where: str, advice: str) -> object:
         raise DatasetError(f"{where}: a number or a nest of lists too large to be read; {advice}.") from error
 
 
-def _named(file: Path, number: int, row: object) -> dict[str, object]:
+def _named(file: Path, number: int, row: object) -> Row:
     if not isinstance(row, dict):
         raise DatasetError(f'{file}, row {number}: not an object but {_kind(row)}; write {{"text": ...}}.')
-    return {str(key).strip().lower(): value for key, value in row.items()}
+    cells = {str(key).strip().lower(): value for key, value in row.items()}
+    try:
+        return Row(file, number, with_text(cells))
+    except DatasetError as error:
+        raise Row(file, number, cells).fault("messages", str(error)) from error
 
 
-def _filled(table: Table) -> Table:
-    if not table.rows:
-        raise DatasetError(f"{table.file}: there is no row; at least one prompt is needed.")
-    return table
+def _empty(file: Path) -> DatasetError:
+    return DatasetError(f"{file}: there is no row; at least one prompt is needed.")
 
 
 def _kind(value: object) -> str:
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
-    return kinds.get(type(value), "a number")
+    return kinds.get(type(value)) or ("a number" if isinstance(value, int | float) else kind_of(value))
 
 
 def _is_word(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from steerlab.datasets.questions import Question
 from steerlab.datasets.readers.table import Row, Table, read_table
@@ -11,7 +11,7 @@ from steerlab.errors import DatasetError
 _COLUMNS = ("question", "correct answers", "incorrect answers")
 
 
-def read_truthful_qa(path: str | Path) -> tuple[Question, ...]:
+def read_truthful_qa(path: Any) -> tuple[Question, ...]:
     """Read TruthfulQA's questions; an answer listed twice counts once. Raises `DatasetError`."""
     table = read_table(path)
     if not is_truthful_qa(table):
@@ -33,7 +33,7 @@ def questions_of(table: Table) -> tuple[Question, ...]:
 
 
 def _question(row: Row) -> Question:
-    category = row.text("category") if row.has("category") else row.file.stem
+    category = row.text("category") if row.has("category") else row.stem
     question, correct, incorrect = _COLUMNS
     return Question(row.text(question), _answers(row, correct), _answers(row, incorrect), category)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from steerlab.neurons.overlap import PairNeurons
 from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
+from steerlab.readouts.questions import ANSWERS
 from steerlab.results import StudyResult, Table
 from steerlab.studies._confidence.changes import Change
 from steerlab.studies._confidence.choices import Choices
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 
 
 class ConfidenceResult(StudyResult):
-    """Confidence of a pair on texts and on statements, and its entropy neurons. `form`: how statements were asked."""
+    """Confidence of a pair on texts and on statements, and its entropy neurons.
+
+    form: how statements were asked. words: those for true and false that were asked for.
+    """
 
     study: str = "confidence"
     texts: list[TextConfidence]
     form: str
+    words: tuple[str, str] = ANSWERS[0]
     answers: list[AnswerConfidence]
     changes: list[Change]
     neurons: PairNeurons

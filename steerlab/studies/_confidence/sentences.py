@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from steerlab.neurons.gap import Explained
 from steerlab.neurons.overlap import PairNeurons
 from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
+from steerlab.readouts.questions import spoken
 from steerlab.record import Role
 from steerlab.studies._confidence.changes import Change
 from steerlab.studies._confidence.depth import Depth
@@ -39,7 +41,9 @@ def text_summary(on_texts: Sequence[TextConfidence], changes: Sequence[Change]) 
     ]
 
 
-def answer_summary(answers: Sequence[AnswerConfidence], changes: Sequence[Change], form: str) -> list[str]:
+def answer_summary(
+    answers: Sequence[AnswerConfidence], changes: Sequence[Change], form: str, words: tuple[str, str]
+) -> list[str]:
     """Statements: accuracy and calibration, or why not."""
     if not answers:
         return [f"Confidence on statements was {form}"]
@@ -48,14 +52,15 @@ def answer_summary(answers: Sequence[AnswerConfidence], changes: Sequence[Change
         accuracies = ", ".join(f"{row.model} {row.accuracy:.2f}" for row in answers)
         return [
             f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance "
-            f"({accuracies})."
+            f"({accuracies}; {spoken(words)} asked for)."
         ]
     base, post = answers
     gap = next(change for change in changes if change.what == "calibration error on statements")
     verdict = "changed" if gap.identified else "no change beyond its control"
     return [
-        f"On {base.n} labelled statements ({form}) accuracy is {base.accuracy:.2f} base and {post.accuracy:.2f} post, "
-        f"calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f} ({verdict})."
+        f"On {base.n} labelled statements ({form}, {spoken(words)} asked for) accuracy is {base.accuracy:.2f} base "
+        f"and {post.accuracy:.2f} post, calibration error {base.calibration.error:.3f} and "
+        f"{post.calibration.error:.3f} ({verdict})."
     ]
 
 
@@ -106,6 +111,14 @@ def depth_summary(depth: Depth) -> list[str]:
 
 
 def _explained(row: Explained) -> str:
+    if not math.isfinite(row.share.value):
+        return f"What share of the entropy gap the {row.n} entropy neurons of the base model take away is not known."
+    if not row.random.has_interval:
+        return (
+            f"Giving the post-trained model the base model's activations at its {row.n} entropy neurons takes "
+            f"{row.share} of the entropy gap away; without random neurons of like norm nothing says whether it is "
+            "theirs."
+        )
     beyond = row.share.has_interval and row.share.low > row.random.high
     verdict = "more than they do." if beyond else "not more than they do, so the gap is not theirs."
     return (

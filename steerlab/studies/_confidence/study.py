@@ -1,10 +1,10 @@
 """Did post-training change how sure the model is, is it still right as often as it is sure, and do neurons explain it?
 
-Next-token entropy and calibration on plain texts (the same texts, no template, in both models); calibration of TRUE
-against FALSE on labelled statements in one stated form; candidates for entropy neurons and their overlap beside its
-nulls. Entropies are compared by text, answers by statement. "Not identified" stands where a model does not read the
-texts, or answers at chance, or the change does not leave its null (the labels base and post swapped at random text by
-text). Source for the question: Du et al., 2025 (arXiv 2504.02904), which measured the overlap only.
+Next-token entropy and calibration on plain texts (the same texts, no template, in both models); calibration of one
+answer word against the other on labelled statements in one stated form; candidates for entropy neurons and their
+overlap beside its nulls. Entropies are compared by text, answers by statement. "Not identified" stands where a model
+does not read the texts, or answers at chance, or the change does not leave its null (the labels base and post swapped
+at random text by text). Source for the question: Du et al., 2025 (arXiv 2504.02904), which measured the overlap only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from steerlab.readouts.confidence import (
     read_texts,
     text_confidence,
 )
-from steerlab.readouts.questions import plan
+from steerlab.readouts.questions import ANSWERS, answer_words, plan
 from steerlab.record import Record, Role
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import Headline
@@ -66,6 +66,7 @@ def confidence(
     seed: int = 0,
     plain_text: Sequence[str] | None = None,
     questions: Sequence[ChoiceQuestion] | None = None,
+    answers: tuple[str, str] | None = None,
 ) -> ConfidenceResult:
     """Confidence of a pair of models on plain text, labelled statements and multiple choice, and entropy neurons.
 
@@ -77,30 +78,33 @@ def confidence(
         plain_text: texts read without a template; None takes those of `data`.
         questions: multiple choice (`datasets.read_multiple_choice`); by default made from the true statements, whose
             objects are the answers.
+        answers: the words for true and false that statements are asked with, each one token in both models (with their
+            space); by default the first of `readouts.questions.ANSWERS` that are.
 
     Raises:
-        PromptError: fewer than two texts fit into both models.
+        PromptError: fewer than two texts fit into both models, or named answers that are not single tokens.
         SteerlabError: an unknown size or preset.
     """
     check_options("The confidence study", size=size, preset=preset)
     budget, pair = BUDGETS[size], Pair.of(pair)
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text, questions=questions)
     models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}
+    words = None if answers is None else answer_words(pair, answers)
     texts, readings = _read(models, data.plain_text, budget, seed)
     edges = np.linspace(0, max(float(reading.entropy.max()) for reading in readings.values()) + 1e-6, 33)
     on_texts = [text_confidence(role, reading, edges, seed=seed) for role, reading in readings.items()]
-    asked, form = _ask(models, data.labelled_statements, budget, seed)
-    answers = [answer_confidence(role, reading, seed=seed) for role, reading in asked.items()]
+    asked, form, words = _ask(models, data.labelled_statements, words, budget, seed)
+    answered = [answer_confidence(role, reading, seed=seed) for role, reading in asked.items()]
     choices = _choices(models, data.labelled_statements, data.questions, budget, seed)
-    changes = text_changes(readings, pair.same_tokenizer, seed) + answer_changes(asked, answers, seed)
+    changes = text_changes(readings, pair.same_tokenizer, seed) + answer_changes(asked, answered, seed)
     few = texts[: budget.ablation_texts]
     neurons = compare_neurons(pair.base, pair.post, few, randoms=budget.randoms, seed=seed)
     behind = depth(models, few, asked, same_tokenizer=pair.same_tokenizer, randoms=budget.randoms, seed=seed)
     return ConfidenceResult(
-        status="done" if _identified(on_texts, changes, answers) else "not identified",
+        status="done" if _identified(on_texts, changes, answered) else "not identified",
         summary=[
             *text_summary(on_texts, changes),
-            *answer_summary(answers, changes, form),
+            *answer_summary(answered, changes, form, words),
             *choices.sentences,
             *neuron_summary(neurons),
             *depth_summary(behind),
@@ -113,7 +117,8 @@ def confidence(
         ),
         texts=on_texts,
         form=form,
-        answers=answers,
+        words=words,
+        answers=answered,
         changes=changes,
         neurons=neurons,
         same_tokenizer=pair.same_tokenizer,
@@ -171,22 +176,32 @@ def _choices(
 
 
 def _ask(
-    models: dict[Role, LanguageModel], statements: StatementSet, budget: Budget, seed: int
-) -> tuple[dict[Role, AnswerReading], str]:
+    models: dict[Role, LanguageModel],
+    statements: StatementSet,
+    words: tuple[str, str] | None,
+    budget: Budget,
+    seed: int,
+) -> tuple[dict[Role, AnswerReading], str, tuple[str, str]]:
     """Both models' answers in the form that labels two topics best (left out after), or why there are none."""
+    asked_for = words or ANSWERS[0]
     try:
+        asked_for = words or answer_words(models.values())
         chosen = plan(statements, per_topic=budget.statements_a_topic, held_out=len(statements), seed=seed)
         fold = chosen.folds[0]
         trial = chosen.balanced(fold.train, 2 * budget.statements_a_topic, seed)
 
         def accuracy(shots: int) -> float:
             return sum(
-                float(read_answers(model, chosen, trial, shots).correct.mean()) for model in models.values()
+                float(read_answers(model, chosen, trial, shots, asked_for).correct.mean())
+                for model in models.values()
             )
 
         shots = max(_SHOTS, key=accuracy)
         rows = chosen.rows(fold.test)
-        readings = {role: read_answers(model, chosen, rows, shots) for role, model in models.items()}
+        readings = {
+            role: read_answers(model, chosen, rows, shots, asked_for) for role, model in models.items()
+        }
     except SteerlabError as error:
-        return {}, f"not asked: {error}"
-    return readings, "after four labelled statements of the topic" if shots else "the bare statement"
+        return {}, f"not asked: {error}", asked_for
+    form = "after four labelled statements of the topic" if shots else "the bare statement"
+    return readings, form, asked_for

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from steerlab.readouts.questions import spoken
 from steerlab.results import Table, with_rows
 from steerlab.studies._confidence.choices import Choices
 from steerlab.studies._confidence.depth import Depth
@@ -80,15 +81,16 @@ def _texts(result: ConfidenceResult) -> Table:
 
 
 def _answers(result: ConfidenceResult) -> Table:
+    both = " and ".join(word.strip() for word in result.words)
     return Table.of(
         "answer_confidence",
-        f"Confidence in TRUE or FALSE on labelled statements ({result.form})",
+        f"Confidence in {spoken(result.words)} on labelled statements ({result.form})",
         result.answers,
         {
             **_ANSWERED,
             "mass on both answers": "mass",
         },
-        note="P(TRUE) is renormalised over TRUE and FALSE; always saying one half has a Brier score of 0.25. "
+        note=f"Probabilities are renormalised over {both}; always saying one half has a Brier score of 0.25. "
         + _CALIBRATION_NOTE,
     )
 

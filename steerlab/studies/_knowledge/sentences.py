@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steerlab.readouts.questions import spoken
 from steerlab.results import Headline
 from steerlab.studies._knowledge.noise import NoiseTrace
 from steerlab.studies._knowledge.recovery import LEAST, Recovery
@@ -23,8 +24,9 @@ def sentences(result: KnowledgeResult) -> list[str]:
     setting, maps = result.setting, result.comparison
     gates = ", ".join(f"{gate.model} {gate.both}" for gate in result.gates)
     made = [
-        f"Of {setting.made} pairs of a true and a false statement that differ in the {setting.differ}, both models "
-        f"answer enough right on both sides ({gates}; chance 0.25); {setting.traced} were traced."
+        f"Of {setting.made} pairs of a true and a false statement that differ in the {setting.differ}, both models, "
+        f"asked for {spoken(setting.answers)}, answer enough right on both sides ({gates}; chance 0.25); "
+        f"{setting.traced} were traced."
     ]
     made += [_where(effects) for effects in result.own().values()]
     if maps is not None:
@@ -128,11 +130,16 @@ def _noised(trace: NoiseTrace) -> str:
         if any(part.kind == "resid_post" for part in trace.restored)
         else trace.restored[0]
     )
-    values = np.array([[cell.value for cell in row] for row in part.effects])
     column = trace.roles.index("last subject")
-    row = int(np.nanargmax(values[:, column]))
-    return (
+    values = np.array([row[column].value for row in part.effects])
+    costs = (
         f"Noise on the subject costs {trace.model} {trace.total} of {trace.clean} {trace.measure} of the right word "
-        f"over {trace.facts} facts; at the subject's last token the state behind layer {part.layers[row]} gives back "
+        f"over {trace.facts} facts"
+    )
+    if np.isnan(values).all():
+        return f"{costs}; what a state at the subject's last token gives back is not known."
+    row = int(np.nanargmax(values))
+    return (
+        f"{costs}; at the subject's last token the state behind layer {part.layers[row]} gives back "
         f"{part.effects[row][column]}."
     )

@@ -24,6 +24,7 @@ from steerlab.activations import capture
 from steerlab.datasets import Differ, StatementPair, StatementSet, StudyData
 from steerlab.errors import SteerlabError
 from steerlab.models import All, LanguageModel, Site
+from steerlab.readouts.questions import answer_words
 from steerlab.registry import Preset, Size, check_options
 from steerlab.statistics import Estimate, bootstrap_curve
 from steerlab.studies._knowledge.gates import answered_pairs, at_chance, gate
@@ -68,7 +69,7 @@ def knowledge(
     size: Size = "quick",
     preset: Preset = "corrected",
     seed: int = 0,
-    answers: tuple[str, str] = (" TRUE", " FALSE"),
+    answers: tuple[str, str] | None = None,
     differ: Differ = "subject",
     shots: int | None = None,
     columns: Columns | None = None,
@@ -84,7 +85,8 @@ def knowledge(
         data: labelled statements with the spans "subject" and "object", or pairs of them (`datasets.read_pairs`), or
             everything that studies read; None takes the packaged sets.
         size: "quick" maps up to 64 pairs, "full" up to 400.
-        answers: the words asked for, each one token.
+        answers: the words for true and false that are asked for, each one token in both models (with their space); by
+            default the first of `readouts.questions.ANSWERS` that are.
         preset: "published" pairs statements again and again, keeps pairs that are answered wrong, shows four labelled
             lines and takes every token for itself, as Du et al. (2025).
         differ: "subject" pairs statements on one object, "object" on one subject.
@@ -105,6 +107,7 @@ def knowledge(
     """
     check_options("The knowledge study", size=size, preset=preset, presets=get_args(Preset))
     pair = Pair.of(pair)
+    answers = answer_words(pair, answers)
     models, statements = pair.by_name, StudyData.of(data, "statements", pair.topics).statements
     published = preset == "published"
     columns = columns or ("tokens" if published else "roles")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from steerlab.readouts.questions import spoken
 from steerlab.results import Table
 from steerlab.statistics import Estimate
 from steerlab.studies._knowledge.noise import NoiseTrace, RestoredBy
@@ -43,7 +44,8 @@ def _gate(result: KnowledgeResult) -> Table:
             "both right": "both",
             "pairs right": "right",
         },
-        note=f"Pairs differ in the {result.setting.differ}. A coin answers both sides right in a quarter of pairs; "
+        note=f"Pairs differ in the {result.setting.differ}; {spoken(result.setting.answers)} is asked for. "
+        "A coin answers both sides right in a quarter of pairs; "
         f"only pairs that both models answer right are traced.{left_out}",
     )
 

@@ -16,8 +16,7 @@ import numpy as np
 from steerlab.datasets import StatementSet
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt
-from steerlab.readouts.confidence import WORDS
-from steerlab.readouts.questions import answer_tokens, plan, question
+from steerlab.readouts.questions import answer_tokens, answer_words, plan, question
 from steerlab.record import Record
 from steerlab.statistics import Estimate, mean_and_extremes, proportion
 from steerlab.steering.price import SideEffects, side_effects
@@ -54,17 +53,18 @@ class Task:
     @classmethod
     def of(cls, model: LanguageModel, statements: StatementSet, n: int, seed: int) -> Task:
         """Balanced statements behind four labelled ones of their topic. Raises `SteerlabError` where it cannot be."""
+        words = answer_words([model])
         used = plan(statements, per_topic=max(8, n // 4), held_out=None, seed=seed, shots=_SHOTS)
         rows = used.balanced(tuple(dict.fromkeys(used.groups.tolist())), n, seed)
         prompts = [
-            question(used.statements[row], used.examples[str(used.groups[row])], WORDS, order=1 + row)
+            question(used.statements[row], used.examples[str(used.groups[row])], words, order=1 + row)
             for row in rows.tolist()
         ]
         return cls(
             tuple(prompts),
             tuple(bool(used.labels[row]) for row in rows),
             tuple(int(used.clusters[row]) for row in rows),
-            answer_tokens(model, WORDS),
+            answer_tokens(model, words),
         )
 
     def accuracy(self, model: LanguageModel) -> Estimate:

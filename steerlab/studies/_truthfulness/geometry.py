@@ -108,6 +108,7 @@ def direction(
         position=read.position[torch.from_numpy(rows)],
         n_prompts=len(rows),
         prompts_hash="",
+        prompt_hashes=(),
     )
     return fit_direction(
         part,
