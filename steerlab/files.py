@@ -1,7 +1,8 @@
 """Files that appear whole or not at all, and safetensors files with metadata.
 
 Everything is written under a temporary name in the same folder and renamed when complete, so a reader never meets half
-a file. Callers turn what is raised here (`OSError`, `SafetensorError`) into sentences of their own.
+a file. The name is drawn at random and the file made anew, so no link that somebody put there is followed. Callers turn
+what is raised here (`OSError`, `SafetensorError`) into sentences of their own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,15 +34,22 @@ __all__ = [
 ]
 
 
+#: Names of temporary files; releases before wrote the process's number alone.
+_PARTIAL = re.compile(r"\.(\d+|steerlab-[0-9a-f]{16})\..")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the context ends well and is removed when it does not.
+    """A new, empty file that becomes `path` when the context ends well and is removed when it does not.
 
-    It has the ending of `path`, since writers read the format from it. Missing folders are made.
+    It has the ending of `path`, since writers read the format from it. Missing folders are made. A link at `path` is
+    replaced, and what it names stays as it is.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial = path.with_name(f".steerlab-{secrets.token_hex(8)}.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
     finally:
@@ -50,7 +59,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def is_partial(path: Path) -> bool:
     """Whether `path` is a temporary one of `whole`; a process that was killed leaves it behind."""
-    return re.match(r"\.\d+\..", path.name) is not None
+    return _PARTIAL.match(path.name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
