@@ -8,6 +8,7 @@ what is raised here (`OSError`, `SafetensorError`) into sentences of their own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -27,6 +28,7 @@ __all__ = [
     "SafetensorError",
     "is_partial",
     "read_tensors",
+    "require_regular",
     "system_reason",
     "whole",
     "write_tensors",
@@ -80,8 +82,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         )
 
 
+def require_regular(path: Path) -> None:
+    """Raise `OSError` for what ends never or only when somebody else writes: a device, a pipe, a socket."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a device or a pipe and no file")
+
+
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file."""
+    require_regular(path)
     with safe_open(str(path), framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return file.metadata() or {}, tensors

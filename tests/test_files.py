@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import steerlab as sl
 from steerlab.files import is_partial, read_tensors, system_reason, whole, write_tensors, write_text
 
 
@@ -69,3 +70,20 @@ def test_a_temporary_file_is_known_as_one_whatever_version_left_it() -> None:
     names = (".12.run.json", f".steerlab-{'a1' * 8}.run.json")
     assert all(is_partial(Path(name)) for name in names)
     assert not any(is_partial(Path(name)) for name in (".notes.json", ".steerlab-1.run.json", "12.run.json"))
+
+
+def test_devices_and_pipes_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="it is a device or a pipe and no file"):
+            read_tensors(path)
+        for load in (
+            sl.Direction.load,
+            sl.Moments.load,
+            sl.alignment.Aligner.load,
+            sl.alignment.Alignment.load,
+        ):
+            with pytest.raises(
+                sl.SteerlabError, match=rf"{path} cannot be .*it is a device or a pipe and no file\)?; "
+            ):
+                load(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlab.directions._header import FORMAT, VERSION, Header
 from steerlab.errors import DirectionError, SteerlabError, reason
-from steerlab.files import SafetensorError, read_tensors, system_reason, write_tensors
+from steerlab.files import SafetensorError, read_tensors, require_regular, system_reason, write_tensors
 from steerlab.models import Site
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
@@ -66,6 +66,7 @@ def damage_named(path: str | Path) -> Iterator[None]:
 
 def _refuse_pickle(path: Path) -> None:
     try:
+        require_regular(path)
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:
