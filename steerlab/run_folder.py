@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlab.errors import RunError
-from steerlab.files import is_partial, whole, write_text
+from steerlab.files import is_partial, system_reason, whole, write_text
 from steerlab.lock import LOCK
 
 SCHEMA_VERSION = 1
@@ -178,9 +178,9 @@ class RunFolder:
         file = self.path / "results" / f"{study}.json"
         try:
             loaded: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
-                f"{file} cannot be read ({error}); run the same comparison with --resume."
+                f"{file} cannot be read ({system_reason(error)}); run the same comparison with --resume."
             ) from error
         if not isinstance(loaded, dict):
             raise RunError(f"{file} does not hold a result; run the same comparison with --resume.")

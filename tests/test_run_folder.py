@@ -262,7 +262,7 @@ def test_an_overwritten_run_stays_where_the_disk_is_full(
     assert RunFolder.open(tmp_path / "run").studies() == ["refusal"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '"'])
+@pytest.mark.parametrize("content", ["{", "[]", '"', "[" * 100_000])
 def test_a_damaged_result_is_a_sentence(content: str, tmp_path: Path) -> None:
     folder = RunFolder.prepare(tmp_path / "run", manifest())
     folder.write_result("refusal", {})
