@@ -10,11 +10,14 @@ The run goes to `runs/<name>` (taken up again where an earlier one stopped); eve
 from __future__ import annotations
 
 import argparse
+import json
 import tomllib
 from collections.abc import Callable
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import steerlab as sl
 from steerlab.comparison import Run
@@ -22,6 +25,12 @@ from steerlab.errors import SteerlabError
 from steerlab.plots import save_all
 from steerlab.report import csv_text
 from steerlab.results import StudyResult
+
+#: Keys of every script that name something.
+_TEXTS = {
+    *("name", "base", "post", "dtype", "device", "revision"),
+    *("statements", "requests", "questions", "pairs", "template", "prompts"),
+}
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -33,20 +42,47 @@ def read_configuration(path: Path) -> dict[str, Any]:
     missing = {"name", "base", "post"} - configuration.keys()
     if missing:
         raise SystemExit(f"{path} does not say {', '.join(sorted(missing))}.")
+    for key in _TEXTS & configuration.keys():
+        if not isinstance(configuration[key], str):
+            raise SystemExit(f'{path}: {key} is a text, as in {key} = "...", and not {configuration[key]!r}.')
     return configuration
 
 
 def require_known(options: dict[str, Any], takes: Callable[..., Any], *also: str) -> None:
-    """Stop with a sentence at a key that nothing takes (a misspelt one would go unnoticed or end in a trace)."""
-    parameters = signature(takes).parameters.values()
-    known = {*also, *(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)}
+    """Stop with a sentence at a key that nothing takes, or a value of another kind than `takes` names.
+
+    A misspelt key would go unnoticed or end in a trace, and a text in place of a list be taken letter by letter.
+    """
+    parameters = {
+        one.name: one for one in signature(takes).parameters.values() if one.kind is one.KEYWORD_ONLY
+    }
+    known = {*also, *parameters}
     if strange := sorted(options.keys() - known):
         raise SystemExit(f"Unknown key {', '.join(strange)}; a file may say {', '.join(sorted(known))}.")
+    for key in sorted(options.keys() & parameters.keys()):
+        kind = _kind_of(parameters[key], takes)
+        try:
+            _ = kind and kind.validate_json(json.dumps(options[key]), strict=True)
+        except (TypeError, ValueError) as error:
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise SystemExit(
+                f"{key} = {options[key]!r} is of another kind than is taken there: {said}."
+            ) from error
+
+
+def _kind_of(parameter: Parameter, takes: Callable[..., Any]) -> TypeAdapter[Any] | None:
+    """What a parameter's annotation says of plain values; None where it names objects that no file can hold."""
+    try:
+        return TypeAdapter(eval(str(parameter.annotation), takes.__globals__))  # our own source
+    except (NameError, PydanticSchemaGenerationError):
+        return None
 
 
 def run(configuration: dict[str, Any], runs: Path, *, overwrite: bool) -> Run:
     """The comparison, resumed where an earlier one of the same name stopped."""
     options = {key: value for key, value in configuration.items() if key not in {"name", "base", "post"}}
+    if own := sorted(options.keys() & {"out", "resume", "overwrite", "announce"}):
+        raise SystemExit(f"{', '.join(own)} is not for a file to say; see --runs and --overwrite.")
     require_known(options, sl.compare, "dtype", "device", "revision")
     return sl.compare(
         configuration["base"],

@@ -25,6 +25,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from steerlab.errors import SteeringError, SteerlabError
+from steerlab.showing import visible
 from steerlab.steering import Add
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Chat:
         return until(written, _NEXT_TURN) if getattr(prompt, "template", "") == "plain" else written
 
     def _say(self, sentence: str) -> None:
-        self.console.print(Text(sentence, style="dim"), soft_wrap=True)
+        self.console.print(Text(visible(sentence), style="dim"), soft_wrap=True)
 
 
 def until(pieces: Iterable[str], stop: str) -> Generator[str, None, None]:
@@ -206,7 +207,7 @@ def _display(console: Console, sides: Sequence[Side]) -> Iterator[Callable[[Side
         texts = {side: Text() for side in sides}
 
         def grow(side: Side, piece: str) -> None:
-            texts[side].append(piece)
+            texts[side].append(visible(piece))
 
         width = console.width // len(sides)
         boxes = Columns([Panel(texts[side], title=side, width=width) for side in sides], padding=0)
@@ -219,7 +220,7 @@ def _display(console: Console, sides: Sequence[Side]) -> Iterator[Callable[[Side
         if current != [side]:
             console.print(f"{chr(10) if current else ''}{side}: ", end="", markup=False, highlight=False)
             current[:] = [side]
-        console.out(piece, end="", highlight=False)
+        console.out(visible(piece), end="", highlight=False)
 
     try:
         yield show

@@ -1,6 +1,6 @@
 """A comparison of two checkpoints: which studies run, on what, into which folder, and how to take it up again.
 
-Everything that can be wrong with the input is found before the folder is made. Studies run one after the
+Everything that can be wrong with the input is found before anything of the run is written. Studies run one after the
 other, each seeded afresh, and are stored as they finish; so an interrupted run that is resumed ends with
 the results of an uninterrupted one.
 """
@@ -15,8 +15,9 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from steerlab.environment import hardware, library_versions, peak_memory
+from steerlab.environment import code_version, hardware, library_versions, peak_memory
 from steerlab.errors import RunError, SteerlabError
+from steerlab.lock import locked
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
 from steerlab.run_data import Facts, data_facts, on_topics, read_data, require_readable
@@ -97,7 +98,8 @@ def compare(
         loading: goes to `steerlab.load`.
 
     Raises:
-        SteerlabError: wrong input, before anything is written.
+        SteerlabError: wrong input, before anything of the run is written.
+        RunError: another process writes `out`, or the run there was made with something else.
         KeyboardInterrupt: passes through with the finished studies stored.
     """
     from steerlab.studies import Pair
@@ -106,10 +108,6 @@ def compare(
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
     given = read_data(statements, requests, questions)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
-    pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
-    data = on_topics(given, pair.topics)
-    require_readable(data, pair)
-    _require_asked(answers, chosen, pair)
     configuration: dict[str, str | int | list[str]] = {
         "studies": chosen,
         "size": size,
@@ -117,24 +115,29 @@ def compare(
         "seed": seed,
         **({} if answers is None else {"answers": list(answers)}),
     }
-    manifest = _manifest(pair.by_name, data_facts(data), configuration)
-    folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
-    try:
-        for name in chosen:
-            if _finished(folder, name, announce):
-                continue
-            announce(f"{name}: running")
-            started = time.perf_counter()
-            result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
-            _store(folder, manifest, result, time.perf_counter() - started)
-        return _finish(folder, manifest)
-    except KeyboardInterrupt:
-        manifest.status = "interrupted"
-        folder.write_manifest(manifest)
-        raise
-    except SteerlabError:
-        folder.discard_if_empty()
-        raise
+    with locked(Path(out)):
+        pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
+        data = on_topics(given, pair.topics)
+        require_readable(data, pair)
+        _require_asked(answers, chosen, pair)
+        manifest = _manifest(pair.by_name, data_facts(data), configuration)
+        folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
+        try:
+            for name in chosen:
+                if _finished(folder, name, announce):
+                    continue
+                announce(f"{name}: running")
+                started = time.perf_counter()
+                result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
+                _store(folder, manifest, result, time.perf_counter() - started)
+            return _finish(folder, manifest)
+        except KeyboardInterrupt:
+            manifest.status = "interrupted"
+            folder.write_manifest(manifest)
+            raise
+        except SteerlabError:
+            folder.discard_if_empty()
+            raise
 
 
 def run_study(
@@ -187,25 +190,28 @@ def run_alone(
     from steerlab.opening import load as load_any
 
     RunFolder(Path(out)).require_free(resume=False, overwrite=overwrite)
-    loaded: dict[str, LanguageModel] = {}
-    for model in models.values():
-        if isinstance(model, str | Path) and str(model) not in loaded:
-            loaded[str(model)] = (load or load_any)(model)
-    roles = {
-        role: loaded[str(model)] if isinstance(model, str | Path) else model for role, model in models.items()
-    }
-    started = time.perf_counter()
-    result, read = study(roles)
-    manifest = _manifest(roles, read, {"studies": [result.study], **configuration})
-    folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
-    _store(folder, manifest, result, time.perf_counter() - started)
-    return _finish(folder, manifest)
+    with locked(Path(out)):
+        loaded: dict[str, LanguageModel] = {}
+        for model in models.values():
+            if isinstance(model, str | Path) and str(model) not in loaded:
+                loaded[str(model)] = (load or load_any)(model)
+        roles = {
+            role: loaded[str(model)] if isinstance(model, str | Path) else model
+            for role, model in models.items()
+        }
+        started = time.perf_counter()
+        result, read = study(roles)
+        manifest = _manifest(roles, read, {"studies": [result.study], **configuration})
+        folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
+        _store(folder, manifest, result, time.perf_counter() - started)
+        return _finish(folder, manifest)
 
 
 def rewrite_report(path: str | Path) -> Run:
     """Write the report of a stored run again, from its results alone."""
     folder = RunFolder.open(path)
-    return _finish(folder, folder.manifest())
+    with locked(folder.path):
+        return _reported(folder, folder.manifest())
 
 
 def known_studies(names: Sequence[str] | None) -> list[str]:
@@ -262,12 +268,14 @@ def _manifest(
         models={role: _model_facts(model) for role, model in models.items()},
         data=data,
         configuration=configuration,
-        versions=library_versions(),
+        versions={**library_versions(), "steerlab code": code_version()},
         hardware=hardware(),
     )
 
 
 def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | None]:
+    from steerlab.activations.in_force import interventions_in_force
+
     return {
         "name": model.name,
         "fingerprint": model.fingerprint,
@@ -278,6 +286,7 @@ def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | N
         "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
+        "interventions": interventions_in_force(model),
         "chat template": model.has_chat_template,
     }
 
@@ -308,13 +317,19 @@ def _store(folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: 
 
 
 def _finish(folder: RunFolder, manifest: Manifest) -> Run:
-    """Write manifest and report of what is stored, studies in the registry's order."""
+    """Report the run, and note that it is done."""
+    manifest.status = "done"
+    run = _reported(folder, manifest)
+    folder.write_manifest(manifest)
+    return run
+
+
+def _reported(folder: RunFolder, manifest: Manifest) -> Run:
+    """Write the report of what is stored, studies in the registry's order."""
     from steerlab.report import write_report
 
     known = [study.name for study in ordered_studies()]
     order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
     results = {name: result_from_dict(folder.read_result(name)) for name in order}
-    manifest.status = "done"
-    folder.write_manifest(manifest)
     write_report(results, manifest.model_dump(), folder.report)
     return Run(folder, manifest, results)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
 _LIBRARIES = (
     "steerlab",
@@ -28,6 +31,16 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+@functools.cache
+def code_version() -> str:
+    """Hash (16 hex digits) of the toolkit's own source, which two checkouts of one version need not share."""
+    hashed = hashlib.sha256()
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        hashed.update(f"{file.relative_to(package).as_posix()} ".encode() + file.read_bytes())
+    return hashed.hexdigest()[:16]
 
 
 def hardware() -> dict[str, str | int]:

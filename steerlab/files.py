@@ -1,14 +1,17 @@
 """Files that appear whole or not at all, and safetensors files with metadata.
 
 Everything is written under a temporary name in the same folder and renamed when complete, so a reader never meets half
-a file. Callers turn what is raised here (`OSError`, `SafetensorError`) into sentences of their own.
+a file. The name is drawn at random and the file made anew, so no link that somebody put there is followed. Callers turn
+what is raised here (`OSError`, `SafetensorError`) into sentences of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,7 @@ __all__ = [
     "SafetensorError",
     "is_partial",
     "read_tensors",
+    "require_regular",
     "system_reason",
     "whole",
     "write_tensors",
@@ -32,15 +36,22 @@ __all__ = [
 ]
 
 
+#: Names of temporary files; releases before wrote the process's number alone.
+_PARTIAL = re.compile(r"\.(\d+|steerlab-[0-9a-f]{16})\..")
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the context ends well and is removed when it does not.
+    """A new, empty file that becomes `path` when the context ends well and is removed when it does not.
 
-    It has the ending of `path`, since writers read the format from it. Missing folders are made.
+    It has the ending of `path`, since writers read the format from it. Missing folders are made. A link at `path` is
+    replaced, and what it names stays as it is.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial = path.with_name(f".steerlab-{secrets.token_hex(8)}.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         os.replace(partial, path)
     finally:
@@ -50,7 +61,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 def is_partial(path: Path) -> bool:
     """Whether `path` is a temporary one of `whole`; a process that was killed leaves it behind."""
-    return re.match(r"\.\d+\..", path.name) is not None
+    return _PARTIAL.match(path.name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,8 +82,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         )
 
 
+def require_regular(path: Path) -> None:
+    """Raise `OSError` for what ends never or only when somebody else writes: a device, a pipe, a socket."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a device or a pipe and no file")
+
+
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file."""
+    require_regular(path)
     with safe_open(str(path), framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return file.metadata() or {}, tensors

@@ -1,14 +1,14 @@
 """A run is a folder: `manifest.json`, `results/<study>.json`, `directions/*.safetensors`, `report.html`.
 
 Every file is written to a temporary name and renamed, so a reader never meets half a file, and an
-interrupted run can be taken up where it stopped.
+interrupted run can be taken up where it stopped: by a run that is made with the same, and by no other.
+A run keeps its files in its own folder; no link in it is written through.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,17 +18,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from steerlab.errors import RunError
-from steerlab.files import is_partial, whole, write_text
+from steerlab.files import is_partial, system_reason, whole, write_text
+from steerlab.lock import LOCK
 
 SCHEMA_VERSION = 1
+_FOLDERS = ("results", "directions")
 _NEEDED_BYTES = 64 * 2**20
 #: Where killed runs leave temporary files.
 _PARTIAL = (".*.manifest.json", ".*.report.html", "results/.*.json", "directions/.*.safetensors")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+#: What results depend on of each model, by its name in a sentence.
+_OF_MODELS = {"model": "fingerprint", "dtype": "dtype", "interventions": "interventions"}
+_NOT_NOTED = "not noted"
 
 
 class Manifest(BaseModel):
-    """Everything a run was made with; `key()` is the part that must agree for a run to be resumed."""
+    """Everything a run was made with; `made_with()` is the part that must agree for a run to be resumed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,14 +49,33 @@ class Manifest(BaseModel):
     #: MiB the process (and the GPU) had taken at most by the end of each study.
     peak_memory: dict[str, dict[str, float]] = Field(default_factory=dict)
 
-    def key(self) -> str:
-        """Hash of models, data and configuration: two runs with one key give the same results."""
-        identity = {
-            "models": {role: facts["fingerprint"] for role, facts in self.models.items()},
-            "data": {name: facts["hash"] for name, facts in self.data.items()},
-            "configuration": self.configuration,
+    def made_with(self) -> dict[tuple[str, str], str]:
+        """All that results depend on, by what it is and whose: two runs with the same give the same results."""
+        facts = {
+            (name, role): str(self.models[role].get(fact, _NOT_NOTED))
+            for name, fact in _OF_MODELS.items()
+            for role in self.models
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        device = {
+            ("device", role): _kind(str(self.models[role].get("device", _NOT_NOTED))) for role in self.models
+        }
+        data = {("data", name): str(facts["hash"]) for name, facts in self.data.items()}
+        asked = {(name, ""): _written(value) for name, value in self.configuration.items()}
+        code = {(name, ""): self.versions.get(name, _NOT_NOTED) for name in ("steerlab", "steerlab code")}
+        return facts | device | data | asked | code
+
+    def differences(self, now: Manifest) -> list[tuple[str, str, str]]:
+        """(what, here, there) for all in which another run's making differs; what holds of every model is said once."""
+        here, there = self.made_with(), now.made_with()
+        owners: dict[tuple[str, str, str], list[str]] = {}
+        for what, whose in dict.fromkeys([*here, *there]):
+            pair = here.get((what, whose), _NOT_NOTED), there.get((what, whose), _NOT_NOTED)
+            if pair[0] != pair[1]:
+                owners.setdefault((what, *pair), []).append(whose)
+        return [
+            (what if set(whose) in ({""}, set(now.models)) else f"{what} of {' and '.join(whose)}", was, is_)
+            for (what, was, is_), whose in owners.items()
+        ]
 
 
 class RunFolder:
@@ -95,6 +119,8 @@ class RunFolder:
             else:
                 folder._attempt(folder._clear)
         folder._attempt(lambda: folder.path.mkdir(parents=True, exist_ok=True))
+        for name in _FOLDERS:
+            folder._require_own(folder.path / name)
         for file in folder._left_over():
             folder._attempt(file.unlink)
         folder.write_manifest(manifest)
@@ -115,14 +141,25 @@ class RunFolder:
         return True
 
     def manifest(self) -> Manifest:
-        """The manifest as stored. Raises `RunError` if it cannot be read."""
+        """The manifest as stored. Raises `RunError` if it cannot be read or is of a later format."""
+        unreadable = (
+            f"{self.path}/manifest.json cannot be read as a manifest of format {SCHEMA_VERSION}; "
+            "the run was written by another version or is damaged: run it again with --overwrite."
+        )
         try:
-            return Manifest.model_validate_json((self.path / "manifest.json").read_text("utf-8"))
-        except (OSError, ValidationError) as error:
+            stored = json.loads((self.path / "manifest.json").read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(unreadable) from error
+        form = stored.get("schema_version") if isinstance(stored, dict) else None
+        if isinstance(form, int) and form > SCHEMA_VERSION:
             raise RunError(
-                f"{self.path}/manifest.json cannot be read as a manifest of format {SCHEMA_VERSION}; "
-                "the run was written by another version or is damaged: run it again with --overwrite."
-            ) from error
+                f"{self.path}/manifest.json is of format {form}, and this steerlab reads formats up to "
+                f"{SCHEMA_VERSION}; read it with the steerlab that wrote it, or run it again with --overwrite."
+            )
+        try:
+            return Manifest.model_validate(stored)
+        except ValidationError as error:
+            raise RunError(unreadable) from error
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Store the manifest."""
@@ -141,9 +178,9 @@ class RunFolder:
         file = self.path / "results" / f"{study}.json"
         try:
             loaded: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(
-                f"{file} cannot be read ({error}); run the same comparison with --resume."
+                f"{file} cannot be read ({system_reason(error)}); run the same comparison with --resume."
             ) from error
         if not isinstance(loaded, dict):
             raise RunError(f"{file} does not hold a result; run the same comparison with --resume.")
@@ -158,10 +195,11 @@ class RunFolder:
         """Let `write` make a file at a temporary path, then move it to `name` below the folder.
 
         Raises:
-            RunError: on a full or unwritable disk; nothing half-written stays.
+            RunError: on a full or unwritable disk, or where a link leads out of the folder; nothing half-written stays.
         """
 
         def _replace() -> None:
+            self._require_own((self.path / name).parent)
             with whole(self.path / name) as partial:
                 write(partial)
 
@@ -179,7 +217,7 @@ class RunFolder:
 
     def _holds_something(self) -> bool:
         try:
-            left_over = self._left_over()
+            left_over = [*self._left_over(), self.path / LOCK]
             return any(file not in left_over for file in self.path.iterdir())
         except FileNotFoundError:
             return False
@@ -191,14 +229,34 @@ class RunFolder:
             ) from error
 
     def _left_over(self) -> list[Path]:
-        return [file for pattern in _PARTIAL for file in self.path.glob(pattern) if is_partial(file)]
+        found = (file for pattern in _PARTIAL for file in self.path.glob(pattern))
+        return [
+            file
+            for file in found
+            if is_partial(file) and not (file.parent != self.path and file.parent.is_symlink())
+        ]
 
     def _require_same(self, manifest: Manifest) -> None:
-        if self.manifest().key() != manifest.key():
-            raise RunError(
-                f"{self.path} holds a run with other models, data or configuration, so it cannot be resumed; "
-                "choose another --out or replace it with --overwrite."
+        if differences := self.manifest().differences(manifest):
+            were = " and ".join(f"{what} {was}" for what, was, _ in differences)
+            ours = " and ".join(
+                f"{what} {now}" if len(differences) > 1 else now for what, _, now in differences
             )
+            raise RunError(
+                f"The run in {self.path} was made with {were}; this one has {ours}; replace it with --overwrite or "
+                "choose another --out."
+            )
+
+    def _require_own(self, place: Path) -> None:
+        """Raise `RunError` where a folder of the run is a link, behind which the files of others may lie."""
+        for folder in (place, *place.parents):
+            if folder == self.path:
+                return
+            if folder.is_symlink():
+                raise RunError(
+                    f"{folder} is a link, and a run keeps its files in its own folder; remove the link or choose "
+                    "another --out."
+                )
 
     def _require_space(self) -> None:
         existing = next(parent for parent in [self.path, *self.path.absolute().parents] if parent.exists())
@@ -210,8 +268,12 @@ class RunFolder:
             )
 
     def _clear(self) -> None:
-        for name in ("results", "directions"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in _FOLDERS:
+            folder = self.path / name
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()  # what a link names is not the run's
+            elif folder.exists():
+                shutil.rmtree(folder)
         for name in ("report.html", "manifest.json"):
             (self.path / name).unlink(missing_ok=True)
 
@@ -223,3 +285,12 @@ class RunFolder:
             raise RunError(
                 f"Nothing can be written to {self.path}: {reason}; choose another --out or free some space."
             ) from error
+
+
+def _kind(device: str) -> str:
+    """A device without its number: the second GPU gives what the first one gives."""
+    return device.partition(":")[0]
+
+
+def _written(value: str | int | list[str]) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -1,26 +1,51 @@
-"""How objects show themselves in a notebook: small HTML tables and figures, every text escaped."""
+"""How objects show themselves: small HTML tables and figures in a notebook, and texts that reach a terminal.
+
+Every text is escaped, and what would act on a terminal or turn a line round is shown instead of sent.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
 _LONGEST = 160  # characters of a text in a cell
+#: Control characters but newline and tab, marks that override the direction of what follows, and half characters.
+_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_RTL = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+#: Words written from right to left, with what stands between two of them.
+_FROM_THE_RIGHT = re.compile(f"[{_RTL}]+(?:[\\W\\d_]*[{_RTL}]+)*")
 _drawn = False  # whether this process has put plotly's library into a page
+
+
+def visible(text: str) -> str:
+    """A text of a model, a prompt or a file as it may be printed: what would act on a terminal is shown by a sign.
+
+    >>> visible("\\x1b[2J gone\\n")
+    '␛[2J gone\\n'
+    """
+    return _ACTING.sub(lambda found: _sign(ord(found[0])), text)
+
+
+def isolated(text: str) -> str:
+    """The same for a page: words written from right to left turn themselves round and not the numbers beside them."""
+    return _FROM_THE_RIGHT.sub("\u2068\\g<0>\u2069", visible(text))
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table with a caption; cells are texts, numbers or anything with a text of its own."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(text_of(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    head = "".join(f"<th>{_escaped(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{_escaped(text_of(cell))}</td>' for cell in row)}</tr>" for row in rows
+    )
+    return f"<table><caption>{_escaped(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def html_text(text: str) -> str:
     """A paragraph."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{_escaped(text)}</p>"
 
 
 def html_figure(figure: Any) -> str:
@@ -50,3 +75,18 @@ def cut(text: str, longest: int = _LONGEST) -> str:
 def counted(number: int, one: str) -> str:
     """ "1 row", "2 rows"."""
     return f"{number} {one}{'' if number == 1 else 's'}"
+
+
+def _escaped(text: str) -> str:
+    return escape(isolated(text))
+
+
+def _sign(code: int) -> str:
+    """The picture that Unicode has for a control character, or its number; "?" for half a character."""
+    if 0xD800 <= code <= 0xDFFF:
+        return "?"
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "␡"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

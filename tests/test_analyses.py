@@ -73,6 +73,33 @@ def test_wrong_files_end_in_one_sentence(script: str, text: str, sentence: str, 
     assert sentence in refused(script, configuration, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("script", "text", "sentence"),
+    [
+        (
+            "base_vs_post.py",
+            PAIR + 'studies = "truthfulness"\n',
+            "studies = 'truthfulness' is of another kind",
+        ),
+        ("base_vs_post.py", PAIR + 'seed = "1"\n', "seed = '1' is of another kind"),
+        ("base_vs_post.py", PAIR + "seed = 1979-05-27\n", "is of another kind"),
+        ("base_vs_post.py", PAIR + 'out = "here"\n', "out is not for a file to say"),
+        ("base_vs_post.py", PAIR.replace('"tried"', "3"), 'name is a text, as in name = "...", and not 3'),
+        ("base_vs_post.py", PAIR.replace('"zoo:small-post"', '["a"]'), "post is a text"),
+        ("base_vs_post.py", PAIR + "dtype = 32\n", "dtype is a text"),
+        ("knowledge.py", PAIR + 'sites = "mlp_out"\n', "sites = 'mlp_out' is of another kind"),
+        ("knowledge.py", PAIR + 'answers = " TRUE"\n', "answers = ' TRUE' is of another kind"),
+        ("truthfulness.py", PAIR + 'answers = ["a", "b", "c"]\n', "is of another kind"),
+    ],
+)
+def test_values_of_another_kind_end_in_one_sentence(
+    script: str, text: str, sentence: str, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "wrong.toml"
+    configuration.write_text(text)
+    assert sentence in refused(script, configuration, tmp_path)
+
+
 def test_the_dry_run_of_unlock_loads_nothing_and_lists_what_it_cannot_know(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from steerlab.chat import Chat, until
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, PromptError, Site
+from steerlab.showing import visible
 from steerlab.steering import Ablate, Add
 
 
@@ -49,7 +50,7 @@ def test_each_side_answers_on_its_own_history(tiny_llama: LanguageModel) -> None
         assert second[side] == expected(tiny_llama, turns, *used)
     assert first["steered"] != first["unsteered"]
     for answer in (*first.values(), *second.values()):
-        assert answer.splitlines()[0] in shown.getvalue()
+        assert visible(answer).splitlines()[0] in shown.getvalue()
 
 
 def test_commands_change_what_the_next_answer_is(tiny_llama: LanguageModel) -> None:
@@ -138,3 +139,21 @@ def test_a_terminal_shows_columns(tiny_llama: LanguageModel) -> None:
     Chat(tiny_llama, edits_of(tiny_llama), console, max_new_tokens=4).answer("Rome?")
     line = next(line for line in shown.getvalue().splitlines() if " steered " in line)
     assert " unsteered " in line
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_escape_sequences_of_a_model_do_not_reach_the_terminal(
+    terminal: bool, tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80, force_terminal=terminal, color_system=None)
+    chat = Chat(tiny_llama, [], console)
+    written = "\x1b]0;owned\x07 a\r\x9b2J"
+    monkeypatch.setattr(Chat, "_stream", lambda self, prompt: iter(written))
+    assert chat.answer("Rome?") == {"unsteered": written}  # what the model said is what it is told
+    assert "␛]0;owned␇ a␍\\x9b2J" in shown.getvalue()
+    assert not {"\x1b]", "\x07", "\x9b"} & {
+        found for found in ("\x1b]", "\x07", "\x9b") if found in shown.getvalue()
+    }
+    chat.run(["/nothing\x1b[2J"])
+    assert "\x1b[2J" not in shown.getvalue()

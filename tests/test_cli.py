@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -334,3 +335,27 @@ def test_wrong_tasks_laws_and_prompts_end_with_two_and_nothing_written(
         assert run(*arguments, "--out", place, monkeypatch=monkeypatch) == 2
         assert sentence in capfd.readouterr().err
         assert not place.exists()
+
+
+def test_escape_sequences_of_runs_models_and_files_do_not_reach_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from steerlab.models import LanguageModel
+    from steerlab.results import SkippedResult
+    from steerlab.run_folder import Manifest, RunFolder
+
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b1A"
+    manifest = Manifest(
+        created="", models={}, data={}, configuration={}, versions={}, hardware={"processor": evil}
+    )
+    folder = RunFolder.prepare(tmp_path / "run", manifest)
+    folder.write_result("refusal", SkippedResult(study="refusal", reason=evil).to_dict())
+    assert run("report", tmp_path / "run", monkeypatch=monkeypatch) == 0
+    assert run("report", tmp_path / evil, monkeypatch=monkeypatch) == 2
+    monkeypatch.setattr(LanguageModel, "generate", lambda *arguments, **options: SimpleNamespace(text=evil))
+    assert run("generate", "zoo:small-base", "Rome?", monkeypatch=monkeypatch) == 0
+    shown = capfd.readouterr()
+    assert "␛]0;owned␇␛[2J" in shown.out  # the table of the run
+    assert "␛]0;owned" in shown.err
+    for sent in ("\x1b]", "\x1b[2J", "\x07", "\x9b"):
+        assert sent not in shown.out + shown.err

@@ -16,7 +16,8 @@ from smaller import use_smaller_amounts, use_twenty_random_directions
 import steerlab as sl
 from steerlab import comparison
 from steerlab.comparison import compare, rewrite_report
-from steerlab.errors import DatasetError, PromptError, RunError
+from steerlab.errors import DatasetError, ModelError, PromptError, RunError
+from steerlab.lock import locked
 from steerlab.results import SkippedResult
 from steerlab.run_folder import RunFolder
 
@@ -103,13 +104,59 @@ def test_an_interrupted_run_resumes_to_the_same_results(
     for name in comparison.known_studies(None):
         whole = whole_run.folder.path / "results" / f"{name}.json"
         assert (resumed.folder.path / "results" / f"{name}.json").read_bytes() == whole.read_bytes(), name
-    with pytest.raises(RunError, match="other models"):
+    with pytest.raises(RunError, match=r"was made with seed 0; this one has 1;"):
         compare(*tiny_pair, out=tmp_path / "run", resume=True, seed=1)
+    with pytest.raises(RunError, match=r"was made with dtype float32; this one has float64;"):
+        compare(*tiny_pair, out=tmp_path / "run", resume=True, dtype="float64")
 
 
 def test_a_taken_folder_is_said_before_models_are_loaded(whole_run: comparison.Run) -> None:
     with pytest.raises(RunError, match="already holds a run"):
         compare("./no-such-model", "./no-such-model", out=whole_run.folder.path)
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
+    with locked(tmp_path / "run"):
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(RunError, match="is being written by process"):
+                compare("./no-such-model", "./no-such-model", out=tmp_path / "run", **options)
+        with pytest.raises(RunError, match="is being written by process"):
+            comparison.run_alone(lambda models: None, {}, out=tmp_path / "run", configuration={})  # type: ignore[arg-type,return-value]
+    with pytest.raises(ModelError):
+        compare("./no-such-model", "./no-such-model", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_run_was_made_with_is_what_it_is_resumed_with(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A study that this preset skips costs nothing; the key is what is tested."""
+    models = [sl.load(folder) for folder in tiny_pair]
+    options = {"studies": ["branching"], "preset": "published"}
+    compare(*models, out=tmp_path / "run", **options)  # type: ignore[arg-type]
+    other = sl.load(tiny_pair[1], dtype="bfloat16")
+    with pytest.raises(
+        RunError, match=r"and dtype of post float32; this one has .* and dtype of post bfloat16;"
+    ):
+        compare(models[0], other, out=tmp_path / "run", resume=True, **options)  # type: ignore[arg-type]
+    push = sl.Add([1.0] * models[0].d_model, 2, sites="resid_post.0")
+    with models[0].steering(push):
+        with pytest.raises(
+            RunError, match=r"with interventions of base none; this one has \d+ hooks in force"
+        ):
+            compare(*models, out=tmp_path / "run", resume=True, **options)  # type: ignore[arg-type]
+        models[0].ask("The")  # an intervention that never acts is an error
+    compare(*models, out=tmp_path / "run", resume=True, **options)  # type: ignore[arg-type]
+
+
+def test_the_report_of_an_interrupted_run_leaves_it_interrupted(
+    tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = compare(*tiny_pair, out=tmp_path / "run", studies=["branching"], preset="published")
+    run.manifest.status = "interrupted"
+    run.folder.write_manifest(run.manifest)
+    assert rewrite_report(run.folder.path).manifest.status == "interrupted"
+    assert run.folder.manifest().status == "interrupted"
 
 
 def test_a_bundled_model_keeps_its_name_wherever_the_package_lies() -> None:

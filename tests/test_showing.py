@@ -142,3 +142,22 @@ def test_a_selection_and_a_run_show_themselves(monkeypatch: pytest.MonkeyPatch) 
     assert repr(run) == "Run(drawn (done); run/report.html)"
     with pytest.raises(sl.SteerlabError, match="no study 'refusal'; it has drawn"):
         run["refusal"]
+
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b1A\rgone\x7f"
+SHOWN = "␛]0;owned␇␛[2J\\x9b1A␍gone␡"
+
+
+def test_what_would_act_on_a_terminal_is_shown_by_a_sign() -> None:
+    assert showing.visible(ESCAPES) == SHOWN
+    assert showing.visible("a\tb\nc ä 猫 👩‍🚀 عربي") == "a\tb\nc ä 猫 👩‍🚀 عربي"
+    assert showing.visible("\u202ereversed\u2066 \ud800") == r"\u202ereversed\u2066 ?"
+    assert showing.visible(SHOWN) == SHOWN
+    assert "\x1b" not in showing.html_table(ESCAPES, [ESCAPES], [[ESCAPES]]) + showing.html_text(ESCAPES)
+
+
+def test_words_from_the_right_turn_only_themselves_on_a_page() -> None:
+    assert showing.isolated("model שלום עולם 0.93") == "model \u2068שלום עולם\u2069 0.93"
+    assert showing.isolated("من 5 إلى 6 في base") == "\u2068من 5 إلى 6 في\u2069 base"
+    assert showing.isolated("\u202efrom base") == r"\u202efrom base"
+    assert "\u2068שלום\u2069" in showing.html_table("", ["name"], [["שלום"]])

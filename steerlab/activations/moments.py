@@ -11,6 +11,7 @@ ranks may be merged in any order. Memory does not grow with the number of rows.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -94,6 +95,9 @@ class Moments(Streamed):
 
     def _repr_html_(self) -> str:
         return moments_html(self)
+
+    def __copy__(self) -> Moments:
+        return copy.deepcopy(self)  # a copy takes rows of its own
 
     # ---------------------------------------------------------------------------------------------------- filling
 
@@ -237,7 +241,7 @@ class Moments(Streamed):
         """Write one safetensors file; labels must be strings, numbers, booleans or None.
 
         Raises:
-            SteerlabError: a label that JSON cannot hold.
+            SteerlabError: a label that JSON cannot hold, or a place that cannot be written.
         """
         self._flush()
         _moments_file.require_storable((*self._classes, *(self._second_classes or ())))
@@ -263,7 +267,7 @@ class Moments(Streamed):
         """Read a file that :meth:`save` wrote.
 
         Raises:
-            SteerlabError: when the file is missing, is not safetensors, or is of another kind or version.
+            SteerlabError: when the file is missing, no safetensors, of another kind or version, or damaged.
         """
         return cls._from_parts(*_moments_file.read(Path(path)), memory_budget)
 

@@ -18,15 +18,12 @@ and must give its own states. In families where it does not, whole passes are ma
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,14 +31,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerlab.activations._kept import KeptSweep, UnnamedError
 from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of
 from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
-from steerlab.errors import PromptError, RunError, SteerlabError
-from steerlab.files import whole
+from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.models.prompts import batches_by_length
 from steerlab.progress import track
@@ -163,18 +160,18 @@ class PatchSweep:
 
         Args:
             kept_in: a folder; what is finished is stored there every few seconds and taken up again by the next sweep
-                of the same model, prompts, cells, sources and measure.
+                of the same models in the same dtype on the same kind of device, prompts, cells, sources, measure and
+                code. Under interventions (`model.steering`) nothing is kept, and the log says so.
 
         Raises:
-            RunError: a stored part that cannot be read.
+            RunError: a stored part that cannot be read, or a folder that cannot be written.
         """
         width = max(map(len, self.cells))
         values = np.full((len(self.prompts), width), np.nan)
         done = np.zeros((len(self.prompts), width), dtype=bool)
-        key = self._key() if kept_in is not None else ""
-        file = None if kept_in is None else kept_in / f"{key[:16]}.npz"
-        if file is not None and file.exists():
-            values, done = _read(file, key)
+        file = None if kept_in is None else self._file(kept_in)
+        if file is not None and (stored := file.read()) is not None:
+            values, done = stored
         total = sum(map(len, self.cells)) - int(done.sum())
         saved = time.monotonic()
         try:
@@ -184,11 +181,11 @@ class PatchSweep:
                 values[patched.prompts, patched.cells] = patched.values
                 done[patched.prompts, patched.cells] = True
                 if file is not None and time.monotonic() - saved > _SAVED_EVERY:
-                    _write(file, key, values, done)
+                    file.write(values, done)
                     saved = time.monotonic()
         finally:
             if file is not None:
-                _write(file, key, values, done)
+                file.write(values, done)
         assert self.plain is not None
         return PatchResult(values, self.plain, self.cost, self.mode)
 
@@ -207,12 +204,21 @@ class PatchSweep:
         for _ in bar:
             pass
 
-    def _key(self) -> str:
-        """A hash of all that the values depend on."""
-        digest = hashlib.sha256(f"{self.model.fingerprint} {self.measure.identity()}".encode())
-        digest.update(repr(self.model.tokenize(self.prompts).input_ids.tolist()).encode())
-        digest.update(identity_of([*self.base, *chain.from_iterable(self.cells)]).encode())
-        return digest.hexdigest()
+    def _file(self, folder: Path) -> KeptSweep | None:
+        """The file of this sweep, named by all that the values depend on; None where something of it has no name."""
+        tokens = self.model.tokenize(self.prompts)
+        cells = [*self.base, *chain.from_iterable(self.cells)]
+        try:
+            parts = [
+                self.measure.identity(),
+                repr((tokens.input_ids.tolist(), tokens.attention_mask.tolist())),
+                repr([len(own_cells) for own_cells in self.cells]),
+                identity_of(cells),
+            ]
+            return KeptSweep.of(folder, self.model, parts)
+        except UnnamedError as error:
+            _log.warning("%s", error)
+            return None
 
     def _chunk(self, numbers: Chunk, done: NDArray[np.bool_] | None) -> Iterator[Patched]:
         """The cells of some prompts of one length; begun anew, with less left out, where a run proves inexact."""
@@ -361,21 +367,3 @@ def _explained(model: LanguageModel, mode: Mode) -> str:
         "suffix": "",
     }
     return f"{model.architecture} {what[mode]}."
-
-
-def _read(path: Path, key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            stored_key, values, done = str(stored["key"]), stored["values"], stored["done"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(
-            f"{path} does not hold a sweep that can be gone on with ({error}); remove it."
-        ) from error
-    if stored_key != key:
-        raise RunError(f"{path} holds another sweep (other models, prompts or cells); name another file.")
-    return values, done
-
-
-def _write(path: Path, key: str, values: NDArray[Any], done: NDArray[np.bool_]) -> None:
-    with whole(path) as partial, partial.open("wb") as file:
-        np.savez(file, key=np.array(key), values=values, done=done)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlab.activations._kept import model_key
 from steerlab.activations._suffix import WHOLE
 from steerlab.activations.patches import Cell, RowPatches
 from steerlab.errors import PromptError, SteeringError
@@ -21,6 +22,7 @@ from steerlab.models import LanguageModel, Prompt, Site
 from steerlab.models.prompts import batches_by_length
 
 TOKEN_BUDGET = 8192
+_PROBES = 4  # rows whose images tell one map from another
 _Rows = Float[Tensor, "position width"]
 
 
@@ -172,8 +174,9 @@ class Run:
 
     def identity(self) -> str:
         """Model, tokens and base."""
-        tokens = self.model.tokenize(self.prompts).input_ids
-        return f"run {self.model.fingerprint} {_hash_of({'tokens': tokens})} {identity_of(self._base)}"
+        tokens = self.model.tokenize(self.prompts)
+        named = {"tokens": tokens.input_ids, "mask": tokens.attention_mask}
+        return f"run {model_key(self.model)} {_hash_of(named)} {identity_of(self._base)}"
 
     def _run(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
         def keep(site: Site) -> Callable[[Tensor], None]:
@@ -242,7 +245,7 @@ class Mapped:
         source: the other model's run.
         maps: for each site of this model the map `[row, width there] -> [row, width here]` (as `Aligner.map` is).
         sites: for each site of this model the other model's; by default the same.
-        name: what the maps depend on, for resuming.
+        name: what the maps depend on beside their numbers, for resuming.
     """
 
     adds: ClassVar[bool] = False
@@ -276,8 +279,16 @@ class Mapped:
         return mapped
 
     def identity(self) -> str:
-        """The run's identity, the name of the maps, and the sites."""
-        return f"mapped {self._name} {sorted(map(str, self._sites.items()))} {self._source.identity()}"
+        """The run's identity, the name of the maps, the sites, and what the maps make of some fixed rows."""
+        images = _hash_of({site: self._image(site) for site in self._maps})
+        return (
+            f"mapped {self._name} {sorted(map(str, self._sites.items()))} {images} {self._source.identity()}"
+        )
+
+    def _image(self, site: Site) -> Tensor:
+        model, there = self._source.model, self._sites.get(site, site)
+        rows = torch.randn(_PROBES, model.width(there), generator=_generator("probe", str(there)))
+        return self._maps[site](rows.to(model.device))
 
 
 def identity_of(cells: Sequence[Cell]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 
 from steerlab.alignment._aligner import Aligner
 from steerlab.alignment.registry import aligner_class
-from steerlab.errors import AlignmentError
-from steerlab.files import SafetensorError, read_tensors, write_tensors
+from steerlab.errors import AlignmentError, reason
+from steerlab.files import SafetensorError, read_tensors, system_reason, write_tensors
 
 ALIGNER, ALIGNMENT, VERSION = "steerlab.aligner", "steerlab.alignment", 1
 _PARTS = ("mean_x_", "mean_y_", "left_", "core_", "right_")
@@ -27,7 +28,8 @@ def save_aligner(aligner: Aligner, path: Path) -> None:
 def load_aligner(path: Path) -> Aligner:
     """The aligner of a file."""
     header, stored = read(path, ALIGNER)
-    return rebuilt(path, header["aligner"], stored)
+    with damage_named(path):
+        return rebuilt(header["aligner"], stored)
 
 
 def described(aligner: Aligner) -> dict[str, Any]:
@@ -54,24 +56,38 @@ def tensors(aligner: Aligner, dtype: torch.dtype, prefix: str = "") -> dict[str,
     }
 
 
-def rebuilt(path: Path, header: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> Aligner:
-    """The aligner that a header and its tensors describe."""
-    try:
-        aligner = _aligner_of(header)
-        parts = {name: stored[name.rstrip("_")].double().numpy() for name in _PARTS}
-        fits = parts["left_"].shape == (len(parts["mean_x_"]), parts["core_"].shape[0]) and parts[
-            "right_"
-        ].shape == (len(parts["mean_y_"]), parts["core_"].shape[1])
-        if not fits:
-            raise KeyError("shapes")
-    except (KeyError, TypeError) as error:
-        raise AlignmentError(
-            f"{path} is damaged: its header and its factors do not describe an aligner; fit it again."
-        ) from error
+def rebuilt(header: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> Aligner:
+    """The aligner that a header and its tensors describe; any error where they describe none."""
+    aligner = _aligner_of(header)
+    if stored.keys() != {name.rstrip("_") for name in _PARTS}:
+        raise ValueError(f"there are {', '.join(sorted(stored)) or 'no factors'}")
+    parts = {name: stored[name.rstrip("_")].double().numpy() for name in _PARTS}
+    left, core, right = (parts[name] for name in ("left_", "core_", "right_"))
+    if (left.shape, right.shape) != tuple(
+        (*parts[mean].shape, rank) for mean, rank in zip(("mean_x_", "mean_y_"), core.shape, strict=True)
+    ):
+        raise ValueError("the factors have shapes that do not fit each other")
     for name, value in parts.items():
         setattr(aligner, name, value)
     aligner.n_rows_, aligner.n_features_in_ = int(header["rows"]), len(parts["mean_x_"])
     return aligner
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file's parts are put together is a sentence that names the file.
+
+    Raises:
+        AlignmentError: in place of the error; one that is a sentence already passes.
+    """
+    try:
+        yield
+    except AlignmentError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise AlignmentError(
+            f"{path} is damaged: its header and its factors do not describe an aligner ({reason(error)}); fit it again."
+        ) from error
 
 
 def write(path: Path, form: str, header: dict[str, Any], stored: dict[str, torch.Tensor]) -> None:
@@ -80,7 +96,9 @@ def write(path: Path, form: str, header: dict[str, Any], stored: dict[str, torch
     try:
         write_tensors(path, stored, metadata)
     except (OSError, SafetensorError) as error:
-        raise AlignmentError(f"{path} cannot be written: {error}; choose another place.") from error
+        raise AlignmentError(
+            f"{path} cannot be written: {system_reason(error)}; choose another place or free space."
+        ) from error
 
 
 def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -91,9 +109,16 @@ def read(path: Path, form: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]
             raise AlignmentError(
                 f"{path} is no file of {form}, version {VERSION}; name one that `save` wrote."
             )
-        return json.loads(metadata["header"]), stored
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise AlignmentError(f"{path} cannot be read as {form}: {error}.") from error
+        header = json.loads(metadata["header"])
+    except AlignmentError:
+        raise
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise AlignmentError(
+            f"{path} cannot be read as {form}: {system_reason(error)}; name a file that `save` wrote."
+        ) from error
+    if not isinstance(header, dict):
+        raise AlignmentError(f"{path} is damaged: its header is no table; fit it again.")
+    return header, stored
 
 
 def _aligner_of(header: Mapping[str, Any]) -> Aligner:

@@ -166,6 +166,11 @@ class Alignment:
         """Read what `save` wrote. Raises `AlignmentError` for any other file."""
         place = Path(path)
         header, stored = _file.read(place, _file.ALIGNMENT)
+        with _file.damage_named(place):
+            return cls._of(header, stored)
+
+    @classmethod
+    def _of(cls, header: Mapping[str, Any], stored: Mapping[str, torch.Tensor]) -> Alignment:
         aligners = {}
         for name, described in header["aligners"].items():
             own_tensors = {
@@ -173,16 +178,22 @@ class Alignment:
                 for key, value in stored.items()
                 if key.startswith(f"{name}/")
             }
-            aligners[Site.parse(name)] = _file.rebuilt(place, described, own_tensors)
+            aligners[Site.parse(name)] = _file.rebuilt(described, own_tensors)
+        if strange := [key for key in stored if key.rpartition("/")[0] not in header["aligners"]]:
+            raise ValueError(f"{strange[0]} is a factor of no aligner")
+        sources = {Site.parse(site): Site.parse(source) for site, source in header["sources"].items()}
+        stream_norm = {Site.parse(site): float(norm) for site, norm in header["stream_norm"].items()}
+        if not aligners.keys() == sources.keys() == stream_norm.keys():
+            raise ValueError("aligners, sources and norms are known at different sites")
         return cls(
             aligners=aligners,
-            sources={Site.parse(site): Site.parse(source) for site, source in header["sources"].items()},
+            sources=sources,
             source=ModelRef(**header["source"]),
             target=ModelRef(**header["target"]),
             data_hash=header["data_hash"],
             rule=header["rule"],
             rows=int(header["rows"]),
-            stream_norm={Site.parse(site): float(norm) for site, norm in header["stream_norm"].items()},
+            stream_norm=stream_norm,
         )
 
 

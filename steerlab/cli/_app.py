@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from steerlab import __version__
+from steerlab.showing import visible
 
 app = typer.Typer(
     name="steerlab",
@@ -19,8 +22,18 @@ app = typer.Typer(
 zoo_app = typer.Typer(help="The bundled pairs of small trained models.", no_args_is_help=True)
 app.add_typer(zoo_app, name="zoo")
 
-out = Console()
-err = Console(stderr=True)
+
+class Terminal(Console):
+    """A console that shows the control characters in what it prints and sends none but its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Pieces of text with their styles, as they are printed."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else piece._replace(text=visible(piece.text))
+
+
+out = Terminal()
+err = Terminal(stderr=True)
 
 
 def _show_version(wanted: bool) -> None:

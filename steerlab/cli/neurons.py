@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from steerlab.cli._app import app, out
 from steerlab.cli._options import Device, Dtype, ModelName, Seed, TrustRemoteCode, load_model
+from steerlab.files import system_reason, whole
 
 if TYPE_CHECKING:
     from steerlab.models import OutputWeights
@@ -89,15 +91,18 @@ def _write(path: Path, listed: EntropyNeurons, *, measured: bool) -> None:
     from steerlab.errors import DatasetError
 
     effects = _EFFECTS if measured else {}
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["layer", "neuron", "norm", "logit_var", "null_share", "chosen", *effects])
+    for row in sorted(listed.rows, key=lambda row: row.neuron):
+        numbers = [row.norm, row.logit_var, row.null_share, row.candidate]
+        writer.writerow(
+            [listed.layer, row.neuron, *numbers, *(getattr(row, field) for field in effects.values())]
+        )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["layer", "neuron", "norm", "logit_var", "null_share", "chosen", *effects])
-            for row in sorted(listed.rows, key=lambda row: row.neuron):
-                numbers = [row.norm, row.logit_var, row.null_share, row.candidate]
-                writer.writerow(
-                    [listed.layer, row.neuron, *numbers, *(getattr(row, field) for field in effects.values())]
-                )
+        with whole(path) as partial:
+            partial.write_bytes(text.getvalue().encode())
     except OSError as error:
-        raise DatasetError(f"{path} cannot be written: {error}.") from error
+        raise DatasetError(
+            f"{path} cannot be written: {system_reason(error)}; choose another place or free space."
+        ) from error

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 from torch import Tensor
 
 from steerlab.directions._header import FORMAT, VERSION, Header
-from steerlab.errors import DirectionError
-from steerlab.files import SafetensorError, read_tensors, system_reason, write_tensors
+from steerlab.errors import DirectionError, SteerlabError, reason
+from steerlab.files import SafetensorError, read_tensors, require_regular, system_reason, write_tensors
+from steerlab.models import Site
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
@@ -43,11 +46,27 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
         raise DirectionError(
             f"{path} is damaged: its header and its vectors disagree about sites or shapes; make the direction again."
         )
+    with damage_named(path):
+        sites = [Site.parse(name) for name in tensors]
+        if len(set(sites)) != len(sites):
+            raise DirectionError("One of its sites is there under two names.")
+        if strange := [name for name in header.accuracy if Site.parse(name) not in sites]:
+            raise DirectionError(f"An accuracy is known at {strange[0]}, where there is no vector.")
     return header, tensors
+
+
+@contextmanager
+def damage_named(path: str | Path) -> Iterator[None]:
+    """Errors about what a file holds name the file."""
+    try:
+        yield
+    except SteerlabError as error:
+        raise DirectionError(f"{path} is damaged: {reason(error)}; make the direction again.") from error
 
 
 def _refuse_pickle(path: Path) -> None:
     try:
+        require_regular(path)
         with path.open("rb") as file:
             start = file.read(9)
     except OSError as error:

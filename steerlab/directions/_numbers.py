@@ -38,6 +38,29 @@ def by_site(given: Mapping[Any, T], sites: Container[Site]) -> dict[Site, T]:
     return {site: value for name, value in given.items() if (site := site_of(name)) in sites}
 
 
+def require_whole(site: Site, k: int, known: SiteStatistics) -> None:
+    """Raise `DirectionError` for statistics that do not belong to `k` vectors, or that name a class without a mean."""
+    lengths = {f"means of {label!r}": len(means) for label, means in known.class_means.items()}
+    several = {name: getattr(known, name) for name in ("bias", "threshold")}
+    lengths |= {name: len(numbers) for name, numbers in several.items() if numbers is not None}
+    for name, length in lengths.items():
+        if length != k:
+            raise DirectionError(
+                f"The {name} at {site} has {length} numbers for {k} vectors; give one a vector."
+            )
+    for end in (known.positive, known.negative):
+        if end is not None and end not in known.class_means:
+            raise DirectionError(f"The class {end!r} at {site} has no mean; give one for each end.")
+    heads = known.heads
+    if heads is not None and (
+        site.name != "z" or len(set(heads)) != len(heads) or min(heads, default=-1) < 0
+    ):
+        raise DirectionError(f"The heads {list(heads)} at {site} are none; heads live at z and count from 0.")
+    spreads = k if heads is None else len(heads)
+    if known.sigma is not None and len(known.sigma) != spreads:
+        raise DirectionError(f"There are {len(known.sigma)} sigmas at {site} for {spreads}; give one each.")
+
+
 def same_width(site: Site, a: Tensor, b: Tensor) -> None:
     """Raise unless two vectors have one shape."""
     if a.shape != b.shape:

@@ -32,6 +32,7 @@ from steerlab.directions._numbers import (
     as_rows,
     by_site,
     require_number,
+    require_whole,
     same_width,
     site_statistics_of,
     times,
@@ -90,6 +91,8 @@ class Direction:
         vectors = {site: as_rows(site, given[site]) for site in sorted(given)}
         object.__setattr__(self, "vectors", vectors)
         known = by_site(self.statistics, vectors)
+        for site, statistics in known.items():
+            require_whole(site, len(vectors[site]), statistics)
         object.__setattr__(self, "statistics", {site: known.get(site, SiteStatistics()) for site in vectors})
         object.__setattr__(self, "accuracy", by_site(self.accuracy, vectors))
         best = None if self.best is None else site_of(self.best)
@@ -321,6 +324,11 @@ class Direction:
                 when its header and vectors do not fit together.
         """
         header, tensors = _file.read(_hub.fetched(path))
+        with _file.damage_named(path):
+            return cls._of(header, tensors)
+
+    @classmethod
+    def _of(cls, header: Header, tensors: Mapping[str, Tensor]) -> Direction:
         return cls(
             vectors={Site.parse(name): tensor for name, tensor in tensors.items()},
             model_name=header.model.name,

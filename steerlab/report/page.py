@@ -2,7 +2,8 @@
 
 The script that draws, the figures, the tables and their downloads are inside the file; a content policy in its head
 forbids any request. Every string that comes from a model, a prompt or a file is escaped: in HTML by the template,
-in JSON by writing <, > and & as \\u003c, \\u003e and \\u0026, in figures by the plot primitives.
+in JSON by writing <, > and & as \\u003c, \\u003e and \\u0026, in figures by the plot primitives. Control characters are
+shown by signs, and words written from right to left are isolated, so that they do not turn what stands beside them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from steerlab.files import system_reason, whole, write_text
 from steerlab.plots import draws_something
 from steerlab.report.cells import csv_text, numeric_columns, shown, table_of_figure
 from steerlab.results import StudyResult, Table, study_title
+from steerlab.showing import isolated
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -64,6 +66,7 @@ def render(results: Iterable[StudyResult] | Mapping[str, StudyResult], manifest:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: isolated(value) if type(value) is str else value,
     )
     environment.filters["label"] = label
     drawn = any(figure["drawn"] for study in studies for figure in study["figures"])
@@ -120,7 +123,7 @@ def _figure(study: str, key: str, figure: Figure, tables: dict[str, Table]) -> d
     table = tables.pop(key, None) or (
         table_of_figure(key, "The numbers of this figure", figure) if drawn else None
     )
-    fields = json.loads(figure.to_json())
+    fields = _isolated_in(json.loads(figure.to_json()))
     # the page carries the title as text that wraps; the drawing then needs less room on top
     fields["layout"].pop("title", None)
     has_note = any(note.get("yref") == "paper" for note in fields["layout"].get("annotations", []))
@@ -133,6 +136,15 @@ def _figure(study: str, key: str, figure: Figure, tables: dict[str, Table]) -> d
         "height": int(figure.layout.height or figure.layout.template.layout.height or 420),
         "table": _table(f"{study}-{key}", table) if table is not None and table.rows else None,
     }
+
+
+def _isolated_in(value: Any) -> Any:
+    """JSON with every text in it as it may be shown."""
+    if isinstance(value, str):
+        return isolated(value)
+    if isinstance(value, list):
+        return [_isolated_in(entry) for entry in value]
+    return {key: _isolated_in(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _table(name: str, table: Table) -> dict[str, Any]:

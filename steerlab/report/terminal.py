@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steerlab.results import StudyResult, study_title
+from steerlab.showing import visible
 
 _STYLES = {"done": "green", "not identified": "yellow", "skipped": "dim"}
 
@@ -21,11 +22,13 @@ def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -
     for result in results.values() if isinstance(results, Mapping) else results:
         # Text, not str: rich would read [0.79, 0.87] or a model's words as markup
         status = Text(result.status, style=_STYLES[result.status])
-        name = Text(study_title(result.study))
+        name = Text(visible(study_title(result.study)))
         if result.headline is None:
-            table.add_row(name, status, Text(result.summary[0] if result.summary else ""), "", "")
+            table.add_row(name, status, Text(visible(result.summary[0] if result.summary else "")), "", "")
             continue
         headline = result.headline
         control = "" if headline.control is None else f"{headline.control} {headline.control_name}".strip()
-        table.add_row(name, status, Text(headline.what), Text(str(headline.value)), Text(control))
+        table.add_row(
+            name, status, Text(visible(headline.what)), Text(str(headline.value)), Text(visible(control))
+        )
     return table

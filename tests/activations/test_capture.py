@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import pickle
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from tolerances import close
 from torch import Tensor, nn
 
-from steerlab.activations import Moments, capture
+from steerlab.activations import Activations, Moments, capture
 from steerlab.activations import reading as room
 from steerlab.errors import PromptError, SiteError, SteerlabError
 from steerlab.models import All, Generated, LanguageModel, Last, Prompt, Site, Span
@@ -186,6 +188,18 @@ def test_other_errors_pass_and_leave_no_hook(
         capture(tiny_llama, PROMPTS, tiny_llama.sites("resid_post"))
     assert number_of_hooks(tiny_llama) == before
     assert len(tiny_llama.model.model.layers) == tiny_llama.n_layers
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+)
+def test_copies_and_pickles_are_the_same_states(
+    copied: Callable[[Activations], Activations], tiny_llama: LanguageModel
+) -> None:
+    states = capture(tiny_llama, PROMPTS, "resid_post")
+    again = copied(states)
+    assert (again.sites, again.prompts_hash, len(again)) == (states.sites, states.prompts_hash, len(states))
+    assert all(torch.equal(again[site], states[site]) for site in states.sites)
 
 
 def test_captured_rows_are_ordinary_tensors(tiny_llama: LanguageModel) -> None:

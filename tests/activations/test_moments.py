@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import copy
+import errno
+import json
+import os
+import pickle
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +22,7 @@ from torch import Tensor
 from steerlab.activations import Moments
 from steerlab.activations import moments as room
 from steerlab.errors import SteerlabError
+from steerlab.files import read_tensors, write_tensors
 from steerlab.models import Site
 
 A, B = Site("resid_post", 0), Site("resid_post", 1)
@@ -164,6 +172,102 @@ def test_wrong_files_and_unsaveable_labels_are_refused(tmp_path: Path) -> None:
     moments.update(rows_of(1, 0), [("a", 2)])
     with pytest.raises(SteerlabError, match="cannot be saved"):
         moments.save(tmp_path / "m.safetensors")
+
+
+def stored(
+    tmp_path: Path, moments: Moments, change: Callable[[dict[str, Any], dict[str, Tensor]], object]
+) -> Path:
+    """A file of moments in which header or tensors were changed."""
+    path = tmp_path / "m.safetensors"
+    moments.save(path)
+    metadata, tensors = read_tensors(path)
+    header = json.loads(metadata["header"])
+    change(header, tensors)
+    write_tensors(path, tensors, {**metadata, "header": json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda header, tensors: header.pop("order"), "order: Field required"),
+        (lambda header, tensors: header.update(order="median"), "order: Input should be"),
+        (lambda header, tensors: header.update(surprise=1), "surprise: Extra inputs"),
+        (lambda header, tensors: header.update(sites=3), "sites: "),
+        (lambda header, tensors: header.update(sites=[["nowhere.1", 3]]), "sites.0.0: .*nowhere"),
+        (lambda header, tensors: header.update(sites=[["resid_post.0", -3]]), "sites.0.1: "),
+        (lambda header, tensors: header["sites"].append(["blocks.0.hook_resid_post", 3]), "one of the sites twice"),
+        (lambda header, tensors: header["classes"].append([0, 2]), "one of the classes twice"),
+        (lambda header, tensors: header["classes"].append([5, 2]), "disagree about 2/cross"),
+        (lambda header, tensors: header["classes"].pop(), "disagree about 1/cross"),
+        (lambda header, tensors: header.update(classes=[[0, "three"], [1, 2]]), "classes.0.1: "),
+        (lambda header, tensors: header.update(scatter_sites=["resid_post.9"]), "second moments at resid_post.9"),
+        (lambda header, tensors: header.update(prompts_hash="no hash"), "prompts_hash: "),
+        (lambda header, tensors: tensors.pop(f"0/mean/{A}"), "disagree about 0/mean"),
+        (lambda header, tensors: tensors.update({f"0/mean/{A}": torch.zeros(99).double()}), "disagree about 0/mean"),
+        (lambda header, tensors: tensors.update({f"0/norm/{A}": torch.zeros(())}), "disagree about 0/norm"),
+        (lambda header, tensors: tensors.update({"0/surprise/x": torch.zeros(1)}), "disagree about 0/surprise"),
+    ],
+)  # fmt: skip
+def test_a_header_that_does_not_hold_together_is_a_sentence(
+    change: Callable[[dict[str, Any], dict[str, Tensor]], object], sentence: str, tmp_path: Path
+) -> None:
+    moments = filled(rows_of(9, 7), [0, 1, 1] * 3, [4])
+    with pytest.raises(
+        SteerlabError, match=rf"m\.safetensors is damaged: .*{sentence}.*; save the moments again\.$"
+    ):
+        Moments.load(stored(tmp_path, moments, change))
+
+
+def test_every_kind_of_moments_holds_together(tmp_path: Path) -> None:
+    rows, labels = rows_of(9, 7), [0, 1, 1] * 3
+    kinds = [
+        Moments(),
+        Moments("scatter"),
+        Moments("scatter", sites=[B]),
+        Moments("scatter", classes=[1]),
+        Moments("cross", cross=[(A, B)]),
+        Moments("cross", cross=[(A, B)], sites=[A], classes=[0]),
+    ]
+    for number, moments in enumerate(kinds):
+        path = tmp_path / f"{number}.safetensors"
+        moments.save(path)
+        assert Moments.load(path).labels == ()
+        moments.update(rows, labels)
+        moments.save(path)
+        assert Moments.load(path).count(1) == 6
+
+
+def test_an_old_file_has_no_rule_and_no_hash(tmp_path: Path) -> None:
+    def older(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        for name in ("positions", "prompts_hash", "second_classes"):
+            del header[name]
+
+    assert Moments.load(stored(tmp_path, filled(rows_of(9, 7), [0, 1, 1] * 3, [4]), older)).count() == 9
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    moments = filled(rows_of(9, 7), [0, 1, 1] * 3, [4])
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(
+        SteerlabError, match=r"cannot be written to .*m\.safetensors: No space left .*; choose another"
+    ):
+        moments.save(tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+)
+def test_a_copy_takes_rows_of_its_own(copied: Callable[[Moments], Moments]) -> None:
+    moments = filled(rows_of(9, 7), [0, 1, 1] * 3, [9])
+    other = copied(moments)
+    other.update(rows_of(3, 7), [0, 0, 0])
+    assert (other.count(), moments.count()) == (12, 9)
+    assert torch.equal(moments.mean(A), filled(rows_of(9, 7), [0, 1, 1] * 3, [9]).mean(A))
 
 
 def test_second_moments_are_kept_where_they_were_asked_for() -> None:

@@ -32,6 +32,7 @@ from steerlab.activations import (
     window,
 )
 from steerlab.activations.patches import Cell
+from steerlab.activations.sources import Source
 from steerlab.errors import PromptError, RunError, SiteError, SteeringError
 from steerlab.models import All, LanguageModel, Site
 
@@ -376,6 +377,73 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
         file.write_bytes(b"nothing")
     with pytest.raises(RunError, match="remove it"):
         PatchSweep(*arguments).run(kept_in=folder)
+
+
+def _kept_like_new(folder: Path, sweep: Callable[[], PatchSweep]) -> None:
+    """What a sweep gives with a folder of other sweeps' values is what it gives without."""
+    np.testing.assert_array_equal(sweep().run(kept_in=folder).values, sweep().run().values)
+
+
+def test_a_kept_sweep_is_read_by_nothing_that_was_made_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from families import build, tiny_tokenizer
+
+    from steerlab.models import load_model
+    from steerlab.steering import Add
+
+    model = tiny("llama")
+    false, true = pairs(model)
+    site = model.sites("resid_post")[1]
+
+    def swept(model: LanguageModel, source: Source) -> PatchSweep:
+        return PatchSweep(model, false, [[(Patch(site, (2,), source),)]] * len(false), difference(len(false)))
+
+    def files() -> int:
+        return len(list(tmp_path.glob("*.npz")))
+
+    swept(model, Run(model, true)).run(kept_in=tmp_path)
+    # Weights that bfloat16 holds have one fingerprint in both dtypes.
+    exact = load_model(build("llama").to(torch.bfloat16).float(), tokenizer=tiny_tokenizer())
+    rounded = load_model(build("llama").to(torch.bfloat16), tokenizer=tiny_tokenizer())
+    assert exact.fingerprint == rounded.fingerprint
+    for other in (exact, rounded):
+        _kept_like_new(tmp_path, lambda other=other: swept(other, Run(other, true)))
+    _kept_like_new(tmp_path, lambda: swept(exact, Run(rounded, true)))
+    assert files() == 4
+
+    push = Add([1.0] * model.d_model, 3, sites="resid_post.0")
+    with model.steering(push):
+        _kept_like_new(tmp_path, lambda: swept(model, Run(model, true)))
+    with rounded.steering(push):  # the source's model counts, too
+        _kept_like_new(tmp_path, lambda: swept(model, Run(rounded, true)))
+    hook = model.model.register_forward_hook(lambda module, args, output: None)
+    swept(model, Run(model, true)).run(kept_in=tmp_path)
+    hook.remove()
+    assert files() == 4
+    assert "nothing is kept" in caplog.text
+
+    # Maps have one name and other numbers.
+    for factor in (1.0, 2.0):
+        maps = {site: lambda rows, factor=factor: factor * rows}
+        _kept_like_new(
+            tmp_path, lambda maps=maps: swept(model, Mapped(Run(model, true), maps, name="aligned"))
+        )
+    assert files() == 6
+
+    monkeypatch.setattr("steerlab.activations._kept.code_version", lambda: "another")
+    swept(model, Run(model, true)).run(kept_in=tmp_path)
+    assert files() == 7
+
+
+def test_a_sweep_that_cannot_be_kept_says_so(tmp_path: Path) -> None:
+    model = tiny("llama")
+    false, true = pairs(model)
+    cells: list[Cell] = [(Patch(model.sites("resid_post")[1], (2,), Run(model, true)),)]
+    sweep = PatchSweep(model, false, [cells] * len(false), difference(len(false)))
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot be kept in .*; choose another folder"):
+        sweep.run(kept_in=tmp_path / "file")
 
 
 def test_less_memory_means_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from sklearn.model_selection import cross_val_score
 
 from steerlab import alignment as al
 from steerlab.errors import AlignmentError
+from steerlab.files import read_tensors, write_tensors
 
 EVERY: tuple[Any, ...] = (
     al.SvdRegression(8),
@@ -348,3 +352,52 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     al.Ridge(0.1).fit(x, y).save(tmp_path / "aligner.safetensors")
     with pytest.raises(AlignmentError, match=r"no file of steerlab\.alignment"):
         al.Alignment.load(tmp_path / "aligner.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda header, stored: header.pop("aligner"), "'aligner'"),
+        (lambda header, stored: header.update(aligner=3), "int"),
+        (lambda header, stored: header["aligner"].pop("rows"), "'rows'"),
+        (lambda header, stored: header["aligner"].update(rows="many"), "many"),
+        (lambda header, stored: header["aligner"].update(options={"colour": 1}), "colour"),
+        (lambda header, stored: header["aligner"].update(options=[1]), "list"),
+        (lambda header, stored: stored.pop("core"), "there are left, mean_x, mean_y, right"),
+        (lambda header, stored: stored.update(more=torch.zeros(1)), "more"),
+        (lambda header, stored: stored.update(core=torch.zeros(3)), "zip"),
+        (lambda header, stored: stored.update(mean_x=torch.zeros(3)), "do not fit each other"),
+        (lambda header, stored: stored.update(left=torch.zeros(2, 2, 2)), "do not fit each other"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_hold_together_is_a_sentence(change: Any, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    al.Ridge(0.1).fit(*rows()).save(path)
+    metadata, stored = read_tensors(path)
+    header = json.loads(metadata["header"])
+    change(header, stored)
+    write_tensors(path, stored, {**metadata, "header": json.dumps(header)})
+    with pytest.raises(AlignmentError, match=rf"a\.safetensors is damaged: .*{sentence}.*; fit it again\.$"):
+        al.Aligner.load(path)
+
+
+def test_headers_that_are_no_table_and_full_disks_are_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    fitted = al.Ridge(0.1).fit(*rows())
+    fitted.save(path)
+    metadata, stored = read_tensors(path)
+    for header in ("[]", "{", "[" * 100_000):
+        write_tensors(path, stored, {**metadata, "header": header})
+        with pytest.raises(AlignmentError, match=r"cannot be read as|its header is no table"):
+            al.Aligner.load(path)
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(
+        AlignmentError, match=r"cannot be written: No space left on device; choose another place"
+    ):
+        fitted.save(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from steerlab.alignment.diagnostics import LayerReport
 from steerlab.alignment.paired import split
 from steerlab.directions import Direction
 from steerlab.errors import AlignmentError, SiteError
+from steerlab.files import read_tensors, write_tensors
 from steerlab.models import LanguageModel, Site
 
 WORDS = ("the", "cat", "a", "dog", "sat", "on", "mat", "is", "not", "true", "red", "run", "and", "of")
@@ -190,6 +193,31 @@ def test_files_give_the_alignment_back(
         dict(fitted.sources),
     )
     assert repr(again.aligners[fitted.sites[0]]) == repr(fitted.aligners[fitted.sites[0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda header: header.pop("rule"), "'rule'"),
+        (lambda header: header["sources"].popitem(), "at different sites"),
+        (lambda header: header["aligners"].popitem(), "of no aligner"),
+        (lambda header: header.update(stream_norm=[1.0]), "list"),
+        (lambda header: header.update(source={"name": "x"}), "ModelRef"),
+        (lambda header: header.update(rows=None), "NoneType"),
+        (lambda header: header["sources"].update({"nowhere": "resid_post.0"}), "nowhere"),
+    ],
+)
+def test_an_alignment_that_does_not_hold_together_is_a_sentence(
+    change: Any, sentence: str, pairs: PairedActivations, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.safetensors"
+    al.align(pairs).save(path)
+    metadata, stored = read_tensors(path)
+    header = json.loads(metadata["header"])
+    change(header)
+    write_tensors(path, stored, {**metadata, "header": json.dumps(header)})
+    with pytest.raises(AlignmentError, match=rf"a\.safetensors is damaged: .*{sentence}.*; fit it again\.$"):
+        al.Alignment.load(path)
 
 
 def test_layers_by_score_find_the_matching_ones(pairs: PairedActivations) -> None:

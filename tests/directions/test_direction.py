@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +255,13 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
         ({"surprise": 1}, "surprise"),
         ({"sites": {}}, "disagree about sites or shapes"),
         ({"model": {"name": "tiny"}}, r"model\.fingerprint"),
+        ({"best": "resid_post.9"}, r"is damaged: The best site resid_post\.9"),
+        ({"best": "nowhere"}, r"is damaged: .*nowhere"),
+        (
+            {"accuracy": {"resid_post.9": {"value": 0.5}}},
+            r"is damaged: An accuracy is known at resid_post\.9",
+        ),
+        ({"accuracy": {"nowhere": {"value": 0.5}}}, r"is damaged: .*nowhere"),
     ],
 )
 def test_headers_that_do_not_hold_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
@@ -262,6 +272,62 @@ def test_headers_that_do_not_hold_are_refused(tmp_path: Path, change: dict[str, 
     save_file(tensors, str(path), metadata={"format": "steerlab.direction", "header": json.dumps(header)})
     with pytest.raises(DirectionError, match=sentence):
         Direction.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"class_means": {"0": [1.0, 2.0], "1": [1.0]}}, "means of '0' at resid_post.0 has 2 numbers for 1 vectors"),
+        ({"bias": [1.0, 2.0]}, "bias at resid_post.0 has 2 numbers"),
+        ({"threshold": []}, "threshold at resid_post.0 has 0 numbers"),
+        ({"sigma": [1.0, 2.0]}, "2 sigmas at resid_post.0 for 1"),
+        ({"positive": "neither"}, "The class 'neither' at resid_post.0 has no mean"),
+        ({"heads": [0]}, "heads live at z"),
+    ],
+)  # fmt: skip
+def test_statistics_that_do_not_belong_to_the_vectors_are_refused(
+    tmp_path: Path, change: dict[str, Any], sentence: str
+) -> None:
+    made = fitted()[0]
+    header = json.loads(made._header().model_dump_json())
+    header["sites"]["resid_post.0"] |= change
+    path = tmp_path / "d.safetensors"
+    tensors = {str(site): rows for site, rows in made.vectors.items()}
+    save_file(tensors, str(path), metadata={"format": "steerlab.direction", "header": json.dumps(header)})
+    with pytest.raises(
+        DirectionError, match=rf"d\.safetensors is damaged: .*{sentence}.*; make the direction again"
+    ):
+        Direction.load(path)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "sentence"),
+    [
+        ({"nowhere": torch.ones(1, 3)}, "nowhere"),
+        ({"resid_post.0": torch.zeros(1, 3)}, "points nowhere"),
+        ({"resid_post.0": torch.full((1, 3), torch.nan)}, "not finite"),
+        ({"resid_post.0": torch.ones(1, 3), "blocks.0.hook_resid_post": torch.ones(1, 3)}, "under two names"),
+    ],
+)
+def test_vectors_that_are_none_name_their_file(
+    tmp_path: Path, vectors: dict[str, Tensor], sentence: str
+) -> None:
+    header = json.loads(Direction({A: torch.ones(3)}, "tiny", "f00d")._header().model_dump_json())
+    header["sites"] = {name: {"k": 1, "width": 3} for name in vectors}
+    path = tmp_path / "d.safetensors"
+    save_file(vectors, str(path), metadata={"format": "steerlab.direction", "header": json.dumps(header)})
+    with pytest.raises(DirectionError, match=rf"d\.safetensors is damaged: .*{sentence}"):
+        Direction.load(path)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]
+)
+def test_copies_and_pickles_are_the_same_direction(copied: Callable[[Direction], Direction]) -> None:
+    made = fitted(estimator=MassMean(tilt=True, shrinkage=0.25))[0]
+    again = copied(made)
+    assert (again.hash, again.statistics, again.parameters) == (made.hash, made.statistics, made.parameters)
+    assert (again * 2)[A].equal(2 * made[A])
 
 
 def test_no_length_of_the_header_looks_like_a_pickle(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from steerlab import plots
 from steerlab.plots import Series
 from steerlab.report import terminal_table
 from steerlab.report.cells import csv_text, numeric_columns, shown, table_of_figure
-from steerlab.results import Cell, Table
+from steerlab.results import Cell, SkippedResult, Table
 from steerlab.statistics import Estimate
 
 
@@ -101,3 +101,12 @@ def test_terminal_table_takes_no_markup_from_results() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(terminal_table({"refusal": result}))
     assert "[bold]x[/bold] [/nonsense]" in console.export_text()
+
+
+def test_terminal_table_sends_no_escape_sequence_of_a_run() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    result = SkippedResult(study="refusal", reason="\x1b]0;owned\x07\x1b[2J")
+    console.print(terminal_table([result]))
+    written = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "␛]0;owned␇␛[2J" in written
+    assert "\x1b" not in written

@@ -187,3 +187,12 @@ def test_json_for_html_and_labels() -> None:
     assert not set("<>&\u2028") & set(safe)
     assert json.loads(safe) == json.loads(text)
     assert label("open_prompts") == "Open prompts"
+
+
+def test_control_characters_are_shown_and_words_from_the_right_isolated() -> None:
+    manifest = {**MANIFEST, "title": "\x1b[2J\x00\u202e שלום 7"}
+    page = render([], manifest)
+    assert "<h1>␛[2J␀\\u202e \u2068שלום\u2069 7</h1>" in page
+    assert not {chr(code) for code in range(32) if code not in (9, 10)} & set(page)
+    studies = [StudyResult(study="refusal", summary=["\x07 שלום 0.9"])]
+    assert "<p>␇ \u2068שלום\u2069 0.9</p>" in render(studies, {})
