@@ -2,8 +2,8 @@
 
     python analyses/contrasts.py MODEL [--only happy formal] [--figures figures]
 
-Five contrasts of `contrasts.toml`: formal, happy, Spanish, concise (extracted with the defaults) and refusal (selected
-on the packaged requests). Each direction is added where it says it works best, one class gap strong. The effect is what
+Five contrasts of `contrasts.toml`: formal, happy, Spanish, concise, refusal. Each direction is extracted with the
+defaults and added where it says it works best, one class gap strong. The effect is what
 that does to ln P(towards) - ln P(away) of the probes' continuations, which share no sentence with the pairs, beside
 random directions of the same length. Loops: share of continuations of the probes' prompts, greedy and sampled, in which
 most windows of four tokens stood before. Numbers go to `figures/contrasts_<model>/contrasts.csv`, the picture beside
@@ -65,8 +65,12 @@ def contrast(model: sl.LanguageModel, name: str, data: dict[str, Any]) -> Contra
     requests, openings = sl.datasets.requests(), data["openings"]
     asked = [model.instruction_prompt(text) for text in requests.split("test").negative[:24]]
     chosen = [openings[row % len(openings)] for row in range(len(asked))]
-    found = sl.select_direction(model, requests).direction
-    return Contrast(found, asked, [towards for towards, _ in chosen], [away for _, away in chosen])
+    return Contrast(
+        sl.extract(model, data["pairs"]),
+        asked,
+        [towards for towards, _ in chosen],
+        [away for _, away in chosen],
+    )
 
 
 def log_odds(model: sl.LanguageModel, probes: Contrast) -> np.ndarray:
@@ -114,8 +118,7 @@ def measured(
         with model.steering(sl.Add(vector, unit="raw", sites=site)):
             return log_odds(model, probes) - plain
 
-    gaps = direction.statistics[site].positive is not None  # a selected vector is as long as its class gap
-    added = direction[site] / direction[site].norm() * direction.class_gap[site] if gaps else direction[site]
+    added = direction[site] / direction[site].norm() * direction.class_gap[site]
     found = bootstrap_mean(effect(added), seed=0)
     rng = torch.Generator().manual_seed(0)
     drawn = [torch.randn(added.shape, generator=rng) for _ in range(n_random)]
@@ -127,8 +130,8 @@ def measured(
             after = loops(model, probes.prompts, new_tokens, sampled=sampled)
         change = bootstrap_mean(after.astype(float) - before, seed=0)
         counts += [float(before.mean()), float(after.mean()), change.value, change.low, change.high]
-    accuracy = direction.accuracy.get(site)
-    held_out = ["", "", ""] if accuracy is None else [accuracy.value, accuracy.low, accuracy.high]
+    accuracy = direction.accuracy[site]
+    held_out = [accuracy.value, accuracy.low, accuracy.high]
     print(
         f"{name}, {site}: {found} nats; random {min(random):+.2f} to {max(random):+.2f}; loops {counts}",
         flush=True,

@@ -288,6 +288,7 @@ def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | N
         "device": str(model.device),
         "interventions": interventions_in_force(model),
         "chat template": model.has_chat_template,
+        **({"stored as": model.stored_as} if model.stored_as else {}),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from families import build, tiny_tokenizer
 
 from steerlab import cli
 from steerlab.errors import RunError
@@ -137,6 +138,28 @@ def test_doctor_shows_which_part_fails(
     shown = capfd.readouterr()
     assert "FAILS" in shown.out
     assert "The parts do not fit." in shown.err
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("llama", ["safetensors", "baking yes"]),
+        ("gemma2", ["a post-norm family"]),
+        ("mamba", ["3 with a mixer besides attention", "neurons no"]),
+    ],
+)
+def test_doctor_says_what_works(
+    family: str,
+    said: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    build(family).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert run("doctor", tmp_path, monkeypatch=monkeypatch) == 0
+    shown = " ".join(capfd.readouterr().out.replace("│", " ").split())
+    assert all(words in shown for words in said), shown
 
 
 def test_an_unknown_study_ends_with_two(

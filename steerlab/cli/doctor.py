@@ -13,7 +13,7 @@ from steerlab.errors import ModelError
 from steerlab.registry import REGISTRIES, registry_of
 
 if TYPE_CHECKING:
-    from steerlab.models import SelfCheck
+    from steerlab.models import LanguageModel, SelfCheck
 
 
 @app.command()
@@ -36,11 +36,41 @@ def doctor(
     from steerlab.models import SelfCheck
 
     try:
-        out.print(_self_check_table(load_model(model, device, dtype, trust_remote_code).self_check()))
+        loaded = load_model(model, device, dtype, trust_remote_code)
+        out.print(_checkpoint_table(loaded))
+        out.print(_self_check_table(loaded.self_check()))
     except ModelError as error:
         if isinstance(error.self_check, SelfCheck):
             out.print(_self_check_table(error.self_check))
         raise
+
+
+def _checkpoint_table(model: LanguageModel) -> Table:
+    """What the checkpoint is, and what works on it."""
+    from steerlab.steering import why_not_baked
+
+    mixers = len(model.sites("mixer_out")) if "mixer_out" in model.site_names() else 0
+    neurons = "mlp_post" in model.site_names()
+    facts = {
+        "family": model.architecture,
+        "stored as": model.stored_as or "safetensors",
+        "runs in": f"{model.dtype}, {model.device}".replace("torch.", ""),
+        "layers": f"{model.n_layers}, width {model.d_model}"
+        + (f", {mixers} with a mixer besides attention" if mixers else ""),
+        "sites": ", ".join(model.site_names()),
+        "chat template": "yes"
+        if model.has_chat_template
+        else "no: instructions are asked in a plain template",
+        "reading, steering, ablation": "yes",
+        "neurons": "yes"
+        if neurons
+        else "no: every layer's MLP is a mixture of experts, or there is none; use mlp_out",
+        "baking": why_not_baked(model) or "yes",
+    }
+    table = Table("what", "found", title=model.name, title_justify="left")
+    for name, value in facts.items():
+        table.add_row(name, value)
+    return table
 
 
 def _registered_table() -> Table:

@@ -12,7 +12,7 @@ from steerlab.steering._intervention import Intervention
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 from steerlab.steering.affine import Affine
-from steerlab.steering.bake import bake
+from steerlab.steering.bake import bake, why_not_baked
 from steerlab.steering.calibrate import Calibration, calibrate, token_log_odds
 from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
@@ -65,4 +65,5 @@ __all__ = [
     "side_effects",
     "stream_writes",
     "token_log_odds",
+    "why_not_baked",
 ]

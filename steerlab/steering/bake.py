@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.backends.native import Transformers
@@ -83,6 +84,24 @@ class _Step:
     part: Part
     verb: Literal["project", "project_input", "shift", "shift_input"]
     tensor: Tensor
+
+
+def why_not_baked(model: LanguageModel) -> str:
+    """Why an ablation of the whole stream cannot be put into this model's weights; "" where it can."""
+    any_direction = Direction(
+        {Site("resid_post", 0): torch.ones(model.d_model)}, model.name, model.fingerprint
+    )
+    try:
+        _require_bakeable(model, [Ablate(any_direction)])
+        writers = Writers(model)
+        for part in (
+            *writers.start(),
+            *(part for at in range(model.n_layers) for part in writers.contributions(at)),
+        ):
+            part.outputs  # noqa: B018  # raises where a part's weights cannot be projected
+    except SteeringError as error:
+        return str(error)
+    return ""
 
 
 def _require_bakeable(model: LanguageModel, interventions: Sequence[Edit]) -> None:
