@@ -106,6 +106,7 @@ def compare(
 
     chosen = known_studies(studies)
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
+    _require_read({"statements": statements, "requests": requests, "questions": questions}, chosen)
     given = read_data(statements, requests, questions)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     configuration: dict[str, str | int | list[str]] = {
@@ -138,6 +139,16 @@ def compare(
         except SteerlabError:
             folder.discard_if_empty()
             raise
+
+
+def _require_read(given: Mapping[str, object], chosen: Sequence[str]) -> None:
+    """Raise `RunError` for data that none of the chosen studies reads."""
+    for name, data in given.items():
+        readers = [study for study in STUDIES if name in STUDIES[study].reads]
+        if data is not None and not set(readers) & set(chosen):
+            raise RunError(
+                f"The {name} are read by {' and '.join(readers)} only, and none of them is asked for; leave them out."
+            )
 
 
 def run_study(

@@ -317,3 +317,15 @@ def test_kind_and_unkind_requests_of_a_real_pair(
     assert run["refusal"].status == "done"
     assert run["truthfulness"].status == "not identified"
     assert sl.Direction.load(next((run.folder.path / "directions").glob("refusal*post*.safetensors")))
+
+
+def test_data_that_no_chosen_study_reads_is_an_error(tmp_path: Path) -> None:
+    for name, study, readers in [
+        ("requests", "truthfulness", "refusal"),
+        ("questions", "refusal", "confidence"),
+    ]:
+        with pytest.raises(RunError, match=f"The {name} are read by {readers} only"):
+            compare(
+                "zoo:small-base", "zoo:small-post", out=tmp_path / "run", studies=[study], **{name: tmp_path}
+            )
+    assert not (tmp_path / "run").exists()

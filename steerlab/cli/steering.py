@@ -57,7 +57,7 @@ def generate(
         return
     with loaded.steering(*interventions):
         steered = _complete()
-    for title, text in (("unsteered", plain), ("steered", steered)):
+    for title, text in (("steered", steered), ("unsteered", plain)):
         out.rule(title)
         out.print(text, markup=False, highlight=False)
 
