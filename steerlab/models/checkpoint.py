@@ -34,6 +34,8 @@ class Checkpoint:
         self.topics: tuple[str, ...] = ()
         #: How the weights were stored, where that is not plain: "GGUF Q4_K_M, dequantised", "LORA, merged".
         self.stored_as = ""
+        #: What the chat template reads beside the messages, in every prompt: {"enable_thinking": False}.
+        self.chat_options: dict[str, Any] = {}
         self.anatomy = Anatomy(model)
         config = self.anatomy.config
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
@@ -166,7 +168,13 @@ class Checkpoint:
     # Prompts
 
     def instruction_prompt(
-        self, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
+        self,
+        text: str,
+        *,
+        template: Template = "auto",
+        system: str | None = None,
+        response: str = "",
+        **options: Any,
     ) -> Prompt:
         """A user's text in the form the model answers to.
 
@@ -175,14 +183,29 @@ class Checkpoint:
                 `User: {text}\\nAssistant:`, "none" the text alone; "auto" takes the chat template if there is one.
             system: a system message.
             response: the opening of the answer, put after the template.
+            options: what the chat template reads beside the messages (`enable_thinking=False`, `tools=[...]`); those in
+                `model.chat_options` hold for every prompt.
 
         Raises:
-            PromptError: an empty text, no chat template, or one that takes no system message.
+            PromptError: an empty text, no chat template, one that takes no system message, or one that does not read an
+                option.
         """
-        return templates.render(self.tokenizer, text, template=template, system=system, response=response)
+        return templates.render(
+            self.tokenizer,
+            text,
+            template=template,
+            system=system,
+            response=response,
+            options={**self.chat_options, **options},
+        )
 
     def conversation_prompt(
-        self, turns: Sequence[tuple[str, str]], *, template: Template = "auto", system: str | None = None
+        self,
+        turns: Sequence[tuple[str, str]],
+        *,
+        template: Template = "auto",
+        system: str | None = None,
+        **options: Any,
     ) -> Prompt:
         """Several turns, `("user", text)` and `("assistant", text)` in alternation, in the form the model answers to.
 
@@ -191,7 +214,13 @@ class Checkpoint:
         Raises:
             PromptError: turns that do not alternate or do not end with the user, or a template that fails.
         """
-        return templates.render_conversation(self.tokenizer, turns, template=template, system=system)
+        return templates.render_conversation(
+            self.tokenizer,
+            turns,
+            template=template,
+            system=system,
+            options={**self.chat_options, **options},
+        )
 
     def tokenize(
         self, texts: str | Prompt | Iterable[str | Prompt], *, padding_side: PaddingSide = "left"

@@ -5,7 +5,7 @@ The prompt remembers where the user's words and the answer's opening are, as the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steerlab.errors import PromptError, kind_of
@@ -15,7 +15,13 @@ _SENTINEL = "\u2063steerlab\u2063"
 
 
 def render(
-    tokenizer: Any, text: str, *, template: Template = "auto", system: str | None = None, response: str = ""
+    tokenizer: Any,
+    text: str,
+    *,
+    template: Template = "auto",
+    system: str | None = None,
+    response: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """Put a user's text into the form the model answers to; see `LanguageModel.instruction_prompt`."""
     if not isinstance(text, str):
@@ -29,7 +35,7 @@ def render(
     if template == "chat" and not has_chat:
         raise PromptError("The tokenizer has no chat template; use template='plain' or 'none'.")
     if template == "chat" or (template == "auto" and has_chat):
-        return _chat(tokenizer, text, system, response)
+        return _chat(tokenizer, text, system, response, options or {})
     head = f"{system}\n\n" if system else ""
     if template == "none":
         return _join(head, text, "", response, special=False, template="none")
@@ -43,6 +49,7 @@ def render_conversation(
     *,
     template: Template = "auto",
     system: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """Turns of a conversation, the last one a user's; see `LanguageModel.conversation_prompt`."""
     roles = [role for role, _ in turns]
@@ -54,7 +61,7 @@ def render_conversation(
     if template == "chat" and not has_chat:
         raise PromptError("The tokenizer has no chat template; use template='plain'.")
     if template == "chat" or (template == "auto" and has_chat):
-        rendered = _apply_messages(tokenizer, turns, system)
+        rendered = _apply_messages(tokenizer, turns, system, options or {})
         special = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
         return Prompt(rendered, has_special_tokens=special, template="chat")
     head = f"{system}\n\n" if system else ""
@@ -67,9 +74,9 @@ def has_chat_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _chat(tokenizer: Any, text: str, system: str | None, response: str) -> Prompt:
-    before, after = _around(tokenizer, system)
-    rendered = _apply_template(tokenizer, text, system)
+def _chat(tokenizer: Any, text: str, system: str | None, response: str, options: Mapping[str, Any]) -> Prompt:
+    before, after = _around(tokenizer, system, options)
+    rendered = _apply_template(tokenizer, text, system, options)
     inner = rendered[len(before) : len(rendered) - len(after)]
     if rendered != before + inner + after or inner.strip() != text.strip():
         # A template that treats this text in a way of its own: look for the words themselves.
@@ -82,24 +89,31 @@ def _chat(tokenizer: Any, text: str, system: str | None, response: str) -> Promp
     return _join(before, inner, after, response, special=special, template="chat")
 
 
-def _around(tokenizer: Any, system: str | None) -> tuple[str, str]:
+def _around(tokenizer: Any, system: str | None, options: Mapping[str, Any]) -> tuple[str, str]:
     """What the template writes before and after the user's text."""
-    rendered = _apply_template(tokenizer, _SENTINEL, system)
+    rendered = _apply_template(tokenizer, _SENTINEL, system, options)
     before, sentinel, after = rendered.partition(_SENTINEL)
     if not sentinel:
         raise PromptError("The chat template does not contain the user's text; use template='plain'.")
     return before, after
 
 
-def _apply_template(tokenizer: Any, text: str, system: str | None) -> str:
-    return _apply_messages(tokenizer, [("user", text)], system)
+def _apply_template(tokenizer: Any, text: str, system: str | None, options: Mapping[str, Any]) -> str:
+    return _apply_messages(tokenizer, [("user", text)], system, options)
 
 
-def _apply_messages(tokenizer: Any, turns: Sequence[tuple[str, str]], system: str | None) -> str:
+def _apply_messages(
+    tokenizer: Any, turns: Sequence[tuple[str, str]], system: str | None, options: Mapping[str, Any]
+) -> str:
+    unread = [name for name in options if name not in str(tokenizer.chat_template)]
+    if unread:
+        raise PromptError(f"The chat template reads no {', '.join(unread)}; leave it out.")
     messages = [{"role": "system", "content": system}] if system else []
     messages += [{"role": role, "content": text} for role, text in turns]
     try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **options
+        )
     except Exception as error:  # templates are programs: jinja raises whatever they raise
         if system:
             raise PromptError(

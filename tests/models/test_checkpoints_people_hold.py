@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import steerlab as sl
-from steerlab.errors import ModelError, SteerlabError
+from steerlab.errors import ModelError, PromptError, SteerlabError
 
 TEXT = "The capital of France is"
 
@@ -153,6 +153,19 @@ def test_weights_are_read_in_the_dtype_that_is_computed_in(tmp_path: Path) -> No
     assert torch.equal(auto.logits(TEXT), asked.logits(TEXT))
     rounded = sl.load(sl.load(tmp_path, dtype="bfloat16").model.float(), tiny_tokenizer())
     assert rounded.fingerprint != asked.fingerprint
+
+
+def test_options_of_a_chat_template_are_read_or_refused() -> None:
+    model = tiny("llama", chat=True)
+    plain = model.instruction_prompt("Hi").text
+    with pytest.raises(PromptError, match="reads no enable_thinking"):
+        model.instruction_prompt("Hi", enable_thinking=False)
+    model.tokenizer.chat_template += "{% if not enable_thinking is false %}<think>{% endif %}"
+    assert model.instruction_prompt("Hi").text == plain + "<think>"
+    assert model.instruction_prompt("Hi", enable_thinking=False).text == plain
+    model.chat_options["enable_thinking"] = False
+    assert model.instruction_prompt("Hi").text == plain
+    assert model.conversation_prompt([("user", "Hi")]).text == plain
 
 
 # -------------------------------------------------------------------------------------------------- not finite
