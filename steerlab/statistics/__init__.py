@@ -29,6 +29,7 @@ from steerlab.statistics.resampling import (
     bootstrap,
     bootstrap_curve,
     bootstrap_mean,
+    mean_test,
     paired_difference,
     paired_log_ratio,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "expected_calibration_error",
     "mcnemar",
     "mean_and_extremes",
+    "mean_test",
     "paired_difference",
     "paired_log_ratio",
     "permutation_null",

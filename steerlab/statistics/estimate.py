@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, model_validator
 
 from steerlab.record import Record
 
@@ -35,8 +35,13 @@ def _sayable(value: float) -> float:
     return UNKNOWN if math.isnan(value) else value
 
 
-Number = Annotated[float, BeforeValidator(_null_is_nan), AfterValidator(_sayable)]
-"""A float whose NaN is null in JSON, both ways, and "n/a" where it is formatted."""
+Number = Annotated[
+    float,
+    BeforeValidator(_null_is_nan),
+    AfterValidator(_sayable),
+    PlainSerializer(_sayable, return_type=Any),
+]
+"""A float whose NaN is null in JSON, both ways, "n/a" where it is formatted, and the same one in every dictionary."""
 
 
 class Estimate(Record):

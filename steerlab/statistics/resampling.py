@@ -1,24 +1,36 @@
-"""How far would this number move with other prompts? The cluster bootstrap, percentile intervals.
+"""How far would this number move with other prompts? The cluster bootstrap.
 
 Rows that come from one prompt (tokens, samples, paraphrases) are one cluster: clusters are drawn with
-replacement, G of G, all their rows with them, and the interval is the central `level` of the statistic over
-the draws. Means, differences and log-ratios run as matrix products over all draws at once. The result depends
-on the seed and on the data, not on the order of the rows. Source: Efron and Tibshirani, An Introduction to
-the Bootstrap (1993), ch. 13; Davison and Hinkley (1997), ch. 3.8.
+replacement, G of G, all their rows with them. The result depends on the seed and on the data, not on the order of the
+rows.
+
+Means, differences and log-ratios are studentised, as matrix products over all draws at once: t* is a draw's mean less
+the data's, over the draw's own standard error (of a ratio of sums, linearised, between clusters). The law of t* stands
+for that of (mean - truth) / standard error, with its skew, so intervals and tests hold where percentiles are too narrow
+and exchanged signs are no null. Any other statistic has the central `level` of its draws, widened as Student's law is.
+Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 12.5 and 13; Davison and Hinkley (1997), ch.
+2.4, 3.8 and 5.2; Hesterberg, What teachers should know about the bootstrap (2015).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from steerlab.statistics.estimate import Estimate
 
-_CELLS = 2**22  # draws x clusters held at once: 32 MB of weights
+_CELLS = 2**22  # draws x clusters (or columns) held at once: 32 MB of weights
+#: A draw's standard error below this share of the data's is none.
+_NOTHING = 1e-6
+#: How near and how far ends may lie, in Student's: with few clusters the tails of t* are themselves uncertain.
+_NEAREST, _FURTHEST = 0.85, 2.0
 
 
 def bootstrap_mean(
@@ -59,19 +71,21 @@ def bootstrap_curve(
         raise ValueError(
             f"a curve needs values of shape [row, column] with at least one row, got {table.shape}"
         )
-    present = ~np.isnan(table)
-    codes, n_clusters = cluster_codes(table, clusters=clusters)
-    sums = cluster_sums(np.where(present, table, 0.0), codes, n_clusters)
-    counts = cluster_sums(present.astype(np.float64), codes, n_clusters)
-    drawn = _ratios(sums, counts, seed=seed, draws=draws)
-    total = counts.sum(axis=0)
-    means = np.divide(sums.sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
-    alive = (counts > 0).sum(axis=0)
-    method = _method(clusters, draws, seed)
-    return [
-        from_draws(float(mean), drawn[:, column], n=int(alive[column]), level=level, method=method)
-        for column, mean in enumerate(means)
-    ]
+    require_level(level)
+    means = _Means.of(table, clusters)
+    drawn = np.concatenate(list(means.draws(seed=seed, draws=draws)))
+    method = f"studentised {_method(clusters, draws, seed)}"
+
+    def of(column: int) -> Estimate:
+        value, alive = float(means.mean[column]), int(means.alive[column])
+        t = drawn[:, column]
+        usable = t[~np.isnan(t)]
+        if alive < 2 or len(usable) < 0.5 * len(t):
+            return Estimate(value=value, n=alive, level=level, method=method)
+        low, high = means.interval(column, usable, level)
+        return Estimate(value=value, low=low, high=high, n=alive, level=level, method=method)
+
+    return [of(column) for column in range(table.shape[1])]
 
 
 def bootstrap(
@@ -146,6 +160,33 @@ def paired_log_ratio(
     return paired_difference(np.log(a), np.log(b), clusters, seed=seed, draws=draws, level=level)
 
 
+def mean_test(
+    values: ArrayLike, clusters: ArrayLike | None = None, *, seed: int, draws: int = 2000
+) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
+    """Is the mean of a column of `values` [row, column] zero? Two-sided p-values, column by column and over all.
+
+    The first doubles the smaller tail of t*, so it holds for skewed differences as well; the second is the chance that
+    the largest |t*| of all columns reaches the column's own. NaN for a column without rows, 1 with one cluster.
+    """
+    means = _Means.of(np.asarray(values, dtype=np.float64), clusters)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        seen = np.where(means.mean == 0, 0.0, means.mean / means.error)
+    above, below, beyond = (np.zeros(len(seen)) for _ in range(3))
+    # Two patches that change nothing differ by rounding alone; a share of that is no difference.
+    near = np.where(np.isfinite(seen), np.abs(seen) * 1e-9, 0.0)
+    for t in means.draws(seed=seed, draws=draws):
+        known = np.where(np.isnan(t), 0.0, t)
+        above += (known >= seen - near).sum(axis=0)
+        below += (known <= seen + near).sum(axis=0)
+        beyond += (np.abs(known).max(axis=1, keepdims=True) >= np.abs(seen) - near).sum(axis=0)
+    single = np.minimum(1, 2 * (1 + np.minimum(above, below)) / (1 + draws))
+    joint = (1 + beyond) / (1 + draws)
+    for p in (single, joint):
+        p[means.alive < 2] = 1.0
+        p[means.alive == 0] = np.nan
+    return single, joint
+
+
 # -- the draws, shared with calibration and ranking --
 
 
@@ -175,13 +216,13 @@ def cluster_sums(
 
 
 def cluster_weights(
-    n_clusters: int, *, seed: int, draws: int
+    n_clusters: int, n_columns: int = 1, *, seed: int, draws: int
 ) -> Iterator[Float[np.ndarray, "chunk cluster"]]:
-    """How often each cluster was drawn, in chunks of draws that fit in memory."""
+    """How often each cluster was drawn, in chunks of draws that fit in memory, with columns beside them too."""
     if draws < 1:
         raise ValueError(f"a bootstrap needs at least one draw, got {draws}")
     rng = np.random.default_rng(seed)
-    chunk = max(1, _CELLS // n_clusters)
+    chunk = max(1, _CELLS // max(n_clusters, n_columns))
     for start in range(0, draws, chunk):
         rows = min(chunk, draws - start)
         drawn = rng.integers(n_clusters, size=(rows, n_clusters)) + n_clusters * np.arange(rows)[:, None]
@@ -191,30 +232,81 @@ def cluster_weights(
 def from_draws(
     value: float, drawn: Float[np.ndarray, " draw"], *, n: int, level: float, method: str
 ) -> Estimate:
-    """The percentile interval of `drawn`; none from one unit or when most draws gave no number."""
-    if not 0 < level < 1:
-        raise ValueError(f"the level of an interval lies between 0 and 1, got {level}")
+    """The percentile interval of `drawn`; none from one unit or when most draws gave no number.
+
+    Its tails are as much smaller as Student's law of n - 1 is wider than the normal one: plain percentiles are too
+    narrow with few units (Hesterberg, 2015).
+    """
+    require_level(level)
     usable = drawn[np.isfinite(drawn)]
     if n < 2 or len(usable) < 0.5 * len(drawn):
         return Estimate(value=value, n=n, level=level, method=method)
-    low, high = np.quantile(usable, [(1 - level) / 2, (1 + level) / 2])
+    tail = float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1)))
+    low, high = np.quantile(usable, [tail, 1 - tail])
     return Estimate(value=value, low=float(low), high=float(high), n=n, level=level, method=method)
 
 
-def _ratios(
-    sums: Float[np.ndarray, "cluster column"],
-    counts: Float[np.ndarray, "cluster column"],
-    *,
-    seed: int,
-    draws: int,
-) -> Float[np.ndarray, "draw column"]:
-    chunks: Sequence[NDArray[np.float64]] = [
-        np.divide(
-            top := weights @ sums, bottom := weights @ counts, out=np.full_like(top, np.nan), where=bottom > 0
+@dataclass(frozen=True, eq=False)
+class _Means:
+    """The mean of each column of a table whose rows lie in clusters; NaN marks missing entries.
+
+    residuals: [cluster, column] sum of a cluster's rows less the mean for each of them. counts: [cluster, column] its
+    rows. mean, error: [column]. alive: [column] clusters with a row.
+    """
+
+    residuals: Float[np.ndarray, "cluster column"]
+    counts: Float[np.ndarray, "cluster column"]
+    mean: Float[np.ndarray, " column"]
+    error: Float[np.ndarray, " column"]
+    alive: Int[np.ndarray, " column"]
+
+    @classmethod
+    def of(cls, table: Float[np.ndarray, "row column"], clusters: ArrayLike | None) -> _Means:
+        """Of rows in clusters; None: every row alone."""
+        present = ~np.isnan(table)
+        codes, n_clusters = cluster_codes(table, clusters=clusters)
+        sums = cluster_sums(np.where(present, table, 0.0), codes, n_clusters)
+        counts = cluster_sums(present.astype(np.float64), codes, n_clusters)
+        total = counts.sum(axis=0)
+        mean = np.divide(sums.sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
+        residuals = sums - np.where(total > 0, mean, 0.0) * counts
+        error = np.sqrt((residuals**2).sum(axis=0)) / np.where(total > 0, total, np.nan)
+        return cls(residuals, counts, mean, error, (counts > 0).sum(axis=0))
+
+    def draws(self, *, seed: int, draws: int) -> Iterator[Float[np.ndarray, "chunk column"]]:
+        """t* of every draw, in chunks of draws; infinite without spread in the draw, NaN without a row in it."""
+        r, n = self.residuals, self.counts
+        for weights in cluster_weights(*r.shape, seed=seed, draws=draws):
+            total = weights @ n
+            with np.errstate(divide="ignore", invalid="ignore"):
+                moved = (weights @ r) / total
+                squares = weights @ r**2 - 2 * moved * (weights @ (r * n)) + moved**2 * (weights @ n**2)
+                error = np.sqrt(squares.clip(0)) / total
+                far = np.where(moved == 0, 0.0, np.sign(moved) * np.inf)
+                yield np.where(error > _NOTHING * self.error, moved / error, far)
+
+    def interval(self, column: int, t: Float[np.ndarray, " draw"], level: float) -> tuple[float, float]:
+        """Ends around the mean of a column with the draws' `t`; where they run off, Student's stand in their place."""
+        freedom = int(self.alive[column]) - 1
+        student = float(stats.t.ppf((1 + level) / 2, freedom)) * np.sqrt((freedom + 1) / freedom)
+        tails = (
+            np.quantile(t, (1 - level) / 2, method="lower"),
+            np.quantile(t, (1 + level) / 2, method="higher"),
         )
-        for weights in cluster_weights(len(sums), seed=seed, draws=draws)
-    ]
-    return np.concatenate(chunks)
+        down, up = (
+            student * float(np.clip(abs(tail) / student, _NEAREST, _FURTHEST))
+            if np.isfinite(tail)
+            else student
+            for tail in tails
+        )
+        mean, error = float(self.mean[column]), float(self.error[column])
+        return mean - float(up) * error, mean + float(down) * error
+
+
+def require_level(level: float) -> None:
+    """Raise ValueError unless an interval can have this level."""
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval lies between 0 and 1, got {level}")
 
 
 def _vector(values: ArrayLike, name: str) -> Float[np.ndarray, " row"]:

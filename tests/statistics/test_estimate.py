@@ -41,6 +41,8 @@ def test_what_the_data_cannot_give_is_never_printed_as_nan() -> None:
         assert math.isnan(estimate.value)
         assert math.isnan(estimate.high)
         assert estimate.model_dump_json() == Estimate(value=math.nan).model_dump_json()
+    changed = Estimate(value=1).model_copy(update={"value": math.nan, "low": float("nan")})
+    assert changed.model_dump() == Estimate(value=math.nan).model_dump()  # one NaN, which is itself
 
 
 def test_format_spec_is_kept() -> None:

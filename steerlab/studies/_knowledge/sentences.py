@@ -33,8 +33,8 @@ def sentences(result: KnowledgeResult) -> list[str]:
         made.append(_agreement(maps, _carries(result)))
         n, total = len(result.significant), len(maps.cells)
         largest = (
-            f"; the largest difference at a subject or object token is {maps.largest} (p = {maps.largest_p:.3g} under "
-            "exchanged models)"
+            f"; the largest difference at a subject or object token is {maps.largest} (p = {maps.largest_p:.3g} over "
+            "all of them)"
         )
         made.append(
             f"{n} of {total} cells differ between base and post with false discovery held at 5 %"

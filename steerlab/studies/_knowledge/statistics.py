@@ -20,6 +20,7 @@ from steerlab.statistics import (
     benjamini_hochberg,
     bootstrap,
     bootstrap_curve,
+    mean_test,
     split_half,
 )
 from steerlab.studies._knowledge.maps import Traced
@@ -58,7 +59,7 @@ class Comparison(Record):
     ceilings: of two halves of the pairs, within each model; crossed: base's half against post's other half, to be
     read beside them. shifted: what base would give against itself moved down by one layer. published,
     published_halves, published_shifted: the same three questions for the published statistics. largest:
-    |difference| over subject and object cells, with the p-value of the largest under exchanged models.
+    |difference| over subject and object cells, with the chance that any of them lies as many standard errors from zero.
     """
 
     cells: tuple[CellDifference, ...]
@@ -203,30 +204,23 @@ def _cells(
 ) -> tuple[list[CellDifference], Estimate, float]:
     """Every cell with its q-value; the largest of subject and object cells with its own p-value.
 
-    Null: base and post exchanged at random within each cluster of pairs.
+    Null: a mean difference of zero, whatever the shape of the differences (`mean_test`).
     """
     shape = difference.shape[1:]
     flat = difference.reshape(len(difference), -1)
     estimates = bootstrap_curve(flat, clusters, seed=seed)
-    names, codes = np.unique(clusters, return_inverse=True)
-    sums = np.zeros((len(names), flat.shape[1]))
-    np.add.at(sums, codes, np.where(np.isnan(flat), 0.0, flat))
-    counts = (~np.isnan(flat)).sum(axis=0)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(_DRAWS, len(names)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        null, seen = np.abs(signs @ sums / counts), np.abs(sums.sum(axis=0) / counts)
-    # Two patches that change nothing differ by rounding alone; a share of that is no difference.
-    p = (1 + (null >= seen * (1 - 1e-9)).sum(axis=0)) / (1 + _DRAWS)
-    p[np.isnan(seen)] = np.nan
+    p, _ = mean_test(flat, clusters, seed=seed, draws=_DRAWS)
     q = benjamini_hochberg(p)
     cells = [
         CellDifference(row=rows[at // shape[1]], column=at % shape[1], difference=estimate, q=float(q[at]))
         for at, estimate in enumerate(estimates)
         if np.isfinite(estimate.value)
     ]
-    mine = [at for at in range(flat.shape[1]) if at % shape[1] in knowledge and np.isfinite(seen[at])]
+    mine = [
+        at for at in range(flat.shape[1]) if at % shape[1] in knowledge and np.isfinite(estimates[at].value)
+    ]
     if not mine:
         return cells, Estimate(value=float("nan")), float("nan")
-    top = max(mine, key=lambda at: seen[at])
-    top_p = (1 + (null[:, mine].max(axis=1) >= seen[top]).sum()) / (1 + _DRAWS)
-    return cells, estimates[top], float(top_p)
+    _, joint = mean_test(flat[:, mine], clusters, seed=seed, draws=_DRAWS)
+    top = max(range(len(mine)), key=lambda at: abs(estimates[mine[at]].value))
+    return cells, estimates[mine[top]], float(joint[top])
