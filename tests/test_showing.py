@@ -96,7 +96,7 @@ def test_data_show_counts_and_harmless_examples_only() -> None:
     statements = sl.datasets.statements()
     assert statements.texts[0] in statements._repr_html_()
     assert len(repr(statements)) < 500
-    evil = sl.datasets.ContrastSet((EVIL,), (EVIL,), EVIL, EVIL)
+    evil = sl.datasets.ContrastSet((EVIL,), (EVIL + " too",), EVIL, EVIL)
     assert EVIL not in evil._repr_html_()
     tags(evil._repr_html_())
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.errors import SteeringError
+from steerlab.errors import SteeringError, SteerlabError
 from steerlab.models.positions import Selector, require_selector
 from steerlab.models.program import Applied
 from steerlab.models.sites import Site, SitesGiven, sites_of
@@ -89,8 +89,12 @@ def edited(
 ) -> Iterator[Applied]:
     """See `LanguageModel.edit`."""
     edit = FunctionEdit(model, sites, function, positions)
-    with model.steering(edit) as applied:
-        yield applied
+    try:
+        with model.steering(edit) as applied:
+            yield applied
+    except SteerlabError:  # a pass that is not finite: whose fault is it?
+        edit.require_finite()
+        raise
     edit.require_finite()
 
 

@@ -128,12 +128,10 @@ def differences(
 def direction_at(
     model: LanguageModel, vector: Float[np.ndarray, " width"], layer: int, site: str = "resid_post"
 ) -> Direction:
-    """A vector as a direction of this model at one layer."""
-    return Direction(
-        vectors={Site(site, layer): torch.from_numpy(np.asarray(vector)).float()},
-        model_name=model.name,
-        fingerprint=model.fingerprint,
-    )
+    """A vector as a direction of this model at one layer, which is its best one."""
+    place = Site(site, layer)
+    vectors = {place: torch.from_numpy(np.asarray(vector)).float()}
+    return Direction(vectors, model.name, model.fingerprint, best=place)
 
 
 def removal(model: LanguageModel, vector: Float[np.ndarray, " width"]) -> Edit:

@@ -24,7 +24,6 @@ the scores; test prompts are not given to this module.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -168,8 +167,7 @@ def choose(
         rule=why,
         kept=(len(train.harmful), len(train.harmless), len(val.harmful), len(val.harmless)),
     )
-    found = direction_at(model, places.vectors[chosen], place.layer, site)
-    return selection.of(replace(found, estimator="DifferenceInMeans", best=found.sites[0]))
+    return selection.of(direction_at(model, places.vectors[chosen], place.layer, site))
 
 
 # -- private, in the order they are called --
