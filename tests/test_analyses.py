@@ -168,3 +168,17 @@ def test_wrong_plans_of_unlock_end_in_one_sentence(text: str, sentence: str, tmp
     configuration = tmp_path / "wrong.toml"
     configuration.write_text(text)
     assert sentence in refused("unlock.py", configuration, tmp_path)
+
+
+def test_contrasts_are_measured_beside_random_directions(tmp_path: Path) -> None:
+    options = ["--only", "happy", "refusal", "--random", "3", "--new-tokens", "4", "--figures", tmp_path]
+    assert run_script(ANALYSES / "contrasts.py", ["zoo:small-post", *options], tmp_path) is None
+    with (tmp_path / "contrasts_zoo_small-post" / "contrasts.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["contrast"] for row in rows] == ["happy", "refusal"]
+    for row in rows:
+        assert float(row["random_least"]) <= float(row["random_greatest"])
+        assert float(row["effect_low"]) <= float(row["effect"]) <= float(row["effect_high"])
+        assert 0 <= float(row["greedy_loops"]) <= 1
+    said = run_script(ANALYSES / "contrasts.py", [tmp_path / "nothing", "--only", "happy"], tmp_path)
+    assert isinstance(said, str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -74,6 +74,13 @@ class Checkpoint:
         ]
         return html_table(self.name, ["Part", ""], parts.items()) + html_table(
             "Sites", ["Name", "Where", "Width"], sites
+        )
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refused: a copy or a pickle of a model with its locks and hooks would be neither of the two models."""
+        raise ModelError(
+            f"{self.name} is not copied or pickled as an object; load it again, make a changed copy with "
+            "bake(model, edit), or write a folder with export(model, edit, folder)."
         )
 
     # What it is

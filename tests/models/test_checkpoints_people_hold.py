@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +156,12 @@ def test_weights_are_read_in_the_dtype_that_is_computed_in(tmp_path: Path) -> No
     assert torch.equal(auto.logits(TEXT), asked.logits(TEXT))
     rounded = sl.load(sl.load(tmp_path, dtype="bfloat16").model.float(), tiny_tokenizer())
     assert rounded.fingerprint != asked.fingerprint
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, pickle.dumps])
+def test_copies_and_pickles_of_a_model_are_refused(copied: Callable[[object], object]) -> None:
+    with pytest.raises(ModelError, match="is not copied or pickled as an object"):
+        copied(tiny("llama"))
 
 
 def test_options_of_a_chat_template_are_read_or_refused() -> None:
