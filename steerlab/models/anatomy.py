@@ -261,7 +261,7 @@ class Anatomy:
 
     def _some_logits(self, normed: Tensor, ids: Tensor) -> Tensor:
         head = original(self.head)
-        if type(head) is not nn.Linear:
+        if type(head) is not nn.Linear or head.weight.is_meta:
             # A quantised or wrapped unembedding has no rows to take.
             logits: Tensor = self.head(normed)
             return logits[..., ids.to(logits.device)].float()

@@ -15,6 +15,7 @@ from steerlab.errors import ModelError, PromptError, SiteError
 from steerlab.models import prompts, templates, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
+from steerlab.models.offloaded import device_of
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
 from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
 from steerlab.models.tuners import weight_of
@@ -103,7 +104,7 @@ class Checkpoint:
     @property
     def device(self) -> torch.device:
         """Where the input goes: the device of the token embedding."""
-        return next(self.anatomy.embed.parameters()).device
+        return device_of(self.anatomy.embed)
 
     @property
     def dtype(self) -> torch.dtype:

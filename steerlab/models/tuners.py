@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlab.errors import ModelError, reason
+from steerlab.models.offloaded import at_hand
 
 
 def require_package(package: str, name: str) -> None:
@@ -93,7 +94,8 @@ def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
         ModelError: an adapter whose change is no matrix that is added.
     """
     if not is_tuned(module):
-        weight: Tensor = module.weight  # type: ignore[assignment]
+        with at_hand(module):
+            weight: Tensor = module.weight  # type: ignore[assignment]
         return weight
     tuned: Any = module
     weight = tuned.get_base_layer().weight

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlab.models._shipped import sample
+from steerlab.models.offloaded import is_away, own_state
 from steerlab.models.tuners import weight_of
 
 # Settings that say how a checkpoint was stored or is run, not what it computes.
@@ -39,6 +40,12 @@ def original(module: nn.Module) -> nn.Module:
 def named_state(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every weight, and every buffer that enters the computation (Gemma's embedding scale); no rotary frequencies,
     which follow from the configuration, and no masks."""
+    if any(is_away(part) for part in module.modules()):
+        buffers = {name for name, _ in module.named_buffers()}
+        for name, tensor in own_state(module):
+            if name not in buffers or (tensor.is_floating_point() and "inv_freq" not in name):
+                yield name, tensor
+        return
     yield from module.named_parameters(remove_duplicate=remove_duplicate)
     for name, buffer in module.named_buffers(remove_duplicate=remove_duplicate):
         if buffer.is_floating_point() and "inv_freq" not in name:

@@ -177,6 +177,29 @@ def test_options_of_a_chat_template_are_read_or_refused() -> None:
     assert model.conversation_prompt([("user", "Hi")]).text == plain
 
 
+def test_offloaded_layers_give_the_numbers_of_the_plain_model(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    places = {f"model.layers.{layer}": "disk" if layer else "cpu" for layer in range(3)}
+    places |= dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.norm", "lm_head"), "cpu")
+    plain, away = (
+        sl.load(folder),
+        sl.load(folder, device_map=places, offload_folder=tmp_path / "away", dtype="float32"),
+    )
+    assert away.fingerprint == plain.fingerprint
+    assert away.device.type == "cpu"
+    edit = sl.Add(torch.ones(32), 2.0, sites="resid_post.2")
+    for model_of in (plain, away):
+        assert model_of.self_check().ok
+    torch.testing.assert_close(away.logits(TEXT), plain.logits(TEXT))
+    torch.testing.assert_close(away.w_out(2), plain.w_out(2))
+    site = "resid_post.1"
+    torch.testing.assert_close(sl.capture(away, TEXT, site)[site], sl.capture(plain, TEXT, site)[site])
+    with away.steering(edit), plain.steering(edit):
+        torch.testing.assert_close(away.logits(TEXT), plain.logits(TEXT))
+        assert away.generate(TEXT, max_new_tokens=4) == plain.generate(TEXT, max_new_tokens=4)
+    assert "quantised or offloaded" in sl.steering.why_not_baked(away)
+
+
 # -------------------------------------------------------------------------------------------------- not finite
 
 
