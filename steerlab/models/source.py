@@ -24,6 +24,8 @@ from steerlab.progress import transformers_bars
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
 _FLOAT32_LIMIT = 4_000_000_000
+#: Causal masks that old checkpoints of GPT-2, GPT-J and GPT-Neo hold: a "bias" of the attention itself, of no projection.
+_MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_")
 
 
@@ -185,7 +187,9 @@ class Source:
         config = module.config
         is_text_part = hasattr(config, "vision_config") or hasattr(config, "audio_config")
         unused = sorted(
-            key for key in report["unexpected_keys"] if not (is_text_part and _TOWERS.search(key.lower()))
+            key
+            for key in report["unexpected_keys"]
+            if not _MASKS.search(key) and not (is_text_part and _TOWERS.search(key.lower()))
         )
         if unused and not self.wishes.unused:
             raise ModelError(

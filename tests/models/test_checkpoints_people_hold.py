@@ -45,6 +45,21 @@ def test_weights_that_nothing_uses_are_named(folder: Path, extra: str) -> None:
     torch.testing.assert_close(sl.load(folder, ignore_unused=True).logits(TEXT), plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("gpt2", "transformer.h.0.attn.masked_bias"), ("gptj", "transformer.h.0.attn.bias"),
+     ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq"), ("gemma", "lm_head.weight")],
+)  # fmt: skip
+def test_what_old_checkpoints_hold_beside_weights_is_no_weight(family: str, key: str, tmp_path: Path) -> None:
+    """Masks, rotary frequencies, and a second copy of a tied unembedding."""
+    build(family).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    extra = stored["model.embed_tokens.weight"].clone() if key == "lm_head.weight" else torch.ones(1, 1, 4, 4)
+    save_file({**stored, key: extra}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert sl.load(tmp_path).self_check().ok
+
+
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
     stored = load_file(file)
