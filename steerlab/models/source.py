@@ -24,7 +24,7 @@ from steerlab.progress import transformers_bars
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
 _FLOAT32_LIMIT = 4_000_000_000
-#: Causal masks that old checkpoints of GPT-2, GPT-J and GPT-Neo hold: a "bias" of the attention itself, of no projection.
+#: Causal masks that old checkpoints of GPT-2, GPT-J and GPT-Neo hold: a "bias" of the attention, of no projection.
 _MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_")
 
