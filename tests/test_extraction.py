@@ -132,6 +132,25 @@ def test_what_is_read_without_a_file_depends_on_the_model(tmp_path: Path) -> Non
     assert packaged_prompts(model, "truth").hash == sl.zoo.known_statements().hash
 
 
+def test_a_named_template_is_used_for_statements_too() -> None:
+    model = tiny("llama")
+    bare, rendered = packaged_prompts(model, "truth"), packaged_prompts(model, "truth", "plain")
+    assert rendered.prompts[0].text == f"User: {bare.prompts[0].text}\nAssistant:"
+    some = [replace_rows(data, [*range(0, 40, 2), *range(1, 41, 2)]) for data in (bare, rendered)]
+    first, second = (extract_from(model, data, layers="1") for data in some)
+    assert first.hash != second.hash
+
+
+def replace_rows(data: LabelledPrompts, rows: list[int]) -> LabelledPrompts:
+    """Some of the prompts, as they come."""
+    return LabelledPrompts(
+        [data.prompts[row] for row in rows],
+        [data.labels[row] for row in rows],
+        data.hash,
+        list(range(len(rows))),
+    )
+
+
 def test_as_many_requests_of_either_kind_are_read(tmp_path: Path) -> None:
     rows = {
         "harmful": [f"Wreck thing{i} now" for i in range(9)],
