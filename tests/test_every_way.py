@@ -79,8 +79,9 @@ def bakes(model: LanguageModel) -> None:
 
 
 def streams(model: LanguageModel) -> None:
-    """Token by token, alone and in a padded batch, with and without a cache, the same text comes."""
-    with model.steering(sl.Add(vector(model), 0.5, sites=SITE)):
+    """Token by token, alone and in a padded batch, and by hand without a cache, the same steered text comes."""
+    added = vector(model)
+    with model.steering(sl.Add(added, 1.0, sites=SITE, positions=sl.Generated())):
         alone = model.generate(TEXT, max_new_tokens=6).token_ids
         assert [text.token_ids for text in model.generate([OTHER, TEXT], max_new_tokens=6)][1] == alone
         pieces, ids = model.stream(TEXT, max_new_tokens=6), None
@@ -90,11 +91,21 @@ def streams(model: LanguageModel) -> None:
             except StopIteration as end:
                 ids = end.value.token_ids
         assert ids == alone
-        rows = model.tokenize(TEXT).input_ids
-        for token in alone:  # every step from the beginning again
+    rows = model.tokenize(TEXT).input_ids
+    prompt = rows.shape[1]
+
+    def hook(module: Any, args: Any, output: Any) -> Any:
+        state = (output if isinstance(output, Tensor) else output[0]).clone()
+        state[:, prompt:] += added
+        return state if isinstance(output, Tensor) else (state, *output[1:])
+
+    handle = model.anatomy.blocks[1].register_forward_hook(hook)
+    for token in alone:  # every step from the beginning again
+        with torch.no_grad():
             logits = model.model(input_ids=rows, use_cache=False).logits[0, -1, : model.vocab_size]
-            assert float(logits.max() - logits[token]) <= 1e-3 * float(logits.abs().max())
-            rows = torch.cat([rows, torch.tensor([[token]])], dim=1)
+        assert float(logits.max() - logits[token]) <= 1e-3 * float(logits.abs().max())
+        rows = torch.cat([rows, torch.tensor([[token]])], dim=1)
+    handle.remove()
 
 
 def samples(model: LanguageModel) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -104,9 +105,14 @@ class _Batch:
 
 @dataclass(eq=False)
 class _Watch:
-    """One follower of the forward passes; `raw_width` is the prompt's width of the raw call that began a sequence."""
+    """One follower of the forward passes.
+
+    raw_width: the prompt's width of the raw call that began a sequence. counts: tokens behind each cache that keeps no
+    length itself (state spaces).
+    """
 
     raw_width: int | None = None
+    counts: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
 
 
 #: The forward pass in progress in each context.
@@ -169,9 +175,10 @@ class Frames:
         if inputs is None:
             inputs = args[0]
         batch, length = inputs.shape[:2]
-        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
-        start = int(cache.get_seq_length()) if cache is not None else 0
+        cache, mask = kwargs.get("past_key_values", kwargs.get("cache_params")), kwargs.get("attention_mask")
         batches = self._batches.here()
+        prompt = batches[-1].value.tokens.width if batches else watch.raw_width
+        start = 0 if cache is None else _behind(watch, cache, length, prompt)
         if batches:
             tokens, ends = batches[-1].value.tokens, batches[-1].value.ends
             _require_whole_rows(batch, len(tokens))
@@ -182,6 +189,17 @@ class Frames:
         elif watch.raw_width is None:
             watch.raw_width = start  # the context was entered in the middle of a sequence
         return Frame(start, length, batch, None, watch.raw_width, mask if isinstance(mask, Tensor) else None)
+
+
+def _behind(watch: _Watch, cache: Any, length: int, prompt: int | None) -> int:
+    """Tokens behind a pass: what its cache says, else what was counted, since state spaces keep no length."""
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:
+        begun = prompt or 0 if cache.has_previous_state() else 0  # by a pass that was given no cache yet
+        before = watch.counts.get(cache, begun)
+        watch.counts[cache] = before + length
+        return before
 
 
 def _require_whole_rows(batch: int, prompts: int) -> None:

@@ -74,6 +74,11 @@ def _require_possible(model: LanguageModel, max_new_tokens: int) -> None:
         raise SteeringError(
             f"Continuous batching is transformers' own; load {model.name} with backend='transformers'."
         )
+    if "mixer_out" in model.site_names():
+        raise SteeringError(
+            f"Blocks of {model.name} have mixers besides attention, for which transformers packs no rows; use "
+            "model.generate."
+        )
     if getattr(model.anatomy.config, "attn_logit_softcapping", None):
         raise SteeringError(
             f"{model.name} caps its attention scores, which the packed attention of this transformers leaves "
