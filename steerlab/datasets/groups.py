@@ -86,7 +86,12 @@ def groups_of(
 
 
 def _numbered(names: Sequence[Hashable]) -> list[int]:
-    number = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    try:
+        number = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    except TypeError as error:
+        raise DatasetError(
+            f"A group is named by a text or a number, not by {type(names[0]).__name__}s."
+        ) from error
     return [number[name] for name in names]
 
 

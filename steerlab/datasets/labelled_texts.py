@@ -94,7 +94,7 @@ def _read(given: Any, negative: Any, groups: Sequence[Hashable] | None) -> Label
     rows = _rows(given)
     if all(isinstance(row, Mapping) and {"positive", "negative"} <= row.keys() for row in rows):
         pairs = [(row["positive"], row["negative"]) for row in rows]
-        return _paired(pairs, _column(rows, _GROUPS) if groups is None else groups)
+        return _paired(pairs, _group_column(rows) if groups is None else groups)
     if all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
         return _paired(rows, groups)
     if all(isinstance(row, Mapping) and "label" in row for row in rows):
@@ -180,6 +180,15 @@ def _whole(row: Row) -> dict[str, Any]:
     return dict(row.cells)
 
 
+def _group_column(rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """The groups of a table; a row without one is a group by itself."""
+    given = _column(rows, _GROUPS)
+    if given is None:
+        return None
+    empty = (None, "")
+    return [("row", at) if name in empty or name != name else name for at, name in enumerate(given)]
+
+
 def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Any] | None:
     name = next((name for name in names if all(name in row for row in rows)), None)
     return None if name is None else [row[name] for row in rows]
@@ -205,7 +214,7 @@ def _labelled(rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable] | No
         raise DatasetError(f"The labels are {', '.join(map(repr, kinds[:5]))}; a contrast has two.")
     first = next((kind for kind in kinds if kind.lower() in _FIRST), kinds[0])
     other = kinds[1] if kinds[0] == first else kinds[0]
-    given = _column(rows, _GROUPS) if groups is None else groups
+    given = _group_column(rows) if groups is None else groups
     return _made(texts, [int(label == first) for label in labels], (first, other), given)
 
 

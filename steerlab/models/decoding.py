@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerlab.errors import ModelError
 from steerlab.models.finite import require_scores
+from steerlab.models.modes import evaluating
 from steerlab.models.weights import parameters_of
 
 _CACHES = ("past_key_values", "cache_params")
@@ -77,7 +78,8 @@ class Decoding:
         inputs = network.prepare_inputs_for_generation(
             self._ids, next_sequence_length=new, is_first_iteration=new is None, **self._state
         )
-        output = network(**inputs, return_dict=True)
+        with evaluating(network):
+            output = network(**inputs, return_dict=True)
         self._state = network._update_model_kwargs_for_generation(output, self._state)
         self.logits = output.logits[:, -1].float()
         self._written += 1

@@ -107,11 +107,12 @@ class _Batch:
 class _Watch:
     """One follower of the forward passes.
 
-    raw_width: the prompt's width of the raw call that began a sequence. counts: tokens behind each cache that keeps no
-    length itself (state spaces).
+    raw_width: the prompt's width of the raw call that began the last sequence. widths: the same by cache. counts:
+    tokens behind each cache that keeps no length itself (state spaces).
     """
 
     raw_width: int | None = None
+    widths: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
     counts: WeakKeyDictionary[Any, int] = field(default_factory=WeakKeyDictionary)
 
 
@@ -126,6 +127,8 @@ class Frames:
         self._batches: Scope[_Batch] = Scope()
         self._watches: Scope[_Watch] = Scope()
         self._hooks: Scope[_Watch] = Scope()
+        #: Names of the edits in force that go by the rows of a batch, which sampling repeats and drops.
+        self.by_row: Scope[list[str]] = Scope()
 
     @property
     def current(self) -> Frame | None:
@@ -141,6 +144,7 @@ class Frames:
     @contextmanager
     def watch(self, base: nn.Module) -> Iterator[None]:
         """Follow the forward passes of `base` inside the context."""
+        before = _CURRENT.get()
         with self._watches.holding(_Watch()) as entry:
 
             def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -149,13 +153,20 @@ class Frames:
                     if self._watches.here()[0] is entry:  # it has seen the sequence from further back
                         _CURRENT.set((self, frame))
 
-            handle = base.register_forward_pre_hook(begin, with_kwargs=True)
+            def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                if entry.is_here:
+                    _remember(entry.value, self.current, output)
+
+            handles = [
+                base.register_forward_pre_hook(begin, with_kwargs=True),
+                base.register_forward_hook(end),
+            ]
             try:
                 yield
             finally:
-                handle.remove()
-        if not self.watched:
-            _CURRENT.set(None)
+                for handle in handles:
+                    handle.remove()
+                _CURRENT.set(before)  # of the pass around, where this one ran inside another's hook
 
     @contextmanager
     def of(self, tokens: Tokens, ends: Sequence[int] = ()) -> Iterator[None]:
@@ -177,27 +188,36 @@ class Frames:
         batch, length = inputs.shape[:2]
         cache, mask = kwargs.get("past_key_values", kwargs.get("cache_params")), kwargs.get("attention_mask")
         batches = self._batches.here()
-        prompt = batches[-1].value.tokens.width if batches else watch.raw_width
-        start = 0 if cache is None else _behind(watch, cache, length, prompt)
+        start = 0 if cache is None else _behind(watch, cache, length)
         if batches:
             tokens, ends = batches[-1].value.tokens, batches[-1].value.ends
             _require_whole_rows(batch, len(tokens))
             ids = kwargs.get("input_ids")
             return Frame(start, length, batch, tokens, tokens.width, inputs=ids, ends=ends)
         if start == 0:
-            watch.raw_width = length
-        elif watch.raw_width is None:
-            watch.raw_width = start  # the context was entered in the middle of a sequence
-        return Frame(start, length, batch, None, watch.raw_width, mask if isinstance(mask, Tensor) else None)
+            watch.raw_width = width = length
+        else:  # the last is of a context that was entered in the middle of a sequence
+            width = watch.widths.get(cache, watch.raw_width or start)
+        return Frame(start, length, batch, None, width, mask if isinstance(mask, Tensor) else None)
 
 
-def _behind(watch: _Watch, cache: Any, length: int, prompt: int | None) -> int:
+def _remember(watch: _Watch, frame: Frame | None, output: Any) -> None:
+    """What a later pass of a sequence is told of by its cache alone, which may be made in the first pass."""
+    cache = getattr(output, "past_key_values", None)
+    cache = getattr(output, "cache_params", None) if cache is None else cache
+    if frame is None or cache is None or not hasattr(cache, "__weakref__"):
+        return
+    if frame.start == 0:
+        watch.widths[cache] = frame.width
+        watch.counts.setdefault(cache, frame.length)
+
+
+def _behind(watch: _Watch, cache: Any, length: int) -> int:
     """Tokens behind a pass: what its cache says, else what was counted, since state spaces keep no length."""
     try:
         return int(cache.get_seq_length())
     except ValueError:
-        begun = prompt or 0 if cache.has_previous_state() else 0  # by a pass that was given no cache yet
-        before = watch.counts.get(cache, begun)
+        before = watch.counts.get(cache, 0)
         watch.counts[cache] = before + length
         return before
 

@@ -113,7 +113,7 @@ def load_model(
         raise ModelError(f"A live model is where it is; leave {', '.join(placing)} out.")
     engine, tokenizer, name = _live(tuners.unwrapped(given), wanted, tokenizer, wishes)
     if device != "auto":
-        given.to(target)
+        _placed(given, target)
     if dtype != "auto":
         given.to(_dtype(dtype))
     return _proved(LanguageModel(engine, tokenizer, name=name))
@@ -207,7 +207,7 @@ def _proved(model: LanguageModel) -> LanguageModel:
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if dtype == "auto" or isinstance(dtype, torch.dtype):
         return dtype
-    named = getattr(torch, dtype, None)
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else None
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ModelError(f"There is no dtype called {dtype!r}; use 'float32', 'bfloat16' or 'float16'.")
     return named

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Source:
             except Exception as error:  # see config()
                 failure = reason(error)
         adapter = self._adapter()
-        if adapter is not None and not (self.folder and (self.folder / "config.json").exists()):
+        if adapter is not None and not self._has_weights():
             return self._base(adapter).tokenizer(None)
         raise ModelError(
             f"{self.name} has no usable tokenizer ({failure}); pass tokenizer= with a tokenizer or its name."
@@ -199,8 +199,10 @@ class Source:
             )
 
     def _adapter(self) -> dict[str, Any] | None:
-        """The settings of an adapter in the folder."""
+        """The settings of an adapter in the folder, or on the hub where there is no model of this name."""
         file = None if self.folder is None or self.gguf else self.folder / "adapter_config.json"
+        if self.folder is None:
+            file = self._on_hub("adapter_config.json")
         if file is None or not file.is_file():
             return None
         try:
@@ -216,17 +218,40 @@ class Source:
         name = self.wishes.base or adapter.get("base_model_name_or_path")
         if not name:
             raise ModelError(f"The adapter {self.name} names no base model; name it with base=....")
-        return Source(str(name), self.wishes)
+        if Path(str(name)).expanduser().resolve() == Path(self.where).expanduser().resolve():
+            raise ModelError(
+                f"The adapter {self.name} names itself as its base, and no weights lie there; name it with base=...."
+            )
+        revision = None if self.wishes.base else adapter.get("revision")
+        return Source(str(name), replace(self.wishes, base=None, revision=revision))
+
+    def _on_hub(self, file: str) -> Path | None:
+        """A file of the hub repository, fetched; None where there is none, or no hub."""
+        from transformers.utils import cached_file
+
+        try:
+            with _quiet():
+                found = cached_file(
+                    self.name,
+                    file,
+                    revision=self.wishes.revision,
+                    _raise_exceptions_for_missing_entries=False,
+                    _raise_exceptions_for_connection_errors=False,
+                )
+        except OSError:  # no repository of this name: reading its configuration says so
+            return None
+        return None if found is None else Path(found)
 
     def _tuned(self, adapter: dict[str, Any]) -> Any:
         tuners.require_package("peft", self.name)
-        assert self.folder is not None
-        if self.wishes.base is None and (self.folder / "config.json").exists():
+        if self.wishes.base is None and self._has_weights():
             config = self.config()
             require_causal(config, self.name)
             network = self._read(config)  # transformers puts the adapter beside it in
         else:
-            network = tuners.with_adapter(self._base(adapter).model(), self.folder, self.name)
+            network = tuners.with_adapter(
+                self._base(adapter).model(), self.where, self.wishes.revision, self.name
+            )
         kind = str(adapter.get("peft_type", "adapter"))
         self.stored_as = f"{kind}, {'merged' if self.wishes.merge else 'kept apart'}"
         return tuners.merged(network, self.name) if self.wishes.merge else network
@@ -236,6 +261,12 @@ class Source:
         return (
             "save the checkpoint again" if self.folder is not None else "check the name or download it again"
         )
+
+    def _has_weights(self) -> bool:
+        """Whether weights of a whole model lie beside an adapter."""
+        if self.folder is None:
+            return any(self._on_hub(name) for name in ("model.safetensors", "model.safetensors.index.json"))
+        return any(not file.name.startswith("adapter_") for file in self.folder.glob("*.safetensors"))
 
     def _require_weights(self) -> None:
         if self.folder is None or self.gguf or any(self.folder.glob("*.safetensors")):

@@ -40,12 +40,24 @@ def steering(model: LanguageModel, given: Sequence[SteeringGiven]) -> Iterator[A
         with model.lock:
             stack.callback(_removed, model, handles := ExitStack())
             handles.enter_context(model.frames.watch(model.anatomy.base))
+            handles.enter_context(model.frames.by_row.holding(_by_row(edits)))
             for site, program in by_site.items():
                 _place(model, site, program, handles)
         applied = Applied(lines)
         yield applied
     # Only reached without an exception: a forgotten edit is worth an error, a failed run already is one.
     applied.require_acted()
+
+
+def _by_row(edits: Iterable[Steering]) -> list[str]:
+    """What holds an answer for each row from one pass to the next: tables, and conditions that the prompt decides."""
+    tables = [type(edit).__name__ for edit in edits if isinstance(edit, EditTable)]
+    conditions = [
+        f"{type(edit).__name__} with a condition"
+        for edit in _flat(edits)
+        if isinstance(edit, TimedEdit) and edit.condition is not None and edit.condition.positions is not None
+    ]
+    return tables + conditions
 
 
 def is_compiled(model: LanguageModel) -> bool:

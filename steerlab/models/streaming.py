@@ -15,7 +15,6 @@ from torch import Tensor
 
 from steerlab.models.decoding import Decoding
 from steerlab.models.generation import Generation, end_token_ids, require_settings
-from steerlab.models.modes import evaluating
 from steerlab.models.prompts import Prompt, Tokens
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _pieces(
     decoding: Decoding | None = None
     ids, mask = tokens.input_ids.to(model.device), tokens.attention_mask.to(model.device)
     while len(written) < room and not (written and written[-1] in ends):
-        with model.lock, torch.inference_mode(), evaluating(model.model), model.frames.of(tokens):
+        with model.lock, torch.inference_mode(), model.frames.of(tokens):
             if decoding is None:
                 decoding = Decoding(model.model, ids, mask)
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -26,8 +25,8 @@ def require_package(package: str, name: str) -> None:
         )
 
 
-def with_adapter(network: Any, folder: Path, name: str) -> Any:
-    """The network with the adapter in `folder` on its layers.
+def with_adapter(network: Any, where: str, revision: str | None, name: str) -> Any:
+    """The network with the adapter in a folder or hub repository on its layers.
 
     Raises:
         ModelError: the adapter does not fit, or is of a kind that changes more than layers (prompts, prefixes).
@@ -35,7 +34,7 @@ def with_adapter(network: Any, folder: Path, name: str) -> Any:
     from peft import PeftModel
 
     try:
-        tuned = PeftModel.from_pretrained(network, str(folder))
+        tuned = PeftModel.from_pretrained(network, where, revision=revision)
     except Exception as error:  # peft raises many kinds; each means: no adapter of this model
         raise ModelError(
             f"The adapter {name} cannot be put on {getattr(network.config, 'name_or_path', '') or 'its base'} "
@@ -67,17 +66,28 @@ def merged(network: Any, name: str) -> Any:
     Raises:
         ModelError: a layer whose adapter cannot be merged.
     """
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    done: list[str] = []
     for path, module in list(network.named_modules()):
-        if not is_tuned(module):
+        is_wrapper = isinstance(module, AuxiliaryTrainingWrapper)
+        if not (is_tuned(module) or is_wrapper) or any(path.startswith(f"{outer}.") for outer in done):
             continue
         try:
-            module.merge(safe_merge=True)
+            if is_wrapper:  # whole modules that were trained, or single rows of the embedding
+                plain = module.unload_and_optionally_merge_module(
+                    merge=True, safe_merge=True, adapter_names=None
+                )
+            else:
+                module.merge(safe_merge=True)
+                plain = module.get_base_layer()
         except Exception as error:  # quantised layers, broken factors
             raise ModelError(
                 f"The adapter of {name} cannot be merged at {path} ({reason(error)}); load it with merge=False."
             ) from error
         parent, _, child = path.rpartition(".")
-        setattr(network.get_submodule(parent), child, module.get_base_layer())
+        setattr(network.get_submodule(parent), child, plain)
+        done.append(path)
     network._hf_peft_config_loaded = False
     return network
 
@@ -101,11 +111,12 @@ def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
     weight = tuned.get_base_layer().weight
     if tuned.disable_adapters or tuned.merged:
         return weight
-    if not hasattr(tuned, "get_delta_weight"):
-        raise ModelError(
-            f"The adapter on a {type(module).__name__} is no matrix that is added to the weight; merge it first."
-        )
     for adapter in tuned.active_adapters:
-        if adapter in getattr(tuned, "lora_A", {adapter: None}):
+        if not hasattr(tuned, "get_delta_weight") or adapter in getattr(tuned, "lora_variant", {}):
+            raise ModelError(
+                f"The adapter on a {type(module).__name__} is no matrix that is added to the weight (DoRA, IA3); load "
+                "it merged."
+            )
+        if adapter in {**getattr(tuned, "lora_A", {adapter: None}), **getattr(tuned, "lora_embedding_A", {})}:
             weight = weight + tuned.get_delta_weight(adapter).to(weight.device)
     return weight

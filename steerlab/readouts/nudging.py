@@ -27,7 +27,16 @@ from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.decoding import Decoding
 from steerlab.models.generation import end_token_ids
-from steerlab.readouts.sampling import SamplingLaw, _Decoder, _left_padded, _wide, draw, step_law, uniforms
+from steerlab.readouts.sampling import (
+    SamplingLaw,
+    _check,
+    _Decoder,
+    _left_padded,
+    _wide,
+    draw,
+    step_law,
+    uniforms,
+)
 
 _PROPOSED = 12  # tokens of the nudger in which a word must end
 _CHUNK = 16  # tokens the base model writes before it is looked at
@@ -94,10 +103,11 @@ def nudge(
         prefix: instead of γ: the nudger writes the first `prefix` tokens and nothing after.
 
     Raises:
-        PromptError: no prompt, an empty one, or models with other vocabularies.
+        PromptError: no prompt, an empty one, one that leaves no room in a context, or models with other vocabularies.
     """
-    if not prompts or any(len(prompt) == 0 for prompt in prompts):
-        raise PromptError("Nudging needs at least one prompt, and at least one token in each.")
+    for model in (base, nudger):
+        if model is not None:
+            _check(model.model, prompts, samples, max_new_tokens)
     if not 0 <= gamma <= 1:
         raise PromptError(f"γ is a probability, not {gamma}.")
     if nudger is not None and nudger.tokenizer.get_vocab() != base.tokenizer.get_vocab():
@@ -178,7 +188,10 @@ def _run(
 ) -> Nudged:
     steps, device = numbers.shape[1], readers[0].stops.device
     ids, mask = _left_padded(rows, device)
-    decodings = [Decoding(reader.network, ids, mask) for reader in readers]
+    decodings = [
+        Decoding(reader.network, ids.to(reader.stops.device), mask.to(reader.stops.device))
+        for reader in readers
+    ]
     uniform = torch.from_numpy(numbers).to(device, _wide(device))
     random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
     values = np.full((3, *numbers.shape), np.nan)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steerlab.errors import PromptError
+from steerlab.errors import PromptError, SteeringError
 from steerlab.models import LanguageModel
 from steerlab.models.generation import end_token_ids
 from steerlab.models.prompts import Template
@@ -52,7 +52,14 @@ def sample(
 
     Raises:
         PromptError: as `sample_tokens`.
+        SteeringError: inside a steering that goes by the rows of a batch, which are repeated and dropped here.
     """
+    by_row = [name for entry in model.frames.by_row.here() for name in entry.value]
+    if by_row:
+        raise SteeringError(
+            f"{by_row[0]} goes by the rows of a batch, and sampling repeats and drops rows; steer each prompt in a "
+            "context of its own, let the condition be read at every token, or write with model.generate."
+        )
     return sample_tokens(
         model.model,
         prompts,

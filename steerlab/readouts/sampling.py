@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
 from steerlab.models.decoding import Decoding
-from steerlab.models.modes import evaluating
+from steerlab.models.offloaded import device_of
 from steerlab.progress import track
 
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
@@ -214,8 +214,7 @@ def sample_tokens(
     for batch in track(list(_batches(prompts, samples, rows)), description):
         numbers = np.stack([uniforms(seed, prompt, sample, max_new_tokens) for prompt, sample in batch])
         texts = [list(prompts[prompt]) for prompt, _ in batch]
-        with evaluating(network):
-            decoder.run(texts, numbers, records, _sequence_ids(batch, samples))
+        decoder.run(texts, numbers, records, _sequence_ids(batch, samples))
     return records.trajectories(samples)
 
 
@@ -363,5 +362,4 @@ def _wide(device: torch.device) -> torch.dtype:
 
 
 def _device(network: PreTrainedModel) -> torch.device:
-    device: torch.device = next(network.parameters()).device
-    return device
+    return device_of(network)

@@ -24,6 +24,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.backends.native import Transformers
 from steerlab.models.edits import SteeringGiven, edits_of
+from steerlab.models.offloaded import is_away
 from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering import _biases
 from steerlab.steering._amounts import orthonormal
@@ -113,6 +114,10 @@ def _require_bakeable(model: LanguageModel, interventions: Sequence[Edit]) -> No
         raise SteeringError(
             f"Weights are baked in transformers models, not through {model.backend}; load the model with "
             "backend='transformers'."
+        )
+    if any(is_away(part) for part in model.model.modules()):
+        raise SteeringError(
+            f"Some weights of {model.name} are offloaded, so they cannot be changed here; load it on one device."
         )
     if model.frames.watched:
         raise SteeringError(

@@ -108,6 +108,63 @@ def test_an_adapter_beside_its_base_counts(folder: Path) -> None:
     torch.testing.assert_close(sl.load(folder).logits(TEXT)[0], right, rtol=1e-4, atol=1e-4)
 
 
+def test_an_adapter_folder_may_hold_the_configuration_and_tokenizer(folder: Path, tmp_path: Path) -> None:
+    """As several trainers save it: the adapter, config.json and the tokenizer, without weights."""
+    import shutil
+
+    import transformers
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder))
+    live.save_pretrained(tmp_path / "adapter")
+    right = sl.load(tmp_path / "adapter").logits(TEXT)
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / file, tmp_path / "adapter" / file)
+    torch.testing.assert_close(sl.load(tmp_path / "adapter").logits(TEXT), right)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
+        {"trainable_token_indices": {"embed_tokens": [3, 5]}, "target_modules": ["q_proj"]},
+        {"use_dora": True, "target_modules": ["q_proj", "down_proj"]},
+    ],
+    ids=["modules_to_save", "tokens", "dora"],
+)
+def test_merged_models_are_plain_ones(changes: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder), **changes)
+    for name, parameter in live.named_parameters():
+        if "modules_to_save" in name or "trainable_tokens" in name:
+            parameter.data += 0.5
+    right = live(sl.load(folder).tokenize(TEXT).input_ids).logits[0, -1, :300].detach()
+    live.save_pretrained(tmp_path / "adapter")
+    merged = sl.load(tmp_path / "adapter")
+    torch.testing.assert_close(merged.logits(TEXT)[0], right, rtol=1e-4, atol=1e-4)
+    assert type(merged.model) is transformers.LlamaForCausalLM
+    merged.model.save_pretrained(tmp_path / "plain")
+    tiny_tokenizer().save_pretrained(tmp_path / "plain")
+    torch.testing.assert_close(sl.load(tmp_path / "plain").logits(TEXT)[0], right, rtol=1e-4, atol=1e-4)
+    if "use_dora" in changes:
+        with pytest.raises(ModelError, match=r"no matrix that is added to the weight \(DoRA"):
+            sl.load(tmp_path / "adapter", merge=False).w_out(1)
+
+
+def test_an_adapter_that_names_itself_or_an_adapter_as_base_ends(folder: Path, tmp_path: Path) -> None:
+    import json
+
+    import transformers
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder))
+    live.save_pretrained(tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="names itself as its base"):
+        sl.load(tmp_path / "adapter")
+
+
 def test_an_adapter_without_peft_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -212,7 +269,7 @@ def test_offloaded_layers_give_the_numbers_of_the_plain_model(folder: Path, tmp_
     with away.steering(edit), plain.steering(edit):
         torch.testing.assert_close(away.logits(TEXT), plain.logits(TEXT))
         assert away.generate(TEXT, max_new_tokens=4) == plain.generate(TEXT, max_new_tokens=4)
-    assert "quantised or offloaded" in sl.steering.why_not_baked(away)
+    assert "are offloaded" in sl.steering.why_not_baked(away)
 
 
 # -------------------------------------------------------------------------------------------------- not finite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -172,6 +172,78 @@ def test_streams_hold_nothing_between_two_pieces(model: LanguageModel, edits: li
     assert begun[0] + "".join(first) == plain
     second.close()
     assert not model.frames.watched
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba2"])
+def test_raw_sequences_side_by_side_keep_their_own_prompt(family: str) -> None:
+    """Two prompts of other lengths are read one after the other, then each goes on with its own cache."""
+    model = tiny(family)
+    edit = sl.Add(torch.ones(model.d_model), 3.0, sites=SITE, positions=sl.WholePrompt())
+    rows = [model.tokenize(text).input_ids for text in (TEXT, "Is a cat an animal? Yes, a cat is an animal.")]
+    name = "cache_params" if family == "mamba2" else "past_key_values"
+
+    def follows(cache: object, output: object) -> Tensor:
+        inputs = {name: cache, "use_cache": True}
+        return model.model(input_ids=torch.tensor([[5]]), **inputs).logits[0, -1]  # type: ignore[no-any-return]
+
+    def begun(ids: Tensor) -> object:
+        return getattr(model.model(input_ids=ids, use_cache=True), name)
+
+    with torch.no_grad(), model.steering(edit):
+        alone = [follows(begun(ids), None) for ids in rows]
+        caches = [begun(ids) for ids in rows]
+        together = [follows(cache, None) for cache in caches]
+    for right, found in zip(alone, together, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_runs_inside_an_edit_leaves_the_pass_around_it_alone(model: LanguageModel) -> None:
+    other, last = tiny("gpt2"), sl.Add(torch.ones(model.d_model), 3.0, sites=SITE, positions=sl.Last())
+    with model.steering(last):
+        right = logits(model)
+    for inner in (other, model):
+
+        def asks(state: Tensor, inner: LanguageModel = inner) -> Tensor:
+            inner.run(inner.tokenize("Is a cat an animal? Yes."), logits="last")
+            return state
+
+        with (
+            model.edit("resid_post.0", asks) if inner is other else model.edit("resid_pre.0", once(asks)),
+            model.steering(last),
+        ):
+            assert torch.equal(logits(model), right)
+
+
+def once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function the first time it is called, nothing inside of itself."""
+    running = []
+
+    def called(state: Tensor) -> Tensor:
+        if running:
+            return state
+        running.append(True)
+        try:
+            return function(state)
+        finally:
+            running.clear()
+
+    return called
+
+
+def test_sampling_refuses_what_goes_by_rows(model: LanguageModel, edits: list[sl.Add]) -> None:
+    from steerlab.readouts.samples import rendered, sample
+
+    prompts = rendered(model, [TEXT, "Is a cat"])
+    probe = sl.Direction({sl.Site("resid_post", 0): torch.ones(model.d_model)}, model.name, model.fingerprint)
+    by_prompt = sl.Add(edits[0].direction, 1.0, sites=SITE, unit="raw", condition=sl.Condition(probe, 0.0))
+    for edit in (sl.PerRow([edits[0]], []), by_prompt):
+        with (
+            pytest.raises(sl.errors.SteeringError, match="goes by the rows of a batch"),
+            model.steering(edit),
+        ):
+            sample(model, prompts, samples=2, max_new_tokens=2)
+    with model.steering(edits[0]):
+        assert len(sample(model, prompts, samples=2, max_new_tokens=2).tokens) == 4
 
 
 def test_scopes_left_in_any_order_hold_exactly_what_is_open() -> None:
