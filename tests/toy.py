@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from steerlab.models.hooks import Frames
 from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
 
 NONE = SamplingLaw(1.0, "none", 1.0)
@@ -96,5 +97,6 @@ def model_of(network: Chain, stops: tuple[int, ...] = ()) -> Any:
         vocab_size=size,
         tokenizer=Letters(size),
         name="toy",
+        frames=Frames(),
         end_token_ids=stops,
     )

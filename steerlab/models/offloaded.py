@@ -29,17 +29,13 @@ def at_hand(module: nn.Module) -> Iterator[None]:
 
 def own_state(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every weight and buffer once, by its name from the root; each is at hand until the next is asked for."""
-    seen: set[int] = set()
+    wanted = {name for named in (network.named_parameters, network.named_buffers) for name, _ in named()}
     for path, module in network.named_modules():
-        names = [*module._parameters, *module._buffers]
         with at_hand(module):
-            for name in names:
-                tensor = getattr(module, name)
-                kept = module._parameters.get(name, tensor)
-                if tensor is None or id(kept) in seen:
-                    continue
-                seen.add(id(kept))
-                yield f"{path}.{name}" if path else name, tensor
+            for name in (*module._parameters, *module._buffers):
+                full = f"{path}.{name}" if path else name
+                if full in wanted:
+                    yield full, getattr(module, name)
 
 
 def device_of(module: nn.Module) -> torch.device:
