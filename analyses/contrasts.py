@@ -3,11 +3,10 @@
     python analyses/contrasts.py MODEL [--only happy formal] [--figures figures]
 
 Five contrasts of `contrasts.toml`: formal, happy, Spanish, concise, refusal. Each direction is extracted with the
-defaults and added where it says it works best, one class gap strong. The effect is what
-that does to ln P(towards) - ln P(away) of the probes' continuations, which share no sentence with the pairs, beside
-random directions of the same length. Loops: share of continuations of the probes' prompts, greedy and sampled, in which
-most windows of four tokens stood before. Numbers go to `figures/contrasts_<model>/contrasts.csv`, the picture beside
-them.
+defaults and added where it says it works best, one class gap strong. The effect is what that does to ln P(towards) -
+ln P(away) of the probes' continuations, which share no sentence with the pairs, beside random directions of the same
+length. Loops: share of answers to packaged open prompts, greedy and sampled, in which most windows of four tokens stood
+before. Numbers go to `figures/contrasts_<model>/contrasts.csv`, the picture beside them.
 """
 
 from __future__ import annotations
@@ -124,10 +123,11 @@ def measured(
     drawn = [torch.randn(added.shape, generator=rng) for _ in range(n_random)]
     random = [float(effect(vector / vector.norm() * added.norm()).mean()) for vector in drawn]
     counts: list[float] = []
+    asked = [model.instruction_prompt(text) for text in sl.datasets.open_prompts()[::3]]
     for sampled in (False, True):
-        before = loops(model, probes.prompts, new_tokens, sampled=sampled)
+        before = loops(model, asked, new_tokens, sampled=sampled)
         with model.steering(sl.Add(direction)):
-            after = loops(model, probes.prompts, new_tokens, sampled=sampled)
+            after = loops(model, asked, new_tokens, sampled=sampled)
         change = bootstrap_mean(after.astype(float) - before, seed=0)
         counts += [float(before.mean()), float(after.mean()), change.value, change.low, change.high]
     accuracy = direction.accuracy[site]
