@@ -56,7 +56,7 @@ class Contrast:
 
 def contrast(model: sl.LanguageModel, name: str, data: dict[str, Any]) -> Contrast:
     """One contrast of the file; requests are asked in the model's template."""
-    if name != "refusal":
+    if "probes" in data:
         prompts, towards, away = map(list, zip(*data["probes"], strict=True))
         return Contrast(
             sl.extract(model, data["pairs"]), [sl.Prompt(prompt) for prompt in prompts], towards, away
