@@ -138,6 +138,15 @@ def _require_search(
         raise SteerlabError(
             f"{model.name} is run by a server, which decodes one token at a time; leave beams and assistants."
         )
+    # A cache that keeps a running state cannot take back tokens that were proposed in vain.
+    stateful = [
+        each.name for each in (model, assistant) if each and getattr(each.model, "_is_stateful", False)
+    ]
+    if assistant is not None and stateful:
+        raise SteerlabError(
+            f"{stateful[0]} keeps a running state, from which proposed tokens cannot be taken back; leave the "
+            "assistant out."
+        )
     if assistant is not None and assistant.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         raise SteerlabError(
             f"{assistant.name} has another vocabulary than {model.name}, so its tokens cannot be proposed; take an "

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.errors import PromptError, SteerlabError, kind_of, reason
+from steerlab.errors import PromptError, kind_of
 from steerlab.models import generation, prompts, streaming
 from steerlab.models.backends import Transformers
 from steerlab.models.check import SelfCheck, self_check
@@ -336,13 +336,6 @@ class LanguageModel(Checkpoint):
                     logits_processor=[FiniteLogits(self, tokens)],
                     **helped,
                 )
-            except (ValueError, NotImplementedError, AttributeError) as error:
-                if config.num_beams in (None, 1) and assistant is None:
-                    raise
-                raise SteerlabError(
-                    f"{self.name} cannot be searched or assisted this way ({reason(error)}); leave num_beams and "
-                    "assistant out."
-                ) from error
             finally:
                 self.model.generation_config = own
         return output

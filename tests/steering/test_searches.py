@@ -216,3 +216,23 @@ def test_rows_that_are_over_are_not_counted() -> None:
     expected = prompts + sum(len(ids) - 1 for ids in ran)
     assert applied.counts[0].seen == expected
     assert applied.counts[0].held == expected
+
+
+@pytest.mark.parametrize("family", ["bamba", "mamba", "falcon_h1"])
+def test_running_states_are_searched_but_not_assisted(family: str) -> None:
+    model, plain = tiny(family), tiny("llama")
+    assert len(model.generate(["Is a cat", "The capital of"], max_new_tokens=3, num_beams=2)) == 2
+    for helped, helper in ((model, plain), (plain, model)):
+        with pytest.raises(
+            SteerlabError,
+            match=f"tiny-{family.replace('_', '.')} keeps a running state".replace(".", "[_.-]"),
+        ):
+            helped.generate("Is a cat", max_new_tokens=3, assistant=helper)
+
+
+def test_an_error_inside_a_search_stays_what_it_is() -> None:
+    """Numbers that are not finite are named as such, with beams too."""
+    model = tiny("llama")
+    huge = sl.Add(torch.full((32,), 3e38), 10.0, sites="resid_post.1")
+    with model.steering(huge), pytest.raises(SteerlabError, match="not finite at new token 0"):
+        model.generate("Is a cat", max_new_tokens=3, num_beams=2)
