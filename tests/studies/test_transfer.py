@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from steerlab import zoo
 from steerlab.activations import capture
 from steerlab.datasets import Task
 from steerlab.errors import AlignmentError, DatasetError, DirectionError, ModelError, SteerlabError
-from steerlab.models import LanguageModel, Last
+from steerlab.models import LanguageModel, Last, load_model
 from steerlab.results import result_from_dict
 from steerlab.steering import Add, Rotate
 from steerlab.studies import transfer, unlock
@@ -58,6 +59,24 @@ def test_a_planted_direction_comes_back(pair: tuple[LanguageModel, LanguageModel
         assert torch.cosine_similarity(found.direction[site], truth, dim=0) > 0.99
         assert torch.cosine_similarity(found.direction[site], found.native[site], dim=0) > 0.99
     assert min(found.stability.values()) > 0.8
+
+
+def test_a_plain_list_of_questions_is_both_wordings(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    narrow, wide = pair
+    models, texts = (narrow, planted_other(narrow)), list(questions()[0])
+    alone = unlock(models, wide, texts, strength=0.5)
+    assert alone.direction.hash == unlock(models, wide, (texts, texts), strength=0.5).direction.hash
+    for wrong in ([texts], [texts, texts, texts], [texts, "one"]):
+        with pytest.raises(AlignmentError, match="The prompts are questions, or a pair of lists"):
+            unlock(models, wide, wrong, strength=0.5)
+
+
+def planted_other(model: LanguageModel) -> LanguageModel:
+    """The same model with other weights in one block."""
+    other = copy.deepcopy(model.model)
+    with torch.no_grad():
+        other.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    return load_model(other, tokenizer=model.tokenizer)
 
 
 def test_interventions_are_the_published_ones(pair: tuple[LanguageModel, LanguageModel]) -> None:

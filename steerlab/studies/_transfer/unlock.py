@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class Unlocked:
 def unlock(
     source: tuple[LanguageModel, LanguageModel],
     target: LanguageModel,
-    prompts: tuple[Sequence[str], Sequence[str]],
+    prompts: Sequence[str] | tuple[Sequence[str], Sequence[str]],
     *,
     preset: Preset = "corrected",
     aggregator: Aggregator = "mean",
@@ -141,7 +141,7 @@ def unlock(
     Args:
         source: the locked and the unlocked source model; the same model twice where the prompts differ.
         target: the model to be unlocked.
-        prompts: locked and unlocked wording of the same questions; the same texts where the models differ.
+        prompts: questions, where the models differ; else a pair of lists, the locked and the unlocked wording.
         preset: "corrected", or "published" for the paper's code (see above).
         aggregator: "mean" or "pca" of the changes.
         aligner: of the map; `Ridge()`, or `SvdRegression(rank)` as published.
@@ -164,7 +164,7 @@ def unlock(
     """
     check_options("The transfer study", preset=preset, presets=get_args(Preset))
     published = preset == "published"
-    locked, unlocked = (list(texts) for texts in prompts)
+    locked, unlocked = _wordings(prompts)
     if len(locked) != len(unlocked):
         raise AlignmentError(f"{len(locked)} locked prompts came with {len(unlocked)} unlocked ones.")
     parts = _last_rows(len(locked), shares) if published else split(len(locked), (*shares, 0.0), seed)
@@ -208,6 +208,18 @@ def unlock(
         preset=preset,
         aggregator=aggregator,
     )
+
+
+def _wordings(prompts: Any) -> tuple[list[str], list[str]]:
+    """Locked and unlocked prompts: of a pair of lists each, of a plain list the same."""
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    if all(isinstance(text, str) for text in given):
+        return given, given
+    if len(given) != 2 or any(isinstance(texts, str) for texts in given):
+        raise AlignmentError(
+            "The prompts are questions, or a pair of lists: the locked and the unlocked wording."
+        )
+    return list(given[0]), list(given[1])
 
 
 def turn(
