@@ -80,7 +80,8 @@ def compare(
     """Compare a base model with the model post-trained from it and write `out`/report.html.
 
     Args:
-        base: a hub name, a local folder, `zoo:NAME` or a loaded model; likewise `post`.
+        base: a hub name, a local folder, `zoo:NAME` or a loaded model.
+        post: likewise, or an adapter, which is put on `base`, whatever base it names: the weights are read once.
         out: the run folder.
         studies: names from the registry; None runs all that take a pair.
         size: "quick" or "full".
@@ -102,8 +103,6 @@ def compare(
         RunError: another process writes `out`, or the run there was made with something else.
         KeyboardInterrupt: passes through with the finished studies stored.
     """
-    from steerlab.studies import Pair
-
     chosen = known_studies(studies)
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
     _require_read({"statements": statements, "requests": requests, "questions": questions}, chosen)
@@ -117,7 +116,7 @@ def compare(
         **({} if answers is None else {"answers": list(answers)}),
     }
     with locked(Path(out)):
-        pair = Pair(_loaded(base, loading, announce), _loaded(post, loading, announce))
+        pair = _pair(base, post, loading, announce)
         data = on_topics(given, pair.topics)
         require_readable(data, pair)
         _require_asked(answers, chosen, pair)
@@ -254,6 +253,23 @@ def _require_asked(answers: tuple[str, str] | None, studies: Sequence[str], pair
 
 def _takes_answers(study: str) -> bool:
     return "answers" in signature(STUDIES[study].load()).parameters
+
+
+def _pair(
+    base: str | Path | LanguageModel,
+    post: str | Path | LanguageModel,
+    loading: dict[str, Any],
+    announce: Callable[[str], None],
+) -> Pair:
+    """Both models; an adapter is put on the base that is loaded already."""
+    from steerlab.models import is_adapter
+    from steerlab.studies import Pair
+
+    before = _loaded(base, loading, announce)
+    is_named = isinstance(post, str | Path) and not str(post).startswith("zoo:")
+    if is_named and is_adapter(str(post), loading.get("revision")):
+        loading = {**loading, "base": before}
+    return Pair(before, _loaded(post, loading, announce))
 
 
 def _loaded(

@@ -35,7 +35,9 @@ def _able() -> list[str]:
 @app.command()
 def compare(
     base: ModelName,
-    post: ModelName,
+    post: Annotated[
+        str, typer.Argument(help="Likewise, or an adapter, which is put on the base that is named first.")
+    ],
     output: RunOut,
     requests: Annotated[
         Path | None, typer.Option(help="File or folder of requests in place of the packaged ones.")
@@ -60,6 +62,10 @@ def compare(
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    merge: Annotated[
+        bool,
+        typer.Option(help="Fold an adapter into the weights, or keep it apart in the memory of one model."),
+    ] = True,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
@@ -86,6 +92,7 @@ def compare(
             announce=lambda line: err.print(line, style="bold", markup=False, highlight=False),
             device=device,
             dtype=dtype,
+            merge=merge,
             trust_remote_code=trust_remote_code,
         )
     except KeyboardInterrupt:

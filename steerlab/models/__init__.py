@@ -26,6 +26,7 @@ from steerlab.models.positions import (
 from steerlab.models.program import Applied, Count
 from steerlab.models.prompts import Prompt, SelectedTokens, Tokens, as_prompts
 from steerlab.models.sites import Site, SiteName, SitesGiven, site_of, sites_among, sites_of
+from steerlab.models.source import is_adapter
 from steerlab.old_names import old_names
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "WholePrompt",
     "Window",
     "as_prompts",
+    "is_adapter",
     "load_model",
     "read_output_weights",
     "require_selector",

@@ -30,7 +30,7 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
-    base: str | Path | None = None,
+    base: str | Path | LanguageModel | None = None,
     merge: bool = True,
     ignore_unused: bool = False,
     device_map: Any = None,
@@ -57,7 +57,8 @@ def load_model(
             as float32: CPUs multiply half precision slowly, and rounding would add noise to every state that is read.
         revision: branch, tag or commit on the hub.
         trust_remote_code: passed to transformers.
-        base: the weights under an adapter, by default those that it names.
+        base: the model under an adapter, by default the one that it names. The weights of a loaded one are used, not
+            read again; with `merge=False` both are one set of weights, with the adapter off and on.
         merge: fold an adapter into the weights; False keeps it apart.
         ignore_unused: go on where a checkpoint holds weights that the model has no part for.
         device_map: where layers go, as transformers takes it; then `device` is not used.

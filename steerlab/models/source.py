@@ -6,13 +6,14 @@ part without a weight, is an error that names it.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +22,9 @@ from steerlab.models import tuners
 from steerlab.models.adapters import architecture_of
 from steerlab.models.output_weights import TOKENIZER_FILES
 from steerlab.progress import transformers_bars
+
+if TYPE_CHECKING:
+    from steerlab.models.language_model import LanguageModel
 
 # Above this many parameters a float32 copy no longer fits beside other things in an ordinary machine's memory.
 _FLOAT32_LIMIT = 4_000_000_000
@@ -35,7 +39,8 @@ class Wishes:
 
     dtype: "auto" is the checkpoint's own, or float32 where a small one runs on the CPU (`is_on_cpu`). unused: leave
     weights of the checkpoint aside that the model has no part for. merge: fold an adapter into the weights. base: of an
-    adapter, in place of the one it names. placing: what transformers is told beside (`device_map`, ...).
+    adapter, in place of the one it names; the weights of a loaded one are shared. placing: what transformers is told
+    beside (`device_map`, ...).
     """
 
     dtype: str | torch.dtype = "auto"
@@ -44,7 +49,7 @@ class Wishes:
     trust_remote_code: bool = False
     unused: bool = False
     merge: bool = True
-    base: str | Path | None = None
+    base: str | Path | LanguageModel | None = None
     placing: dict[str, Any] = field(default_factory=dict)
 
 
@@ -137,7 +142,7 @@ class Source:
                 failure = reason(error)
         adapter = self._adapter()
         if adapter is not None and not self._has_weights():
-            return self._base(adapter).tokenizer(None)
+            return self._with_own_template(self._base_tokenizer(adapter))
         raise ModelError(
             f"{self.name} has no usable tokenizer ({failure}); pass tokenizer= with a tokenizer or its name."
         )
@@ -213,9 +218,37 @@ class Source:
             raise ModelError(f"{file} cannot be read ({reason(error)}); save the adapter again.") from error
         return settings
 
+    def _base_network(self, adapter: dict[str, Any]) -> Any:
+        """The network under an adapter: on the weights of a loaded base where that can be, else read."""
+        loaded = _loaded(self.wishes.base)
+        if loaded is None or loaded.backend != "transformers" or not tuners.can_share(loaded.model):
+            return self._base(adapter).model()
+        if loaded.frames.watched:
+            raise ModelError(f"{loaded.name} is steered; load {self.name} on it before or after that.")
+        network = tuners.merged(tuners.on_shared_weights(loaded.model), loaded.name)
+        return network.to(self.wishes.dtype) if isinstance(self.wishes.dtype, torch.dtype) else network
+
+    def _base_tokenizer(self, adapter: dict[str, Any]) -> Any:
+        loaded = _loaded(self.wishes.base)
+        return self._base(adapter).tokenizer(None) if loaded is None else copy.deepcopy(loaded.tokenizer)
+
+    def _with_own_template(self, tokenizer: Any) -> Any:
+        """The base's tokenizer, with the chat template that lies beside the adapter."""
+        file = None if self.folder is None else self.folder / "chat_template.jinja"
+        if self.folder is None:
+            file = self._on_hub("chat_template.jinja")
+        if file is not None and file.is_file():
+            try:
+                tokenizer.chat_template = file.read_text("utf-8")
+            except (OSError, ValueError) as error:
+                raise ModelError(f"{file} cannot be read ({reason(error)}); save it again.") from error
+        return tokenizer
+
     def _base(self, adapter: dict[str, Any]) -> Source:
         """Where the weights under an adapter lie: as asked, else what it names."""
-        name = self.wishes.base or adapter.get("base_model_name_or_path")
+        loaded = _loaded(self.wishes.base)
+        asked = self.wishes.base if loaded is None else loaded.name
+        name = asked or adapter.get("base_model_name_or_path")
         if not name:
             raise ModelError(f"The adapter {self.name} names no base model; name it with base=....")
         if Path(str(name)).expanduser().resolve() == Path(self.where).expanduser().resolve():
@@ -250,7 +283,7 @@ class Source:
             network = self._read(config)  # transformers puts the adapter beside it in
         else:
             network = tuners.with_adapter(
-                self._base(adapter).model(), self.where, self.wishes.revision, self.name
+                self._base_network(adapter), self.where, self.wishes.revision, self.name
             )
         kind = str(adapter.get("peft_type", "adapter"))
         self.stored_as = f"{kind}, {'merged' if self.wishes.merge else 'kept apart'}"
@@ -279,6 +312,20 @@ class Source:
         raise ModelError(
             f"Folder {self.name} has a configuration but no weights (*.safetensors); {self._again}."
         )
+
+
+def is_adapter(name: str, revision: str | None = None) -> bool:
+    """Whether a name stands for an adapter, which needs a base model's weights.
+
+    Raises:
+        ModelError: there is nothing of this name.
+    """
+    source = Source(name, Wishes(revision=revision))
+    return source._adapter() is not None and not source._has_weights()
+
+
+def _loaded(base: str | Path | LanguageModel | None) -> LanguageModel | None:
+    return None if base is None or isinstance(base, str | Path) else base
 
 
 def require_causal(config: Any, name: str) -> None:

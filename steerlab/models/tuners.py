@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlab.errors import ModelError, reason
-from steerlab.models.offloaded import at_hand
+from steerlab.models.offloaded import at_hand, is_away
 
 
 def require_package(package: str, name: str) -> None:
@@ -23,6 +25,20 @@ def require_package(package: str, name: str) -> None:
         raise ModelError(
             f"{name} {what}, and {package} is not installed; run pip install 'steerlab[{package}]'."
         )
+
+
+def can_share(network: nn.Module) -> bool:
+    """Whether a second network can be made on a network's weights: they are plain tensors that stay where they are."""
+    return not getattr(network, "is_quantized", False) and not any(map(is_away, network.modules()))
+
+
+def on_shared_weights(network: Any) -> Any:
+    """A second network whose weights lie where those of the first lie; what is put in or merged is its own."""
+    shared: dict[int, Any] = {}
+    for tensor in chain(network.parameters(), network.buffers()):
+        is_weight = isinstance(tensor, nn.Parameter)
+        shared[id(tensor)] = nn.Parameter(tensor.data, tensor.requires_grad) if is_weight else tensor.detach()
+    return copy.deepcopy(network, shared)
 
 
 def with_adapter(network: Any, where: str, revision: str | None, name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -353,3 +354,74 @@ def test_a_gguf_file_is_the_model_that_was_laid_out_from_it() -> None:
     found, right = packed.logits(TEXT), plain.logits(TEXT)  # the folder is rounded to bfloat16
     assert float((found - right).abs().max()) < 2e-2 * float(right.abs().max())
     assert packed.instruction_prompt("Hi").text == plain.instruction_prompt("Hi").text
+
+
+def storage(model: sl.LanguageModel) -> dict[int, int]:
+    """Bytes by place in memory of every weight."""
+    state = [*model.model.parameters(), *model.model.buffers()]
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in state}
+
+
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "apart"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]},
+     {"trainable_token_indices": {"embed_tokens": [3, 5]}, "target_modules": ["q_proj"]},
+     {"use_dora": True, "target_modules": ["q_proj", "down_proj"]}],
+    ids=["lora", "modules_to_save", "tokens", "dora"],
+)  # fmt: skip
+def test_an_adapter_on_a_loaded_base_uses_its_weights_and_leaves_them(
+    changes: dict[str, Any], merge: bool, folder: Path, tmp_path: Path
+) -> None:
+    import transformers
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder), **changes)
+    for name, parameter in live.named_parameters():
+        if "modules_to_save" in name or "trainable_tokens" in name:
+            parameter.data += 0.5
+    live.save_pretrained(tmp_path / "adapter")
+    right = sl.load(tmp_path / "adapter", base=folder, merge=merge).logits(TEXT)
+    base = sl.load(folder)
+    before, mark = base.logits(TEXT), sl.load(folder).fingerprint
+    post = sl.load(tmp_path / "adapter", base=base, merge=merge)
+    torch.testing.assert_close(post.logits(TEXT), right, rtol=1e-5, atol=1e-5)
+    ones = sl.Direction({sl.Site("resid_post", 1): torch.ones(base.d_model)}, post.name, post.fingerprint)
+    with post.steering(sl.Add(ones, strength=5.0)):
+        assert not torch.allclose(post.logits(TEXT), right)
+        assert torch.equal(base.logits(TEXT), before)  # steering is of one model, and merging wrote into none
+    assert base.fingerprint == mark
+    assert post.fingerprint != mark
+    own, both = storage(base), storage(base) | storage(post)
+    added = sum(both.values()) - sum(own.values())
+    touched = sum(own.values()) if merge else 0.5 * sum(own.values())
+    assert added < touched, f"{added} bytes beside {sum(own.values())}"
+
+
+def test_a_comparison_puts_an_adapter_on_its_base(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever base the adapter names, and with that base's tokenizer; a chat template beside the adapter counts."""
+    import transformers
+
+    from steerlab import comparison
+
+    live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder))
+    live.save_pretrained(tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "nobody/nothing"
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter" / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    reads = []
+    from_pretrained = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM,
+        "from_pretrained",
+        lambda *args, **options: reads.append(args) or from_pretrained(*args, **options),
+    )
+    pair = comparison._pair(str(folder), str(tmp_path / "adapter"), {"merge": False}, lambda line: None)
+    assert len(reads) == 1
+    assert pair.post.stored_as == "LORA, kept apart"
+    assert pair.same_tokenizer
+    assert pair.post.instruction_prompt("Hi").text == "Hi!"
+    assert not pair.base.has_chat_template
+    assert not torch.allclose(pair.base.logits(TEXT), pair.post.logits(TEXT))
