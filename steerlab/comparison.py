@@ -67,9 +67,9 @@ def compare(
     studies: Sequence[str] | None = None,
     size: Size = "quick",
     preset: Preset = "corrected",
-    statements: str | Path | None = None,
-    requests: str | Path | None = None,
-    questions: str | Path | None = None,
+    statements: Any = None,
+    requests: Any = None,
+    questions: Any = None,
     answers: tuple[str, str] | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -86,10 +86,11 @@ def compare(
         studies: names from the registry; None runs all that take a pair.
         size: "quick" or "full".
         preset: "corrected" or "published"; a study without a published preset is skipped and says so.
-        statements: a file or folder in place of the packaged set (`datasets.read_statements`), of which models that
-            say which topics they were trained to judge (bundled ones) are asked about these.
-        requests: likewise (`datasets.read_requests`).
-        questions: a file of multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
+        statements: a file, folder, frame or `StatementSet` in place of the packaged set
+            (`datasets.read_statements`), of which models that say which topics they were trained to judge (bundled
+            ones) are asked about these.
+        requests: likewise (`datasets.read_requests`, `ContrastSet`).
+        questions: multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
         answers: the words for true and false that statements are asked with (" Yes", " No"), each one token in both
             models; by default every study chooses.
         seed: of every draw.

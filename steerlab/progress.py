@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -40,6 +40,23 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
         return
     with _outermost() as display:
         yield from display.track(iterable, total=total, description=description)
+
+
+@contextmanager
+def counting(description: str | None, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for work that is counted in pieces; what the context gives is told how many more are done.
+
+    description: None shows none.
+    """
+    if description is None or not watched():
+        yield lambda more: None
+        return
+    with _outermost() if _display is None else nullcontext(_display) as display:
+        task = display.add_task(description, total=total)
+        try:
+            yield lambda more: display.advance(task, more)
+        finally:
+            display.remove_task(task)
 
 
 def _inner(display: Progress, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:

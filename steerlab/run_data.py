@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steerlab.errors import DatasetError, PromptError
 
@@ -16,56 +15,64 @@ if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
 Facts = dict[str, str | int]
+T = TypeVar("T")
 PACKAGED_FOR_ZOO = "packaged, the topics that the bundled models were trained on"
 
 
 def read_data(
-    statements: str | Path | None = None,
-    requests: str | Path | None = None,
-    questions: str | Path | None = None,
+    statements: Any = None,
+    requests: Any = None,
+    questions: Any = None,
     *,
-    pairs: str | Path | None = None,
+    pairs: Any = None,
     template: str | None = None,
-    prompts: str | Path | None = None,
+    prompts: Any = None,
 ) -> StudyData:
-    """The packaged prompts, or those of the user's files in their place.
+    """The packaged prompts, or the user's in their place: files, folders, frames, or what `datasets` reads of them.
 
     Args:
-        statements: a file or folder (`datasets.read_statements`).
-        requests: a file (`datasets.read_requests`).
-        questions: a file of multiple choice (`datasets.read_multiple_choice`).
-        pairs: a file of pairs of statements in place of statements (`datasets.read_pairs`).
+        statements: for `datasets.read_statements`, or a `StatementSet`.
+        requests: for `datasets.read_requests`, or a `ContrastSet`.
+        questions: multiple choice, for `datasets.read_multiple_choice`.
+        pairs: pairs of statements in place of statements, for `datasets.read_pairs`.
         template: where subject and object stand in statements or pairs.
-        prompts: a file of open prompts (`datasets.read_prompts`).
+        prompts: open prompts, for `datasets.read_prompts`.
 
     Raises:
-        DatasetError: a bad file, or statements as well as pairs.
+        DatasetError: bad data, or statements as well as pairs.
     """
     from steerlab import datasets
+    from steerlab.datasets.readers.table import name_of
 
-    if pairs and statements:
+    if pairs is not None and statements is not None:
         raise DatasetError(
             "Give a file of statements or one of pairs, not both: pairs hold their statements."
         )
     asked: StatementSet | list[StatementPair]
-    if pairs:
+    if pairs is not None:
         asked = datasets.read_pairs(pairs, template=template)
     else:
-        asked = datasets.read_statements(statements) if statements else datasets.statements()
+        asked = _read(statements, datasets.StatementSet, datasets.read_statements, datasets.statements)
         asked = datasets.with_template(asked, template) if template else asked
     given = {
-        "statements": pairs or statements,
+        "statements": statements if pairs is None else pairs,
         "requests": requests,
         "questions": questions,
         "open_prompts": prompts,
     }
     return datasets.StudyData(
         statements=asked,
-        requests=datasets.read_requests(requests) if requests else datasets.requests(),
-        questions=datasets.read_multiple_choice(questions) if questions else None,
-        open_prompts=datasets.read_prompts(prompts) if prompts else datasets.open_prompts(),
-        sources={name: str(source) for name, source in given.items() if source},
+        requests=_read(requests, datasets.ContrastSet, datasets.read_requests, datasets.requests),
+        questions=None if questions is None else datasets.read_multiple_choice(questions),
+        open_prompts=datasets.open_prompts() if prompts is None else datasets.read_prompts(prompts),
+        sources={name: name_of(source) for name, source in given.items() if source is not None},
     )
+
+
+def _read(given: Any, kind: type[T], read: Callable[[Any], T], packaged: Callable[[], T]) -> T:
+    if given is None:
+        return packaged()
+    return given if isinstance(given, kind) else read(given)
 
 
 def on_topics(data: StudyData, topics: Collection[str]) -> StudyData:

@@ -5,7 +5,7 @@ A cell that cannot be is listed with its cause, and refuses in a sentence that n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -84,13 +84,7 @@ def streams(model: LanguageModel) -> None:
     with model.steering(sl.Add(added, 1.0, sites=SITE, positions=sl.Generated())):
         alone = model.generate(TEXT, max_new_tokens=6).token_ids
         assert [text.token_ids for text in model.generate([OTHER, TEXT], max_new_tokens=6)][1] == alone
-        pieces, ids = model.stream(TEXT, max_new_tokens=6), None
-        while ids is None:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                ids = end.value.token_ids
-        assert ids == alone
+        assert _read(model.stream(TEXT, max_new_tokens=6)) == alone
     rows = model.tokenize(TEXT).input_ids
     prompt = rows.shape[1]
 
@@ -108,8 +102,17 @@ def streams(model: LanguageModel) -> None:
     handle.remove()
 
 
+def _read(pieces: Generator[str, None, sl.Generation]) -> tuple[int, ...]:
+    """The tokens of a stream that is read to its end."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return tuple(end.value.token_ids)
+
+
 def samples(model: LanguageModel) -> None:
-    """At temperature zero the sampler writes what `generate` writes, prompts of two lengths together."""
+    """At temperature zero the sampler writes what `generate` writes; batches and streams change no sample."""
     prompts = [model.tokenize(text).input_ids[0].tolist() for text in (TEXT, OTHER)]
     drawn = sample_tokens(
         model.model,
@@ -123,6 +126,19 @@ def samples(model: LanguageModel) -> None:
     for row, prompt in ((0, TEXT), (1, TEXT), (2, OTHER), (3, OTHER)):
         written = list(model.generate(prompt, max_new_tokens=5).token_ids)
         assert drawn.tokens[row].tolist()[: len(written)] == written
+    law: dict[str, Any] = {
+        "max_new_tokens": 5,
+        "do_sample": True,
+        "temperature": 1.3,
+        "top_p": 0.9,
+        "seed": 4,
+    }
+    together, one_by_one = (
+        [text.token_ids for text in model.generate([TEXT, OTHER], token_budget=budget, **law)]
+        for budget in (8192, 1)
+    )
+    assert together == one_by_one
+    assert _read(model.stream(TEXT, **law)) == together[0]
 
 
 def sweeps(model: LanguageModel) -> None:

@@ -39,3 +39,22 @@ def test_packaged_statements_are_on_the_topics_that_models_know() -> None:
     assert known.labelled_statements.hash == zoo.known_statements().hash
     assert "bundled models" in known.source("statements")
     assert data_facts(known).keys() == {"statements", "requests", "open_prompts", "plain_text"}
+
+
+def test_tables_and_sets_in_memory_are_data() -> None:
+    """What a notebook holds: a frame, or what a reader made of it."""
+    import pandas as pd
+
+    rows = [
+        (f"{city} is in {land}.", city, land == right) for city, right in CITIES for land in ("Italy", "Peru")
+    ]
+    frame = pd.DataFrame(rows, columns=["statement", "subject", "label"])
+    as_frame = read_data(frame)
+    as_set = read_data(datasets.read_statements(frame))
+    assert [data_facts(data)["statements"]["n"] for data in (as_frame, as_set)] == [len(rows)] * 2
+    assert data_facts(as_frame)["statements"]["hash"] == data_facts(as_set)["statements"]["hash"]
+    assert as_frame.source("statements") == "DataFrame"
+    assert as_set.source("statements") == "StatementSet"
+
+
+CITIES = [("Rome", "Italy"), ("Lima", "Peru"), ("Milan", "Italy"), ("Cusco", "Peru")]

@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from steerlab.activations._restart import Forms, forms_noted, rows_of, skipped
-from steerlab.activations.memory import is_out_of_memory
 from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.edits import Edit
 from steerlab.models.hooks import attach
+from steerlab.models.memory import is_out_of_memory
 from steerlab.models.modes import evaluating
 
 #: How much of a run is left out: tokens and blocks before the change, only blocks, or nothing.

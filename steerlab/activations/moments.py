@@ -26,10 +26,10 @@ from steerlab.activations import _moments_file
 from steerlab.activations._class_sums import ClassSums, Pair
 from steerlab.activations._provenance import Streamed
 from steerlab.activations._shown import moments_html, moments_text
-from steerlab.activations.memory import readable
 from steerlab.errors import SteerlabError
 from steerlab.models import Site
 from steerlab.models.laws import exact
+from steerlab.models.memory import readable
 
 Order: TypeAlias = Literal["mean", "scatter", "cross"]
 Label: TypeAlias = Hashable

@@ -35,12 +35,12 @@ from steerlab.activations._kept import KeptSweep, UnnamedError
 from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of
 from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
 from steerlab.activations.measures import PatchMeasure
-from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
-from steerlab.models.prompts import batches_by_length
+from steerlab.models.batches import batches_by_length
+from steerlab.models.memory import is_out_of_memory, release_cached_memory
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -139,7 +139,7 @@ class PatchSweep:
             )
         self.model, self.prompts, self.measure = model, list(prompts), measure
         self.cells, self.base = [list(own_cells) for own_cells in cells], list(base or [()] * len(prompts))
-        self.lengths = model.tokenize(self.prompts).lengths
+        self.lengths = model.lengths(self.prompts)
         self.cost = Cost()
         self.mode: Mode = "whole" if whole else "suffix"
         self.plain: NDArray[np.float64] | None = None
@@ -296,8 +296,8 @@ class PatchSweep:
     def _measured(self, normed: Float[Tensor, "row d_model"], prompts: Int[Tensor, " row"]) -> Tensor:
         """What is measured, from the unembedding rows that it takes."""
         if self.measure.tokens is None:
-            logits = self.model.anatomy.logits_of(normed)[..., : self.model.vocab_size].float()
-            return self.measure(logits, prompts)
+            slices = self.model.logits_in_slices(normed)
+            return torch.cat([self.measure(logits, prompts[some]) for some, logits in slices])
         wanted = self.measure.tokens[prompts]
         ids, place = wanted.unique(return_inverse=True)
         logits = self.model.anatomy.logits_of(normed, ids)

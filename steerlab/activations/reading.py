@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from steerlab.activations._provenance import hashes
-from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
 from steerlab.errors import ModelError, PromptError, SteerlabError, kind_of
@@ -34,6 +33,7 @@ from steerlab.models import (
     require_selector,
     sites_of,
 )
+from steerlab.models.memory import is_out_of_memory, release_cached_memory
 from steerlab.progress import track
 
 _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does not grow with their number

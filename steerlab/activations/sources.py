@@ -19,7 +19,7 @@ from steerlab.activations._suffix import WHOLE
 from steerlab.activations.patches import Cell, RowPatches
 from steerlab.errors import PromptError, SteeringError
 from steerlab.models import LanguageModel, Prompt, Site
-from steerlab.models.prompts import batches_by_length
+from steerlab.models.batches import batches_by_length
 
 TOKEN_BUDGET = 8192
 _PROBES = 4  # rows whose images tell one map from another
@@ -136,7 +136,7 @@ class Run:
         self, model: LanguageModel, prompts: Sequence[str | Prompt], base: Sequence[Cell] | None = None
     ) -> None:
         self.model, self.prompts = model, list(prompts)
-        self.lengths = model.tokenize(self.prompts).lengths
+        self.lengths = model.lengths(self.prompts)
         self._base = list(base or [()] * len(self.prompts))
         self._states: dict[tuple[int, Site], tuple[int, Tensor]] = {}
 

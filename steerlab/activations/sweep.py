@@ -27,10 +27,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
-from steerlab.activations.memory import is_out_of_memory, release_cached_memory
 from steerlab.errors import PromptError, SteeringError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site
-from steerlab.models.prompts import batches_by_length
+from steerlab.models.batches import batches_by_length
+from steerlab.models.memory import is_out_of_memory, release_cached_memory
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -190,7 +190,7 @@ def _recorded(
     logits: Tensor,
 ) -> Iterator[Batch]:
     """The batches with their streams; their logits go into the rows of `logits`."""
-    groups = batches_by_length(model.tokenize(prompts).lengths, token_budget, stretch=_LIKE_LENGTH)
+    groups = batches_by_length(model.lengths(prompts), token_budget, stretch=_LIKE_LENGTH)
     waiting = deque(group[::-1] for group in reversed(groups))  # the longest prompt comes last
     while waiting:
         group = waiting.popleft()

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from steerlab.activations.memory import readable
 from steerlab.alignment._spectra import Spectra
 from steerlab.directions.linear import to_numpy
 from steerlab.errors import AlignmentError
+from steerlab.models.memory import readable
 
 _log = logging.getLogger(__name__)
 

@@ -239,11 +239,7 @@ class Checkpoint:
             PromptError: an empty prompt, a missing or doubled BOS, or a prompt beyond the model's context.
         """
         tokens = prompts.encode(self.tokenizer, texts, padding_side=padding_side)
-        for row, length in enumerate(tokens.lengths):
-            if self.context is not None and length > self.context:
-                raise PromptError(
-                    f"Prompt {row} has {length} tokens, but the model's context holds {self.context}; shorten it."
-                )
+        self._require_room(tokens.lengths)
         rows = int(self.anatomy.head.weight.shape[0])
         known = tokens.input_ids < rows
         if bool(known.all()):
@@ -256,6 +252,23 @@ class Checkpoint:
             )
         # A pad token that was added without a row of its own is never read: padding is masked.
         return replace(tokens, input_ids=tokens.input_ids.where(known, 0))
+
+    def lengths(self, texts: str | Prompt | Iterable[str | Prompt]) -> list[int]:
+        """How many tokens each prompt has.
+
+        Raises:
+            PromptError: as `tokenize`.
+        """
+        lengths = prompts.count(self.tokenizer, prompts.as_prompts(texts))
+        self._require_room(lengths)
+        return lengths
+
+    def _require_room(self, lengths: Sequence[int]) -> None:
+        for row, length in enumerate(lengths):
+            if self.context is not None and length > self.context:
+                raise PromptError(
+                    f"Prompt {row} has {length} tokens, but the model's context holds {self.context}; shorten it."
+                )
 
     def token_id(self, word: str) -> int:
         """The single token that continues a prompt with `word` (write a leading space where one belongs).

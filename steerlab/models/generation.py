@@ -2,20 +2,19 @@
 
 transformers' own `generate` does the work. The checkpoint's recommended sampling settings (repetition
 penalty, top-k, ...) are set aside, so that greedy means greedy and sampling means the law that was asked
-for; its end tokens are kept. Sampling draws from a generator state of its own when a seed is given.
+for; its end tokens are kept. What is sampled goes by seed, prompt and step alone (`drawing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from steerlab.errors import SteerlabError
-from steerlab.models.prompts import Prompt, Tokens, batches_by_length, pad_token_id
+from steerlab.models.batches import run_in_batches
+from steerlab.models.drawing import DrawnScores, Sampler, new_seed
+from steerlab.models.prompts import Prompt, Tokens, pad_token_id
 
 if TYPE_CHECKING:
     from steerlab.models.language_model import LanguageModel
@@ -52,24 +51,33 @@ def generate(
     """See `LanguageModel.generate`."""
     require_settings(max_new_tokens, do_sample, temperature, top_p)
     _require_search(model, do_sample, num_beams, assistant)
-    lengths = model.tokenize(prompts).lengths
-    settings: dict[str, object] = {"do_sample": do_sample}
-    if do_sample:
-        settings |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
-    if num_beams > 1:
-        settings["num_beams"] = num_beams
+    lengths = model.lengths(prompts)
+    chosen = new_seed() if do_sample and seed is None else seed
+    settings: dict[str, object] = {"num_beams": num_beams}
+    if do_sample and model.is_remote:  # the server draws
+        settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     results: dict[int, Generation] = {}
-    with _own_randomness(model, seed):
-        # transformers' assisted decoding takes one prompt at a time.
-        budget = 1 if assistant is not None else token_budget // num_beams
-        for rows, room in _batches(model, lengths, max_new_tokens, budget):
-            tokens = model.tokenize([prompts[row] for row in rows], padding_side="left").of_rows(rows)
-            written = (
-                _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant)
-                if room
-                else [()] * len(rows)
-            )
-            results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
+
+    def write(rows: list[int], room: int) -> None:
+        tokens = model.tokenize([prompts[row] for row in rows], padding_side="left").of_rows(rows)
+        processors: list[Any] = []
+        if do_sample and not model.is_remote:
+            sampler = Sampler(chosen, rows, room, temperature=temperature, top_p=top_p)
+            processors.append(DrawnScores(sampler, tokens.width))
+        written = _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant, processors)
+        results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
+
+    # transformers' assisted decoding takes one prompt at a time
+    budget = 1 if assistant is not None else token_budget // num_beams
+    for rows, room in _by_room(model, lengths, max_new_tokens):
+        if not room:
+            results.update(dict.fromkeys(rows, _generation(model, ())))
+            continue
+        run_in_batches(
+            lambda batch, rows=rows, room=room: write([rows[index] for index in batch], room),  # type: ignore[misc]
+            [lengths[row] + room for row in rows],
+            budget,
+        )
     return [results[row] for row in range(len(lengths))]
 
 
@@ -107,10 +115,10 @@ def rows_without_token(model: LanguageModel) -> list[int]:
     return list(range(model.vocab_size, int(model.anatomy.head.weight.shape[0])))
 
 
-def _batches(
-    model: LanguageModel, lengths: Sequence[int], new_tokens: int, token_budget: int
+def _by_room(
+    model: LanguageModel, lengths: Sequence[int], new_tokens: int
 ) -> Iterator[tuple[list[int], int]]:
-    """Batches of rows, and how many tokens each may add: no text outgrows the model's context.
+    """Rows by how many tokens each may add: no text outgrows the model's context.
 
     Rows whose room is short run with rows of their own length only, so that what a prompt gets never
     depends on its neighbours.
@@ -118,9 +126,7 @@ def _batches(
     context = model.context or max(lengths) + new_tokens
     rooms = [min(new_tokens, context - length) for length in lengths]
     for room in sorted(set(rooms), reverse=True):
-        rows = [row for row, own in enumerate(rooms) if own == room]
-        for batch in batches_by_length([lengths[row] + room for row in rows], token_budget):
-            yield [rows[index] for index in batch], room
+        yield [row for row, own in enumerate(rooms) if own == room], room
 
 
 def _require_search(
@@ -155,7 +161,11 @@ def _require_search(
 
 
 def _continue(
-    model: LanguageModel, tokens: Tokens, settings: dict[str, object], assistant: LanguageModel | None = None
+    model: LanguageModel,
+    tokens: Tokens,
+    settings: dict[str, object],
+    assistant: LanguageModel | None,
+    processors: Sequence[Any],
 ) -> list[tuple[int, ...]]:
     from transformers import GenerationConfig
 
@@ -171,9 +181,7 @@ def _continue(
         eos_token_id=list(ends) or None,
         suppress_tokens=rows_without_token(model) or None,
     )
-    output = (
-        model.continued(tokens, config) if assistant is None else model.continued(tokens, config, assistant)
-    )
+    output = model.continued(tokens, config, assistant, processors)
     return [_until_end(row, ends) for row in output[:, tokens.width :].tolist()]
 
 
@@ -188,15 +196,3 @@ def _generation(model: LanguageModel, ids: tuple[int, ...]) -> Generation:
     finished = bool(ids) and ids[-1] in end_token_ids(model)
     text = model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return Generation(text=text, token_ids=ids, finished=finished)
-
-
-@contextmanager
-def _own_randomness(model: LanguageModel, seed: int | None) -> Iterator[None]:
-    """With a seed, leave the global random state as it was."""
-    if seed is None:
-        yield
-        return
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

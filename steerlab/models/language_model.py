@@ -15,21 +15,22 @@ model runs, cut after the deepest site asked for, without a cache and in inferen
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Literal, overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from steerlab.errors import PromptError, kind_of
 from steerlab.models import generation, prompts, streaming
 from steerlab.models.backends import Transformers
+from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.checkpoint import Checkpoint
 from steerlab.models.edits import SteeringGiven
-from steerlab.models.finite import FiniteLogits, all_finite, not_finite
+from steerlab.models.finite import FiniteLogits, all_finite, not_finite, require_scores
 from steerlab.models.function_edit import StateFunction, edited
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
@@ -42,6 +43,7 @@ from steerlab.models.steering import steering
 
 TOKEN_BUDGET = 8192
 NEW_TOKENS = 64
+_CELLS = 2**24  # logits that exist at once: 64 MB
 
 
 class LanguageModel(Checkpoint):
@@ -103,8 +105,62 @@ class LanguageModel(Checkpoint):
             SiteError: a site the model has not.
             SteerlabError: states at the selected tokens, or logits after last tokens, that are not finite.
         """
-        self.engine.check()
         read = dict(read or {})
+        if logits is None:
+            self._pass(tokens, read, at, None)
+            return None
+
+        def unembedded(normed: Tensor) -> Tensor:
+            if logits == "last":
+                normed = normed[self._ends(tokens)]
+            return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
+
+        found = self._pass(tokens, read, at, unembedded)
+        if logits == "last" and found is not None and not all_finite(found):
+            raise not_finite(self, tokens)
+        return found
+
+    def last_hidden(
+        self, tokens: Tokens, rows: Int[Tensor, " selected"], columns: Int[Tensor, " selected"]
+    ) -> Float[Tensor, "selected width"]:
+        """What the unembedding reads at some tokens of a batch, for `logits_in_slices`; steered inside `steering`.
+
+        The logits of many tokens are large (`[token, vocab]`), these states are small.
+        """
+        found = self._pass(
+            tokens, {}, None, lambda normed: normed[rows.to(normed.device), columns.to(normed.device)]
+        )
+        assert found is not None
+        return found
+
+    def logits_in_slices(
+        self, hidden: Float[Tensor, "selected width"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "row vocab"]]]:
+        """Float32 logits of a few states of `last_hidden` at a time, with the slice of them; on the model's device.
+
+        Raises:
+            SteerlabError: logits that are not finite.
+        """
+        step = max(1, _CELLS // self.vocab_size)
+        for start in range(0, len(hidden), step):
+            some = slice(start, start + step)
+            logits = self._slice_logits(hidden[some])
+            require_scores(self.name, logits, start)
+            yield some, logits
+
+    def _slice_logits(self, hidden: Float[Tensor, "row width"]) -> Float[Tensor, "row vocab"]:
+        with self.lock, torch.inference_mode(), evaluating(self.model):
+            return self.anatomy.logits_of(hidden)[..., : self.vocab_size].float()
+
+    def _pass(
+        self,
+        tokens: Tokens,
+        read: Mapping[Site, Callable[[Tensor], object]],
+        at: tuple[Tensor, Tensor] | None,
+        finish: Callable[[Float[Tensor, "batch position d_model"]], Tensor] | None,
+    ) -> Tensor | None:
+        """One pass; what `finish` makes of the final norm's output. Without it the stack ends at the deepest site."""
+        self.engine.check()
         broken: list[Site] = []
         inputs = tokens.to(self.device)
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
@@ -115,20 +171,17 @@ class LanguageModel(Checkpoint):
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
                 stack.callback(self._attach(site, callback, at, broken))
-            if logits is None:
+            if finish is None:
                 stack.enter_context(self.anatomy.cut_after(self._deepest(read)))
             normed = self.anatomy.base(**arguments, use_cache=False, return_dict=True).last_hidden_state
             if broken:
                 raise not_finite(self, tokens, broken[0])
-            if logits is None:
-                return None
-            if logits == "last":
-                columns = [tokens.column(row, length - 1) for row, length in enumerate(tokens.lengths)]
-                normed = normed[torch.arange(len(tokens)), torch.tensor(columns)]
-            found = self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
-            if logits == "last" and not all_finite(found):
-                raise not_finite(self, tokens)
-            return found
+            return None if finish is None else finish(normed)
+
+    def _ends(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Row and column of each prompt's last token."""
+        columns = [tokens.column(row, length - 1) for row, length in enumerate(tokens.lengths)]
+        return torch.arange(len(tokens)), torch.tensor(columns)
 
     def _attach(
         self,
@@ -159,27 +212,53 @@ class LanguageModel(Checkpoint):
         texts: str | Prompt | Iterable[str | Prompt] | Tokens,
         *,
         last_only: bool = True,
+        reduce: Callable[[Float[Tensor, "row vocab"]], Shaped[Tensor, row * number]] | None = None,
         token_budget: int = TOKEN_BUDGET,
-    ) -> Float[Tensor, "batch *position vocab"]:
+    ) -> Shaped[Tensor, batch * position]:
         """Logits of the next token, float32 on the CPU.
 
         Args:
             texts: prompts in any number, or one tokenised batch.
             last_only: `[batch, vocab]` after each prompt's last token; otherwise `[batch, position, vocab]`
                 at every column of one padded batch (of `tokenize(texts)` for prompts).
-            token_budget: padded tokens in one forward pass.
+            reduce: what is wanted of the logits after last tokens, a few rows at a time, in place of the logits, whose
+                number is large.
+            token_budget: padded tokens in one forward pass; halved whenever memory runs out.
         """
+        if reduce is not None:
+            return self._reduced(prompts.as_prompts(texts), reduce, token_budget)
         if isinstance(texts, Tokens) or not last_only:
             tokens = texts if isinstance(texts, Tokens) else self.tokenize(texts)
             result = self.run(tokens, logits="last" if last_only else "all")
             assert result is not None
             return result.cpu()
-        texts = prompts.as_prompts(texts)
-        lengths = self.tokenize(texts).lengths
-        rows = torch.empty(len(lengths), self.vocab_size)
-        for batch in prompts.batches_by_length(lengths, token_budget):
-            rows[batch] = self.logits(self.tokenize([texts[row] for row in batch]).of_rows(batch))
-        return rows
+        listed = prompts.as_prompts(texts)
+        lengths = self.lengths(listed)
+        found = torch.empty(len(lengths), self.vocab_size)
+
+        def read(rows: list[int]) -> None:
+            found[rows] = self.logits(self.tokenize([listed[row] for row in rows]).of_rows(rows))
+
+        run_in_batches(read, lengths, token_budget)
+        return found
+
+    def _reduced(
+        self,
+        texts: Sequence[str | Prompt],
+        reduce: Callable[[Float[Tensor, "row vocab"]], Shaped[Tensor, row * number]],
+        token_budget: int,
+    ) -> Shaped[Tensor, batch * number]:
+        lengths = self.lengths(texts)
+        parts: dict[int, Tensor] = {}
+
+        def read(rows: list[int]) -> None:
+            tokens = self.tokenize([texts[row] for row in rows]).of_rows(rows)
+            hidden = self.last_hidden(tokens, *self._ends(tokens))
+            found = [reduce(logits).cpu() for _, logits in self.logits_in_slices(hidden)]
+            parts.update(zip(rows, torch.cat(found), strict=True))
+
+        run_in_batches(read, lengths, token_budget)
+        return torch.stack([parts[row] for row in range(len(lengths))])
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a text is an iterable of texts
@@ -230,7 +309,8 @@ class LanguageModel(Checkpoint):
             texts: one text or prompt gives one `Generation`, a list of them a list.
             max_new_tokens: the longest continuation.
             do_sample: sample from the (tempered, nucleus-cut) law; otherwise greedy.
-            seed: draw from a random state of this call's own and leave the global one alone.
+            seed: with a prompt's number and a token's place it decides each draw; by default it is drawn itself, from
+                torch's global state.
             num_beams: beams of transformers' beam search; its best text is given.
             assistant: a smaller model with the same tokenizer that proposes tokens (assisted decoding): the tokens of
                 greedy decoding, prompt by prompt, in fewer passes. It runs unsteered; this model decides.
@@ -316,11 +396,16 @@ class LanguageModel(Checkpoint):
         )
 
     def continued(
-        self, tokens: Tokens, config: Any, assistant: LanguageModel | None = None
+        self,
+        tokens: Tokens,
+        config: Any,
+        assistant: LanguageModel | None = None,
+        processors: Sequence[Any] = (),
     ) -> Int[Tensor, "batch position"]:
         """A left-padded batch and its continuations, by transformers' own `generate` with a `GenerationConfig`.
 
         What the configuration leaves unset has no effect: the checkpoint's recommendations are hidden meanwhile.
+        `processors` see the scores behind transformers' own.
         """
         self.engine.check()
         inputs, own = tokens.to(self.device), self.model.generation_config
@@ -333,7 +418,7 @@ class LanguageModel(Checkpoint):
                     inputs.input_ids,
                     attention_mask=inputs.attention_mask,
                     generation_config=config,
-                    logits_processor=[FiniteLogits(self, tokens)],
+                    logits_processor=[FiniteLogits(self, tokens), *processors],
                     **helped,
                 )
             finally:

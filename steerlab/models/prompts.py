@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from steerlab.models.positions import Selector
 
 Template = Literal["auto", "chat", "plain", "none"]
 PaddingSide = Literal["left", "right"]
+WINDOW = 2048  # prompts tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,7 @@ def encode(
     if padding_side not in ("left", "right"):
         raise PromptError(f"The padding side is 'left' or 'right', not {padding_side!r}.")
     batch = tuple(as_prompt(prompt) for prompt in as_prompts(prompts))
-    for row, prompt in enumerate(batch):
-        if not prompt.text:
-            raise PromptError(f"Prompt {row} is empty; leave it out or give it a text.")
-        if not _is_unicode(prompt.text):
-            raise PromptError(f"Prompt {row} holds half a character (a lone surrogate); correct its text.")
-    encoded = _encode_all(tokenizer, batch)
+    encoded = _encode_all(tokenizer, batch, 0)
     lengths = tuple(len(ids) for ids, _ in encoded)
     pad = pad_token_id(tokenizer)
     input_ids = torch.full((len(batch), max(lengths)), pad, dtype=torch.long)
@@ -198,6 +193,15 @@ def encode(
         lengths=lengths,
         padding_side=padding_side,
     )
+
+
+def count(tokenizer: Any, prompts: Sequence[str | Prompt]) -> list[int]:
+    """Tokens of each prompt; tokenised some at a time, so that memory does not grow with their number."""
+    lengths: list[int] = []
+    for start in range(0, len(prompts), WINDOW):
+        part = [as_prompt(prompt) for prompt in prompts[start : start + WINDOW]]
+        lengths += [len(ids) for ids, _ in _encode_all(tokenizer, part, start)]
+    return lengths
 
 
 def pad_token_id(tokenizer: Any) -> int:
@@ -233,7 +237,13 @@ def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
 _Encoded = tuple[list[int], "tuple[tuple[int, int], ...] | None"]
 
 
-def _encode_all(tokenizer: Any, prompts: Sequence[Prompt]) -> list[_Encoded]:
+def _encode_all(tokenizer: Any, prompts: Sequence[Prompt], first: int) -> list[_Encoded]:
+    """Token ids and character spans of each prompt; `first` is the number of the first one."""
+    for row, prompt in enumerate(prompts, first):
+        if not prompt.text:
+            raise PromptError(f"Prompt {row} is empty; leave it out or give it a text.")
+        if not _is_unicode(prompt.text):
+            raise PromptError(f"Prompt {row} holds half a character (a lone surrogate); correct its text.")
     before, after = added_tokens(tokenizer)
     encoded: dict[int, _Encoded] = {}
     for special in (True, False):
@@ -245,9 +255,9 @@ def _encode_all(tokenizer: Any, prompts: Sequence[Prompt]) -> list[_Encoded]:
                 ids, offsets = ids[: -len(after)], offsets and offsets[: -len(after)]
             if not ids:
                 raise PromptError(
-                    f"Prompt {row} ({prompts[row].text!r}) gives no token; give it another text."
+                    f"Prompt {first + row} ({prompts[row].text!r}) gives no token; give it another text."
                 )
-            _require_one_bos(tokenizer, ids, uses_bos=tokenizer.bos_token_id in before, row=row)
+            _require_one_bos(tokenizer, ids, uses_bos=tokenizer.bos_token_id in before, row=first + row)
             encoded[row] = (ids, offsets)
     return [encoded[row] for row in range(len(prompts))]
 
@@ -281,30 +291,6 @@ def _require_one_bos(tokenizer: Any, ids: list[int], *, uses_bos: bool, row: int
             f"Prompt {row} contains {mark!r} more than once; a text that already has it must be given as "
             "Prompt(text, has_special_tokens=True)."
         )
-
-
-def batches_by_length(
-    lengths: Sequence[int], token_budget: int, *, stretch: float = math.inf
-) -> list[list[int]]:
-    """Indices of prompts, longest first, in batches of like length whose padded size stays within `token_budget`.
-
-    A prompt longer than the budget makes a batch of its own. Prompts of one length keep their order.
-
-    Args:
-        lengths: tokens of each prompt.
-        token_budget: padded tokens of a batch.
-        stretch: how many times as long as its shortest prompt the longest one of a batch may be; 1 gives batches of
-            one length, without padding.
-    """
-    batches: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
-        is_full = not batches or (len(batches[-1]) + 1) * longest > token_budget
-        if is_full or longest > stretch * lengths[index]:
-            batches.append([])
-            longest = lengths[index]
-        batches[-1].append(index)
-    return batches
 
 
 def single_token(tokenizer: Any, word: str) -> int:

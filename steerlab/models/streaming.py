@@ -7,13 +7,13 @@ hook, no inference mode), so a stream may be left at any point, by `break` or by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from steerlab.models.decoding import Decoding
+from steerlab.models.drawing import Sampler
 from steerlab.models.generation import Generation, end_token_ids, require_settings
 from steerlab.models.prompts import Prompt, Tokens
 
@@ -34,12 +34,12 @@ def stream(
     """See `LanguageModel.stream`."""
     require_settings(max_new_tokens, do_sample, temperature, top_p)
     tokens = model.tokenize([prompt])
-    choose = _chooser(model, do_sample, temperature, top_p, seed)
-    return _pieces(model, tokens, max_new_tokens, choose)
+    sampler = Sampler(seed, [0], max_new_tokens, temperature=temperature, top_p=top_p) if do_sample else None
+    return _pieces(model, tokens, max_new_tokens, sampler)
 
 
 def _pieces(
-    model: LanguageModel, tokens: Tokens, max_new_tokens: int, choose: Callable[[Tensor], int]
+    model: LanguageModel, tokens: Tokens, max_new_tokens: int, sampler: Sampler | None
 ) -> Generator[str, None, Generation]:
     length = tokens.lengths[0]
     room = min(max_new_tokens, (model.context or length + max_new_tokens) - length)
@@ -54,7 +54,9 @@ def _pieces(
                 decoding = Decoding(model.model, ids, mask)
             else:
                 decoding.append(torch.tensor(written[-1:]))
-        written.append(choose(decoding.logits[0, : model.vocab_size]))
+            scores = decoding.logits[:, : model.vocab_size]
+            token = scores.argmax(-1) if sampler is None else sampler.draw(scores, len(written))
+        written.append(int(token))
         if piece := text.add(written):
             settled += piece
             yield piece
@@ -62,24 +64,6 @@ def _pieces(
         settled += rest
         yield rest
     return Generation(text=settled, token_ids=tuple(written), finished=bool(written) and written[-1] in ends)
-
-
-def _chooser(
-    model: LanguageModel, do_sample: bool, temperature: float, top_p: float, seed: int | None
-) -> Callable[[Tensor], int]:
-    if not do_sample:
-        return lambda logits: int(logits.argmax())
-    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
-
-    build: Any = LogitsProcessorList
-    warped = build([TemperatureLogitsWarper(temperature), *([TopPLogitsWarper(top_p)] if top_p < 1 else [])])
-    source = None if seed is None else torch.Generator(model.device).manual_seed(seed)
-
-    def draw(logits: Tensor) -> int:
-        law = warped(None, logits[None]).softmax(dim=-1)
-        return int(torch.multinomial(law, 1, generator=source))
-
-    return draw
 
 
 class _Text:

@@ -68,7 +68,7 @@ def scaled_neurons(
 def within(model: LanguageModel, texts: Sequence[str]) -> list[str]:
     """As many texts as keep all logits within the memory meant for them; one at least."""
     room, kept = _CELLS // model.vocab_size, list[str]()
-    for text, length in zip(texts, model.tokenize(list(texts)).lengths, strict=True):
+    for text, length in zip(texts, model.lengths(list(texts)), strict=True):
         room -= length
         if kept and room < 0:
             break

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
-from steerlab.models.laws import entropy
-from steerlab.progress import track
+from steerlab.models.batches import run_in_batches
+from steerlab.models.laws import at_tokens, entropy, exact
+from steerlab.progress import counting
 from steerlab.readouts.questions import ANSWERS, Plan, answer_tokens, question
 from steerlab.record import Record, Role
 from steerlab.statistics import (
@@ -36,7 +38,7 @@ from steerlab.statistics import (
     reliability_curve,
 )
 
-_CELLS = 2**25  # logits held at once
+_BUDGET = 2048  # padded tokens of a forward pass
 _BINS = 10
 GAIN = 0.5  # nats a token that a model must gain over both controls to count as reading; trained ones gain several
 
@@ -151,39 +153,31 @@ def fitting(models: Sequence[LanguageModel], texts: Sequence[str]) -> list[str]:
     for text in texts:
         while text and not all(_fits(model, text) for model in models):
             text = text[: len(text) // 2]
-        if text.strip() and all(model.tokenize([text]).lengths[0] >= 2 for model in models):
+        if text.strip() and all(model.lengths([text])[0] >= 2 for model in models):
             fits.append(text)
     return fits
 
 
 def read_texts(model: LanguageModel, texts: Sequence[str], *, seed: int, description: str) -> TextReading:
     """Run `texts` through the model and keep a few numbers of each predicted token."""
-    lengths = model.tokenize(texts).lengths
-    budget = max(1, _CELLS // (model.vocab_size * max(lengths)))
-    generator = torch.Generator().manual_seed(seed)
-    columns: list[torch.Tensor] = []
-    for start in track(range(0, len(texts), budget), description):
-        tokens = model.tokenize(texts[start : start + budget], padding_side="right")
-        logits = model.run(tokens, logits="all")
-        assert logits is not None
-        there = tokens.attention_mask[:, 1:].bool()
-        row = torch.arange(start, start + len(tokens))[:, None].expand_as(there)[there]
-        target = tokens.input_ids[:, 1:][there]
-        law = logits[:, :-1][there.to(logits.device)].log_softmax(-1)
-        elsewhere = target[torch.randperm(len(target), generator=generator)]
-        best = law.max(-1)
-        columns.append(
-            torch.stack(
-                [
-                    row.double(),
-                    entropy(law).cpu().double(),
-                    best.values.exp().cpu().double(),
-                    _loss(law, target),
-                    _loss(law, elsewhere),
-                    (best.indices.cpu() == target).double(),
-                ]
-            )
-        )
+    lengths = model.lengths(texts)
+    elsewhere = _elsewhere(model, texts, lengths, seed)
+    columns: list[torch.Tensor] = [torch.empty(6, 0)] * len(texts)
+
+    def read(chosen: list[int]) -> None:
+        tokens = model.tokenize([texts[number] for number in chosen], padding_side="right")
+        rows, places = tokens.attention_mask[:, 1:].nonzero(as_tuple=True)
+        hidden = model.last_hidden(tokens, rows, places)
+        target = tokens.input_ids[rows, places + 1]
+        other = torch.cat([elsewhere[number] for number in chosen])
+        parts = [_facts(logits, target[some], other[some]) for some, logits in model.logits_in_slices(hidden)]
+        number = torch.tensor(chosen)[rows].double()
+        found = torch.cat([number[None], torch.cat(parts, dim=1)])
+        for row, text in enumerate(chosen):
+            columns[text] = found[:, rows == row]
+
+    with counting(description, len(texts)) as done:
+        run_in_batches(read, lengths, _BUDGET, done=done)
     text, h, p_max, loss, loss_elsewhere, correct = torch.cat(columns, dim=1).numpy()
     size = np.array([len(text.encode()) for text in texts])
     return TextReading(
@@ -249,8 +243,8 @@ def read_answers(
         question(plan.statements[row], plan.examples[str(plan.groups[row])][:shots], words, order=1 + row)
         for row in rows.tolist()
     ]
-    law = model.logits(prompts).double().log_softmax(-1)
-    odds, mass = law[:, true] - law[:, false], law[:, [true, false]].exp().sum(-1)
+    law = model.logits(prompts, reduce=lambda logits: exact(logits).log_softmax(-1)[:, [true, false]])
+    odds, mass = law[:, 0] - law[:, 1], law.exp().sum(-1)
     return AnswerReading(odds.sigmoid().numpy(), mass.numpy(), plan.labels[rows], plan.clusters[rows])
 
 
@@ -310,6 +304,21 @@ def _fits(model: LanguageModel, text: str) -> bool:
     return True
 
 
-def _loss(law: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """-ln of the target's probability; a target beyond the real vocabulary never comes from a tokenizer."""
-    return -law.gather(-1, target.to(law.device)[:, None]).squeeze(-1).cpu().double()
+def _elsewhere(
+    model: LanguageModel, texts: Sequence[str], lengths: Sequence[int], seed: int
+) -> list[Int[Tensor, " token"]]:
+    """For each predicted token of each text a predicted token of a random place of all texts."""
+    targets = torch.cat([model.tokenize([text]).input_ids[0, 1:] for text in texts])
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    return list(targets[order].split([length - 1 for length in lengths]))
+
+
+def _facts(
+    logits: Float[Tensor, "token vocab"], target: Int[Tensor, " token"], other: Int[Tensor, " token"]
+) -> Float[Tensor, "5 token"]:
+    """Entropy, largest probability, loss, loss of another place's token, and whether the likeliest is right."""
+    law = logits.log_softmax(-1)
+    best = law.max(-1)
+    right = (best.indices.cpu() == target).double()
+    values = (entropy(law), best.values.exp(), -at_tokens(law, target), -at_tokens(law, other))
+    return torch.stack([*(value.cpu().double() for value in values), right])

@@ -21,21 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.decoding import Decoding
+from steerlab.models.drawing import draw, uniforms, wide_dtype
 from steerlab.models.generation import end_token_ids
 from steerlab.readouts.sampling import (
     SamplingLaw,
     _check,
     _Decoder,
     _left_padded,
-    _wide,
-    draw,
     step_law,
-    uniforms,
 )
 
 _PROPOSED = 12  # tokens of the nudger in which a word must end
@@ -192,7 +189,7 @@ def _run(
         Decoding(reader.network, ids.to(reader.stops.device), mask.to(reader.stops.device))
         for reader in readers
     ]
-    uniform = torch.from_numpy(numbers).to(device, _wide(device))
+    uniform = torch.from_numpy(numbers).to(device, wide_dtype(device))
     random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
     values = np.full((3, *numbers.shape), np.nan)
     tokens = np.full(numbers.shape, -1)
@@ -225,7 +222,7 @@ def _run(
 
 
 def _tokens(model: LanguageModel, text: str) -> int:
-    return model.tokenize([text]).lengths[0]
+    return model.lengths([text])[0]
 
 
 def _certainty(model: LanguageModel, text: str) -> float:
@@ -239,11 +236,12 @@ def _certain_text(model: LanguageModel, text: str, gamma: float) -> str:
     if not chunk:
         return ""
     tokens = model.tokenize([text + chunk])
-    logits: Tensor | None = model.run(tokens, logits="all")
-    assert logits is not None
-    sure = logits[0].softmax(dim=-1).amax(dim=-1).cpu()
-    start = _tokens(model, text)
-    for at in range(start, tokens.lengths[0]):
-        if float(sure[at - 1]) < gamma:
+    start, end = _tokens(model, text), tokens.lengths[0]
+    places = torch.arange(start - 1, end - 1)
+    hidden = model.last_hidden(tokens, torch.zeros_like(places), places)
+    parts = [logits.softmax(dim=-1).amax(dim=-1).cpu() for _, logits in model.logits_in_slices(hidden)]
+    sure = torch.cat([torch.empty(0), *parts])
+    for at in range(start, end):
+        if float(sure[at - start]) < gamma:
             return str(model.tokenizer.decode(tokens.input_ids[0, start:at].tolist()))
     return chunk

@@ -22,6 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlab.models import Edit, Generation, LanguageModel, Prompt, Tokens, laws
+from steerlab.models.batches import run_in_batches
+from steerlab.readouts.scoring import token_log_probabilities
 from steerlab.statistics import Estimate, proportion
 
 STARTS = (
@@ -48,7 +50,7 @@ OPENINGS = ("I", "I'm", "As", "No", "Sorry", "Unfortunately")
 NEW_TOKENS = 12
 Phrases = Literal["any", "start"]
 _MARGIN = 1.0
-_ROWS = 16
+_BUDGET = 4096  # padded tokens of a forward pass
 
 
 def starts_refusing(text: str) -> bool:
@@ -91,12 +93,15 @@ def log_odds(
     model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[int]
 ) -> Float[np.ndarray, " row"]:
     """[row] log-odds that the answer's first token begins a refusal."""
-    return odds_of(model.logits(prompts), tokens)
+    found: Float[np.ndarray, " row"] = model.logits(
+        prompts, reduce=lambda logits: torch.from_numpy(odds_of(logits, tokens))
+    ).numpy()
+    return found
 
 
 def odds_of(logits: Float[Tensor, "row vocab"], tokens: Sequence[int]) -> Float[np.ndarray, " row"]:
     """ln P(R) - ln P(not R) of each row, float64; NaN when R is empty."""
-    values: Float[np.ndarray, " row"] = laws.log_odds(logits, tokens).numpy()
+    values: Float[np.ndarray, " row"] = laws.log_odds(logits, tokens).cpu().numpy()
     return values
 
 
@@ -202,16 +207,16 @@ def median_losses(
     model: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[Generation]
 ) -> Float[np.ndarray, " row"]:
     """[row] median negative log-likelihood (nats a token) of each answer without edits; NaN for an empty one."""
+    given = [_ids(model, prompt) for prompt in prompts]
+    written = [list(answer.token_ids) for answer in answers]
     losses = np.full(len(prompts), np.nan)
-    for start in range(0, len(prompts), _ROWS):
-        rows = range(start, min(start + _ROWS, len(prompts)))
-        given = [_ids(model, prompts[row]) for row in rows]
-        written = [list(answers[row].token_ids) for row in rows]
-        logits = model.logits(_padded([a + b for a, b in zip(given, written, strict=True)]), last_only=False)
-        for row, before, new, scores in zip(rows, given, written, logits, strict=True):
-            if new:
-                at = scores[len(before) - 1 : len(before) - 1 + len(new)].double().log_softmax(dim=1)
-                losses[row] = float(np.median(-at[torch.arange(len(new)), torch.tensor(new)].numpy()))
+
+    def read(rows: list[int]) -> None:
+        tokens = _padded([given[row] + written[row] for row in rows])
+        found = token_log_probabilities(model, tokens, [len(given[row]) for row in rows])
+        losses[rows] = [float(np.median(-values.numpy())) if len(values) else np.nan for values in found]
+
+    run_in_batches(read, [len(a) + len(b) for a, b in zip(given, written, strict=True)], _BUDGET)
     return losses
 
 

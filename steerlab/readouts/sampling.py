@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
 from steerlab.models.decoding import Decoding
+from steerlab.models.drawing import draw, uniforms, wide_dtype
 from steerlab.models.offloaded import device_of
 from steerlab.progress import track
 
@@ -170,22 +171,6 @@ def _nucleus_edge(probs: Float[Tensor, "row vocab"], mass: float) -> tuple[Tenso
     return ordered.gather(-1, last), last + 1
 
 
-def draw(probs: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
-    """The token at which the cumulative law, in token order, first exceeds `uniform` in [0, 1)."""
-    # token order, not order of probability: near ties must not swap with the last bit of a logit
-    wide = _wide(probs.device)
-    cumulative = probs.cumsum(-1, dtype=wide)
-    whole = cumulative[:, -1:]
-    # strictly below the whole mass, or rounding could land on an impossible token after the last possible one
-    target = torch.minimum(uniform.to(wide)[:, None] * whole, torch.nextafter(whole, torch.zeros_like(whole)))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-
-
-def uniforms(seed: int, prompt: int, sample: int, steps: int) -> Float[np.ndarray, " step"]:
-    """The numbers in [0, 1) that decide one sequence; more steps only append."""
-    return np.random.default_rng([seed, prompt, sample]).random(steps)
-
-
 @torch.inference_mode()
 def sample_tokens(
     network: PreTrainedModel,
@@ -282,7 +267,7 @@ class _Decoder:
             torch.arange(len(distinct), device=device).repeat_interleave(torch.tensor(repeats, device=device))
         )
         sequences = sequences.to(device)
-        uniform = torch.from_numpy(numbers).to(device, _wide(device))
+        uniform = torch.from_numpy(numbers).to(device, wide_dtype(device))
         alive = torch.ones(len(sequences), dtype=torch.bool, device=device)
         for step in range(uniform.shape[1]):
             law = step_law(decoding.logits[:, : self.vocab_size].to(device), self.law)
@@ -355,10 +340,6 @@ def _left_padded(
         [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
     )
     return ids, mask
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _device(network: PreTrainedModel) -> torch.device:

@@ -124,7 +124,7 @@ class Scorer:
 
 def plain_odds(model: LanguageModel, prompts: Sequence[Prompt], odds: Odds) -> Float[np.ndarray, " prompt"]:
     """Log-odds of each prompt without any change."""
-    values: Float[np.ndarray, " prompt"] = odds(model.logits(prompts)).numpy()
+    values: Float[np.ndarray, " prompt"] = model.logits(prompts, reduce=odds).numpy()
     return values
 
 

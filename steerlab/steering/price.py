@@ -20,9 +20,9 @@ from torch import Tensor
 
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt, Tokens
+from steerlab.models.batches import run_in_batches
 from steerlab.models.laws import at_tokens, kl
-from steerlab.models.prompts import batches_by_length
-from steerlab.progress import track
+from steerlab.progress import counting
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
 
@@ -63,47 +63,53 @@ def side_effects(
     Raises:
         SteerlabError: no text has a token to predict.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in interventions}
-    batches = batches_by_length(model.tokenize(texts).lengths, token_budget)
-    for rows in track(batches, progress, len(batches)) if progress else batches:
-        tokens = model.tokenize([texts[row] for row in rows], padding_side="right").of_rows(rows)
-        plain = _law(model, tokens, positions)
+    listed, lengths = list(texts), model.lengths(texts)
+    parts: dict[str, dict[int, Tensor]] = {name: {} for name in interventions}
+
+    def read(rows: list[int]) -> None:
+        tokens = model.tokenize([listed[row] for row in rows], padding_side="right").of_rows(rows)
+        where = _places(tokens, positions)
+        plain = model.last_hidden(tokens, *where)
         for name, edits in interventions.items():
             with model.steering(*edits):
-                steered = _law(model, tokens, positions)
-            parts[name].append(_compared(plain, steered, tokens, rows, positions))
+                steered = model.last_hidden(tokens, *where)
+            parts[name][rows[0]] = _compared(model, plain, steered, tokens, where)
+
+    with counting(progress, len(listed)) as done:
+        run_in_batches(read, lengths, token_budget, done=done)
     return {
-        name: _summarised(torch.cat(columns, dim=1).numpy(), positions, seed)
-        for name, columns in parts.items()
+        name: _summarised(torch.cat([*of_batch.values()], dim=1).numpy(), positions, seed)
+        for name, of_batch in parts.items()
     }
 
 
 # -- private, in the order they are called --
 
 
-def _law(model: LanguageModel, tokens: Tokens, positions: Positions) -> Tensor:
-    """Log-probabilities [batch, position, vocab] (one position for "last"), float32."""
-    logits = model.run(tokens, logits=positions)
-    assert logits is not None
-    return (logits[:, None] if positions == "last" else logits).log_softmax(dim=-1)
+def _places(tokens: Tokens, positions: Positions) -> tuple[Tensor, Tensor]:
+    """Row and column of every token whose law is compared, of a batch padded on the right."""
+    if positions == "last":
+        return torch.arange(len(tokens)), torch.tensor(tokens.lengths) - 1
+    rows, columns = tokens.attention_mask[:, 1:].nonzero(as_tuple=True)
+    return rows, columns
 
 
 def _compared(
-    plain: Tensor, steered: Tensor, tokens: Tokens, rows: Sequence[int], positions: Positions
+    model: LanguageModel, plain: Tensor, steered: Tensor, tokens: Tokens, where: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """[(text, KL, loss before, loss after), token] of one batch, float64 on the CPU."""
-    divergence = kl(plain, steered)
-    text = torch.tensor(rows)[:, None].expand(divergence.shape)
-    if positions == "last":
-        nothing = torch.full(divergence.shape, float("nan"), dtype=torch.float64)
-        return torch.stack([text.double(), divergence.double().cpu(), nothing, nothing]).flatten(1)
-    before, after = (-at_tokens(law[:, :-1], tokens.input_ids[:, 1:]) for law in (plain, steered))
-    kept = tokens.attention_mask[:, 1:].bool()
-    columns = (
-        text[:, :-1].double(),
-        *(value.double().cpu() for value in (divergence[:, :-1], before, after)),
-    )
-    return torch.stack([column[kept] for column in columns])
+    """[(text, KL, loss before, loss after), token] of one batch, float64 on the CPU; no losses behind a text's end."""
+    rows, columns = where
+    follows = columns + 1 < torch.tensor(tokens.lengths)[rows]
+    target = tokens.input_ids[rows, (columns + 1).clamp(max=tokens.width - 1)]
+    found = [torch.empty(3, 0, dtype=torch.float64)]
+    slices = zip(model.logits_in_slices(plain), model.logits_in_slices(steered), strict=True)
+    for (some, before), (_, after) in slices:
+        laws = (before.log_softmax(dim=-1), after.log_softmax(dim=-1))
+        columns_ = (kl(*laws), *(-at_tokens(law, target[some]) for law in laws))
+        found.append(torch.stack([column.double().cpu() for column in columns_]))
+    divergence, *losses = torch.cat(found, dim=1)
+    text = torch.tensor(tokens.rows)[rows].double()
+    return torch.stack([text, divergence, *(loss.where(follows, torch.nan) for loss in losses)])
 
 
 def _summarised(columns: np.ndarray, positions: Positions, seed: int) -> SideEffects:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -83,17 +83,19 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SteeringError(f"{target} exists already; choose a folder that does not, or empty it.")
-    partial = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        os.replace(partial, target)
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as around:
+            partial = (
+                Path(around) / "folder"
+            )  # with a folder's usual permissions, which the one around has not
+            partial.mkdir()
+            yield partial
+            os.replace(partial, target)
     except OSError as error:
         raise SteeringError(
             f"{target} cannot be written: {system_reason(error)}; choose another place or free space."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _record(model: LanguageModel, interventions: Sequence[Edit]) -> dict[str, Any]:

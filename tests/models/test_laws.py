@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from steerlab.models.batches import batches_by_length
 from steerlab.models.laws import at_tokens, divergence, kl, log_odds, log_probability
-from steerlab.models.prompts import batches_by_length
 
 
 def logits(seed: int, *shape: int) -> Tensor:

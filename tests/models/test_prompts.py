@@ -19,7 +19,8 @@ from steerlab.models import (
     PromptError,
     Span,
 )
-from steerlab.models.prompts import batches_by_length, encode
+from steerlab.models.batches import batches_by_length
+from steerlab.models.prompts import encode
 
 
 def texts() -> st.SearchStrategy[str]:

@@ -189,7 +189,13 @@ class RemoteModel(LanguageModel):
             f"The weights of {self.name} are on the server, which sends a text when it is finished; use generate."
         )
 
-    def continued(self, tokens: Tokens, config: Any, assistant: LanguageModel | None = None) -> Tensor:
+    def continued(
+        self,
+        tokens: Tokens,
+        config: Any,
+        assistant: LanguageModel | None = None,
+        processors: Sequence[Any] = (),
+    ) -> Tensor:
         """See `LanguageModel.continued`."""
         self.engine.check()
         config.update(**_PLAIN)
@@ -233,6 +239,15 @@ class RemoteModel(LanguageModel):
                 }
             )
         return steps
+
+    def last_hidden(self, tokens: Tokens, rows: Tensor, columns: Tensor) -> Tensor:
+        """The logits themselves, since the unembedding is on the server."""
+        logits = self.run(tokens, logits="all")
+        assert logits is not None
+        return logits[rows, columns]
+
+    def _slice_logits(self, hidden: Tensor) -> Tensor:
+        return hidden
 
     def unembed(self, resid: Tensor) -> NoReturn:
         """Refused: the weights are on the server."""

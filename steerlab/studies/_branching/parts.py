@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from steerlab.datasets import prompt_sets
 from steerlab.datasets.tasks import is_number
@@ -232,10 +233,12 @@ def _by_words(run: _Runner, base: LanguageModel, post: LanguageModel) -> NudgeRo
     rows = []
     for prompt, (text, _) in zip(prompts, written, strict=True):
         tokens = base.tokenize([prompt + text])
-        logits = base.run(tokens, logits="all")
-        assert logits is not None
-        start = base.tokenize([prompt]).lengths[0]
-        rows.append(step_law(logits[0, start - 1 : -1], run.law).entropy.double().cpu().numpy())
+        places = torch.arange(base.lengths([prompt])[0] - 1, tokens.lengths[0] - 1)
+        hidden = base.last_hidden(tokens, torch.zeros_like(places), places)
+        laws = [
+            step_law(logits, run.law).entropy.double().cpu() for _, logits in base.logits_in_slices(hidden)
+        ]
+        rows.append(torch.cat([torch.empty(0), *laws]).numpy())
     values = np.full((len(rows), max(1, *map(len, rows))), np.nan)
     for number, row in enumerate(rows):
         values[number, : len(row)] = row

@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.models.prompts import batches_by_length
+from steerlab.models.batches import run_in_batches
+from steerlab.models.laws import exact
 from steerlab.readouts.confidence import Calibration, calibration
 from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record, Role
@@ -215,7 +216,7 @@ def _letters(model: LanguageModel, questions: Sequence[ChoiceQuestion]) -> list[
         )
         for question in questions
     ]
-    law = model.logits(prompts).double().log_softmax(dim=-1)[:, ids].numpy()
+    law = model.logits(prompts, reduce=lambda logits: exact(logits).log_softmax(dim=-1)[:, ids]).numpy()
     return [row[: len(question.choices)] for row, question in zip(law, questions, strict=True)]
 
 
@@ -224,12 +225,15 @@ def _continuations(
 ) -> list[Float[np.ndarray, " choice"]]:
     texts = [f"{question.text} {choice}" for question in questions for choice in question.choices]
     owner = [number for number, question in enumerate(questions) for _ in question.choices]
-    lengths = model.tokenize(texts).lengths
+    lengths = model.lengths(texts)
     starts = _starts(model, questions)
     scores = np.zeros(len(texts))
-    for batch in batches_by_length(lengths, _BUDGET):
+
+    def read(batch: list[int]) -> None:
         tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
         scores[batch] = continuation_log_probability(model, tokens, [starts[owner[row]] for row in batch])
+
+    run_in_batches(read, lengths, _BUDGET)
     ends = np.cumsum([len(question.choices) for question in questions])[:-1]
     return list(np.split(scores, ends))
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from steerlab.activations import Cell, Cost, LogitDifference, PatchSweep, Run, Source, StatePatch
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.laws import exact
 from steerlab.statistics import Estimate, proportion
 from steerlab.studies._knowledge.layouts import ROLES
 from steerlab.studies._knowledge.pairs import Columns, TracingPairs, answer_ids
@@ -99,8 +100,8 @@ def answer(model: LanguageModel, pairs: TracingPairs) -> PairAnswers:
     true, false = answer_ids(model, pairs.answers)
 
     def difference(prompts: Sequence[object]) -> Float[np.ndarray, " pair"]:
-        logits = model.logits(list(prompts)).double()  # type: ignore[arg-type]
-        difference: Float[np.ndarray, " pair"] = (logits[:, true] - logits[:, false]).numpy()
+        logits = model.logits(list(prompts), reduce=lambda logits: exact(logits[:, [true, false]]))  # type: ignore[arg-type]
+        difference: Float[np.ndarray, " pair"] = (logits[:, 0] - logits[:, 1]).numpy()
         return difference
 
     return PairAnswers(

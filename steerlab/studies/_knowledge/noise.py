@@ -36,6 +36,7 @@ from steerlab.activations.measures import LogProbability
 from steerlab.datasets import Statement, StatementSet
 from steerlab.errors import DatasetError, SiteError
 from steerlab.models import LanguageModel, Prompt, Site, Span
+from steerlab.models.laws import exact
 from steerlab.models.positions import overlapping
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_curve, bootstrap_mean
@@ -211,7 +212,9 @@ def _ends_in_object(item: Statement) -> bool:
 
 def _known(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
     """Facts whose right word is the model's own first choice."""
-    words = model.logits([fact.prompt for fact in facts]).argmax(dim=-1).tolist()
+    words = model.logits(
+        [fact.prompt for fact in facts], reduce=lambda logits: logits.argmax(dim=-1)
+    ).tolist()
     return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
 
 
@@ -344,8 +347,11 @@ def _severed(
 
 
 def _clean(model: LanguageModel, facts: Sequence[Fact], measure: str) -> Float[np.ndarray, " fact"]:
-    law = model.logits([fact.prompt for fact in facts]).double().log_softmax(dim=-1)
-    right = law.numpy()[np.arange(len(facts)), [fact.answer for fact in facts]]
+    words = [fact.answer for fact in facts]
+    law = model.logits(
+        [fact.prompt for fact in facts], reduce=lambda logits: exact(logits).log_softmax(dim=-1)[:, words]
+    )
+    right: Float[np.ndarray, " fact"] = law.numpy().diagonal()
     return right if measure == "log-probability" else np.exp(right)
 
 

@@ -69,8 +69,8 @@ class Task:
 
     def accuracy(self, model: LanguageModel) -> Estimate:
         """Share of statements labelled right, as the model stands."""
-        logits = model.logits(self.prompts)
-        answers = (logits[:, self.tokens[0]] > logits[:, self.tokens[1]]).numpy()
+        true, false = self.tokens
+        answers = model.logits(self.prompts, reduce=lambda logits: logits[:, true] > logits[:, false]).numpy()
         return proportion(answers == np.array(self.labels), clusters=np.array(self.clusters))
 
 

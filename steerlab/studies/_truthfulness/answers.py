@@ -27,7 +27,7 @@ from torch import Tensor
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
-from steerlab.models.prompts import batches_by_length
+from steerlab.models.batches import run_in_batches
 from steerlab.readouts.questions import QUESTION_END, Plan, question
 from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record
@@ -137,8 +137,9 @@ class Examinee:
         """
         log_odds = torch.empty(len(prompts), 2, dtype=torch.float64)
         different = list(dict.fromkeys(prompts))
-        length = dict(zip(different, self.model.tokenize(different).lengths, strict=True))
-        for batch in batches_by_length([length[prompt] for prompt in prompts], _BUDGET[self.words.scored]):
+        length = dict(zip(different, self.model.lengths(different), strict=True))
+
+        def read(batch: list[int]) -> None:
             part = [prompts[row] for row in batch]
             edit = None
             if shifts is not None:
@@ -146,6 +147,8 @@ class Examinee:
                     {site: rows[batch] for site, rows in shifts.items()}, at or Span(QUESTION_END)
                 )
             log_odds[batch] = self._scores(part, edit).cpu()
+
+        run_in_batches(read, [length[prompt] for prompt in prompts], _BUDGET[self.words.scored])
         scores: Float[np.ndarray, "row 2"] = log_odds.numpy()
         return scores
 
