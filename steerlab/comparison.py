@@ -27,6 +27,7 @@ from steerlab.showing import html_table
 if TYPE_CHECKING:
     from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
+    from steerlab.models.metering import Spent
     from steerlab.studies import Pair
 
 
@@ -104,6 +105,8 @@ def compare(
         RunError: another process writes `out`, or the run there was made with something else.
         KeyboardInterrupt: passes through with the finished studies stored.
     """
+    from steerlab.models.metering import metered
+
     chosen = known_studies(studies)
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
     _require_read({"statements": statements, "requests": requests, "questions": questions}, chosen)
@@ -129,8 +132,9 @@ def compare(
                     continue
                 announce(f"{name}: running")
                 started = time.perf_counter()
-                result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
-                _store(folder, manifest, result, time.perf_counter() - started)
+                with metered(pair.by_name) as spent:
+                    result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
+                _store(folder, manifest, result, time.perf_counter() - started, spent)
             return _finish(folder, manifest)
         except KeyboardInterrupt:
             manifest.status = "interrupted"
@@ -198,6 +202,7 @@ def run_alone(
     Raises:
         RunError: `out` holds another run, or cannot be written.
     """
+    from steerlab.models.metering import metered
     from steerlab.opening import load as load_any
 
     RunFolder(Path(out)).require_free(resume=False, overwrite=overwrite)
@@ -211,10 +216,11 @@ def run_alone(
             for role, model in models.items()
         }
         started = time.perf_counter()
-        result, read = study(roles)
+        with metered(roles) as spent:
+            result, read = study(roles)
         manifest = _manifest(roles, read, {"studies": [result.study], **configuration})
         folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
-        _store(folder, manifest, result, time.perf_counter() - started)
+        _store(folder, manifest, result, time.perf_counter() - started, spent)
         return _finish(folder, manifest)
 
 
@@ -333,16 +339,34 @@ def _finished(folder: RunFolder, name: str, announce: Callable[[str], None]) -> 
     return True
 
 
-def _store(folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: float) -> None:
+def _store(
+    folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: float, spent: Mapping[str, Spent]
+) -> None:
     for name, direction in result.artefacts().items():
         folder.write_with(f"directions/{name}.safetensors", direction.save)
     folder.write_result(result.study, result.to_dict())
     manifest.timings[result.study] = round(seconds, 2)
+    manifest.costs[result.study] = _costs(spent, seconds)
     # A study that is made again may have taken more before.
     before = manifest.peak_memory.get(result.study, {})
     now = {kind: max(taken, before.get(kind, 0.0)) for kind, taken in peak_memory().items()}
     manifest.peak_memory[result.study] = {**before, **now}
     folder.write_manifest(manifest)
+
+
+def _costs(spent: Mapping[str, Spent], seconds: float) -> dict[str, float]:
+    """Tokens of each model, and the seconds inside and outside of the models; for a manifest."""
+    tokens = {
+        f"{role} {what}": float(getattr(own, what))
+        for role, own in spent.items()
+        for what in ("read", "generated", "patched", "unembedded")
+    }
+    inside = sum(own.seconds for own in spent.values())
+    return {
+        **tokens,
+        "seconds in the models": round(inside, 2),
+        "seconds outside": round(max(0.0, seconds - inside), 2),
+    }
 
 
 def _finish(folder: RunFolder, manifest: Manifest) -> Run:

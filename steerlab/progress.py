@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from steerlab.showing import visible
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -35,6 +37,7 @@ def track(iterable: Iterable[T], description: str, total: int | None = None) -> 
     if not watched():
         yield from iterable
         return
+    description = visible(description)
     if _display is not None:
         yield from _inner(_display, iterable, description, total)
         return
@@ -52,7 +55,7 @@ def counting(description: str | None, total: int) -> Iterator[Callable[[int], No
         yield lambda more: None
         return
     with _outermost() if _display is None else nullcontext(_display) as display:
-        task = display.add_task(description, total=total)
+        task = display.add_task(visible(description), total=total)
         try:
             yield lambda more: display.advance(task, more)
         finally:

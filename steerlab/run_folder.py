@@ -46,6 +46,8 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     hardware: dict[str, str | int]
     timings: dict[str, float] = Field(default_factory=dict)
+    #: Tokens that went through each model in each study, and the seconds inside and outside of the models.
+    costs: dict[str, dict[str, float]] = Field(default_factory=dict)
     #: MiB the process (and the GPU) had taken at most by the end of each study.
     peak_memory: dict[str, dict[str, float]] = Field(default_factory=dict)
 
@@ -115,6 +117,7 @@ class RunFolder:
                 folder._require_same(manifest)
                 stored = folder.manifest()
                 manifest.timings.update(stored.timings)
+                manifest.costs.update(stored.costs)
                 manifest.peak_memory.update(stored.peak_memory)
             else:
                 folder._attempt(folder._clear)

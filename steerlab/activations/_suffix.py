@@ -22,6 +22,7 @@ from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.edits import Edit
 from steerlab.models.hooks import attach
 from steerlab.models.memory import is_out_of_memory
+from steerlab.models.metering import patching
 from steerlab.models.modes import evaluating
 
 #: How much of a run is left out: tokens and blocks before the change, only blocks, or nothing.
@@ -113,6 +114,7 @@ def finish(
     tokens = rows_of(kept.tokens, rows.tolist())
     with ExitStack() as stack:
         stack.enter_context(model.lock)
+        stack.enter_context(patching())
         if start != WHOLE:
             stack.enter_context(skipped(model, kept.forms[:start]))
             entry = kept.streams[start][rows.to(kept.streams[start].device), column - kept.first :]

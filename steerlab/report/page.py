@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 LONG_TABLE = 14
 """Tables with more rows start folded."""
 
-_MANIFEST_ORDER = ("models", "data", "configuration", "versions", "hardware", "timings", "peak_memory")
+_MANIFEST_ORDER = (
+    "models",
+    "data",
+    "configuration",
+    "versions",
+    "hardware",
+    "timings",
+    "costs",
+    "peak_memory",
+)
 
 
 def write_report(
