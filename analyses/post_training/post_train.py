@@ -114,7 +114,7 @@ def train(base: Path, name: str) -> None:
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
-            history.append((float(answered), float(kept)))
+            history.append((answered.item(), kept.item()))
         last = history[-len(history) // (epoch + 1) :]
         told = ", ".join(f"{sum(column) / len(last):.3f}" for column in zip(*last, strict=True))
         seconds = time.perf_counter() - started

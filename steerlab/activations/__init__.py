@@ -14,7 +14,7 @@ from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.patches import Cell, StatePatch, window
 from steerlab.activations.patching import Cost, Patched, PatchResult, PatchSweep
 from steerlab.activations.reading import capture
-from steerlab.activations.sources import Mapped, Mean, Noise, RandomShift, Run, Source, Zero
+from steerlab.activations.sources import Mapped, Mean, Noise, RandomShift, Run, Shift, Source, Zero
 from steerlab.activations.states import Activations
 from steerlab.activations.sweep import Recording, record, sweep
 from steerlab.old_names import old_names
@@ -40,6 +40,7 @@ __all__ = [
     "RandomShift",
     "Recording",
     "Run",
+    "Shift",
     "Source",
     "StatePatch",
     "Zero",

@@ -94,6 +94,20 @@ class Mean(Given):
         return "mean " + _hash_of(self._vectors)
 
 
+class Shift(Mean):
+    """A vector a site that is added to the run's own states: steering, as a patch.
+
+    Raises:
+        SteeringError: while running, a site without a vector.
+    """
+
+    adds: ClassVar[bool] = True
+
+    def identity(self) -> str:
+        """A hash of its vectors."""
+        return "shift " + _hash_of(self._vectors)
+
+
 class Noise(Given):
     """Gaussian noise added to the run's own states; the same for one prompt and token in every run of a sweep.
 

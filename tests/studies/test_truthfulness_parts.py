@@ -16,9 +16,10 @@ from steerlab import datasets
 from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs, DifferenceInMeans, LogisticProbe, MassMean, PcaReader, Ttpd
 from steerlab.errors import DirectionError, PromptError, SiteError
-from steerlab.models import LanguageModel, Last, Prompt, load_model
+from steerlab.models import LanguageModel, Last, Prompt, Site, Span, load_model
+from steerlab.models.metering import metered
 from steerlab.readouts.agreement import agreement_by_layer, centre
-from steerlab.readouts.questions import plan, question
+from steerlab.readouts.questions import ANSWER_SITE, QUESTION_END, plan, question
 from steerlab.studies import truthfulness
 from steerlab.studies._truthfulness.answers import Examinee, Words, choose_shots, label_accuracy, words_for
 from steerlab.studies._truthfulness.geometry import refitted
@@ -358,3 +359,31 @@ def _log_probability(model: LanguageModel, prompt: Prompt, word: str, words: tup
     with torch.no_grad():
         law = model.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     return float(sum(law[place - 1, ids[place]] for place in range(same, len(ids))))
+
+
+@pytest.mark.parametrize("place", [ANSWER_SITE, QUESTION_END])
+def test_steering_from_the_first_shifted_token_on_is_steering_of_the_whole_prompt(
+    spoken: LanguageModel, place: str
+) -> None:
+    """Against whole passes with the vectors added by a hook; statements of several lengths behind labelled lines."""
+    statements = [datasets.statements()[n] for n in (0, 1, 130, 400, 401)]
+    prompts = [question(one, tuple(statements[:2]), (" TRUE", " FALSE")) for one in statements]
+    words = words_for(spoken, (" TRUE", " FALSE"), prompts)
+    assert words.scored == "single tokens"
+    examinee = Examinee("base", spoken, words, ())
+    generator = torch.Generator().manual_seed(0)
+    shifts = {
+        Site("resid_post", layer): torch.randn(3, len(prompts), spoken.d_model, generator=generator)
+        for layer in (0, 1)
+    }
+    with metered({"model": spoken}) as spent:
+        found = examinee.steered(prompts, shifts, Span(place))
+    flat = {site: vectors.flatten(0, 1) for site, vectors in shifts.items()}
+    with metered({"model": spoken}) as whole:
+        right = examinee.answers(prompts * 3, flat, Span(place))[:, 0].reshape(3, -1)
+    plain = examinee.answers(prompts)[:, 0]
+    assert np.abs(right - plain).max() > 1e-3 * np.abs(plain).max()
+    close(found, right, rtol=1e-3)
+    assert (
+        spent["model"].patched + spent["model"].read * spoken.n_layers < whole["model"].read * spoken.n_layers
+    )

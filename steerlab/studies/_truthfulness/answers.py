@@ -20,11 +20,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from steerlab.activations import PatchSweep, Shift, StatePatch
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
 from steerlab.models.batches import run_in_batches
@@ -152,13 +153,37 @@ class Examinee:
         scores: Float[np.ndarray, "row 2"] = log_odds.numpy()
         return scores
 
+    def steered(
+        self, prompts: Sequence[Prompt], shifts: Shifts, at: Selector
+    ) -> Float[np.ndarray, "variant row"]:
+        """PD of each prompt with each variant's vectors added to every token that `at` selects.
+
+        shifts: [variant, prompt, width] by site. What lies before the first shifted token and block runs once.
+        """
+        n = next(iter(shifts.values())).shape[0]
+        if self.words.tokens is None or self.model.is_remote:
+            flat = {site: vectors.flatten(0, 1) for site, vectors in shifts.items()}
+            whole: Float[np.ndarray, "variant row"] = self.answers(list(prompts) * n, flat, at)[:, 0]
+            return whole.reshape(n, -1)
+        asked = self.model.tokenize(prompts)
+        cells = []
+        for row in range(len(prompts)):
+            places = tuple(at.resolve(asked, row))
+            sources = [
+                Shift({site: own[variant, row] for site, own in shifts.items()}) for variant in range(n)
+            ]
+            cells.append([tuple(StatePatch(site, places, source) for site in shifts) for source in sources])
+        found = PatchSweep(self.model, prompts, cells, _Certainty(*self.words.tokens)).run()
+        pd: Float[np.ndarray, "variant row"] = found.values.T
+        return pd
+
     def _scores(self, prompts: list[Prompt], edit: _RowShift | None) -> Float[Tensor, "row 2"]:
         steered = nullcontext() if edit is None else self.model.steering(edit)
         with steered:
             if self.words.tokens is not None:
                 logits = self.model.run(self.model.tokenize(prompts), logits="last")
                 assert logits is not None
-                both = logits.double().log_softmax(dim=-1)[:, list(self.words.tokens)]
+                both = logits.log_softmax(dim=-1)[:, list(self.words.tokens)].double()
             else:
                 both = torch.stack(self._sequences(prompts), dim=1)
         return torch.stack([both[:, 0].exp() - both[:, 1].exp(), both[:, 0] - both[:, 1]], dim=1)
@@ -246,6 +271,24 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
     return same
+
+
+class _Certainty:
+    """PD: the probability of one word minus that of another."""
+
+    tokens: Int[Tensor, "prompt k"] | None = None
+
+    def __init__(self, true: int, false: int) -> None:
+        self._words = [true, false]
+
+    def __call__(
+        self, logits: Float[Tensor, "row vocab"], prompts: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        both = logits.log_softmax(dim=-1)[:, self._words].exp()
+        return both[:, 0] - both[:, 1]
+
+    def identity(self) -> str:
+        return f"certainty {self._words}"
 
 
 class _RowShift:

@@ -213,23 +213,14 @@ def _steered(
     window: Window,
     at: Selector,
 ) -> Float[np.ndarray, "variant row"]:
-    """PD with each variant's vectors [layer of the window, width] subtracted from true, added to false statements.
-
-    All variants of all statements are rows of the same batches.
-    """
+    """PD with each variant's vectors [layer of the window, width] subtracted from true, added to false statements."""
     signs = np.where(plan.labels[rows], -1.0, 1.0)
     stacked = np.stack(variants)
     shifts = {
-        Site("resid_post", layer): torch.from_numpy(
-            (stacked[:, None, number] * signs[None, :, None]).reshape(-1, stacked.shape[2])
-        ).float()
+        Site("resid_post", layer): torch.from_numpy(stacked[:, None, number] * signs[None, :, None]).float()
         for number, layer in enumerate(range(window[0], window[1] + 1))
     }
-    prompts = target.prompts(plan, rows, shots) * len(variants)
-    pd: Float[np.ndarray, "variant row"] = target.answers(prompts, shifts, at)[:, 0].reshape(
-        len(variants), -1
-    )
-    return pd
+    return target.steered(target.prompts(plan, rows, shots), shifts, at)
 
 
 def _steer_one(
