@@ -182,6 +182,7 @@ class Checkpoint:
         template: Template = "auto",
         system: str | None = None,
         response: str = "",
+        think: bool | None = None,
         **options: Any,
     ) -> Prompt:
         """A user's text in the form the model answers to.
@@ -191,6 +192,10 @@ class Checkpoint:
                 `User: {text}\\nAssistant:`, "none" the text alone; "auto" takes the chat template if there is one.
             system: a system message.
             response: the opening of the answer, put after the template.
+            think: whether the model may think before it answers. With False the thinking block is closed and empty
+                (`enable_thinking=False` where the template reads it, else behind the tag that it opens), so that the
+                next token is the answer's; by default True without a `response`. `enable_thinking` in the options goes
+                before.
             options: what the chat template reads beside the messages (`enable_thinking=False`, `tools=[...]`); those in
                 `model.chat_options` hold for every prompt.
 
@@ -204,6 +209,7 @@ class Checkpoint:
             template=template,
             system=system,
             response=response,
+            think=think,
             options={**self.chat_options, **options},
         )
 

@@ -44,6 +44,11 @@ class Prompt:
         if not isinstance(self.text, str):
             raise PromptError(f"A prompt's text is {kind_of(self.text)}; give a string.")
 
+    @property
+    def asked(self) -> str:
+        """The user's words where the prompt marks them, else its whole text."""
+        return self.text[slice(*self.spans.get("instruction", (0, len(self.text))))]
+
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
     """The prompt itself; a plain string becomes `Prompt(text)`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from steerlab.errors import PromptError, kind_of
 from steerlab.models.prompts import Prompt, Template
+from steerlab.models.thinking import closed
 
 _SENTINEL = "\u2063steerlab\u2063"
 
@@ -21,6 +22,7 @@ def render(
     template: Template = "auto",
     system: str | None = None,
     response: str = "",
+    think: bool | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """Put a user's text into the form the model answers to; see `LanguageModel.instruction_prompt`."""
@@ -35,7 +37,8 @@ def render(
     if template == "chat" and not has_chat:
         raise PromptError("The tokenizer has no chat template; use template='plain' or 'none'.")
     if template == "chat" or (template == "auto" and has_chat):
-        return _chat(tokenizer, text, system, response, options or {})
+        think = not response if think is None else think
+        return _chat(tokenizer, text, system, response, think, options or {})
     head = f"{system}\n\n" if system else ""
     if template == "none":
         return _join(head, text, "", response, special=False, template="none")
@@ -74,7 +77,12 @@ def has_chat_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def _chat(tokenizer: Any, text: str, system: str | None, response: str, options: Mapping[str, Any]) -> Prompt:
+def _chat(
+    tokenizer: Any, text: str, system: str | None, response: str, think: bool, options: Mapping[str, Any]
+) -> Prompt:
+    asked = "enable_thinking" in options  # then the caller decides, and nothing is closed
+    if not think and not asked and "enable_thinking" in str(tokenizer.chat_template):
+        options = {**options, "enable_thinking": False}
     before, after = _around(tokenizer, system, options)
     rendered = _apply_template(tokenizer, text, system, options)
     inner = rendered[len(before) : len(rendered) - len(after)]
@@ -85,6 +93,8 @@ def _chat(tokenizer: Any, text: str, system: str | None, response: str, options:
             raise PromptError("The chat template does not keep the instruction's text; use template='plain'.")
         inner = text.strip()
         before, after = rendered[:start], rendered[start + len(inner) :]
+    if not think and not asked:
+        after = closed(after)
     special = bool(tokenizer.bos_token) and rendered.startswith(tokenizer.bos_token)
     return _join(before, inner, after, response, special=special, template="chat")
 
