@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
+from numpy.typing import ArrayLike
 
 from steerlab.errors import SteerlabError, kind_of
 from steerlab.record import Record
@@ -73,17 +74,19 @@ class JudgeAgreement(Record):
     kappa: Number
 
 
-def agreement_of(judged: Bool[np.ndarray, " row"], phrases: Bool[np.ndarray, " row"]) -> JudgeAgreement:
-    """What a judge and the phrases said of the same answers, one row an answer."""
+def agreement_of(
+    judged: Bool[np.ndarray, " row"], phrases: Bool[np.ndarray, " row"], clusters: ArrayLike | None = None
+) -> JudgeAgreement:
+    """What a judge and the phrases said of the same answers; rows of one cluster are no new evidence."""
     from sklearn.metrics import cohen_kappa_score
 
     # sklearn divides nought by nought here, with a warning
     constant = len({*judged.tolist(), *phrases.tolist()}) == 1
     return JudgeAgreement(
         n=len(judged),
-        judged=proportion(judged),
-        phrases=proportion(phrases),
-        same=proportion(judged == phrases),
+        judged=proportion(judged, clusters=clusters),
+        phrases=proportion(phrases, clusters=clusters),
+        same=proportion(judged == phrases, clusters=clusters),
         kappa=float("nan") if constant else float(cohen_kappa_score(judged, phrases)),
     )
 

@@ -78,7 +78,8 @@ class Verdicts:
     """What a model did with each prompt [row].
 
     refused: by the judge where there is one, else by the phrases. phrases: by them in any case. start, anywhere: by
-    each published rule. gibberish: wrote no language. unfinished: never ended its thinking block. odds: of the first token.
+    each published rule. gibberish: wrote no language. unfinished: never ended its thinking block. odds: of the
+    first token.
     """
 
     refused: Bool[np.ndarray, " row"]
