@@ -55,6 +55,7 @@ _FINALISTS = 6
 _PUBLISHED_FLOORS = (1e-8, 1e-6)  # inside the logarithms of the log-odds and of the KL
 
 
+# Long: most of it documents its options.
 def select_direction(
     model: LanguageModel,
     train: ContrastSet,

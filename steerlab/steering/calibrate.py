@@ -129,6 +129,7 @@ class Calibration(Record):
         return self.chosen
 
 
+# Long: most of it documents its options.
 def calibrate(
     model: LanguageModel,
     candidates: Intervention | Dose | Mapping[str, Intervention | Dose],
