@@ -33,10 +33,11 @@ from steerlab.models.finite import FiniteLogits, all_finite, not_finite
 from steerlab.models.function_edit import StateFunction, edited
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
+from steerlab.models.messages import is_conversation
 from steerlab.models.modes import evaluating
 from steerlab.models.positions import All, Selector
 from steerlab.models.program import Applied
-from steerlab.models.prompts import Prompt, Template, Tokens
+from steerlab.models.prompts import Conversation, Prompt, PromptsGiven, Template, Tokens
 from steerlab.models.sites import Site, SitesGiven
 from steerlab.models.steering import steering
 
@@ -156,7 +157,7 @@ class LanguageModel(Checkpoint):
 
     def logits(
         self,
-        texts: str | Prompt | Iterable[str | Prompt] | Tokens,
+        texts: PromptsGiven | Tokens,
         *,
         last_only: bool = True,
         token_budget: int = TOKEN_BUDGET,
@@ -164,7 +165,7 @@ class LanguageModel(Checkpoint):
         """Logits of the next token, float32 on the CPU.
 
         Args:
-            texts: prompts in any number, or one tokenised batch.
+            texts: prompts or conversations in any number, or one tokenised batch.
             last_only: `[batch, vocab]` after each prompt's last token; otherwise `[batch, position, vocab]`
                 at every column of one padded batch (of `tokenize(texts)` for prompts).
             token_budget: padded tokens in one forward pass.
@@ -174,7 +175,7 @@ class LanguageModel(Checkpoint):
             result = self.run(tokens, logits="last" if last_only else "all")
             assert result is not None
             return result.cpu()
-        texts = prompts.as_prompts(texts)
+        texts = self.as_prompts(texts)
         lengths = self.tokenize(texts).lengths
         rows = torch.empty(len(lengths), self.vocab_size)
         for batch in prompts.batches_by_length(lengths, token_budget):
@@ -184,7 +185,7 @@ class LanguageModel(Checkpoint):
     @overload
     def generate(  # type: ignore[overload-overlap]  # a text is an iterable of texts
         self,
-        texts: str | Prompt,
+        texts: str | Prompt | Conversation,
         *,
         max_new_tokens: int = ...,
         do_sample: bool = ...,
@@ -199,7 +200,7 @@ class LanguageModel(Checkpoint):
     @overload
     def generate(
         self,
-        texts: Iterable[str | Prompt],
+        texts: Iterable[str | Prompt | Conversation],
         *,
         max_new_tokens: int = ...,
         do_sample: bool = ...,
@@ -213,7 +214,7 @@ class LanguageModel(Checkpoint):
 
     def generate(
         self,
-        texts: str | Prompt | Iterable[str | Prompt],
+        texts: PromptsGiven,
         *,
         max_new_tokens: int = NEW_TOKENS,
         do_sample: bool = False,
@@ -227,7 +228,8 @@ class LanguageModel(Checkpoint):
         """Continue each prompt, in prompt order; ends at any of the model's end tokens or its context.
 
         Args:
-            texts: one text or prompt gives one `Generation`, a list of them a list.
+            texts: one text, prompt or conversation (a list of chat messages) gives one `Generation`, a list of them a
+                list.
             max_new_tokens: the longest continuation.
             do_sample: sample from the (tempered, nucleus-cut) law; otherwise greedy.
             seed: draw from a random state of this call's own and leave the global one alone.
@@ -241,7 +243,7 @@ class LanguageModel(Checkpoint):
         """
         written = generation.generate(
             self,
-            prompts.as_prompts(texts),
+            self.as_prompts(texts),
             max_new_tokens=max_new_tokens,
             do_sample=do_sample,
             temperature=temperature,
@@ -251,11 +253,11 @@ class LanguageModel(Checkpoint):
             assistant=assistant,
             token_budget=token_budget,
         )
-        return written[0] if isinstance(texts, str | Prompt) else written
+        return written[0] if isinstance(texts, str | Prompt) or is_conversation(texts) else written
 
     def ask(
         self,
-        question: str,
+        question: str | Conversation,
         *,
         max_new_tokens: int = NEW_TOKENS,
         template: Template = "auto",
@@ -265,7 +267,7 @@ class LanguageModel(Checkpoint):
         """The model's answer to one question, asked in its own template: greedy, and steered inside `steering`.
 
         Args:
-            question: a user's text.
+            question: a user's text, or the messages of a conversation.
             max_new_tokens: the longest answer.
             template: as in `instruction_prompt`.
             system: a system message.
@@ -278,17 +280,20 @@ class LanguageModel(Checkpoint):
         Raises:
             PromptError: something that is not one text, or as `instruction_prompt`.
         """
-        if not isinstance(question, str):
+        if isinstance(question, str):
+            prompt = self.instruction_prompt(question, template=template, system=system)
+        elif is_conversation(question):
+            prompt = self.conversation_prompt(question, template=template, system=system)
+        else:
             raise PromptError(
-                f"One question is asked as a text, not as {kind_of(question)}; for several give "
+                f"One question is asked as a text or a conversation, not as {kind_of(question)}; for several give "
                 "model.generate a list of model.instruction_prompt(...)."
             )
-        prompt = self.instruction_prompt(question, template=template, system=system)
         return self.generate(prompt, max_new_tokens=max_new_tokens, **options).text.strip()
 
     def stream(
         self,
-        text: str | Prompt,
+        text: str | Prompt | Conversation,
         *,
         max_new_tokens: int,
         do_sample: bool = False,
@@ -307,7 +312,7 @@ class LanguageModel(Checkpoint):
         """
         return streaming.stream(
             self,
-            text,
+            self.as_prompts(text)[0],
             max_new_tokens=max_new_tokens,
             do_sample=do_sample,
             temperature=temperature,

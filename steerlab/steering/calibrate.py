@@ -290,7 +290,7 @@ def _measure(
     def judged(
         model: LanguageModel, prompts: Sequence[str | Prompt]
     ) -> tuple[Estimate, JudgeAgreement | None]:
-        given = [as_prompt(prompt) for prompt in prompts]
+        given = [as_prompt(prompt) for prompt in model.as_prompts(prompts)]
         written = model.generate(given, max_new_tokens=max_new_tokens)
         said = [answer_in(model, *pair) for pair in zip(given, written, strict=True)]
         refused = by_judge(asked, [prompt.asked for prompt in given], said)
