@@ -65,6 +65,13 @@ def answer_in(model: LanguageModel, prompt: Prompt, written: Generation) -> str 
     return answer
 
 
+def thinking_before_answers(model: LanguageModel) -> Thinking:
+    """What stands of a thinking block in the model's own chat prompts where an answer's first token is read."""
+    if not model.has_chat_template:
+        return "none"
+    return thinking_in(model.instruction_prompt("What is a cat?", template="chat", think=False).text)
+
+
 # -- private --
 
 
