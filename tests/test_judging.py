@@ -116,6 +116,7 @@ def test_a_selection_by_a_judge_says_so(model: LanguageModel) -> None:
     judged = select_direction(model, requests, judge=Rule())
     assert (plain.judge, plain.agreement) == (None, None)
     assert judged.judge == "Rule"
+    assert "judged by Rule" in repr(judged)
     assert judged.agreement is not None
     assert judged.agreement.n == len(requests.split("val").positive) + len(requests.split("val").negative)
     assert judged.agreement.same.value == 1

@@ -145,7 +145,8 @@ class Selection(Record):
 
     def __repr__(self) -> str:
         place = f"layer {self.chosen.layer}, position {self.chosen.position} ({self.token!r})"
-        return f"Selection({place} of {len(self.candidates)} candidates in {self.model}, {self.rule})"
+        said = f"; judged by {self.judge}" if self.judge else ""
+        return f"Selection({place} of {len(self.candidates)} candidates in {self.model}, {self.rule}{said})"
 
     def _repr_html_(self) -> str:
         names = ("layer", "position", "bypass", "induce", "kl", "separation")

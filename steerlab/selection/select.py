@@ -33,7 +33,7 @@ from steerlab.errors import DatasetError, SteerlabError
 from steerlab.judging import RefusalJudge, agreement_of, judge_name
 from steerlab.models import LanguageModel, Prompt
 from steerlab.models.prompts import Template
-from steerlab.readouts.refusals import Judge, Verdicts, difference, refusal_tokens
+from steerlab.readouts.refusals import NEW_TOKENS, Judge, Verdicts, difference, refusal_tokens
 from steerlab.readouts.requests import Reading, Split, differences, direction_at, read
 from steerlab.selection.candidates import (
     INDUCE_BOUND,
@@ -66,6 +66,7 @@ def select_direction(
     scores: Literal["needed", "all"] = "needed",
     template: Template = "auto",
     judge: RefusalJudge | None = None,
+    max_new_tokens: int = NEW_TOKENS,
     seed: int = 0,
 ) -> Selection:
     """Choose the direction of a contrast between two kinds of prompts; see the module for candidates and rules.
@@ -83,6 +84,7 @@ def select_direction(
         template: how prompts are rendered; a thinking block that the template opens is closed.
         judge: says of (request, answer) whether it is the expected answer (a refusal), in place of phrases and
             `tokens`; the selection has its name and its agreement with the phrases.
+        max_new_tokens: of the answers that phrases or a judge look at.
         seed: of the answers sampled to learn what the model's own language looks like.
 
     Raises:
@@ -108,7 +110,9 @@ def select_direction(
             )
         scored = Judge(model, tuple(known), float("inf"))
     else:
-        scored = Judge.of(model, rendered[1].prompts, list(known), seed, judge=judge)
+        scored = Judge.of(
+            model, rendered[1].prompts, list(known), seed, judge=judge, new_tokens=max_new_tokens
+        )
         unsteered = [scored.verdicts(part) for part in rendered[1].kinds]
         positive, negative = (proportion(expected(verdicts, by_tokens)) for verdicts in unsteered)
         refuses = difference(positive, negative).low > 0

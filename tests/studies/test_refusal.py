@@ -295,10 +295,11 @@ def test_a_judge_decides_and_its_agreement_with_the_phrases_is_told(
         asked.append((prompt, answer))
         return "cannot" in answer and len(asked) % 2 == 0
 
-    result = refusal(pair, planted.requests(), judge=hears_nothing, **UNPRICED)
+    result = refusal(pair, planted.requests(), judge=hears_nothing, max_new_tokens=14, **UNPRICED)
+    assert result.setting.new_tokens == 14
     assert result.judge is not None
     assert result.judge.endswith("hears_nothing")
-    assert len(asked) / 2 <= len(set(asked)) <= len(asked)  # once in each model
+    assert len(asked) == len(set(asked))  # once, though both models are asked the same
     post = result.agreements["post"]
     assert post.n == 2 * result.setting.test
     unsteered = [one for one in result.outcomes if (one.model, one.intervention) == ("post", "none")]

@@ -10,12 +10,13 @@ of the model that is steered, so that every direction added to it has the same l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from steerlab.datasets import ContrastSet, StatementSet, StudyData
 from steerlab.errors import DatasetError
-from steerlab.judging import JudgeAgreement, RefusalJudge, agreement_of, judge_name
+from steerlab.judging import JudgeAgreement, RefusalJudge, agreement_of, asked_once, judge_name
 from steerlab.models import LanguageModel
 from steerlab.models.thinking import thinking_in
 from steerlab.progress import track
@@ -84,6 +85,7 @@ def refusal(
     plain_text: Sequence[str] | None = None,
     statements: StatementSet | None = None,
     judge: RefusalJudge | None = None,
+    max_new_tokens: int | None = None,
 ) -> RefusalResult:
     """Compare the refusal directions of a pair of models on harmful and harmless requests with splits.
 
@@ -102,6 +104,8 @@ def refusal(
         statements: labelled statements of the task that steering should leave alone, likewise.
         judge: says of (request, answer) whether it was refused, asked once for each. Its word then decides in place of
             the phrases, whose share stands beside it with the agreement of the two; the result has its name.
+        max_new_tokens: of each answer; by default as many as the phrases need (12, published 16). A judge that reads
+            what was answered may want more.
 
     Returns:
         The result; its `artefacts()` are the two `Direction`s (every layer, at the chosen position).
@@ -112,6 +116,8 @@ def refusal(
     """
     check_options("The refusal study", size=size, preset=preset, presets=METHODS)
     amount, method = _AMOUNTS[size], METHODS[preset]
+    method = replace(method, new_tokens=max_new_tokens or method.new_tokens)
+    judge = None if judge is None else asked_once(judge)  # of an answer that both models give, too
     pair = Pair.of(pair)
     data = StudyData.of(data, "requests", pair.topics).with_own(plain_text=plain_text, statements=statements)
     requests = data.requests
@@ -242,7 +248,7 @@ def _setting(
         train=len(splits["train"].positive),
         val=len(splits["val"].positive),
         test=len(splits["test"].positive),
-        new_tokens=METHODS[preset].new_tokens,
+        new_tokens=subjects[0].method.new_tokens,
         preset=preset,
         kinds=(requests.positive_name, requests.negative_name),
     )
