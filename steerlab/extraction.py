@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from steerlab.activations import capture
@@ -23,6 +24,7 @@ from steerlab.directions.held_out import FOLDS, groups_by_class
 from steerlab.directions.registry import estimator_of
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt, Selector
+from steerlab.models.messages import is_conversation, plain_messages
 
 if TYPE_CHECKING:
     from steerlab.datasets import ContrastSet, StatementSet
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from steerlab.models.prompts import Template
 
 Layers = str | int | Sequence[int]
+_CELLS = {"text", "prompt", "positive", "negative"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def extract(
     Args:
         model: a loaded model.
         positive: the texts that the direction points to, with `negative`; else everything that
-            `datasets.labelled_texts` reads: pairs, a contrast set, a file, a DataFrame, a Dataset.
+            `datasets.labelled_texts` reads: pairs, a contrast set, a file, a DataFrame, a Dataset. In lists, pairs and
+            rows a text may be a conversation (a list of chat messages), which is rendered whatever `template` says.
         negative: the other texts.
         estimator: an unfitted one, or its name ("lda").
         layers: "all", one number, several, or a text such as "4-8".
@@ -122,7 +126,10 @@ def own_prompts(
     given = positive if published is None else published
     if isinstance(given, StatementSet):
         return statement_prompts(model, given, template, groups=groups, label=label)
-    return _rendered(model, labelled_texts(given, negative, groups=groups, positive=label), template, given)
+    known: dict[str, Prompt] = {}
+    given, negative = (_said(model, part, known) for part in (given, negative))
+    data = labelled_texts(given, negative, groups=groups, positive=label)
+    return _rendered(model, data, template, given, known)
 
 
 def packaged_prompts(
@@ -288,13 +295,38 @@ def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Dire
     return direction.at(*sites)
 
 
+def _said(model: LanguageModel, given: Any, known: dict[str, Prompt]) -> Any:
+    """The same lists, pairs and rows with conversations as the texts said in them; `known` keeps the prompt of each.
+
+    The texts, without the template around them, are what matched and reworded prompts are told by.
+    """
+    if is_conversation(given):
+        prompt = model.conversation_prompt(given)
+        messages = plain_messages(given)
+        text = "\n".join(message["content"] for message in messages if message["role"] != "system")
+        name = text if known.get(text, prompt).text == prompt.text else prompt.text
+        known[name] = prompt
+        return name
+    if isinstance(given, list | tuple):
+        said = [_said(model, part, known) for part in given]
+        return tuple(said) if isinstance(given, tuple) else said
+    if type(given) is dict:
+        return {name: _said(model, part, known) if name in _CELLS else part for name, part in given.items()}
+    return given
+
+
 def _rendered(
-    model: LanguageModel, data: LabelledTexts, template: Template | None, given: Any
+    model: LanguageModel,
+    data: LabelledTexts,
+    template: Template | None,
+    given: Any,
+    conversations: Mapping[str, Prompt] = MappingProxyType({}),
 ) -> LabelledPrompts:
     """Requests are rendered and other texts read as they are, where no template is named."""
     chosen = template or ("auto" if {*data.names} == {"harmful", "harmless"} else "none")
     prompts = [
-        Prompt(text) if chosen == "none" else model.instruction_prompt(text, template=chosen)
+        conversations.get(text)
+        or (Prompt(text) if chosen == "none" else model.instruction_prompt(text, template=chosen))
         for text in data.texts
     ]
     known = getattr(given, "hash", data.hash)  # a set's own, where it is one

@@ -104,7 +104,9 @@ def require_readable(data: StudyData, models: Iterable[LanguageModel]) -> None:
             continue
         try:
             model.tokenize(
-                [model.instruction_prompt(text) for text in texts] if name == "requests" else texts
+                [model.instruction_prompt(text, think=False) for text in texts]
+                if name == "requests"
+                else texts
             )
         except PromptError as error:
             raise DatasetError(

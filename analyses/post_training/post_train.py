@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 import steerlab as sl
-from steerlab.readouts.refusals import contains_refusal
+from steerlab.judging import contains_refusal
 
 SETTINGS: dict[str, Any] = tomllib.loads((HERE / "post_training.toml").read_text("utf-8"))
 END = "<end_of_turn><eos>"

@@ -57,6 +57,7 @@ def capture_differences(
         )
     if not len(positives):
         raise PromptError("Differences need at least one pair of prompts.")
+    positives, negatives = model.as_prompts(positives), model.as_prompts(negatives)
     moments = Moments("scatter", classes=[DIFFERENCE], memory_budget=memory_budget)
     moments.belongs_to(model)
     wanted = sites_of(model, sites)

@@ -9,7 +9,7 @@ padding can see it, so the attention needs no mask.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -24,12 +24,12 @@ from steerlab.models import (
     LanguageModel,
     Last,
     Prompt,
+    PromptsGiven,
     SelectedTokens,
     Selector,
     Site,
     SitesGiven,
     Tokens,
-    as_prompts,
     require_selector,
     sites_of,
 )
@@ -42,7 +42,7 @@ _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does no
 @overload
 def capture(
     model: LanguageModel,
-    prompts: str | Prompt | Iterable[str | Prompt],
+    prompts: PromptsGiven,
     sites: SitesGiven,
     *,
     positions: Selector = ...,
@@ -57,7 +57,7 @@ def capture(
 @overload
 def capture(
     model: LanguageModel,
-    prompts: str | Prompt | Iterable[str | Prompt],
+    prompts: PromptsGiven,
     sites: SitesGiven,
     *,
     positions: Selector = ...,
@@ -71,7 +71,7 @@ def capture(
 
 def capture(
     model: LanguageModel,
-    prompts: str | Prompt | Iterable[str | Prompt],
+    prompts: PromptsGiven,
     sites: SitesGiven,
     *,
     positions: Selector = Last(),  # noqa: B008  # frozen
@@ -86,7 +86,7 @@ def capture(
     Inside ``model.steering(...)`` the steered states are read.
 
     Args:
-        prompts: one text or `Prompt`, or any number of them.
+        prompts: one text, `Prompt` or conversation (a list of chat messages), or any number of them.
         sites: where to read: "resid_post" (every layer), "resid_post.5", a `Site`, TransformerLens' name
             ("blocks.5.hook_resid_post"), or a list of them.
         positions: which tokens of each prompt; one that picks several gives several rows a prompt.
@@ -111,7 +111,7 @@ def capture(
         raise ModelError(
             f"States are read from a model of sl.load, not from {kind_of(model)}; give it first."
         )
-    prompts = as_prompts(prompts)
+    prompts = model.as_prompts(prompts)
     wanted = sites_of(model, sites)
     _check(prompts, wanted, positions, into, labels, token_budget)
     parts = _shown(_read(model, prompts, wanted, positions, token_budget), progress, len(prompts))

@@ -24,7 +24,7 @@ from steerlab.models.positions import (
     require_selector,
 )
 from steerlab.models.program import Applied, Count
-from steerlab.models.prompts import Prompt, SelectedTokens, Tokens, as_prompts
+from steerlab.models.prompts import Conversation, Prompt, PromptsGiven, SelectedTokens, Tokens, as_prompts
 from steerlab.models.sites import Site, SiteName, SitesGiven, site_of, sites_among, sites_of
 from steerlab.models.source import is_adapter
 from steerlab.old_names import old_names
@@ -34,6 +34,7 @@ __all__ = [
     "All",
     "Applied",
     "CheckRow",
+    "Conversation",
     "Count",
     "Edit",
     "EditCondition",
@@ -50,6 +51,7 @@ __all__ = [
     "OutputWeights",
     "Prompt",
     "PromptError",
+    "PromptsGiven",
     "SelectedTokens",
     "Selector",
     "SelfCheck",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NoReturn
@@ -16,7 +16,7 @@ from steerlab.models import prompts, templates, weights
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.offloaded import device_of
-from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
+from steerlab.models.prompts import Conversation, PaddingSide, Prompt, PromptsGiven, Template, Tokens
 from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
 from steerlab.models.tuners import weight_of
 from steerlab.showing import html_table
@@ -182,6 +182,7 @@ class Checkpoint:
         template: Template = "auto",
         system: str | None = None,
         response: str = "",
+        think: bool | None = None,
         **options: Any,
     ) -> Prompt:
         """A user's text in the form the model answers to.
@@ -191,6 +192,10 @@ class Checkpoint:
                 `User: {text}\\nAssistant:`, "none" the text alone; "auto" takes the chat template if there is one.
             system: a system message.
             response: the opening of the answer, put after the template.
+            think: whether the model may think before it answers. With False the thinking block is closed and empty
+                (`enable_thinking=False` where the template reads it, else behind the tag that it opens), so that the
+                next token is the answer's; by default True without a `response`. `enable_thinking` in the options goes
+                before.
             options: what the chat template reads beside the messages (`enable_thinking=False`, `tools=[...]`); those in
                 `model.chat_options` hold for every prompt.
 
@@ -204,41 +209,60 @@ class Checkpoint:
             template=template,
             system=system,
             response=response,
+            think=think,
             options={**self.chat_options, **options},
         )
 
     def conversation_prompt(
         self,
-        turns: Sequence[tuple[str, str]],
+        turns: Sequence[tuple[str, str]] | Conversation,
         *,
         template: Template = "auto",
         system: str | None = None,
+        think: bool | None = None,
         **options: Any,
     ) -> Prompt:
-        """Several turns, `("user", text)` and `("assistant", text)` in alternation, in the form the model answers to.
+        """Several turns in the form the model answers to: `("user", text)` and `("assistant", text)` in alternation, or
+        chat messages, `[{"role": "user", "content": "…"}]`.
 
-        Templates are those of `instruction_prompt`; "none" is "plain", since bare texts would not tell who speaks.
+        Messages go to the template as they are: a system's first, tools' with their keys; parts of a content
+        (`{"type": "text", "text": "…"}`) are joined. One that ends with an assistant's message is continued there. The
+        last user's text is the span "instruction", an assistant's text that is continued "response".
+
+        Templates, `think` and options are those of `instruction_prompt`; "none" is "plain", since bare texts would not
+        tell who speaks.
 
         Raises:
-            PromptError: turns that do not alternate or do not end with the user, or a template that fails.
+            PromptError: turns that do not alternate or do not end with the user, messages with an image or without an
+                end that is answered, or a template that fails or goes on without end.
         """
         return templates.render_conversation(
             self.tokenizer,
             turns,
             template=template,
             system=system,
+            think=think,
             options={**self.chat_options, **options},
         )
 
-    def tokenize(
-        self, texts: str | Prompt | Iterable[str | Prompt], *, padding_side: PaddingSide = "left"
-    ) -> Tokens:
+    def as_prompts(self, given: PromptsGiven) -> list[str | Prompt]:
+        """Prompts as a list, conversations among them rendered; what every method that takes prompts does first.
+
+        Args:
+            given: a text, a prompt or a conversation (a list of chat messages), or any iterable of these.
+
+        Raises:
+            PromptError: no prompts, a whole table, something that is none of these, or as `conversation_prompt`.
+        """
+        return prompts.as_prompts(given, self.conversation_prompt)
+
+    def tokenize(self, texts: PromptsGiven, *, padding_side: PaddingSide = "left") -> Tokens:
         """One padded batch, on the CPU, each prompt with exactly one BOS where the tokenizer uses one.
 
         Raises:
             PromptError: an empty prompt, a missing or doubled BOS, or a prompt beyond the model's context.
         """
-        tokens = prompts.encode(self.tokenizer, texts, padding_side=padding_side)
+        tokens = prompts.encode(self.tokenizer, self.as_prompts(texts), padding_side=padding_side)
         self._require_room(tokens.lengths)
         rows = int(self.anatomy.head.weight.shape[0])
         known = tokens.input_ids < rows
@@ -253,13 +277,13 @@ class Checkpoint:
         # A pad token that was added without a row of its own is never read: padding is masked.
         return replace(tokens, input_ids=tokens.input_ids.where(known, 0))
 
-    def lengths(self, texts: str | Prompt | Iterable[str | Prompt]) -> list[int]:
+    def lengths(self, texts: PromptsGiven) -> list[int]:
         """How many tokens each prompt has.
 
         Raises:
             PromptError: as `tokenize`.
         """
-        lengths = prompts.count(self.tokenizer, prompts.as_prompts(texts))
+        lengths = prompts.count(self.tokenizer, self.as_prompts(texts))
         self._require_room(lengths)
         return lengths
 

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from steerlab.errors import PromptError, kind_of
-from steerlab.models import generation, prompts, streaming
+from steerlab.models import generation, streaming
 from steerlab.models.backends import Transformers
 from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
@@ -34,10 +34,11 @@ from steerlab.models.finite import FiniteLogits, all_finite, not_finite, require
 from steerlab.models.function_edit import StateFunction, edited
 from steerlab.models.generation import Generation
 from steerlab.models.hooks import Frames, attach
+from steerlab.models.messages import is_conversation
 from steerlab.models.modes import evaluating
 from steerlab.models.positions import All, Selector
 from steerlab.models.program import Applied
-from steerlab.models.prompts import Prompt, Template, Tokens
+from steerlab.models.prompts import Conversation, Prompt, PromptsGiven, Template, Tokens
 from steerlab.models.sites import Site, SitesGiven
 from steerlab.models.steering import steering
 
@@ -209,30 +210,30 @@ class LanguageModel(Checkpoint):
 
     def logits(
         self,
-        texts: str | Prompt | Iterable[str | Prompt] | Tokens,
+        texts: PromptsGiven | Tokens,
         *,
         last_only: bool = True,
-        reduce: Callable[[Float[Tensor, "row vocab"]], Shaped[Tensor, row * number]] | None = None,
+        reduce: Callable[[Float[Tensor, "row vocab"]], Shaped[Tensor, "row ..."]] | None = None,
         token_budget: int = TOKEN_BUDGET,
-    ) -> Shaped[Tensor, batch * position]:
+    ) -> Shaped[Tensor, "batch ..."]:
         """Logits of the next token, float32 on the CPU.
 
         Args:
-            texts: prompts in any number, or one tokenised batch.
+            texts: prompts or conversations in any number, or one tokenised batch.
             last_only: `[batch, vocab]` after each prompt's last token; otherwise `[batch, position, vocab]`
                 at every column of one padded batch (of `tokenize(texts)` for prompts).
             reduce: what is wanted of the logits after last tokens, a few rows at a time, in place of the logits, whose
                 number is large.
             token_budget: padded tokens in one forward pass; halved whenever memory runs out.
         """
-        if reduce is not None:
-            return self._reduced(prompts.as_prompts(texts), reduce, token_budget)
+        if reduce is not None and not isinstance(texts, Tokens):
+            return self._reduced(self.as_prompts(texts), reduce, token_budget)
         if isinstance(texts, Tokens) or not last_only:
             tokens = texts if isinstance(texts, Tokens) else self.tokenize(texts)
             result = self.run(tokens, logits="last" if last_only else "all")
             assert result is not None
             return result.cpu()
-        listed = prompts.as_prompts(texts)
+        listed = self.as_prompts(texts)
         lengths = self.lengths(listed)
         found = torch.empty(len(lengths), self.vocab_size)
 
@@ -245,9 +246,9 @@ class LanguageModel(Checkpoint):
     def _reduced(
         self,
         texts: Sequence[str | Prompt],
-        reduce: Callable[[Float[Tensor, "row vocab"]], Shaped[Tensor, row * number]],
+        reduce: Callable[[Float[Tensor, "row vocab"]], Shaped[Tensor, "row ..."]],
         token_budget: int,
-    ) -> Shaped[Tensor, batch * number]:
+    ) -> Shaped[Tensor, "batch ..."]:
         lengths = self.lengths(texts)
         parts: dict[int, Tensor] = {}
 
@@ -263,7 +264,7 @@ class LanguageModel(Checkpoint):
     @overload
     def generate(  # type: ignore[overload-overlap]  # a text is an iterable of texts
         self,
-        texts: str | Prompt,
+        texts: str | Prompt | Conversation,
         *,
         max_new_tokens: int = ...,
         do_sample: bool = ...,
@@ -278,7 +279,7 @@ class LanguageModel(Checkpoint):
     @overload
     def generate(
         self,
-        texts: Iterable[str | Prompt],
+        texts: Iterable[str | Prompt | Conversation],
         *,
         max_new_tokens: int = ...,
         do_sample: bool = ...,
@@ -292,7 +293,7 @@ class LanguageModel(Checkpoint):
 
     def generate(
         self,
-        texts: str | Prompt | Iterable[str | Prompt],
+        texts: PromptsGiven,
         *,
         max_new_tokens: int = NEW_TOKENS,
         do_sample: bool = False,
@@ -306,7 +307,8 @@ class LanguageModel(Checkpoint):
         """Continue each prompt, in prompt order; ends at any of the model's end tokens or its context.
 
         Args:
-            texts: one text or prompt gives one `Generation`, a list of them a list.
+            texts: one text, prompt or conversation (a list of chat messages) gives one `Generation`, a list of them a
+                list.
             max_new_tokens: the longest continuation.
             do_sample: sample from the (tempered, nucleus-cut) law; otherwise greedy.
             seed: with a prompt's number and a token's place it decides each draw; by default it is drawn itself, from
@@ -321,7 +323,7 @@ class LanguageModel(Checkpoint):
         """
         written = generation.generate(
             self,
-            prompts.as_prompts(texts),
+            self.as_prompts(texts),
             max_new_tokens=max_new_tokens,
             do_sample=do_sample,
             temperature=temperature,
@@ -331,11 +333,11 @@ class LanguageModel(Checkpoint):
             assistant=assistant,
             token_budget=token_budget,
         )
-        return written[0] if isinstance(texts, str | Prompt) else written
+        return written[0] if isinstance(texts, str | Prompt) or is_conversation(texts) else written
 
     def ask(
         self,
-        question: str,
+        question: str | Conversation,
         *,
         max_new_tokens: int = NEW_TOKENS,
         template: Template = "auto",
@@ -345,7 +347,7 @@ class LanguageModel(Checkpoint):
         """The model's answer to one question, asked in its own template: greedy, and steered inside `steering`.
 
         Args:
-            question: a user's text.
+            question: a user's text, or the messages of a conversation.
             max_new_tokens: the longest answer.
             template: as in `instruction_prompt`.
             system: a system message.
@@ -358,17 +360,20 @@ class LanguageModel(Checkpoint):
         Raises:
             PromptError: something that is not one text, or as `instruction_prompt`.
         """
-        if not isinstance(question, str):
+        if isinstance(question, str):
+            prompt = self.instruction_prompt(question, template=template, system=system)
+        elif is_conversation(question):
+            prompt = self.conversation_prompt(question, template=template, system=system)
+        else:
             raise PromptError(
-                f"One question is asked as a text, not as {kind_of(question)}; for several give "
+                f"One question is asked as a text or a conversation, not as {kind_of(question)}; for several give "
                 "model.generate a list of model.instruction_prompt(...)."
             )
-        prompt = self.instruction_prompt(question, template=template, system=system)
         return self.generate(prompt, max_new_tokens=max_new_tokens, **options).text.strip()
 
     def stream(
         self,
-        text: str | Prompt,
+        text: str | Prompt | Conversation,
         *,
         max_new_tokens: int,
         do_sample: bool = False,
@@ -387,7 +392,7 @@ class LanguageModel(Checkpoint):
         """
         return streaming.stream(
             self,
-            text,
+            self.as_prompts(text)[0],
             max_new_tokens=max_new_tokens,
             do_sample=do_sample,
             temperature=temperature,

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from steerlab.datasets.frames import row_advice, table_advice
 from steerlab.errors import PromptError, kind_of
+from steerlab.models.messages import is_conversation
 from steerlab.models.positions import Selector
 
 Template = Literal["auto", "chat", "plain", "none"]
 PaddingSide = Literal["left", "right"]
 WINDOW = 2048  # prompts tokenised at a time
+Conversation: TypeAlias = Sequence[Mapping[str, Any]]
+"""Chat messages, `{"role": ..., "content": ...}` each, which are one prompt."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,34 @@ class Prompt:
         if not isinstance(self.text, str):
             raise PromptError(f"A prompt's text is {kind_of(self.text)}; give a string.")
 
+    @property
+    def asked(self) -> str:
+        """The user's words where the prompt marks them, else its whole text."""
+        return self.text[slice(*self.spans.get("instruction", (0, len(self.text))))]
+
+
+PromptsGiven: TypeAlias = "str | Prompt | Conversation | Iterable[str | Prompt | Conversation]"
+"""What takes prompts: one, or any number of them."""
+
 
 def as_prompt(prompt: str | Prompt) -> Prompt:
     """The prompt itself; a plain string becomes `Prompt(text)`."""
     return Prompt(prompt) if isinstance(prompt, str) else prompt
 
 
-def as_prompts(given: Any) -> list[str | Prompt]:
-    """Prompts as a list: one text or prompt alone, or any iterable of them (a column of a frame or Dataset, too).
+def as_prompts(given: Any, render: Callable[[Conversation], Prompt] | None = None) -> list[str | Prompt]:
+    """Prompts as a list: one text, prompt or conversation alone, or any iterable of them (a column of a frame, too).
+
+    Args:
+        render: makes a prompt of a conversation (a list of chat messages); where the tokenizer is not known, None.
 
     Raises:
-        PromptError: no prompts, a whole table, chat messages, or something that holds no texts.
+        PromptError: no prompts, a whole table, chat messages that nothing renders, or something that holds no texts.
     """
     if isinstance(given, str | Prompt):
         return [given]
+    if render is not None and is_conversation(given):
+        return [render(given)]
     if advice := table_advice(given):
         raise PromptError(f"Prompts come {advice}.")
     if not isinstance(given, Iterable):
@@ -65,6 +82,8 @@ def as_prompts(given: Any) -> list[str | Prompt]:
     listed = list(given)
     if not listed:
         raise PromptError("There are no prompts; give a list with at least one prompt.")
+    if render is not None:
+        listed = [render(prompt) if is_conversation(prompt) else prompt for prompt in listed]
     for row, prompt in enumerate(listed):
         if not isinstance(prompt, str | Prompt):
             raise PromptError(f"Prompt {row} is {row_advice(prompt)}.")

@@ -15,8 +15,11 @@ from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
 
 
 def rendered(model: LanguageModel, texts: Sequence[str], template: Template = "auto") -> list[list[int]]:
-    """Token ids of every text in the model's rendering. Raises PromptError as `instruction_prompt` and `tokenize`."""
-    prompts = [model.instruction_prompt(text, template=template) for text in texts]
+    """Token ids of every text in the model's rendering, a thinking block closed, so that what follows is the answer.
+
+    Raises PromptError as `instruction_prompt` and `tokenize`.
+    """
+    prompts = [model.instruction_prompt(text, template=template, think=False) for text in texts]
     tokens = model.tokenize(prompts, padding_side="right")
     return [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
 

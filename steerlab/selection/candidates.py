@@ -14,6 +14,7 @@ from pydantic import PrivateAttr
 from steerlab import plots
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, SteerlabError
+from steerlab.judging import JudgeAgreement
 from steerlab.record import Record
 from steerlab.showing import html_figure, html_table
 from steerlab.statistics import Number
@@ -99,7 +100,8 @@ class Selection(Record):
 
     model: its name. site: where candidates are read and added. tokens: texts of the target tokens, token_ids: their
     numbers. token: text at the chosen position. kinds: names of positive and negative prompts. kept: prompts of each
-    kind that made the vectors and the scores, (train, train, val, val).
+    kind that made the vectors and the scores, (train, train, val, val). judge: name of the one that said which
+    answers are the expected ones. agreement: that judge and the phrases on the unsteered validation answers.
     """
 
     model: str
@@ -114,6 +116,8 @@ class Selection(Record):
     rule: str
     kinds: tuple[str, str] = ("harmful", "harmless")
     kept: tuple[int, int, int, int]
+    judge: str | None = None
+    agreement: JudgeAgreement | None = None
     _direction: Direction | None = PrivateAttr(default=None)
 
     def of(self, direction: Direction) -> Selection:
@@ -141,7 +145,8 @@ class Selection(Record):
 
     def __repr__(self) -> str:
         place = f"layer {self.chosen.layer}, position {self.chosen.position} ({self.token!r})"
-        return f"Selection({place} of {len(self.candidates)} candidates in {self.model}, {self.rule})"
+        said = f"; judged by {self.judge}" if self.judge else ""
+        return f"Selection({place} of {len(self.candidates)} candidates in {self.model}, {self.rule}{said})"
 
     def _repr_html_(self) -> str:
         names = ("layer", "position", "bypass", "induce", "kl", "separation")

@@ -24,28 +24,26 @@ the scores; test prompts are not given to this module.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
 
 from steerlab.datasets import ContrastSet
 from steerlab.errors import DatasetError, SteerlabError
-from steerlab.models import Edit, LanguageModel, Prompt
+from steerlab.judging import RefusalJudge, agreement_of, judge_name
+from steerlab.models import LanguageModel, Prompt
 from steerlab.models.prompts import Template
-from steerlab.progress import track
-from steerlab.readouts.refusals import Judge, difference, refusal_tokens
-from steerlab.readouts.requests import Reading, Split, differences, direction_at, read, removal
+from steerlab.readouts.refusals import NEW_TOKENS, Judge, Verdicts, difference, refusal_tokens
+from steerlab.readouts.requests import Reading, Split, differences, direction_at, read
 from steerlab.selection.candidates import (
     INDUCE_BOUND,
     KL_BOUND,
-    USABLE_DEPTH,
     Candidate,
     Selection,
     read_scores,
     survivors,
 )
+from steerlab.selection.race import Places, Race, expected
 from steerlab.selection.scores import Odds, Scorer, plain_odds
 from steerlab.statistics import proportion
 
@@ -53,11 +51,11 @@ Rule = Literal["corrected", "published"]
 
 __all__ = ["Candidate", "Selection", "choose", "read_scores", "select_direction", "survivors"]
 
-Differences: TypeAlias = Float[np.ndarray, "layer position width"]
 _FINALISTS = 6
 _PUBLISHED_FLOORS = (1e-8, 1e-6)  # inside the logarithms of the log-odds and of the KL
 
 
+# Long: most of it documents its options.
 def select_direction(
     model: LanguageModel,
     train: ContrastSet,
@@ -67,6 +65,8 @@ def select_direction(
     rule: Rule = "corrected",
     scores: Literal["needed", "all"] = "needed",
     template: Template = "auto",
+    judge: RefusalJudge | None = None,
+    max_new_tokens: int = NEW_TOKENS,
     seed: int = 0,
 ) -> Selection:
     """Choose the direction of a contrast between two kinds of prompts; see the module for candidates and rules.
@@ -81,35 +81,47 @@ def select_direction(
         rule: "corrected" or "published"; the latter also reads `resid_pre`, drops prompts whose log-odds are on the
             wrong side, and keeps its small numbers inside the logarithms.
         scores: "needed" computes what the choice needs, with the same choice; "all" fills the maps.
-        template: how prompts are rendered.
+        template: how prompts are rendered; a thinking block that the template opens is closed.
+        judge: says of (request, answer) whether it is the expected answer (a refusal), in place of phrases and
+            `tokens`; the selection has its name and its agreement with the phrases.
+        max_new_tokens: of the answers that phrases or a judge look at.
         seed: of the answers sampled to learn what the model's own language looks like.
 
     Raises:
         DatasetError: train and val share a prompt, are not one split each, or lack a kind.
         PromptError: one of `tokens` is not one token.
-        SteerlabError: no candidate meets the published rule, or it has no tokens to go by.
+        SteerlabError: no candidate meets the published rule, it has no tokens to go by, or it was given a judge,
+            since it looks at no answer; a judge that fails.
     """
     parts = _parts(train, val)
     rendered = [
-        Split(*([model.instruction_prompt(text, template=template) for text in texts] for texts in kinds))
+        Split(*(_rendered(model, texts, template) for texts in kinds))
         for kinds in ((part.positive, part.negative) for part in parts)
     ]
     if tokens is None:
         known = refusal_tokens(model, rendered[1].harmful[0])
     else:
         known = {model.token_id(word): word for word in tokens}
-    by_tokens, refuses = tokens is not None, True
+    by_tokens, refuses, unsteered = tokens is not None and judge is None, True, []
     if rule == "published":  # which looks at no answer
-        judge = Judge(model, tuple(known), float("inf"))
+        if judge is not None:
+            raise SteerlabError(
+                "The published rule looks at no answer; leave the judge out, or use rule='corrected'."
+            )
+        scored = Judge(model, tuple(known), float("inf"))
     else:
-        judge = Judge.of(model, rendered[1].prompts, list(known), seed)
-        positive, negative = (proportion(_expected(judge, part, by_tokens)) for part in rendered[1].kinds)
+        scored = Judge.of(
+            model, rendered[1].prompts, list(known), seed, judge=judge, new_tokens=max_new_tokens
+        )
+        unsteered = [scored.verdicts(part) for part in rendered[1].kinds]
+        positive, negative = (proportion(expected(verdicts, by_tokens)) for verdicts in unsteered)
         refuses = difference(positive, negative).low > 0
     selection = choose(
-        judge, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
+        scored, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
         by_tokens=by_tokens,
     )  # fmt: skip
-    return selection.model_copy(update={"kinds": (parts[0].positive_name, parts[0].negative_name)})
+    known_of = {"kinds": (parts[0].positive_name, parts[0].negative_name)}
+    return selection.model_copy(update=known_of | _said_by(judge, unsteered))
 
 
 def choose(
@@ -143,12 +155,12 @@ def choose(
         vectors = reading.differences()
     else:
         vectors = differences(model, train, site=site, progress=f"reading prompts in {model.name}")
-    places = _Places(model, vectors, read(model, val, site=site), published)
+    places = Places(model, vectors, read(model, val, site=site), published)
     scorer = Scorer(
         model, val.harmful, val.harmless, site=site, layers=places.layers, odds=odds,
         kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0,
     )  # fmt: skip
-    race = _Race(places, scorer, complete=scores == "all")
+    race = Race(places, scorer, complete=scores == "all")
     chosen, why = (
         _published(race, model.n_layers) if published else _corrected(race, judge, val, refuses, by_tokens)
     )
@@ -210,18 +222,16 @@ def _parts(train: ContrastSet, val: ContrastSet | None) -> tuple[ContrastSet, Co
     return train, val
 
 
-def _expected(
-    judge: Judge,
-    prompts: Sequence[Prompt],
-    by_tokens: bool,
-    edits: Sequence[Edit] = (),
-    *,
-    broken: bool = False,
-) -> NDArray[np.bool_]:
-    """Which prompts get the expected kind of answer (a refusal), or with `broken` that or gibberish."""
-    verdicts = judge.verdicts(prompts, edits)
-    expected = verdicts.odds > 0 if by_tokens else verdicts.refused
-    return expected | (verdicts.gibberish & broken)
+def _rendered(model: LanguageModel, texts: Sequence[str], template: Template) -> list[Prompt]:
+    return [model.instruction_prompt(text, template=template, think=False) for text in texts]
+
+
+def _said_by(judge: RefusalJudge | None, unsteered: Sequence[Verdicts]) -> dict[str, Any]:
+    """A judge's name and its agreement with the phrases, for the selection; nothing without one."""
+    if judge is None:
+        return {}
+    both = (np.concatenate([getattr(part, name) for part in unsteered]) for name in ("refused", "phrases"))
+    return {"judge": judge_name(judge), "agreement": agreement_of(*both)}
 
 
 def _on_their_side(model: LanguageModel, split: Split, odds: Odds) -> Split:
@@ -240,96 +250,7 @@ def _on_their_side(model: LanguageModel, split: Split, odds: Odds) -> Split:
     return Split(*kept)
 
 
-class _Places:
-    """The candidates' vectors [candidate, width], positions outside, layers inside, and their separation."""
-
-    def __init__(self, model: LanguageModel, train: Differences, val: Reading, published: bool) -> None:
-        shared = min(train.shape[1], val.n_positions)
-        n_layers, differences = model.n_layers, train[:, -shared:]
-        separation = _separation(val, differences, shared)
-        self.usable = max(0 if published else 1, int(USABLE_DEPTH * n_layers))
-        self.at = [(layer, position) for position in range(-shared, 0) for layer in range(n_layers)]
-        self.vectors = np.stack([differences[layer, position] for layer, position in self.at])
-        self.candidates = [
-            Candidate(
-                layer=layer,
-                position=position,
-                separation=float(separation[layer, position]),
-                gap=float(np.linalg.norm(differences[layer, position])),
-            )
-            for layer, position in self.at
-        ]
-
-    @property
-    def layers(self) -> range:
-        """All layers of the model."""
-        return range(1 + max(layer for layer, _ in self.at))
-
-    @property
-    def open(self) -> list[int]:
-        """Candidates at usable layers that point somewhere."""
-        return [
-            number
-            for number, place in enumerate(self.candidates)
-            if place.layer < self.usable and place.gap > 0
-        ]
-
-
-class _Race:
-    """Scores filled in where the choice needs them."""
-
-    def __init__(self, places: _Places, scorer: Scorer, *, complete: bool) -> None:
-        self.places, self.scorer, self.complete = places, scorer, complete
-        self.candidates = list(places.candidates)
-        self.usable = places.open
-        if complete:
-            every = [number for number, place in enumerate(self.candidates) if place.gap > 0]
-            self.induce(every)
-            self.kl(every)
-            self.bypass(every)
-
-    def induce(self, places: Sequence[int]) -> None:
-        """Fill in induce, layer by layer."""
-        missing = [number for number in places if np.isnan(self.candidates[number].induce)]
-        layers = sorted({self.candidates[number].layer for number in missing})
-        for layer in track(layers, self._bar("induce"), len(layers)):
-            here = [number for number in missing if self.candidates[number].layer == layer]
-            self._put("induce", here, self.scorer.induce(self.places.vectors[here], layer))
-
-    def kl(self, places: Sequence[int]) -> None:
-        """Fill in KL; without `complete` a candidate is left once it is above the bound."""
-        missing = [number for number in places if np.isnan(self.candidates[number].kl)]
-        if missing:
-            ceiling = np.inf if self.complete else KL_BOUND
-            values, bounds = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
-            self._put("kl", missing, values)
-            self._put("kl_at_least", missing, bounds)
-
-    def bypass(self, places: Sequence[int]) -> None:
-        """Fill in bypass."""
-        missing = [number for number in places if np.isnan(self.candidates[number].bypass)]
-        if missing:
-            values = self.scorer.bypass(self.places.vectors[missing], progress=self._bar("bypass"))
-            self._put("bypass", missing, values)
-
-    def unanswered(
-        self, places: Sequence[int], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
-    ) -> None:
-        """Fill in the share of prompts refused or answered with gibberish under ablation."""
-        for number in track(places, f"answers under ablation in {judge.model.name}", len(places)):
-            edit = removal(judge.model, self.places.vectors[number])
-            left = _expected(judge, prompts, by_tokens, [edit], broken=True)
-            self._put("unanswered", [number], np.array([left.mean()]))
-
-    def _put(self, field: str, numbers: Sequence[int], values: np.ndarray) -> None:
-        for number, value in zip(numbers, values.tolist(), strict=True):
-            self.candidates[number] = self.candidates[number].model_copy(update={field: value})
-
-    def _bar(self, what: str) -> str:
-        return f"{what} of candidates in {self.scorer.model.name}"
-
-
-def _published(race: _Race, n_layers: int) -> tuple[int, str]:
+def _published(race: Race, n_layers: int) -> tuple[int, str]:
     race.induce(race.usable)
     race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
     race.bypass([n for n in race.usable if _meets(race.candidates[n])])
@@ -344,7 +265,7 @@ def _published(race: _Race, n_layers: int) -> tuple[int, str]:
     ), f"smallest bypass with KL <= {KL_BOUND} and induce >= 0 (published)"
 
 
-def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool, by_tokens: bool) -> tuple[int, str]:
+def _corrected(race: Race, judge: Judge, val: Split, refuses: bool, by_tokens: bool) -> tuple[int, str]:
     by_separation = sorted(race.usable, key=lambda n: -np.nan_to_num(race.candidates[n].separation))
     if not by_separation:
         raise SteerlabError(
@@ -364,7 +285,7 @@ def _corrected(race: _Race, judge: Judge, val: Split, refuses: bool, by_tokens: 
     return best, f"fewest {fewest} or gibberish, then smallest bypass, with {rule}"
 
 
-def _meeting(race: _Race) -> tuple[list[int], str]:
+def _meeting(race: Race) -> tuple[list[int], str]:
     """The candidates that meet the conditions, or as many of them as any candidate meets."""
     race.induce(race.usable)
     race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
@@ -378,7 +299,7 @@ def _meeting(race: _Race) -> tuple[list[int], str]:
     return race.usable, f"whatever KL (no candidate has KL <= {KL_BOUND})"
 
 
-def _most_induced(race: _Race, places: Sequence[int], why: str) -> tuple[int, str]:
+def _most_induced(race: Race, places: Sequence[int], why: str) -> tuple[int, str]:
     race.induce(places)
     race.kl(places)
     mild = [n for n in places if race.candidates[n].kl <= KL_BOUND]
@@ -389,11 +310,3 @@ def _most_induced(race: _Race, places: Sequence[int], why: str) -> tuple[int, st
 
 def _meets(place: Candidate) -> bool:
     return place.kl <= KL_BOUND and place.induce >= INDUCE_BOUND
-
-
-def _separation(val: Reading, differences: Differences, shared: int) -> Float[np.ndarray, "layer position"]:
-    along = np.einsum("lnpd,lpd->lpn", val.states[:, :, -shared:].astype(np.float64), differences)
-    high, low = along[..., val.labels], along[..., ~val.labels]
-    spread = np.sqrt((high.var(axis=-1) + low.var(axis=-1)) / 2)
-    gap = high.mean(axis=-1) - low.mean(axis=-1)
-    return np.asarray(np.divide(gap, spread, out=np.zeros_like(gap), where=spread > 0))

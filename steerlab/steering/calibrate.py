@@ -6,7 +6,8 @@
 Every candidate is tried at a few strengths from weak to strong, and between the last that missed the target and the
 first that reached it by bisection. Of all trials that reached it the one with the least KL is chosen. Strengths
 differ tenfold between models, so a fixed number means little; this one is measured (heretic and steering-lite
-calibrate on KL as well).
+calibrate on KL as well). With a judge the effect is the share of answers that it calls refused; the share by the
+phrases and the agreement of the two stand beside it, trial by trial.
 """
 
 from __future__ import annotations
@@ -21,8 +22,20 @@ from pydantic import PrivateAttr
 
 from steerlab import plots
 from steerlab.errors import SteeringError
+from steerlab.judging import (
+    JudgeAgreement,
+    RefusalJudge,
+    agreement_of,
+    asked_once,
+    by_judge,
+    by_rule,
+    judge_name,
+    refuses,
+)
 from steerlab.models import Edit, LanguageModel, Prompt
 from steerlab.models.laws import log_odds
+from steerlab.models.prompts import as_prompt
+from steerlab.models.thinking import answer_in
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.steering._intervention import Intervention
@@ -35,28 +48,38 @@ Effect: TypeAlias = Callable[[LanguageModel, Sequence[str | Prompt]], Any]
 """Measures a model on prompts: one number a prompt (an array), or one number."""
 Dose: TypeAlias = Callable[[float], "Edit | Sequence[Edit]"]
 """Interventions of a strength."""
+_Measure: TypeAlias = Callable[
+    [LanguageModel, Sequence[str | Prompt]], tuple[Estimate, JudgeAgreement | None]
+]
+_ANSWER_TOKENS = 32
 
 
 class Trial(Record):
-    """One candidate at one strength: the effect on the dev prompts, the KL (nats a token) on unrelated text."""
+    """One candidate at one strength: the effect on the dev prompts, the KL (nats a token) on unrelated text.
+
+    judged: the judge beside the phrases on the same answers, where a judge measured the effect.
+    """
 
     candidate: str
     strength: float
     effect: Estimate
     kl: Estimate
+    judged: JudgeAgreement | None = None
 
 
 class Calibration(Record):
     """What was tried and what was chosen.
 
     target: the effect that was asked for. unsteered: the effect without steering. trials: by candidate, from weak to
-    strong. chosen: the trial that reached the target at the least KL; None when none did.
+    strong. chosen: the trial that reached the target at the least KL; None when none did. judge: name of the judge
+    that measured the effect, where one did.
     """
 
     target: float
     unsteered: Estimate
     trials: tuple[Trial, ...]
     chosen: Trial | None
+    judge: str | None = None
     _interventions: tuple[Edit, ...] = PrivateAttr(default=())
 
     @property
@@ -90,7 +113,7 @@ class Calibration(Record):
             series,
             title=f"Effect and price of {len(series)} candidate{'s' if len(series) > 1 else ''}",
             x_title="KL on unrelated text (nats a token)",
-            y_title="effect",
+            y_title="effect" if self.judge is None else f"share refused, says {self.judge}",
         )
         figure.add_hline(y=self.target, line={"dash": "dot", "width": 1}, annotation_text="target")
         return figure
@@ -106,14 +129,17 @@ class Calibration(Record):
         return self.chosen
 
 
+# Long: most of it documents its options.
 def calibrate(
     model: LanguageModel,
     candidates: Intervention | Dose | Mapping[str, Intervention | Dose],
     prompts: Sequence[str | Prompt],
     texts: Sequence[str | Prompt],
     *,
-    effect: Effect,
+    effect: Effect | None = None,
     target: float,
+    judge: RefusalJudge | None = None,
+    max_new_tokens: int = _ANSWER_TOKENS,
     strengths: Sequence[float] | None = None,
     refinements: int = 4,
     groups: Sequence[Hashable] | None = None,
@@ -128,6 +154,9 @@ def calibrate(
         texts: unrelated plain text for the price.
         effect: called as ``effect(model, prompts)`` while steered, for example ``token_log_odds(" yes", " no")``.
         target: the effect to reach, from whichever side the unsteered model lies on.
+        judge: in place of an effect: says of (request, answer) whether it was refused. The effect is the share of
+            greedy answers that it calls so; an answer that never ends its thinking block counts as none.
+        max_new_tokens: of the answers that are judged.
         strengths: tried from weak to strong; by default a quarter, half, one, two and four times the candidate's own
             strength (1 for a function).
         refinements: bisections between the last strength that missed and the first that reached the target.
@@ -136,19 +165,18 @@ def calibrate(
         seed: of the bootstrap.
 
     Raises:
-        SteeringError: a candidate without a strength, no strengths to try, or another number of groups than prompts.
+        SteeringError: a candidate without a strength, no strengths to try, another number of groups than prompts, or
+            not one of an effect and a judge.
+        SteerlabError: a judge that fails or gives something that is no bool.
     """
-    if not callable(effect):
-        raise SteeringError(
-            f"The effect is a function of (model, prompts), for example token_log_odds(' yes', ' no'), not {effect!r}."
-        )
+    measure = _measure(effect, judge, max_new_tokens, groups, seed)
     named = candidates if isinstance(candidates, Mapping) else {"steered": candidates}
     if not named or (strengths is not None and not any(strengths)):
         raise SteeringError("Calibrating needs a candidate and strengths other than zero to try.")
     if groups is not None and len(groups) != len(prompts):
         raise SteeringError(f"{len(prompts)} prompts came with {len(groups)} groups; give one a prompt.")
-    unsteered = _estimate(effect(model, prompts), groups, seed)
-    search = _Search(model, prompts, texts, effect, target, target >= unsteered.value, groups, seed)
+    unsteered, _ = measure(model, prompts)
+    search = _Search(model, prompts, texts, measure, target, target >= unsteered.value, seed)
     trials: list[Trial] = []
     for name, candidate in named.items():
         dose, own = _dose(name, candidate)
@@ -156,7 +184,13 @@ def calibrate(
         trials += search.run(name, dose, sorted(wanted, key=abs), refinements)
     reached = [trial for trial in trials if search.reaches(trial.effect.value)]
     chosen = min(reached, key=lambda trial: trial.kl.value, default=None)
-    result = Calibration(target=target, unsteered=unsteered, trials=tuple(trials), chosen=chosen)
+    result = Calibration(
+        target=target,
+        unsteered=unsteered,
+        trials=tuple(trials),
+        chosen=chosen,
+        judge=None if judge is None else judge_name(judge),
+    )
     if chosen is not None:
         dose, _ = _dose(chosen.candidate, named[chosen.candidate])
         result._interventions = dose(chosen.strength)
@@ -188,14 +222,13 @@ class _Search:
         model: LanguageModel,
         prompts: Sequence[str | Prompt],
         texts: Sequence[str | Prompt],
-        effect: Effect,
+        measure: _Measure,
         target: float,
         upwards: bool,
-        groups: Sequence[Hashable] | None,
         seed: int,
     ) -> None:
-        self.model, self.prompts, self.texts, self.groups = model, prompts, texts, groups
-        self.effect, self.target, self.upwards, self.seed = effect, target, upwards, seed
+        self.model, self.prompts, self.texts = model, prompts, texts
+        self.measure, self.target, self.upwards, self.seed = measure, target, upwards, seed
 
     def reaches(self, value: float) -> bool:
         return value >= self.target if self.upwards else value <= self.target
@@ -209,21 +242,62 @@ class _Search:
     ) -> list[Trial]:
         """The candidate at the given strengths and at those between which the target lies, from weak to strong."""
         effects = {strength: self._effect(dose(strength)) for strength in strengths if strength}
-        first = next((s for s, reached in effects.items() if self.reaches(reached.value)), None)
+        first = next((s for s, (reached, _) in effects.items() if self.reaches(reached.value)), None)
         if first is not None:
             weak = max((s for s in effects if abs(s) < abs(first) and s * first > 0), key=abs, default=0.0)
             strong = first
             for _ in range(refinements):
                 middle = (weak + strong) / 2
                 effects[middle] = self._effect(dose(middle))
-                weak, strong = (weak, middle) if self.reaches(effects[middle].value) else (middle, strong)
+                weak, strong = (weak, middle) if self.reaches(effects[middle][0].value) else (middle, strong)
         ordered = sorted(effects, key=abs)
         prices = side_effects(self.model, self.texts, {str(s): dose(s) for s in ordered}, seed=self.seed)
-        return [Trial(candidate=name, strength=s, effect=effects[s], kl=prices[str(s)].kl) for s in ordered]
+        return [
+            Trial(
+                candidate=name, strength=s, effect=effects[s][0], judged=effects[s][1], kl=prices[str(s)].kl
+            )
+            for s in ordered
+        ]
 
-    def _effect(self, edits: Sequence[Edit]) -> Estimate:
+    def _effect(self, edits: Sequence[Edit]) -> tuple[Estimate, JudgeAgreement | None]:
         with self.model.steering(*edits):
-            return _estimate(self.effect(self.model, self.prompts), self.groups, self.seed)
+            return self.measure(self.model, self.prompts)
+
+
+def _measure(
+    effect: Effect | None,
+    judge: RefusalJudge | None,
+    max_new_tokens: int,
+    groups: Sequence[Hashable] | None,
+    seed: int,
+) -> _Measure:
+    """The effect with its interval; of a judge also how far the phrases agree with it."""
+    if (effect is None) == (judge is None):
+        raise SteeringError(
+            "Calibrating measures one thing; give an effect (a function), or a judge of answers."
+        )
+    if effect is not None:
+        if not callable(effect):
+            raise SteeringError(
+                f"The effect is a function of (model, prompts), for example token_log_odds(' yes', ' no'), not "
+                f"{effect!r}."
+            )
+        own = effect
+        return lambda model, prompts: (_estimate(own(model, prompts), groups, seed), None)
+    assert judge is not None
+    asked = asked_once(judge)
+
+    def judged(
+        model: LanguageModel, prompts: Sequence[str | Prompt]
+    ) -> tuple[Estimate, JudgeAgreement | None]:
+        given = [as_prompt(prompt) for prompt in model.as_prompts(prompts)]
+        written = model.generate(given, max_new_tokens=max_new_tokens)
+        said = [answer_in(model, *pair) for pair in zip(given, written, strict=True)]
+        refused = by_judge(asked, [prompt.asked for prompt in given], said)
+        agreement = agreement_of(refused, by_rule(refuses, said), _codes(groups))
+        return agreement.judged, agreement
+
+    return judged
 
 
 def _estimate(values: Any, groups: Sequence[Hashable] | None, seed: int) -> Estimate:
@@ -234,9 +308,13 @@ def _estimate(values: Any, groups: Sequence[Hashable] | None, seed: int) -> Esti
         )
     if numbers.ndim == 0:
         return Estimate(value=float(numbers))
+    return bootstrap_mean(numbers, _codes(groups), seed=seed)
+
+
+def _codes(groups: Sequence[Hashable] | None) -> list[int] | None:
+    """Each prompt's group as a number."""
     number = {name: at for at, name in enumerate(dict.fromkeys(groups or ()))}
-    clusters = None if groups is None else [number[name] for name in groups]
-    return bootstrap_mean(numbers, clusters, seed=seed)
+    return None if groups is None else [number[name] for name in groups]
 
 
 def _dose(name: str, candidate: Intervention | Dose) -> tuple[Callable[[float], tuple[Edit, ...]], float]:

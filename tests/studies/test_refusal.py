@@ -283,3 +283,33 @@ def test_a_really_trained_pair_refuses(shared: Path) -> None:
     assert result.status == "done"
     assert result.above_control("post", "ablation", "post")
     assert "unkind" in result.summary[0]
+
+
+@pytest.mark.usefixtures("smaller_studies")
+def test_a_judge_decides_and_its_agreement_with_the_phrases_is_told(
+    pair: tuple[LanguageModel, LanguageModel], found: RefusalResult
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def hears_nothing(prompt: str, answer: str) -> bool:
+        asked.append((prompt, answer))
+        return "cannot" in answer and len(asked) % 2 == 0
+
+    result = refusal(pair, planted.requests(), judge=hears_nothing, max_new_tokens=14, **UNPRICED)
+    assert result.setting.new_tokens == 14
+    assert result.judge is not None
+    assert result.judge.endswith("hears_nothing")
+    assert len(asked) == len(set(asked))  # once, though both models are asked the same
+    post = result.agreements["post"]
+    assert post.n == 2 * result.setting.test
+    unsteered = [one for one in result.outcomes if (one.model, one.intervention) == ("post", "none")]
+    assert [one.refused for one in unsteered] == [one.judged.judged for one in unsteered if one.judged]
+    assert unsteered[0].refused.value < unsteered[0].start.value
+    assert post.same.value == pytest.approx(1 - (unsteered[0].start.value - unsteered[0].refused.value) / 2)
+    assert 0 < post.kappa < 1
+    table = next(one for one in result.tables() if one.key == "judge")
+    assert len(table.rows) == 2 + len(result.outcomes)
+    assert any("the judge" in line and "kappa" in line for line in map(str.lower, result.summary))
+    assert result_from_dict(json.loads(json.dumps(result.to_dict()))).to_dict() == result.to_dict()
+    assert found.judge is None
+    assert "judge" not in {one.key for one in found.tables()}

@@ -26,7 +26,7 @@ from steerlab.models.generation import Generation
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.positions import Selector
 from steerlab.models.program import Applied
-from steerlab.models.prompts import Prompt, Tokens
+from steerlab.models.prompts import Conversation, Prompt, PromptsGiven, Tokens
 from steerlab.models.scopes import Scope
 from steerlab.models.sites import Site
 
@@ -168,14 +168,12 @@ class RemoteModel(LanguageModel):
                 )
 
     @overload
-    def generate(self, texts: str | Prompt, **options: Any) -> Generation: ...
+    def generate(self, texts: str | Prompt | Conversation, **options: Any) -> Generation: ...
 
     @overload
-    def generate(self, texts: Iterable[str | Prompt], **options: Any) -> list[Generation]: ...
+    def generate(self, texts: Iterable[str | Prompt | Conversation], **options: Any) -> list[Generation]: ...
 
-    def generate(
-        self, texts: str | Prompt | Iterable[str | Prompt], **options: Any
-    ) -> Generation | list[Generation]:
+    def generate(self, texts: PromptsGiven, **options: Any) -> Generation | list[Generation]:
         """See `LanguageModel.generate`; a seed would have to be the server's, so it is refused."""
         if options.get("do_sample") and options.get("seed") is not None:
             raise SteerlabError(
@@ -183,7 +181,7 @@ class RemoteModel(LanguageModel):
             )
         return super().generate(texts, **options)
 
-    def stream(self, text: str | Prompt, **options: Any) -> NoReturn:
+    def stream(self, text: str | Prompt | Conversation, **options: Any) -> NoReturn:
         """Refused: a stream would run the skeleton here, which has no weights."""
         raise SteerlabError(
             f"The weights of {self.name} are on the server, which sends a text when it is finished; use generate."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerlab.models.thinking import Thinking
 from steerlab.record import Role
 from steerlab.results import StudyResult, Table
 from steerlab.statistics import Estimate
@@ -21,6 +22,7 @@ class BranchingResult(StudyResult):
 
     law: what was sampled from. measured: every model in every rendering. contrasts: paired ratios, the effect first.
     gains: of each model on the prompts' own next tokens. steps: new tokens at most. parts: what stands beside.
+    thinking: what stands of a thinking block before the post-trained model's answers in its chat template.
     """
 
     study: str = "branching"
@@ -31,6 +33,7 @@ class BranchingResult(StudyResult):
     same_tokenizer: bool
     steps: int
     parts: Parts | None = None
+    thinking: Thinking = "none"
 
     def tables(self) -> list[Table]:
         """Factors, ratios with controls, checks, the curve by position, and the parts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from steerlab.models.thinking import Thinking
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.measures import Contrast, Measured
 from steerlab.studies._branching.parts_result import CommitmentRow, NudgeRow, Parts, SetRow
@@ -65,6 +66,20 @@ def verdict(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
     return not wrong and not blind and identified, summary
+
+
+def thinking_sentence(thinking: Thinking) -> list[str]:
+    """Where answers begin in a model that thinks first; nothing for any other."""
+    where = {
+        "none": [],
+        "closed": [
+            "The chat template's thinking block is closed and empty, so outputs are answers from the first token."
+        ],
+        "open": [
+            "The chat template's thinking block was left open, so outputs begin with thinking and not with answers."
+        ],
+    }
+    return where[thinking]
 
 
 def parts_sentences(parts: Parts) -> list[str]:

@@ -13,6 +13,7 @@ from steerlab import plots
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
+from steerlab.models.thinking import Thinking, thinking_before_answers
 from steerlab.plots import Series
 from steerlab.readouts.samples import rendered, sample, steps_left
 from steerlab.readouts.sampling import SamplingLaw, Trajectories
@@ -30,7 +31,7 @@ class BranchingFactor(Record):
 
     law: what was sampled from. factor: exp of the mean over prompts of log BF. curve: the local factor by position.
     length: tokens an output. ended: share of outputs that ended by themselves. martingale_z: check that the recorded
-    law is the sampled one, |z| below 4 is chance.
+    law is the sampled one, |z| below 4 is chance. thinking: what stands of a thinking block before the answers.
     """
 
     model: str
@@ -42,6 +43,7 @@ class BranchingFactor(Record):
     length: Estimate
     ended: Estimate
     martingale_z: Number
+    thinking: Thinking = "none"
 
     def __str__(self) -> str:
         return (
@@ -75,7 +77,7 @@ def branching_factor(
 
     Args:
         model: what writes.
-        prompts: texts, rendered by `template`.
+        prompts: texts, rendered by `template`; a thinking block that it opens is closed.
         samples: answers to each prompt.
         max_new_tokens: of each answer, less where the context ends.
         law: temperature and truncation; by default temperature 1, nucleus 0.9.
@@ -99,6 +101,7 @@ def branching_factor(
         length=bootstrap_mean(runs.lengths, runs.prompt, seed=seed),
         ended=proportion(runs.ended, clusters=runs.prompt),
         martingale_z=estimators.martingale_z(runs.entropy, runs.surprisal),
+        thinking=thinking_before_answers(model) if template in ("auto", "chat") else "none",
     )
 
 

@@ -16,6 +16,7 @@ from steerlab.datasets import StudyData
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
+from steerlab.models.thinking import thinking_before_answers
 from steerlab.readouts.confidence import reading_gain, untrained
 from steerlab.readouts.samples import rendered, sample, steps_left
 from steerlab.readouts.sampling import SamplingLaw
@@ -35,7 +36,7 @@ from steerlab.studies._branching.measures import (
 from steerlab.studies._branching.parts import parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
-from steerlab.studies._branching.sentences import parts_sentences, verdict
+from steerlab.studies._branching.sentences import parts_sentences, thinking_sentence, verdict
 from steerlab.studies._pair import Models, Pair
 
 Rendering = Literal["chat", "plain", "raw"]
@@ -103,9 +104,10 @@ def branching(
     beside = _parts(models, records, law, size, seed) if with_parts and law.temperature > 0 else None
     blind = _blind(models, measured, gains)
     identified, summary = verdict(measured, contrasts, blind, pair.same_tokenizer, steps)
+    thinking = thinking_before_answers(pair.post)
     return BranchingResult(
         status="done" if identified else "not identified",
-        summary=[*summary, *(parts_sentences(beside) if beside else [])],
+        summary=[*summary, *thinking_sentence(thinking), *(parts_sentences(beside) if beside else [])],
         headline=Headline(
             what="branching factor, base over post",
             value=contrasts[0].ratio,
@@ -119,6 +121,7 @@ def branching(
         same_tokenizer=pair.same_tokenizer,
         steps=steps,
         parts=beside,
+        thinking=thinking,
     )
 
 

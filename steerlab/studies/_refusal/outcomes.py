@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
+from steerlab.judging import agreement_of
 from steerlab.readouts.refusals import Verdicts, difference
 from steerlab.statistics import Estimate, bootstrap_mean, proportion
 from steerlab.studies._refusal.result import Intervention, Outcome
@@ -24,6 +25,7 @@ def outcome(
     before: Verdicts | None = None,
     clusters: NDArray[np.int64] | None = None,
     *,
+    judged: bool = False,
     seed: int,
 ) -> Outcome:
     """The shares of `after` and their change from `before`; of random directions, one a cluster, also one by one."""
@@ -52,6 +54,8 @@ def outcome(
         anywhere=share(after.anywhere),
         log_odds=bootstrap_mean(after.odds, clusters, seed=seed) if known else Estimate(value=math.nan),
         gibberish=share(after.gibberish),
+        unfinished=share(after.unfinished) if after.unfinished.any() else None,
+        judged=agreement_of(after.refused, after.phrases, clusters) if judged else None,
         effect=effect,
         draws=draws,
     )

@@ -159,7 +159,7 @@ def effects(
     def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
         return added(target, unit * own.gap(layer), layer, strength)
 
-    rows: list[Outcome] = []
+    rows, judged = list[Outcome](), target.judge.decides is not None
     kinds: tuple[tuple[Intervention, Callable[..., Edit], str], ...] = (
         ("ablation", ablation, "harmful"),
         ("addition", addition, "harmless"),
@@ -169,7 +169,9 @@ def effects(
         for source in sources:
             chosen = directions[source]
             after = target.judge.verdicts(prompts, [edit(chosen.unit, chosen.choice.layer)])
-            rows.append(outcome(target.name, kind, name, source, after, plain[kind], seed=seed))
+            rows.append(
+                outcome(target.name, kind, name, source, after, plain[kind], judged=judged, seed=seed)
+            )
         # An added direction is as long as the gap at its layer, so its control is added at that layer as well.
         at = {
             random_name(name, directions, target.name, source): directions[source].choice.layer
@@ -208,6 +210,7 @@ def _random(
         joined(parts),
         picked(plain, np.concatenate(rows)),
         clusters=np.repeat(np.arange(len(units)), size),
+        judged=target.judge.decides is not None,
         seed=seed,
     )
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
+from steerlab.judging import JudgeAgreement
 from steerlab.readouts.agreement import Agreement
 from steerlab.readouts.surface import Surface
 from steerlab.record import Record
@@ -25,7 +29,9 @@ class Outcome(Record):
     """What a model does with one kind of test prompts under one intervention.
 
     direction: "none", "base", "post", "random", or "random at layer l" as the control of a direction
-    added there. refused: by any phrase rule; start, anywhere: by the published ones.
+    added there. refused: by the judge where there is one, else by any phrase rule; start, anywhere: by the published
+    ones. judged: judge and phrases on the same answers. unfinished: share that never ended its thinking block, where
+    there are such.
     log_odds: of the first token beginning a refusal. gibberish: share of incoherent answers. effect: change against
     the unsteered model, under ablation of the share refused or gibberish, under addition of the share refused in
     language. draws: the effect of each random direction by itself.
@@ -40,6 +46,8 @@ class Outcome(Record):
     anywhere: Estimate
     log_odds: Estimate
     gibberish: Estimate
+    unfinished: Estimate | None = None
+    judged: JudgeAgreement | None = None
     effect: Estimate | None = None
     draws: tuple[float, ...] = ()
 
@@ -68,7 +76,8 @@ class RefusalResult(StudyResult):
     model with the chosen one. own, plain: cosines by layer, each model read in its own template at its chosen position,
     and both in the plain template at the last token. grid: cosines over layers and positions in both kinds of
     templates. points: test prompts along the directions. prices: what steering costs elsewhere. surface: whether form
-    alone tells the requests apart. missing: what was not run, and why.
+    alone tells the requests apart. missing: what was not run, and why. judge: the name of the judge that decided, where
+    one did. agreements: that judge and the phrases on each model's unsteered test answers.
     """
 
     study: str = "refusal"
@@ -83,6 +92,8 @@ class RefusalResult(StudyResult):
     prices: tuple[InterventionPrice, ...] = ()
     surface: Surface | None = None
     missing: dict[str, str]
+    judge: str | None = None
+    agreements: Mapping[str, JudgeAgreement] = Field(default_factory=dict)
 
     def outcome(self, model: str, intervention: str, direction: str, prompts: str = "") -> Outcome | None:
         """One row; without `prompts` the kind that the intervention is tested on."""

@@ -23,6 +23,7 @@ def sentences(result: RefusalResult) -> list[str]:
         made.append(
             f"{asked} refuses {refuses[0]} of {harmful} and {refuses[1]} of {harmless} prompts{verdict}."
         )
+    made += _judge_sentences(result) + _unfinished_sentences(result)
     if not result.separates["post"]:
         made.append(
             "Refusal is not identified: the post-trained model does not refuse one kind more than the other."
@@ -78,6 +79,26 @@ def headline(result: RefusalResult) -> Headline | None:
 
 
 # -- private, in the order they are called --
+
+
+def _judge_sentences(result: RefusalResult) -> list[str]:
+    return [
+        f"The judge {result.judge} says who refuses; of the {model} model's {found.n} unsteered answers the phrases "
+        f"say the same of {found.same} (Cohen's kappa {found.kappa:.2f}), refused being {found.judged} by the judge "
+        f"and {found.phrases} by the phrases."
+        for model, found in result.agreements.items()
+    ]
+
+
+def _unfinished_sentences(result: RefusalResult) -> list[str]:
+    """Where unsteered answers never ended their thinking: they count as neither refused nor answered."""
+    rows = ((row, row.unfinished) for row in result.outcomes if row.intervention == "none")
+    return [
+        f"{share} of the {row.model} model's answers to {row.prompts} prompts never end their thinking block within "
+        f"{result.setting.new_tokens} tokens, so they are not answered: neither refused nor complied with."
+        for row, share in rows
+        if share
+    ]
 
 
 def _effect_sentence(result: RefusalResult, model: str, direction: str, intervention: str) -> str:

@@ -10,19 +10,22 @@ of the model that is steered, so that every direction added to it has the same l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from steerlab.datasets import ContrastSet, StatementSet, StudyData
 from steerlab.errors import DatasetError
+from steerlab.judging import JudgeAgreement, RefusalJudge, agreement_of, asked_once, judge_name
 from steerlab.models import LanguageModel
+from steerlab.models.thinking import thinking_in
 from steerlab.progress import track
 from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_apart
 from steerlab.readouts.requests import Split
 from steerlab.readouts.surface import surface
 from steerlab.registry import Preset, Size, check_options
 from steerlab.studies._pair import Models, Pair
-from steerlab.studies._refusal.outcomes import outcome
+from steerlab.studies._refusal.outcomes import joined, outcome
 from steerlab.studies._refusal.parts import (
     METHODS,
     Amount,
@@ -81,10 +84,13 @@ def refusal(
     seed: int = 0,
     plain_text: Sequence[str] | None = None,
     statements: StatementSet | None = None,
+    judge: RefusalJudge | None = None,
+    max_new_tokens: int | None = None,
 ) -> RefusalResult:
     """Compare the refusal directions of a pair of models on harmful and harmless requests with splits.
 
-    A model with a chat template is asked through it, one without through the plain rendering; the result says which.
+    A model with a chat template is asked through it, one without through the plain rendering; the result says which. A
+    thinking block that a template opens is closed, so that the answer's first token is what is read.
     Answers are scored in memory and kept nowhere.
 
     Args:
@@ -96,25 +102,35 @@ def refusal(
         plain_text: passages on which the price of steering is measured; None takes those of `data`, an empty list
             leaves it out.
         statements: labelled statements of the task that steering should leave alone, likewise.
+        judge: says of (request, answer) whether it was refused, asked once for each. Its word then decides in place of
+            the phrases, whose share stands beside it with the agreement of the two; the result has its name.
+        max_new_tokens: of each answer; by default as many as the phrases need (12, published 16). A judge that reads
+            what was answered may want more.
 
     Returns:
         The result; its `artefacts()` are the two `Direction`s (every layer, at the chosen position).
 
     Raises:
         DatasetError: the requests have no splits, or fewer than eight of a kind in one.
-        SteerlabError: an unknown size or preset.
+        SteerlabError: an unknown size or preset, or a judge that fails or gives something that is no bool.
     """
     check_options("The refusal study", size=size, preset=preset, presets=METHODS)
     amount, method = _AMOUNTS[size], METHODS[preset]
+    method = replace(method, new_tokens=max_new_tokens or method.new_tokens)
+    judge = None if judge is None else asked_once(judge)  # of an answer that both models give, too
     pair = Pair.of(pair)
     data = StudyData.of(data, "requests", pair.topics).with_own(plain_text=plain_text, statements=statements)
     requests = data.requests
     splits = _splits(requests, amount, seed)
     missing: dict[str, str] = {}
-    subjects = [_subject(name, model, splits, method, seed, missing) for name, model in pair.by_name.items()]
+    subjects = [
+        _subject(name, model, splits, method, seed, missing, judge) for name, model in pair.by_name.items()
+    ]
     plain = {subject.name: _unsteered(subject) for subject in subjects}
     outcomes = [
-        outcome(subject.name, kind, "none", "none", plain[subject.name][kind], seed=seed)
+        outcome(
+            subject.name, kind, "none", "none", plain[subject.name][kind], judged=judge is not None, seed=seed
+        )
         for subject in subjects
         for kind in ("harmful", "harmless")
     ]
@@ -130,6 +146,8 @@ def refusal(
         choices={},
         surface=surface(requests.positive, requests.negative, seed=seed),
         missing=missing,
+        judge=None if judge is None else judge_name(judge),
+        agreements={} if judge is None else {name: _agreement(verdicts) for name, verdicts in plain.items()},
     )
     if separates["post"]:
         result = _with_directions(
@@ -172,10 +190,12 @@ def _subject(
     method: Method,
     seed: int,
     missing: dict[str, str],
+    judge: RefusalJudge | None,
 ) -> Subject:
     def rendered(part: ContrastSet) -> Split:
         kinds = (
-            [model.instruction_prompt(text) for text in texts] for texts in (part.positive, part.negative)
+            [model.instruction_prompt(text, think=False) for text in texts]
+            for texts in (part.positive, part.negative)
         )
         return Split(*kinds)
 
@@ -186,11 +206,12 @@ def _subject(
             f"No token of the {name} model begins a refusal as a whole word, so its log-odds are missing and its layer "
             "was chosen by separation."
         )
-    judge = Judge.of(
-        model, val.prompts, list(tokens), seed, phrases=method.phrases, new_tokens=method.new_tokens
-    )
+    scores = Judge.of(
+        model, val.prompts, list(tokens), seed,
+        phrases=method.phrases, new_tokens=method.new_tokens, judge=judge,
+    )  # fmt: skip
     words = tuple(dict.fromkeys(tokens.values()))
-    return Subject(name, model, train, val, test, judge, words, method)
+    return Subject(name, model, train, val, test, scores, words, method)
 
 
 def _unsteered(subject: Subject) -> dict[str, Verdicts]:
@@ -198,6 +219,12 @@ def _unsteered(subject: Subject) -> dict[str, Verdicts]:
         "harmful": subject.judge.verdicts(subject.test.harmful),
         "harmless": subject.judge.verdicts(subject.test.harmless),
     }
+
+
+def _agreement(verdicts: Mapping[str, Verdicts]) -> JudgeAgreement:
+    """The judge and the phrases on a model's unsteered answers to all test prompts."""
+    both = joined(list(verdicts.values()))
+    return agreement_of(both.refused, both.phrases)
 
 
 def _setting(
@@ -213,15 +240,23 @@ def _setting(
         size=size,
         seed=seed,
         models={subject.name: subject.model.name for subject in subjects},
-        templates={subject.name: rendering[subject.test.harmful[0].template] for subject in subjects},
+        templates={
+            subject.name: rendering[subject.test.harmful[0].template] + _closed(subject)
+            for subject in subjects
+        },
         refusal_tokens={subject.name: subject.words for subject in subjects},
         train=len(splits["train"].positive),
         val=len(splits["val"].positive),
         test=len(splits["test"].positive),
-        new_tokens=METHODS[preset].new_tokens,
+        new_tokens=subjects[0].method.new_tokens,
         preset=preset,
         kinds=(requests.positive_name, requests.negative_name),
     )
+
+
+def _closed(subject: Subject) -> str:
+    state = thinking_in(subject.test.harmful[0].text)
+    return "" if state == "none" else f", its thinking block {state}"
 
 
 def _with_directions(

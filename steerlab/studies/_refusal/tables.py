@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from steerlab.judging import JudgeAgreement
 from steerlab.readouts.agreement import COLUMNS, Agreement
 from steerlab.results import Table, with_rows
 from steerlab.selection import Selection
@@ -11,7 +13,7 @@ from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.studies._refusal.place import TEMPLATES
 
 if TYPE_CHECKING:
-    from steerlab.studies._refusal.result import RefusalResult
+    from steerlab.studies._refusal.result import Outcome, RefusalResult
 
 _HALVES = (
     "Across halves: base found on one half of the prompts, post on the other. Ceiling: one model with itself across "
@@ -23,6 +25,7 @@ def tables(result: RefusalResult) -> list[Table]:
     """Every table that has a row, in reading order."""
     return with_rows(
         _rates(result),
+        _judged(result),
         _choice(result),
         *(_candidates(f"selection_{model}", choice) for model, choice in result.choices.items()),
         *(_cosine(key, title, rows) for key, title, rows in result.cosines()),
@@ -42,27 +45,59 @@ def _rates(result: RefusalResult) -> Table:
     )
     corrected = result.setting.preset == "corrected"
     dose = f". Added with {result.setting.strength:g} class gaps" if result.setting.strength else ""
+    judged = f"Who refuses is said by the judge {result.judge}. " if result.judge else ""
     end = ", at each of three points of the layer." if result.setting.preset == "published" else "."
+    columns: dict[str, str | Callable[[Outcome], Any]] = {
+        "model": "model",
+        "prompts": "prompts",
+        "intervention": "intervention",
+        "direction": "direction",
+        "refuses": "refused",
+        "phrase at start": "start",
+        "phrase anywhere": "anywhere",
+        "refusal log-odds": "log_odds",
+        "gibberish": lambda outcome: outcome.gibberish if corrected else None,
+    }
+    if any(row.unfinished for row in result.outcomes):
+        columns["thinking unfinished"] = "unfinished"
     return Table.of(
         "rates",
         "Refusal rates on test prompts",
         result.outcomes,
-        {
-            "model": "model",
-            "prompts": "prompts",
-            "intervention": "intervention",
-            "direction": "direction",
-            "refuses": "refused",
-            "phrase at start": "start",
-            "phrase anywhere": "anywhere",
-            "refusal log-odds": "log_odds",
-            "gibberish": lambda outcome: outcome.gibberish if corrected else None,
-            "change": "effect",
-        },
-        note="Change against the unsteered model: under ablation of the share that refuses or writes gibberish, under "
-        "addition of the share that refuses in language. A direction is added at the layer where it was chosen, as "
-        "long as the dose in class gaps of the steered model there, and so are its random controls. "
+        columns | {"change": "effect"},
+        note=f"{judged}Change against the unsteered model: under ablation of the share that refuses or writes "
+        "gibberish, under addition of the share that refuses in language. A direction is added at the layer where it "
+        "was chosen, as long as the dose in class gaps of the steered model there, and so are its random controls. "
         f"Log-odds of the first token among: {tokens}{dose}{end}",
+    )
+
+
+def _judged(result: RefusalResult) -> Table:
+    rows: list[tuple[str, str, str, str, JudgeAgreement]] = [
+        (model, "all", "none", "none", agreement) for model, agreement in result.agreements.items()
+    ]
+    rows += [
+        (row.model, row.prompts, row.intervention, row.direction, row.judged)
+        for row in result.outcomes
+        if row.judged
+    ]
+    return Table.of(
+        "judge",
+        f"The judge {result.judge} beside the refusal phrases",
+        rows,
+        {
+            "model": lambda row: row[0],
+            "prompts": lambda row: row[1],
+            "intervention": lambda row: row[2],
+            "direction": lambda row: row[3],
+            "answers": lambda row: row[4].n,
+            "judge: refused": lambda row: row[4].judged,
+            "phrases: refused": lambda row: row[4].phrases,
+            "both say the same": lambda row: row[4].same,
+            "Cohen's kappa": lambda row: row[4].kappa,
+        },
+        note="Shares of the same answers. Kappa is the agreement beyond that of chance, 1 at most; it has no value "
+        "where both say one and the same of every answer.",
     )
 
 
