@@ -52,7 +52,7 @@ def _checkpoint_table(model: LanguageModel) -> Table:
     mixers = len(model.sites("mixer_out")) if "mixer_out" in model.site_names() else 0
     neurons = "mlp_post" in model.site_names()
     facts = {
-        "family": model.architecture,
+        "family": model.family,
         "stored as": model.stored_as or "safetensors",
         "runs in": f"{model.dtype}, {model.device}".replace("torch.", ""),
         "layers": f"{model.n_layers}, width {model.d_model}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
 from steerlab.models import prompts, templates, weights
+from steerlab.models.adapters import is_multimodal
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.offloaded import device_of
@@ -40,6 +41,8 @@ class Checkpoint:
         self.anatomy = Anatomy(model)
         config = self.anatomy.config
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
+        #: The multimodal model that this is the text part of, by its class; "" where there is none around it.
+        self.part_of = self.architecture if is_multimodal(model.config) else ""
         self.n_layers: int = len(self.anatomy.blocks)
         self.d_model: int = int(config.hidden_size)
         self.n_heads: int = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none
@@ -59,7 +62,7 @@ class Checkpoint:
 
     def _repr_html_(self) -> str:
         parts = {
-            "Architecture": self.architecture,
+            "Architecture": self.family,
             "Layers": self.n_layers,
             "Width": self.d_model,
             "Heads": self.n_heads,
@@ -85,6 +88,14 @@ class Checkpoint:
         )
 
     # What it is
+
+    @property
+    def family(self) -> str:
+        """The architecture, and what it is a part of: "the text part of a LlavaForConditionalGeneration"."""
+        if not self.part_of:
+            return self.architecture
+        alone = "" if self.part_of == self.architecture else f"{self.architecture}, "
+        return f"{alone}the text part of a {self.part_of}"
 
     @property
     def backend(self) -> str:

@@ -94,7 +94,8 @@ def require_settings(max_new_tokens: int, do_sample: bool, temperature: float, t
 
 def end_token_ids(model: LanguageModel) -> tuple[int, ...]:
     """Every id that ends a text for this model."""
-    sources = (getattr(model.model, "generation_config", None), model.tokenizer, model.model.config)
+    settings = (getattr(model.model, "generation_config", None), model.tokenizer)
+    sources = (*settings, model.model.config, model.anatomy.config)
     for source in sources:
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:

@@ -107,7 +107,7 @@ def load_model(
         engine = (wanted or Transformers).around(module, tokenizer, name=name)
         model = LanguageModel(engine, tokenizer, name=name)
         model.model.eval()
-        model.stored_as = source.stored_as
+        model.stored_as, model.part_of = source.stored_as, source.part_of or model.part_of
         return _proved(model)
     if placing:
         raise ModelError(f"A live model is where it is; leave {', '.join(placing)} out.")

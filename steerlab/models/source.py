@@ -18,7 +18,7 @@ import torch
 
 from steerlab.errors import ModelError, reason
 from steerlab.models import tuners
-from steerlab.models.adapters import architecture_of
+from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
 from steerlab.models.output_weights import TOKENIZER_FILES
 from steerlab.progress import transformers_bars
 
@@ -54,13 +54,14 @@ class Source:
     Attributes:
         name: as it was given.
         stored_as: how the weights were stored, where it is not plain ("GGUF Q4_K_M, dequantised", "LoRA, merged").
+        part_of: the multimodal model of which only the text part was read, by its class; "" where all was.
 
     Raises:
         ModelError: there is nothing of this name.
     """
 
     def __init__(self, name: str, wishes: Wishes) -> None:
-        self.name, self.wishes, self.stored_as = name, wishes, ""
+        self.name, self.wishes, self.stored_as, self.part_of = name, wishes, "", ""
         place = Path(name).expanduser()
         found = place if place.exists() else None
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
@@ -132,7 +133,7 @@ class Source:
         if self.folder is None or self.gguf or any((self.folder / name).exists() for name in TOKENIZER_FILES):
             try:
                 with _quiet():
-                    return AutoTokenizer.from_pretrained(self.where, **self.options)
+                    return self._with_template(AutoTokenizer.from_pretrained(self.where, **self.options))
             except Exception as error:  # see config()
                 failure = reason(error)
         adapter = self._adapter()
@@ -144,9 +145,16 @@ class Source:
 
     # -- private, in the order they are called --
 
-    def _read(self, config: Any) -> Any:
-        from transformers import AutoModelForCausalLM
+    def _with_template(self, tokenizer: Any) -> Any:
+        """The tokenizer with the chat template that older multimodal checkpoints keep in a file of their processor."""
+        name = "chat_template.json"
+        if not tokenizer.chat_template and not self.gguf:
+            file = self._on_hub(name) if self.folder is None else self.folder / name
+            if file is not None and file.is_file():
+                tokenizer.chat_template = json.loads(file.read_text("utf-8"))["chat_template"]
+        return tokenizer
 
+    def _read(self, config: Any) -> Any:
         settings = {**self.options, **self.wishes.placing, "dtype": self._dtype(config)}
         if self.gguf is not None:
             from transformers import GgufConfig
@@ -157,13 +165,15 @@ class Source:
             settings["use_safetensors"] = True
         try:
             with _quiet():
-                module, report = AutoModelForCausalLM.from_pretrained(
+                module, report = auto_class(config).from_pretrained(
                     self.where, output_loading_info=True, **settings
                 )
         except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
             raise ModelError(
                 f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
             ) from error
+        if is_multimodal(config) and not is_multimodal(module.config):
+            self.part_of = str((config.architectures or [config.model_type])[0])
         self._require_all(module, report)
         if self.gguf is not None:
             self.stored_as = f"GGUF {_quantisation(self.gguf)}, dequantised"
@@ -184,12 +194,10 @@ class Source:
                 f"{self.name} lacks the weights of {len(absent)} parts of a {kind} (first: {absent[0]}), which would "
                 f"be random numbers; {self._again}."
             )
-        config = module.config
-        is_text_part = hasattr(config, "vision_config") or hasattr(config, "audio_config")
         unused = sorted(
             key
             for key in report["unexpected_keys"]
-            if not _MASKS.search(key) and not (is_text_part and _TOWERS.search(key.lower()))
+            if not _MASKS.search(key) and not (self.part_of and _TOWERS.search(key.lower()))
         )
         if unused and not self.wishes.unused:
             raise ModelError(
@@ -317,10 +325,8 @@ def _gguf_in(place: Path) -> Path | None:
 
 def _parameters(config: Any) -> int:
     """How many parameters a model of this configuration has."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"), _quiet():
-        return int(AutoModelForCausalLM.from_config(config).num_parameters())
+        return int(auto_class(config).from_config(config).num_parameters())
 
 
 def _quantisation(file: Path) -> str:

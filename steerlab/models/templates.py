@@ -111,9 +111,7 @@ def _apply_messages(
     messages = [{"role": "system", "content": system}] if system else []
     messages += [{"role": role, "content": text} for role, text in turns]
     try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **options
-        )
+        rendered = _rendered(tokenizer, messages, options)
     except Exception as error:  # templates are programs: jinja raises whatever they raise
         if system:
             raise PromptError(
@@ -124,7 +122,24 @@ def _apply_messages(
         raise PromptError(
             "The chat template drops the system message; leave `system` out or write it into the text."
         )
-    return str(rendered)
+    return rendered
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
+    """The messages as the template writes them; those of multimodal models may drop what is not in a list of parts."""
+
+    def written(shape: Sequence[Mapping[str, Any]]) -> str:
+        return str(
+            tokenizer.apply_chat_template(shape, tokenize=False, add_generation_prompt=True, **options)
+        )
+
+    plain, text = written(messages), messages[-1]["content"].strip()
+    if text in plain:
+        return plain
+    in_parts = written(
+        [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
+    )
+    return in_parts if text in in_parts else plain
 
 
 def _join(before: str, text: str, after: str, response: str, *, special: bool, template: str) -> Prompt:

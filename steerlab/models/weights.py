@@ -62,9 +62,7 @@ def fingerprint(config: Any, parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tensor]]]) -> str:
     """The fingerprint from name, shape and sampled values of every weight."""
-    lasting = {
-        key: value for key, value in config.to_dict().items() if not key.strip("_").startswith(_TRANSIENT)
-    }
+    lasting = _lasting(config.to_dict())
     if "output_attentions" in lasting:
         lasting["output_attentions"] = False  # how much a pass hands out; a bridge asks for more
     hashed = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
@@ -72,6 +70,15 @@ def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tens
         hashed.update(f"{name}{shape}".encode())
         hashed.update(values.numpy().tobytes())
     return hashed.hexdigest()[:16]
+
+
+def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's settings, and those of its parts, without the transient ones."""
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if not str(key).strip("_").startswith(_TRANSIENT)
+    }
 
 
 def norm_gain(
