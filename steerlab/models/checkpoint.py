@@ -18,6 +18,7 @@ from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.offloaded import device_of
 from steerlab.models.prompts import PaddingSide, Prompt, Template, Tokens
+from steerlab.models.quantised import method_of
 from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
 from steerlab.models.tuners import weight_of
 from steerlab.showing import html_table
@@ -34,8 +35,9 @@ class Checkpoint:
         self.name = name
         #: Topics of packaged statements that it was trained to judge, where that is known: bundled models set them.
         self.topics: tuple[str, ...] = ()
-        #: How the weights were stored, where that is not plain: "GGUF Q4_K_M, dequantised", "LORA, merged".
-        self.stored_as = ""
+        #: How the weights are or were stored, where that is not plain: "GGUF Q4_K_M, dequantised", "LORA, merged",
+        #: "bitsandbytes 4-bit".
+        self.stored_as = method_of(model)
         #: What the chat template reads beside the messages, in every prompt: {"enable_thinking": False}.
         self.chat_options: dict[str, Any] = {}
         self.anatomy = Anatomy(model)
@@ -46,8 +48,7 @@ class Checkpoint:
         self.n_layers: int = len(self.anatomy.blocks)
         self.d_model: int = int(config.hidden_size)
         self.n_heads: int = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none
-        rows = int(self.anatomy.head.weight.shape[0])
-        self.vocab_size: int = min(len(tokenizer), rows)
+        self.vocab_size: int = min(len(tokenizer), self.anatomy.n_rows)
         limit = getattr(config, "max_position_embeddings", None)
         self.context: int | None = int(limit) if limit else None
         #: Whether the model is told each token's position; otherwise it counts for itself.
@@ -255,7 +256,7 @@ class Checkpoint:
                 raise PromptError(
                     f"Prompt {row} has {length} tokens, but the model's context holds {self.context}; shorten it."
                 )
-        rows = int(self.anatomy.head.weight.shape[0])
+        rows = self.anatomy.n_rows
         known = tokens.input_ids < rows
         if bool(known.all()):
             return tokens

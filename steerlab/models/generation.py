@@ -105,7 +105,7 @@ def end_token_ids(model: LanguageModel) -> tuple[int, ...]:
 
 def rows_without_token(model: LanguageModel) -> list[int]:
     """Rows that pad the unembedding: they stand for no token and must not be written."""
-    return list(range(model.vocab_size, int(model.anatomy.head.weight.shape[0])))
+    return list(range(model.vocab_size, model.anatomy.n_rows))
 
 
 def _batches(
@@ -162,7 +162,7 @@ def _continue(
 
     ends = end_token_ids(model)
     pad = pad_token_id(model.tokenizer)
-    if pad >= int(model.anatomy.head.weight.shape[0]):  # added without a row of its own
+    if pad >= model.anatomy.n_rows:  # added without a row of its own
         pad = min(ends, default=0)
     build: Any = GenerationConfig
     config = build(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from steerlab.errors import ModelError, reason
-from steerlab.models import tuners
+from steerlab.models import quantised, tuners
 from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
 from steerlab.models.output_weights import TOKENIZER_FILES
 from steerlab.progress import transformers_bars
@@ -169,9 +169,10 @@ class Source:
                     self.where, output_loading_info=True, **settings
                 )
         except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
-            raise ModelError(
-                f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
-            ) from error
+            method = quantised.method_named(
+                settings.get("quantization_config", getattr(config, "quantization_config", None))
+            )
+            raise ModelError(self._unread(error, "" if self.gguf else method)) from error
         if is_multimodal(config) and not is_multimodal(module.config):
             self.part_of = str((config.architectures or [config.model_type])[0])
         self._require_all(module, report)
@@ -180,9 +181,24 @@ class Source:
             _forget_quantisation(module)
         return module
 
+    def _unread(self, error: Exception, method: str) -> str:
+        """Why the weights cannot be read, and what to do: of quantised ones, it is seldom the file that is wrong."""
+        if not method:
+            return f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
+        if isinstance(error, ImportError):
+            return (
+                f"{self.name} is quantised with {method}, and what reads that is not installed ({reason(error)}); run "
+                f"pip install {quantised.packages_for(method)}."
+            )
+        return (
+            f"The weights of {self.name}, quantised with {method}, cannot be read here ({reason(error)}); load it "
+            "where that is given, or take the checkpoint that is not quantised."
+        )
+
     def _dtype(self, config: Any) -> str | torch.dtype:
         """The dtype that is computed in: rounding weights or buffers first would make another model of them."""
-        if self.wishes.dtype != "auto" or not self.wishes.is_on_cpu:
+        is_quantised = getattr(config, "quantization_config", None) is not None
+        if self.wishes.dtype != "auto" or not self.wishes.is_on_cpu or is_quantised:
             return self.wishes.dtype
         return torch.float32 if _parameters(config) <= _FLOAT32_LIMIT else "auto"
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import ModelError, reason
 from steerlab.models.offloaded import at_hand
+from steerlab.models.quantised import is_packed, unpacked
 
 
 def require_package(package: str, name: str) -> None:
@@ -104,11 +105,9 @@ def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
         ModelError: an adapter whose change is no matrix that is added.
     """
     if not is_tuned(module):
-        with at_hand(module):
-            weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight
+        return _stored(module)
     tuned: Any = module
-    weight = tuned.get_base_layer().weight
+    weight = _stored(tuned.get_base_layer())
     if tuned.disable_adapters or tuned.merged:
         return weight
     for adapter in tuned.active_adapters:
@@ -119,4 +118,13 @@ def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
             )
         if adapter in {**getattr(tuned, "lora_A", {adapter: None}), **getattr(tuned, "lora_embedding_A", {})}:
             weight = weight + tuned.get_delta_weight(adapter).to(weight.device)
+    return weight
+
+
+def _stored(module: nn.Module) -> Float[Tensor, "out in"]:
+    """A layer's own weight, wherever and however it is kept."""
+    with at_hand(module):
+        if is_packed(module):
+            return unpacked(module)
+        weight: Tensor = module.weight  # type: ignore[assignment]
     return weight
