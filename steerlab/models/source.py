@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ import torch
 from steerlab.errors import ModelError, reason
 from steerlab.models import quantised, tuners
 from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
+from steerlab.models.gguf_files import gguf_in, joined, quantisation
 from steerlab.models.output_weights import TOKENIZER_FILES
 from steerlab.progress import transformers_bars
 
@@ -69,15 +71,16 @@ class Source:
             raise ModelError(
                 f"There is no folder {name!r}; check the path or give a hub name like 'owner/model'."
             )
-        self.gguf = _gguf_in(found) if found is not None else None
+        self.parts = gguf_in(found) if found is not None else ()
         if found is not None and found.is_file():
-            if self.gguf is None:
+            if not self.parts:
                 raise ModelError(
                     f"{name} is a file, not a model folder; give the folder that contains config.json, or a .gguf file."
                 )
             found = found.parent
         self.folder = found
-        self.where = str(found or name)
+        self.gguf = self._one_file() if self.parts else None
+        self.where = str(self.gguf.parent if self.gguf is not None else found or name)
         self.options: dict[str, Any] = {
             "revision": wishes.revision,
             "trust_remote_code": wishes.trust_remote_code,
@@ -145,6 +148,14 @@ class Source:
 
     # -- private, in the order they are called --
 
+    def _one_file(self) -> Path:
+        """The GGUF file, or one that its parts are joined into for as long as this source is used."""
+        tuners.require_package("gguf", self.name)
+        if len(self.parts) == 1:
+            return self.parts[0]
+        self._joined = TemporaryDirectory(prefix="steerlab-gguf-")
+        return joined(self.parts, Path(self._joined.name))
+
     def _with_template(self, tokenizer: Any) -> Any:
         """The tokenizer with the chat template that older multimodal checkpoints keep in a file of their processor."""
         name = "chat_template.json"
@@ -159,7 +170,6 @@ class Source:
         if self.gguf is not None:
             from transformers import GgufConfig
 
-            tuners.require_package("gguf", self.name)
             settings["quantization_config"] = GgufConfig(dequantize=True)
         else:
             settings["use_safetensors"] = True
@@ -177,7 +187,8 @@ class Source:
             self.part_of = str((config.architectures or [config.model_type])[0])
         self._require_all(module, report)
         if self.gguf is not None:
-            self.stored_as = f"GGUF {_quantisation(self.gguf)}, dequantised"
+            split = f" in {len(self.parts)} parts" if len(self.parts) > 1 else ""
+            self.stored_as = f"GGUF {quantisation(self.gguf)}{split}, dequantised"
             _forget_quantisation(module)
         return module
 
@@ -322,38 +333,10 @@ def require_causal(config: Any, name: str) -> None:
     architecture_of(config)
 
 
-def _gguf_in(place: Path) -> Path | None:
-    """The GGUF file that a place is, or holds where it holds no other weights."""
-    if place.is_file():
-        files = [place] if place.suffix.lower() == ".gguf" else []
-    else:
-        plain = any(place.glob("*.safetensors")) or (place / "config.json").exists()
-        files = [] if plain else sorted(place.glob("*.gguf"))
-    if not files:
-        return None
-    if len(files) > 1 or re.search(r"-\d{5}-of-\d{5}$", files[0].stem):
-        raise ModelError(
-            f"{place} holds {len(files)} GGUF files or one part of several; name one whole file (parts are joined with "
-            "llama-gguf-split --merge)."
-        )
-    return files[0]
-
-
 def _parameters(config: Any) -> int:
     """How many parameters a model of this configuration has."""
     with torch.device("meta"), _quiet():
         return int(auto_class(config).from_config(config).num_parameters())
-
-
-def _quantisation(file: Path) -> str:
-    """The name of a GGUF file's quantisation: "Q4_K_M"."""
-    from gguf import GGUFReader, LlamaFileType
-
-    field_ = GGUFReader(file).get_field("general.file_type")
-    if field_ is None:
-        return "of unknown type"
-    name = str(LlamaFileType(int(field_.contents())).name)
-    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def _forget_quantisation(module: Any) -> None:
