@@ -151,10 +151,11 @@ def test_an_adapter_is_put_on_the_base_that_is_named(
     assert "LORA, merged" in capfd.readouterr().out
 
 
-def test_a_live_model_has_the_same_facts() -> None:
+def test_a_live_model_has_the_same_facts(tmp_path: Path) -> None:
     live = checkpoint_facts(sl.load(tuned(build("llama")), tiny_tokenizer()))
     assert live["baking"].startswith("no: model.layers.0.self_attn.o_proj has an adapter on it")
-    bridged = checkpoint_facts(sl.load(build("llama"), tiny_tokenizer(), backend="transformer_lens"))
+    tokenizer = plain(tmp_path)
+    bridged = checkpoint_facts(sl.load(build("llama"), tokenizer, backend="transformer_lens"))
     assert bridged["runs in"].startswith("transformer_lens, float32")
     assert "load the model with backend='transformers'" in bridged["baking"]
     assert checkpoint_facts(sl.load(build("llama"), tiny_tokenizer()))["baking"] == "yes"

@@ -53,8 +53,8 @@ def joined(parts: Iterable[Path], folder: Path) -> Path:
         KeyError,
     ) as error:  # numpy and gguf on damaged files, a full disk
         raise ModelError(
-            f"The {len(parts)} parts that {parts[0].name} begins cannot be joined ({reason(error)}); download them again, or "
-            "free space for one copy."
+            f"The {len(parts)} parts that {parts[0].name} begins cannot be joined ({reason(error)}); download them "
+            "again, or free space for one copy."
         ) from error
     expected, found = _setting(readers[0], "split.tensors.count"), sum(len(each.tensors) for each in readers)
     if expected is not None and expected != found:

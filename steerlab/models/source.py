@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from steerlab.errors import ModelError, reason
 from steerlab.models import quantised, tuners
@@ -194,12 +195,15 @@ class Source:
 
     def _unread(self, error: Exception, method: str) -> str:
         """Why the weights cannot be read, and what to do: of quantised ones, it is seldom the file that is wrong."""
+        asked = ", ".join(name for name in self.wishes.placing if name != "quantization_config")
+        if asked and not isinstance(error, OSError | SafetensorError):
+            return f"{self.name} cannot be read with {asked} as given ({reason(error)}); correct it, or leave it out."
         if not method:
             return f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
         if isinstance(error, ImportError):
             return (
-                f"{self.name} is quantised with {method}, and what reads that is not installed ({reason(error)}); run "
-                f"pip install {quantised.packages_for(method)}."
+                f"{self.name} is quantised with {method}, and what reads that is not installed ({reason(error)}); "
+                f"run pip install {quantised.packages_for(method)}."
             )
         return (
             f"The weights of {self.name}, quantised with {method}, cannot be read here ({reason(error)}); load it "

@@ -15,15 +15,19 @@ from steerlab.models.quantised import is_packed, unpacked
 
 def require_package(package: str, name: str) -> None:
     """Raise `ModelError` unless what a checkpoint needs is installed."""
-    try:
-        found = find_spec(package) is not None
-    except ValueError:  # imported as None
-        found = False
-    if not found:
+    if not is_installed(package):
         what = {"peft": "is an adapter", "gguf": "is a GGUF file"}[package]
         raise ModelError(
             f"{name} {what}, and {package} is not installed; run pip install 'steerlab[{package}]'."
         )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; asked without importing it."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # imported as None
+        return False
 
 
 def with_adapter(network: Any, where: str, revision: str | None, name: str) -> Any:

@@ -268,8 +268,8 @@ class Writers:
         name = self._names.get(id(module), type(module).__name__)
         if is_tuned(module):
             raise SteeringError(
-                f"{name} has an adapter on it, which a change of its own weights would miss; fold it in (merge=True, or "
-                "merge_and_unload() of a live model), or steer with hooks."
+                f"{name} has an adapter on it, which a change of its own weights would miss; fold it in (merge=True, "
+                "or merge_and_unload() of a live model), or steer with hooks."
             )
         parameters = list(module.parameters(recurse=False))
         if not _kind(module) or not all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -157,3 +158,25 @@ def test_a_template_of_parts_in_the_processors_file_is_used(tmp_path: Path) -> N
 def test_a_plain_model_is_no_part_of_another() -> None:
     model = sl.load(build("llama"), tiny_tokenizer())
     assert (model.part_of, model.family) == ("", "LlamaForCausalLM")
+
+
+@pytest.mark.parametrize(
+    ("kind", "works"), [("llava", True), ("gemma3", True), ("qwen3_5", True), ("qwen2_vl", False)]
+)
+def test_a_bridge_is_built_without_installing_anything(
+    kind: str, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TransformerLens would call pip for torchvision, whose newest wheel brings another torch with it."""
+    called: list[Any] = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *arguments, **_: called.append(arguments))
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    folder = saved(kind, tmp_path)
+    plain = sl.load(folder)
+    if works:
+        bridged = sl.load(folder, backend="transformer_lens")
+        close(bridged.logits(TEXTS), plain.logits(TEXTS))
+        assert bridged.family == plain.family
+    else:
+        with pytest.raises(ModelError, match="use backend='transformers'"):
+            sl.load(folder, backend="transformer_lens")
+    assert called == []
