@@ -313,7 +313,7 @@ def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | N
     return {
         "name": model.name,
         "fingerprint": model.fingerprint,
-        "architecture": model.architecture,
+        "architecture": model.family,
         "layers": model.n_layers,
         "width": model.d_model,
         "vocabulary": model.vocab_size,

@@ -20,12 +20,23 @@ _LIBRARIES = (
     "plotly",
     "safetensors",
 )
+#: What some checkpoints need to be read.
+_OPTIONAL = ("accelerate", "peft", "gguf", "bitsandbytes", "torchao", "gptqmodel", "compressed-tensors")
 
 
 def library_versions() -> dict[str, str]:
     """Installed version of Python and of each library results depend on; "not installed" where absent."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    return {"python": platform.python_version(), **_versions(_LIBRARIES)}
+
+
+def optional_versions() -> dict[str, str]:
+    """The same of each library that only some checkpoints need: adapters, GGUF, quantised weights."""
+    return _versions(_OPTIONAL)
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    versions: dict[str, str] = {}
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -25,6 +25,10 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
 ]
 
+Base = Annotated[
+    str | None, typer.Option(help="The weights under an adapter, in place of those that it names.")
+]
+
 Steer = Annotated[
     list[str] | None,
     typer.Option(
@@ -51,12 +55,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 
 
-def load_model(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+def load_model(
+    model: str, device: str, dtype: str, trust_remote_code: bool, base: str | None = None
+) -> LanguageModel:
     from steerlab.opening import load
 
     with err.status("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
-    return load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    return load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, base=base)
 
 
 def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from steerlab.cli._app import app, out
-from steerlab.cli._options import Device, Dtype, TrustRemoteCode, load_model
+from steerlab.cli._options import Base, Device, Dtype, TrustRemoteCode, load_model
 from steerlab.errors import ModelError
 from steerlab.registry import REGISTRIES, registry_of
 
@@ -22,12 +22,13 @@ def doctor(
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
+    base: Base = None,
 ) -> None:
     """What is installed and can be named, what device there is, and whether a checkpoint passes the self-check."""
-    from steerlab.environment import hardware, library_versions
+    from steerlab.environment import hardware, library_versions, optional_versions
 
     table = Table("what", "found", title="Environment", title_justify="left")
-    for name, value in {**library_versions(), **hardware()}.items():
+    for name, value in {**library_versions(), **optional_versions(), **hardware()}.items():
         table.add_row(name, str(value))
     out.print(table)
     out.print(_registered_table())
@@ -36,7 +37,7 @@ def doctor(
     from steerlab.models import SelfCheck
 
     try:
-        loaded = load_model(model, device, dtype, trust_remote_code)
+        loaded = load_model(model, device, dtype, trust_remote_code, base)
         out.print(_checkpoint_table(loaded))
         out.print(_self_check_table(loaded.self_check()))
     except ModelError as error:
@@ -46,31 +47,41 @@ def doctor(
 
 
 def _checkpoint_table(model: LanguageModel) -> Table:
-    """What the checkpoint is, and what works on it."""
+    table = Table("what", "found", title=model.name, title_justify="left")
+    for name, value in checkpoint_facts(model).items():
+        table.add_row(name, value)
+    return table
+
+
+def checkpoint_facts(model: LanguageModel) -> dict[str, str]:
+    """What a loaded checkpoint or live model is, what works on it, and what to do where something does not."""
+    from steerlab.models.quantised import method_of
     from steerlab.steering import why_not_baked
 
     mixers = len(model.sites("mixer_out")) if "mixer_out" in model.site_names() else 0
     neurons = "mlp_post" in model.site_names()
-    facts = {
-        "family": model.architecture,
-        "stored as": model.stored_as or "safetensors",
-        "runs in": f"{model.dtype}, {model.device}".replace("torch.", ""),
+    dequantised = ", as the numbers that the quantised weights act as" if method_of(model.model) else ""
+    return {
+        "family": model.family,
+        "stored as": model.stored_as or "plain weights",
+        "runs in": f"{model.backend}, {model.dtype}, {model.device}".replace("torch.", ""),
         "layers": f"{model.n_layers}, width {model.d_model}"
         + (f", {mixers} with a mixer besides attention" if mixers else ""),
         "sites": ", ".join(model.site_names()),
         "chat template": "yes"
         if model.has_chat_template
         else "no: instructions are asked in a plain template",
+        **({"images, sound": "no: it runs on text alone"} if model.part_of else {}),
         "reading, steering, ablation": "yes",
-        "neurons": "yes"
+        "neurons": f"yes{dequantised}"
         if neurons
         else "no: every layer's MLP is a mixture of experts, or there is none; use mlp_out",
-        "baking": why_not_baked(model) or "yes",
+        "baking": _baking(why_not_baked(model)),
     }
-    table = Table("what", "found", title=model.name, title_justify="left")
-    for name, value in facts.items():
-        table.add_row(name, value)
-    return table
+
+
+def _baking(reason: str) -> str:
+    return f"no: {reason}" if reason else "yes"
 
 
 def _registered_table() -> Table:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,14 @@ from steerlab.errors import ModelError
 
 #: The adapters' names of what mixes tokens in attention's place.
 _MIXERS = ("linear_attn", "conv", "mixer", "mamba")
+#: Text parts of multimodal models that have no name among the adapters, and the family whose blocks they are made of:
+#: they differ in rotary positions alone.
+_SAME_BLOCKS = {
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
 
 
 @dataclass(frozen=True)
@@ -51,34 +60,93 @@ class Names:
 
 
 def architecture_of(config: Any) -> str:
-    """The architecture whose adapter fits a transformers configuration.
+    """The architecture whose adapter fits a transformers configuration: of a multimodal model, that of its text part.
 
     Raises:
         ModelError: no adapter knows this family.
     """
-    from transformer_lens.model_bridge.sources import _hf_format
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-
-    translate: Any = _hf_format
-    if not config.architectures and config.model_type in CAUSAL:  # a GGUF file names the type alone
-        config.architectures = [CAUSAL[config.model_type]]
-    try:
-        return str(translate.determine_architecture_from_hf_config(config))
-    except ValueError as error:
-        family = ", ".join(config.architectures or []) or config.model_type
-        raise ModelError(
-            f"The family of this model ({family}) is not one the architecture adapters know; "
-            "choose a checkpoint of another family."
-        ) from error
+    return _described(config)[0]
 
 
-def locate(model: nn.Module, config: Any) -> Names:
-    """Names of the parts of `model`.
+def is_multimodal(config: Any) -> bool:
+    """Whether a configuration holds that of a text part beside others: of images, of sound."""
+    return config.get_text_config() is not config
+
+
+def auto_class(config: Any) -> Any:
+    """transformers' class that makes a model of a configuration: a multimodal one where there is none of text alone."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+
+    kinds = (AutoModelForCausalLM, AutoModelForMultimodalLM)
+    return next((kind for kind in kinds if type(config) in kind._model_mapping), AutoModelForCausalLM)
+
+
+def locate(model: Any, config: Any) -> Names:
+    """Names of the parts of `model`; of a multimodal one, those that text runs through.
 
     Raises:
         ModelError: the family is unknown, or its adapter does not describe a stack of decoder blocks.
     """
-    mapping = _component_mapping(model, config)
+    architecture, described = _described(config)
+    names = _names(model, _component_mapping(model, architecture, described))
+    return names if described is config else _moved(names, model)
+
+
+def _described(config: Any) -> tuple[str, Any]:
+    """The architecture of a configuration or of its text part, and which of the two it is of."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    if not config.architectures and config.model_type in CAUSAL:  # a GGUF file names the type alone
+        config.architectures = [CAUSAL[config.model_type]]
+    for described in (_text_part(config), config):
+        architecture = None if described is None else _known(described)
+        if architecture is not None:
+            return architecture, described
+    family = ", ".join(config.architectures or []) or config.model_type
+    raise ModelError(
+        f"The family of this model ({family}) is not one the architecture adapters know; "
+        "choose a checkpoint of another family."
+    )
+
+
+def _text_part(config: Any) -> Any:
+    """The text part's configuration under the name of the family its blocks are of; None where there is no other."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    if not is_multimodal(config):
+        return None
+    text = copy(config.get_text_config())
+    family = _SAME_BLOCKS.get(text.model_type, text.model_type)
+    if family not in CAUSAL:
+        return None
+    text.architectures = [CAUSAL[family]]
+    return text
+
+
+def _known(config: Any) -> str | None:
+    from transformer_lens.model_bridge.sources import _hf_format
+
+    translate: Any = _hf_format
+    try:
+        return str(translate.determine_architecture_from_hf_config(config))
+    except ValueError:
+        return None
+
+
+def _moved(names: Names, model: Any) -> Names:
+    """Names in a text model by itself (`model.layers`), where they are in the multimodal model around it."""
+    decoder = model.get_decoder()
+    root = next(path for path, module in model.named_modules() if module is decoder)
+    above = {
+        name: getattr(names, name) for name in ("embed", "blocks", "ln_final", "positions", "embed_norm")
+    }
+    moved: dict[str, Any] = {
+        name: None if path is None else f"{root}.{path.partition('.')[2]}" for name, path in above.items()
+    }
+    return replace(names, **moved)
+
+
+def _names(model: nn.Module, mapping: dict[str, Any]) -> Names:
     if "embed" not in mapping or "blocks" not in mapping:
         raise ModelError(
             f"A {type(model).__name__} has no single stack of decoder blocks, so its states have no layers to be "
@@ -114,8 +182,7 @@ def locate(model: nn.Module, config: Any) -> Names:
     )
 
 
-def _component_mapping(model: nn.Module, config: Any) -> dict[str, Any]:
-    architecture = architecture_of(config)
+def _component_mapping(model: nn.Module, architecture: str, config: Any) -> dict[str, Any]:
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 

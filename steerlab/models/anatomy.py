@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import ModelError, SiteError
 from steerlab.models.adapters import Names, locate
+from steerlab.models.quantised import is_packed
 from steerlab.models.sites import LAYER_SITES, MODEL_SITES, Site
 from steerlab.models.weights import original, projection_width
 
@@ -69,6 +70,8 @@ class Anatomy:
                 f"The unembedding of this {type(model).__name__} takes {projection_width(self.head)} numbers but its "
                 f"residual stream has {self.config.hidden_size}; models that project in between are not supported."
             )
+        #: Rows of the unembedding; those beyond the tokenizer's words are padding.
+        self.n_rows = int(self.head.out_features if is_packed(self.head) else self.head.weight.shape[0])
         #: The model without its unembedding: what runs the blocks (OPT's head calls its decoder past `base_model`).
         self.base: Any = self._stack_parent
         multiplier = self._multiplier("residual_multiplier")  # Granite
@@ -261,7 +264,7 @@ class Anatomy:
 
     def _some_logits(self, normed: Tensor, ids: Tensor) -> Tensor:
         head = original(self.head)
-        if type(head) is not nn.Linear or head.weight.is_meta:
+        if type(head) is not nn.Linear or head.weight.is_meta or is_packed(head):
             # A quantised or wrapped unembedding has no rows to take.
             logits: Tensor = self.head(normed)
             return logits[..., ids.to(logits.device)].float()

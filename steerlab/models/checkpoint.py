@@ -13,10 +13,12 @@ from torch import Tensor
 
 from steerlab.errors import ModelError, PromptError, SiteError
 from steerlab.models import prompts, templates, weights
+from steerlab.models.adapters import is_multimodal
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.backends import Transformers
 from steerlab.models.offloaded import device_of
 from steerlab.models.prompts import Conversation, PaddingSide, Prompt, PromptsGiven, Template, Tokens
+from steerlab.models.quantised import method_of
 from steerlab.models.sites import SITE_NAMES, Site, SiteName, site_of, sites_of
 from steerlab.models.tuners import weight_of
 from steerlab.showing import html_table
@@ -33,18 +35,20 @@ class Checkpoint:
         self.name = name
         #: Topics of packaged statements that it was trained to judge, where that is known: bundled models set them.
         self.topics: tuple[str, ...] = ()
-        #: How the weights were stored, where that is not plain: "GGUF Q4_K_M, dequantised", "LORA, merged".
-        self.stored_as = ""
+        #: How the weights are or were stored, where that is not plain: "GGUF Q4_K_M, dequantised", "LORA, merged",
+        #: "bitsandbytes 4-bit".
+        self.stored_as = method_of(model)
         #: What the chat template reads beside the messages, in every prompt: {"enable_thinking": False}.
         self.chat_options: dict[str, Any] = {}
         self.anatomy = Anatomy(model)
         config = self.anatomy.config
         self.architecture: str = (model.config.architectures or [type(model).__name__])[0]
+        #: The multimodal model that this is the text part of, by its class; "" where there is none around it.
+        self.part_of = self.architecture if is_multimodal(model.config) else ""
         self.n_layers: int = len(self.anatomy.blocks)
         self.d_model: int = int(config.hidden_size)
         self.n_heads: int = int(getattr(config, "num_attention_heads", None) or 0)  # Mamba has none
-        rows = int(self.anatomy.head.weight.shape[0])
-        self.vocab_size: int = min(len(tokenizer), rows)
+        self.vocab_size: int = min(len(tokenizer), self.anatomy.n_rows)
         limit = getattr(config, "max_position_embeddings", None)
         self.context: int | None = int(limit) if limit else None
         #: Whether the model is told each token's position; otherwise it counts for itself.
@@ -59,7 +63,7 @@ class Checkpoint:
 
     def _repr_html_(self) -> str:
         parts = {
-            "Architecture": self.architecture,
+            "Architecture": self.family,
             "Layers": self.n_layers,
             "Width": self.d_model,
             "Heads": self.n_heads,
@@ -85,6 +89,14 @@ class Checkpoint:
         )
 
     # What it is
+
+    @property
+    def family(self) -> str:
+        """The architecture, and what it is a part of: "the text part of a LlavaForConditionalGeneration"."""
+        if not self.part_of:
+            return self.architecture
+        alone = "" if self.part_of == self.architecture else f"{self.architecture}, "
+        return f"{alone}the text part of a {self.part_of}"
 
     @property
     def backend(self) -> str:
@@ -264,7 +276,7 @@ class Checkpoint:
         """
         tokens = prompts.encode(self.tokenizer, self.as_prompts(texts), padding_side=padding_side)
         self._require_room(tokens.lengths)
-        rows = int(self.anatomy.head.weight.shape[0])
+        rows = self.anatomy.n_rows
         known = tokens.input_ids < rows
         if bool(known.all()):
             return tokens

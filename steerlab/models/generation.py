@@ -102,7 +102,8 @@ def require_settings(max_new_tokens: int, do_sample: bool, temperature: float, t
 
 def end_token_ids(model: LanguageModel) -> tuple[int, ...]:
     """Every id that ends a text for this model."""
-    sources = (getattr(model.model, "generation_config", None), model.tokenizer, model.model.config)
+    settings = (getattr(model.model, "generation_config", None), model.tokenizer)
+    sources = (*settings, model.model.config, model.anatomy.config)
     for source in sources:
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:
@@ -112,7 +113,7 @@ def end_token_ids(model: LanguageModel) -> tuple[int, ...]:
 
 def rows_without_token(model: LanguageModel) -> list[int]:
     """Rows that pad the unembedding: they stand for no token and must not be written."""
-    return list(range(model.vocab_size, int(model.anatomy.head.weight.shape[0])))
+    return list(range(model.vocab_size, model.anatomy.n_rows))
 
 
 def _by_room(
@@ -171,7 +172,7 @@ def _continue(
 
     ends = end_token_ids(model)
     pad = pad_token_id(model.tokenizer)
-    if pad >= int(model.anatomy.head.weight.shape[0]):  # added without a row of its own
+    if pad >= model.anatomy.n_rows:  # added without a row of its own
         pad = min(ends, default=0)
     build: Any = GenerationConfig
     config = build(

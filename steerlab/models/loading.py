@@ -16,6 +16,7 @@ from steerlab.errors import ModelError, kind_of, reason
 from steerlab.models import backends, tuners
 from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
+from steerlab.models.quantised import method_of
 from steerlab.models.source import Source, Wishes, require_causal
 
 
@@ -103,12 +104,13 @@ def load_model(
         source = Source(str(given), wishes)
         module, name = source.model(), source.name
         tokenizer = source.tokenizer(tokenizer)
-        if not {"device_map", "quantization_config"} & set(placing):
+        if "device_map" not in placing and not (method_of(module) and module.device.type == target.type):
             module = _placed(module, target)
         engine = (wanted or Transformers).around(module, tokenizer, name=name)
         model = LanguageModel(engine, tokenizer, name=name)
         model.model.eval()
-        model.stored_as = source.stored_as
+        model.stored_as = ", ".join(filter(None, (source.stored_as, model.stored_as)))
+        model.part_of = source.part_of or model.part_of
         return _proved(model)
     if placing:
         raise ModelError(f"A live model is where it is; leave {', '.join(placing)} out.")
@@ -230,7 +232,7 @@ def _device(device: str | torch.device) -> torch.device:
 def _placed(module: Any, target: torch.device) -> Any:
     try:
         return module.to(target)
-    except RuntimeError as error:  # no such device, a GPU of a higher number, or too little memory there
+    except (RuntimeError, ValueError) as error:  # no such device, too little memory there, or packed weights
         raise ModelError(
             f"The model cannot be put on the device {str(target)!r} ({reason(error)}); use another one."
         ) from error

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from steerlab.errors import ModelError, reason
+from steerlab.models.adapters import auto_class
 from steerlab.models.anatomy import Anatomy
 from steerlab.models.weights import down_matrix, norm_gain, takes_mean_off, through_post_norm
 
@@ -71,13 +72,13 @@ def read_output_weights(name_or_path: str | Path, *, revision: str | None = None
         ModelError: no configuration or safetensors, a family without a final norm, or tensors that are not there.
         SiteError: the last layer is a mixture of experts: it has no single down projection a token.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     where = str(name_or_path)
     try:
         config = AutoConfig.from_pretrained(where, revision=revision)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config)
+            skeleton = auto_class(config).from_config(config)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{where} has no configuration of a causal language model: {reason(error)}."
@@ -87,6 +88,7 @@ def read_output_weights(name_or_path: str | Path, *, revision: str | None = None
     if anatomy.ln_final is None:
         raise ModelError(f"{where} has no final norm, and entropy neurons act through the final norm.")
     stored = _Stored(where, revision)
+    stored.find_stack(anatomy.names.embed)
     names = {id(module): name for name, module in skeleton.named_modules()}
     down = anatomy.down_projection(n_layers - 1)
     width = int(anatomy.config.hidden_size)
@@ -113,6 +115,7 @@ class _Stored:
 
     def __init__(self, where: str, revision: str | None) -> None:
         self.where, self.revision = where, revision
+        self.stack = ("", "")
         self.folder = Path(where) if Path(where).is_dir() else None
         index = self._file(_INDEX)
         if index is not None:
@@ -129,10 +132,18 @@ class _Stored:
 
     def key(self, name: str) -> str | None:
         """The stored name of a parameter; checkpoints of a base model lack the prefix, or have another one."""
-        if name in self.files:
-            return name
+        moved = name.replace(*self.stack, 1) if name.startswith(self.stack[0]) else name
+        if name in self.files or moved in self.files:
+            return name if name in self.files else moved
         ends = [key for key in self.files if name.endswith(f".{key}") or key.endswith(f".{name}")]
         return ends[0] if len(ends) == 1 else None
+
+    def find_stack(self, embed: str) -> None:
+        """Learn from the embedding where the files put what holds it: multimodal ones have names of their own."""
+        parent, _, leaf = embed.rpartition(".")
+        ends = [key for key in self.files if key.endswith(f".{leaf}.weight")]
+        if parent and len(ends) == 1:
+            self.stack = (f"{parent}.", ends[0].removesuffix(f"{leaf}.weight"))
 
     def file(self, key: str) -> Path:
         """The file of a tensor, fetched where it is not here."""

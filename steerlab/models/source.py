@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from steerlab.errors import ModelError, reason
-from steerlab.models import tuners
-from steerlab.models.adapters import architecture_of
+from steerlab.models import quantised, tuners
+from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
+from steerlab.models.gguf_files import gguf_in, joined, quantisation
 from steerlab.models.output_weights import TOKENIZER_FILES
 from steerlab.progress import transformers_bars
 
@@ -59,13 +62,14 @@ class Source:
     Attributes:
         name: as it was given.
         stored_as: how the weights were stored, where it is not plain ("GGUF Q4_K_M, dequantised", "LoRA, merged").
+        part_of: the multimodal model of which only the text part was read, by its class; "" where all was.
 
     Raises:
         ModelError: there is nothing of this name.
     """
 
     def __init__(self, name: str, wishes: Wishes) -> None:
-        self.name, self.wishes, self.stored_as = name, wishes, ""
+        self.name, self.wishes, self.stored_as, self.part_of = name, wishes, "", ""
         place = Path(name).expanduser()
         found = place if place.exists() else None
         looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
@@ -73,15 +77,16 @@ class Source:
             raise ModelError(
                 f"There is no folder {name!r}; check the path or give a hub name like 'owner/model'."
             )
-        self.gguf = _gguf_in(found) if found is not None else None
+        self.parts = gguf_in(found) if found is not None else ()
         if found is not None and found.is_file():
-            if self.gguf is None:
+            if not self.parts:
                 raise ModelError(
                     f"{name} is a file, not a model folder; give the folder that contains config.json, or a .gguf file."
                 )
             found = found.parent
         self.folder = found
-        self.where = str(found or name)
+        self.gguf = self._one_file() if self.parts else None
+        self.where = str(self.gguf.parent if self.gguf is not None else found or name)
         self.options: dict[str, Any] = {
             "revision": wishes.revision,
             "trust_remote_code": wishes.trust_remote_code,
@@ -137,7 +142,7 @@ class Source:
         if self.folder is None or self.gguf or any((self.folder / name).exists() for name in TOKENIZER_FILES):
             try:
                 with _quiet():
-                    return AutoTokenizer.from_pretrained(self.where, **self.options)
+                    return self._with_template(AutoTokenizer.from_pretrained(self.where, **self.options))
             except Exception as error:  # see config()
                 failure = reason(error)
         adapter = self._adapter()
@@ -149,35 +154,71 @@ class Source:
 
     # -- private, in the order they are called --
 
-    def _read(self, config: Any) -> Any:
-        from transformers import AutoModelForCausalLM
+    def _one_file(self) -> Path:
+        """The GGUF file, or one that its parts are joined into for as long as this source is used."""
+        tuners.require_package("gguf", self.name)
+        if len(self.parts) == 1:
+            return self.parts[0]
+        self._joined = TemporaryDirectory(prefix="steerlab-gguf-")
+        return joined(self.parts, Path(self._joined.name))
 
+    def _with_template(self, tokenizer: Any) -> Any:
+        """The tokenizer with the chat template that older multimodal checkpoints keep in a file of their processor."""
+        name = "chat_template.json"
+        if not tokenizer.chat_template and not self.gguf:
+            file = self._on_hub(name) if self.folder is None else self.folder / name
+            if file is not None and file.is_file():
+                tokenizer.chat_template = json.loads(file.read_text("utf-8"))["chat_template"]
+        return tokenizer
+
+    def _read(self, config: Any) -> Any:
         settings = {**self.options, **self.wishes.placing, "dtype": self._dtype(config)}
         if self.gguf is not None:
             from transformers import GgufConfig
 
-            tuners.require_package("gguf", self.name)
             settings["quantization_config"] = GgufConfig(dequantize=True)
         else:
             settings["use_safetensors"] = True
         try:
             with _quiet():
-                module, report = AutoModelForCausalLM.from_pretrained(
+                module, report = auto_class(config).from_pretrained(
                     self.where, output_loading_info=True, **settings
                 )
         except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
-            raise ModelError(
-                f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
-            ) from error
+            method = quantised.method_named(
+                settings.get("quantization_config", getattr(config, "quantization_config", None))
+            )
+            raise ModelError(self._unread(error, "" if self.gguf else method)) from error
+        if is_multimodal(config) and not is_multimodal(module.config):
+            self.part_of = str((config.architectures or [config.model_type])[0])
         self._require_all(module, report)
         if self.gguf is not None:
-            self.stored_as = f"GGUF {_quantisation(self.gguf)}, dequantised"
+            split = f" in {len(self.parts)} parts" if len(self.parts) > 1 else ""
+            self.stored_as = f"GGUF {quantisation(self.gguf)}{split}, dequantised"
             _forget_quantisation(module)
         return module
 
+    def _unread(self, error: Exception, method: str) -> str:
+        """Why the weights cannot be read, and what to do: of quantised ones, it is seldom the file that is wrong."""
+        asked = ", ".join(name for name in self.wishes.placing if name != "quantization_config")
+        if asked and not isinstance(error, OSError | SafetensorError):
+            return f"{self.name} cannot be read with {asked} as given ({reason(error)}); correct it, or leave it out."
+        if not method:
+            return f"The weights of {self.name} cannot be read ({reason(error)}); {self._again}."
+        if isinstance(error, ImportError):
+            return (
+                f"{self.name} is quantised with {method}, and what reads that is not installed ({reason(error)}); "
+                f"run pip install {quantised.packages_for(method)}."
+            )
+        return (
+            f"The weights of {self.name}, quantised with {method}, cannot be read here ({reason(error)}); load it "
+            "where that is given, or take the checkpoint that is not quantised."
+        )
+
     def _dtype(self, config: Any) -> str | torch.dtype:
         """The dtype that is computed in: rounding weights or buffers first would make another model of them."""
-        if self.wishes.dtype != "auto" or not self.wishes.is_on_cpu:
+        is_quantised = getattr(config, "quantization_config", None) is not None
+        if self.wishes.dtype != "auto" or not self.wishes.is_on_cpu or is_quantised:
             return self.wishes.dtype
         return torch.float32 if _parameters(config) <= _FLOAT32_LIMIT else "auto"
 
@@ -189,12 +230,10 @@ class Source:
                 f"{self.name} lacks the weights of {len(absent)} parts of a {kind} (first: {absent[0]}), which would "
                 f"be random numbers; {self._again}."
             )
-        config = module.config
-        is_text_part = hasattr(config, "vision_config") or hasattr(config, "audio_config")
         unused = sorted(
             key
             for key in report["unexpected_keys"]
-            if not _MASKS.search(key) and not (is_text_part and _TOWERS.search(key.lower()))
+            if not _MASKS.search(key) and not (self.part_of and _TOWERS.search(key.lower()))
         )
         if unused and not self.wishes.unused:
             raise ModelError(
@@ -345,40 +384,10 @@ def require_causal(config: Any, name: str) -> None:
     architecture_of(config)
 
 
-def _gguf_in(place: Path) -> Path | None:
-    """The GGUF file that a place is, or holds where it holds no other weights."""
-    if place.is_file():
-        files = [place] if place.suffix.lower() == ".gguf" else []
-    else:
-        plain = any(place.glob("*.safetensors")) or (place / "config.json").exists()
-        files = [] if plain else sorted(place.glob("*.gguf"))
-    if not files:
-        return None
-    if len(files) > 1 or re.search(r"-\d{5}-of-\d{5}$", files[0].stem):
-        raise ModelError(
-            f"{place} holds {len(files)} GGUF files or one part of several; name one whole file (parts are joined with "
-            "llama-gguf-split --merge)."
-        )
-    return files[0]
-
-
 def _parameters(config: Any) -> int:
     """How many parameters a model of this configuration has."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"), _quiet():
-        return int(AutoModelForCausalLM.from_config(config).num_parameters())
-
-
-def _quantisation(file: Path) -> str:
-    """The name of a GGUF file's quantisation: "Q4_K_M"."""
-    from gguf import GGUFReader, LlamaFileType
-
-    field_ = GGUFReader(file).get_field("general.file_type")
-    if field_ is None:
-        return "of unknown type"
-    name = str(LlamaFileType(int(field_.contents())).name)
-    return name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        return int(auto_class(config).from_config(config).num_parameters())
 
 
 def _forget_quantisation(module: Any) -> None:

@@ -165,13 +165,7 @@ def _apply(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, An
     system = next((message["content"] for message in messages if message["role"] == "system"), "")
     try:
         with bounded(tokenizer, options.get("tools")):
-            rendered = tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=not goes_on,
-                continue_final_message=goes_on,
-                **options,
-            )
+            rendered = _rendered(tokenizer, messages, {**options, "add_generation_prompt": not goes_on})
     except PromptError:
         raise
     except Exception as error:  # templates are programs: jinja raises whatever they raise
@@ -184,7 +178,26 @@ def _apply(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, An
         raise PromptError(
             "The chat template drops the system message; leave `system` out or write it into the text."
         )
-    return str(rendered)
+    return rendered
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
+    """The messages as the template writes them; those of multimodal models may drop what is not in a list of parts."""
+
+    def written(shape: Sequence[Mapping[str, Any]]) -> str:
+        goes_on = not options["add_generation_prompt"]
+        return str(
+            tokenizer.apply_chat_template(shape, tokenize=False, continue_final_message=goes_on, **options)
+        )
+
+    plain = written([dict(message) for message in messages])
+    text = str(messages[-1]["content"] or "").strip()
+    if text in plain:
+        return plain
+    in_parts = written(
+        [{**each, "content": [{"type": "text", "text": each["content"]}]} for each in messages]
+    )
+    return in_parts if text in in_parts else plain
 
 
 def _opened(prompt: Prompt, response: str) -> Prompt:

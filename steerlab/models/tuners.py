@@ -12,24 +12,29 @@ from torch import Tensor, nn
 
 from steerlab.errors import ModelError, reason
 from steerlab.models.offloaded import at_hand, is_away
+from steerlab.models.quantised import is_packed, unpacked
 
 
 def require_package(package: str, name: str) -> None:
     """Raise `ModelError` unless what a checkpoint needs is installed."""
-    try:
-        found = find_spec(package) is not None
-    except ValueError:  # imported as None
-        found = False
-    if not found:
+    if not is_installed(package):
         what = {"peft": "is an adapter", "gguf": "is a GGUF file"}[package]
         raise ModelError(
             f"{name} {what}, and {package} is not installed; run pip install 'steerlab[{package}]'."
         )
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; asked without importing it."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # imported as None
+        return False
+
+
 def can_share(network: nn.Module) -> bool:
     """Whether a second network can be made on a network's weights: they are plain tensors that stay where they are."""
-    return not getattr(network, "is_quantized", False) and not any(map(is_away, network.modules()))
+    return not any(is_away(part) or is_packed(part) for part in network.modules())
 
 
 def on_shared_weights(network: Any) -> Any:
@@ -120,11 +125,9 @@ def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
         ModelError: an adapter whose change is no matrix that is added.
     """
     if not is_tuned(module):
-        with at_hand(module):
-            weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight
+        return _stored(module)
     tuned: Any = module
-    weight = tuned.get_base_layer().weight
+    weight = _stored(tuned.get_base_layer())
     if tuned.disable_adapters or tuned.merged:
         return weight
     for adapter in tuned.active_adapters:
@@ -135,4 +138,13 @@ def weight_of(module: nn.Module) -> Float[Tensor, "out in"]:
             )
         if adapter in {**getattr(tuned, "lora_A", {adapter: None}), **getattr(tuned, "lora_embedding_A", {})}:
             weight = weight + tuned.get_delta_weight(adapter).to(weight.device)
+    return weight
+
+
+def _stored(module: nn.Module) -> Float[Tensor, "out in"]:
+    """A layer's own weight, wherever and however it is kept."""
+    with at_hand(module):
+        if is_packed(module):
+            return unpacked(module)
+        weight: Tensor = module.weight  # type: ignore[assignment]
     return weight

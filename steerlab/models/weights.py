@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from steerlab.models._shipped import sample
 from steerlab.models.offloaded import is_away, own_state
+from steerlab.models.quantised import floats, is_packed
 from steerlab.models.tuners import weight_of
 
 # Settings that say how a checkpoint was stored or is run, not what it computes.
@@ -46,7 +47,8 @@ def named_state(module: nn.Module, *, remove_duplicate: bool = True) -> Iterator
             if name not in buffers or (tensor.is_floating_point() and "inv_freq" not in name):
                 yield name, tensor
         return
-    yield from module.named_parameters(remove_duplicate=remove_duplicate)
+    for name, parameter in module.named_parameters(remove_duplicate=remove_duplicate):
+        yield name, floats(parameter)
     for name, buffer in module.named_buffers(remove_duplicate=remove_duplicate):
         if buffer.is_floating_point() and "inv_freq" not in name:
             yield name, buffer
@@ -62,9 +64,7 @@ def fingerprint(config: Any, parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tensor]]]) -> str:
     """The fingerprint from name, shape and sampled values of every weight."""
-    lasting = {
-        key: value for key, value in config.to_dict().items() if not key.strip("_").startswith(_TRANSIENT)
-    }
+    lasting = _lasting(config.to_dict())
     if "output_attentions" in lasting:
         lasting["output_attentions"] = False  # how much a pass hands out; a bridge asks for more
     hashed = hashlib.sha256(json.dumps(lasting, sort_keys=True, default=str).encode())
@@ -72,6 +72,15 @@ def digest(config: Any, samples: Iterable[tuple[str, tuple[tuple[int, ...], Tens
         hashed.update(f"{name}{shape}".encode())
         hashed.update(values.numpy().tobytes())
     return hashed.hexdigest()[:16]
+
+
+def _lasting(settings: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's settings, and those of its parts, without the transient ones."""
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if not str(key).strip("_").startswith(_TRANSIENT)
+    }
 
 
 def norm_gain(
@@ -125,6 +134,8 @@ def takes_mean_off(norm: nn.Module, width: int, device: torch.device, dtype: tor
 
 def projection_width(module: nn.Module) -> int:
     """Input width of a linear map: `nn.Linear` stores [out, in], GPT-2's `Conv1D` [in, out]."""
+    if is_packed(module):
+        return int(module.in_features)  # type: ignore[arg-type]
     weight: Tensor = module.weight  # type: ignore[assignment]
     return int(weight.shape[0] if type(original(module)).__name__ == "Conv1D" else weight.shape[1])
 

@@ -18,7 +18,7 @@ from steerlab.models import LanguageModel
 
 def flags(model: LanguageModel) -> dict[str, str]:
     """For each bias this architecture could have and has not, the flag of the configuration that brings it."""
-    config = model.model.config
+    config = model.anatomy.config
     present = {name for name, _ in model.model.named_parameters()}
     flags: dict[str, str] = {}
     for flag, value in vars(config).items():
@@ -33,7 +33,7 @@ def parameter_names(module: Any, **changes: object) -> set[str]:
     """Names of the parameters a model built from `module`'s configuration, with some changes, would have."""
     config = copy.deepcopy(module.config)
     for key, value in changes.items():
-        setattr(config, key, value)
+        setattr(config.get_text_config(), key, value)
     with torch.device("meta"):
         empty = type(module)(config)
     return {name for name, _ in empty.named_parameters()}
@@ -48,7 +48,7 @@ def grow(model: LanguageModel, name: str) -> None:
     wanted = f"{name}.bias"
     flag = known.get(wanted)
     if flag is not None:
-        setattr(model.model.config, flag, True)
+        setattr(model.anatomy.config, flag, True)
     for bias in (bias for bias in known if known[bias] == flag) if flag is not None else (wanted,):
         owner: Any = model.model.get_submodule(bias.removesuffix(".bias"))
         zeros = torch.zeros(owner.weight.shape[0], dtype=owner.weight.dtype, device=owner.weight.device)

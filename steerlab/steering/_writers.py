@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.sites import CONTRIBUTIONS
+from steerlab.models.tuners import is_tuned
 from steerlab.steering import _biases
 
 _SAME = 1e-3
@@ -265,6 +266,11 @@ class Writers:
 
     def _part(self, module: Any, scale: float = 1.0) -> Part:
         name = self._names.get(id(module), type(module).__name__)
+        if is_tuned(module):
+            raise SteeringError(
+                f"{name} has an adapter on it, which a change of its own weights would miss; fold it in (merge=True, "
+                "or merge_and_unload() of a live model), or steer with hooks."
+            )
         parameters = list(module.parameters(recurse=False))
         if not _kind(module) or not all(
             parameter.is_floating_point() and not parameter.is_meta for parameter in parameters

@@ -25,6 +25,7 @@ from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.backends.native import Transformers
 from steerlab.models.edits import SteeringGiven, edits_of
 from steerlab.models.offloaded import is_away
+from steerlab.models.quantised import method_of
 from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering import _biases
 from steerlab.steering._amounts import orthonormal
@@ -123,9 +124,10 @@ def _require_bakeable(model: LanguageModel, interventions: Sequence[Edit]) -> No
         raise SteeringError(
             "Baking inside model.steering(...) would mix hooks and weights; leave the context first."
         )
-    if getattr(model.model.config, "quantization_config", None) is not None:
+    method = method_of(model.model)
+    if method:
         raise SteeringError(
-            f"{model.name} is quantised, so its weights cannot be changed; load it in bfloat16."
+            f"{model.name} is quantised ({method}), so its weights cannot be changed; load it in bfloat16."
         )
     for edit in interventions:
         require_constant(edit)

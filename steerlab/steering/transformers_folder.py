@@ -63,9 +63,9 @@ def export_transformers(
     target = Path(folder)
     with new_folder(target) as partial:
         record = _record(model, interventions)
-        was_tied = bool(model.model.config.tie_word_embeddings)
+        was_tied = _is_tied(model)
         baked = _loadable(bake(model, *interventions, in_place=in_place))
-        untied = was_tied and not baked.model.config.tie_word_embeddings
+        untied = was_tied and not _is_tied(baked)
         with transformers_bars():
             baked.model.save_pretrained(partial)
         baked.tokenizer.save_pretrained(partial)
@@ -122,6 +122,11 @@ def _loadable(baked: LanguageModel) -> LanguageModel:
         f"The configuration of a {baked.architecture} cannot switch on {lost[0]}, so what was baked there would be "
         "lost on loading; use the baked model in memory, intervene at another site, or export a control vector (gguf)."
     )
+
+
+def _is_tied(model: LanguageModel) -> bool:
+    tied: bool = model.anatomy.head.weight is model.anatomy.embed.weight
+    return tied
 
 
 def _as_llama(baked: LanguageModel) -> LanguageModel:

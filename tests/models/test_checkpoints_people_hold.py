@@ -335,15 +335,6 @@ def test_neurons_move_the_stream_along_their_rows(family: str) -> None:
 # ------------------------------------------------------------------------------------------------------- GGUF
 
 
-def test_parts_of_a_gguf_file_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelError, match="parts are joined with llama-gguf-split"):
-        sl.load(tmp_path)
-    (tmp_path / "notes.txt").write_text("no model")
-    with pytest.raises(ModelError, match=r"give the folder that contains config\.json, or a \.gguf file"):
-        sl.load(tmp_path / "notes.txt")
-
-
 @pytest.mark.skipif(
     "STEERLAB_REAL_MODELS" not in os.environ, reason="set STEERLAB_REAL_MODELS to real models"
 )

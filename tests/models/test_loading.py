@@ -163,6 +163,35 @@ def test_wrong_options(folder: Path, options: dict[str, Any], words: str) -> Non
     refused(words, folder, **options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device_map": "nonsense"},
+        {"attn_implementation": "nonsense"},
+        {"device_map": "nonsense", "backend": "transformer_lens"},
+    ],
+)
+def test_options_that_cannot_be_are_not_the_checkpoints_fault(folder: Path, options: dict[str, Any]) -> None:
+    named = next(iter(options))
+    refused(f"cannot be read with {named} as given .*correct it, or leave it out", folder, **options)
+
+
+def test_a_damaged_file_is_at_fault_whatever_the_options(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not safetensors at all")
+    refused("save the checkpoint again", folder, device_map={"": "cpu"})
+
+
+def test_a_bridge_needs_a_tokenizer_with_a_folder(folder: Path) -> None:
+    for source in (folder, build("llama")):
+        refused(
+            "this one was made in memory; save it with save_pretrained",
+            source,
+            tokenizer=tiny_tokenizer(),
+            backend="transformer_lens",
+        )
+    assert load_model(build("llama"), folder, backend="transformer_lens").backend == "transformer_lens"
+
+
 def test_importing_models_does_not_import_transformer_lens() -> None:
     code = "import sys, steerlab.models; sys.exit('transformer_lens' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

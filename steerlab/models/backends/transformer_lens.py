@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from steerlab.errors import ModelError, reason
 from steerlab.models import weights
 from steerlab.models.backends.native import Transformers
 from steerlab.models.backends.registry import register_backend
+from steerlab.models.tuners import is_installed
 
 
 @register_backend
@@ -41,10 +43,15 @@ class TransformerLens(Transformers):
         """Boot a bridge on a loaded transformers model, whose modules it wraps in place, and compare their logits."""
         from transformer_lens.model_bridge import TransformerBridge
 
+        if not getattr(tokenizer, "init_kwargs", {}).get("name_or_path"):
+            raise ModelError(
+                "TransformerLens reads a tokenizer again from its folder, and this one was made in memory; save it "
+                "with save_pretrained and give its folder as tokenizer=, or use backend='transformers'."
+            )
         boot: Any = TransformerBridge.boot_transformers
         plain = _logits(module)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _nothing_installed():
                 warnings.simplefilter("ignore")
                 bridge = boot(name, hf_model=module, tokenizer=tokenizer, device=str(module.device))
         except Exception as error:  # an adapter or tokenizer the bridge cannot use, each with its own kind
@@ -99,6 +106,19 @@ class TransformerLens(Transformers):
             plain = type(self.module)(self.module.config)
         for name, _ in weights.named_state(plain):
             yield name, parameters[name]
+
+
+@contextmanager
+def _nothing_installed() -> Iterator[None]:
+    """For multimodal models TransformerLens calls pip for torchvision, which may replace torch; text needs none."""
+    from transformer_lens.model_bridge.sources.transformers import helpers
+
+    private: Any = helpers
+    installing, private._ensure_torchvision = private._ensure_torchvision, lambda: is_installed("torchvision")
+    try:
+        yield
+    finally:
+        private._ensure_torchvision = installing
 
 
 def _logits(module: Any) -> Tensor:
