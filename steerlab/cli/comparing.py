@@ -32,6 +32,7 @@ def _able() -> list[str]:
     return [study.name for study in ordered_studies(in_compare=True)]
 
 
+# Long: two thirds of it are its options.
 @app.command()
 def compare(
     base: ModelName,

@@ -28,7 +28,7 @@ from steerlab.models.prompts import Prompt, Tokens
 from steerlab.models.sites import Site
 
 if TYPE_CHECKING:
-    from steerlab.models.language_model import LanguageModel
+    from steerlab.models.passes import Passes
 
 _STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mixer_out", "mlp_out")
 
@@ -67,14 +67,12 @@ class SelfCheck:
         return tuple(row for row in self.rows if not row.ok)
 
 
-def self_check(model: LanguageModel) -> SelfCheck:
+def self_check(model: Passes) -> SelfCheck:
     """Run the check; see the module's text."""
     return verdict(model, *_read(model))
 
 
-def verdict(
-    model: LanguageModel, states: dict[Site, Tensor], changed: set[str], logits: Tensor | None
-) -> SelfCheck:
+def verdict(model: Passes, states: dict[Site, Tensor], changed: set[str], logits: Tensor | None) -> SelfCheck:
     """The equalities, judged on the states of every site and the model's own logits (if they are given)."""
     tolerance = max(1e-4, 4 * torch.finfo(model.dtype).eps)
     worst: dict[str, tuple[float, str]] = {}
@@ -89,7 +87,7 @@ def verdict(
     return SelfCheck(rows, tolerance, frozenset(changed))
 
 
-def _read(model: LanguageModel) -> tuple[dict[Site, Tensor], set[str], Tensor]:
+def _read(model: Passes) -> tuple[dict[Site, Tensor], set[str], Tensor]:
     """States of every site, names of the sites changed in place, and the model's own logits."""
     anatomy = model.anatomy
     states: dict[Site, Tensor] = {}
@@ -127,7 +125,7 @@ def probe(vocab_size: int) -> Tokens:
 
 
 def _equalities(
-    model: LanguageModel, states: dict[Site, Tensor], logits: Tensor | None
+    model: Passes, states: dict[Site, Tensor], logits: Tensor | None
 ) -> Iterator[tuple[str, str, Tensor, Tensor]]:
     last = model.n_layers - 1
     for layer in range(last + 1):

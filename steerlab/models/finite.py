@@ -11,7 +11,7 @@ from steerlab.errors import SteerlabError
 from steerlab.models.sites import Site
 
 if TYPE_CHECKING:
-    from steerlab.models.language_model import LanguageModel
+    from steerlab.models.passes import Passes
     from steerlab.models.prompts import Tokens
 
 
@@ -20,7 +20,7 @@ def all_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
 
-def not_finite(model: LanguageModel, tokens: Tokens, where: Site | None = None) -> SteerlabError:
+def not_finite(model: Passes, tokens: Tokens, where: Site | None = None) -> SteerlabError:
     """The error for a batch whose pass is not finite: the first site and prompt at which it happens.
 
     where: the site that was read; None for logits.
@@ -38,7 +38,7 @@ def not_finite(model: LanguageModel, tokens: Tokens, where: Site | None = None) 
     )
 
 
-def _first(model: LanguageModel, tokens: Tokens) -> tuple[Site, int] | None:
+def _first(model: Passes, tokens: Tokens) -> tuple[Site, int] | None:
     """The first site of the residual stream, and the row of a batch, with a value that is not finite."""
     found: dict[Site, int] = {}
     rows, columns = torch.nonzero(tokens.attention_mask, as_tuple=True)
@@ -56,7 +56,7 @@ def _first(model: LanguageModel, tokens: Tokens) -> tuple[Site, int] | None:
 class FiniteLogits:
     """For transformers' `generate`: raises where the next token's logits are not finite."""
 
-    def __init__(self, model: LanguageModel, tokens: Tokens) -> None:
+    def __init__(self, model: Passes, tokens: Tokens) -> None:
         self._model, self._tokens = model, tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

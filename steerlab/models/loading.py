@@ -17,7 +17,8 @@ from steerlab.models import backends, tuners
 from steerlab.models.backends import NNsight, Transformers
 from steerlab.models.language_model import LanguageModel
 from steerlab.models.quantised import method_of
-from steerlab.models.source import Source, Wishes, require_causal
+from steerlab.models.source import Source, require_causal
+from steerlab.models.wishes import Wishes
 
 
 # Long: two thirds of it document its options.

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from steerlab.models import quantised, tuners
 from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
 from steerlab.models.gguf_files import gguf_in, joined, quantisation
 from steerlab.models.output_weights import TOKENIZER_FILES
+from steerlab.models.wishes import Wishes
 from steerlab.progress import transformers_bars
 
 if TYPE_CHECKING:
@@ -34,26 +35,6 @@ _FLOAT32_LIMIT = 4_000_000_000
 #: Causal masks that old checkpoints of GPT-2, GPT-J and GPT-Neo hold: a "bias" of the attention, of no projection.
 _MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
 _TOWERS = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_")
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How a checkpoint is to be loaded.
-
-    dtype: "auto" is the checkpoint's own, or float32 where a small one runs on the CPU (`is_on_cpu`). unused: leave
-    weights of the checkpoint aside that the model has no part for. merge: fold an adapter into the weights. base: of an
-    adapter, in place of the one it names; the weights of a loaded one are shared. placing: what transformers is told
-    beside (`device_map`, ...).
-    """
-
-    dtype: str | torch.dtype = "auto"
-    is_on_cpu: bool = True
-    revision: str | None = None
-    trust_remote_code: bool = False
-    unused: bool = False
-    merge: bool = True
-    base: str | Path | LanguageModel | None = None
-    placing: dict[str, Any] = field(default_factory=dict)
 
 
 class Source:

@@ -14,7 +14,7 @@ from tolerances import close
 
 import steerlab as sl
 from steerlab.errors import PromptError, SteerlabError
-from steerlab.models import LanguageModel, language_model, prompts
+from steerlab.models import LanguageModel, passes, prompts
 from steerlab.models.batches import run_in_batches
 from steerlab.readouts.confidence import read_texts
 from steerlab.readouts.scoring import continuation_log_probability
@@ -117,7 +117,7 @@ def test_logits_come_in_slices_and_are_transformers_own(
     rows, columns = tokens.attention_mask.nonzero(as_tuple=True)
     with torch.no_grad():
         right = tiny_llama.model(tokens.input_ids, attention_mask=tokens.attention_mask).logits[rows, columns]
-    monkeypatch.setattr(language_model, "_CELLS", 3 * tiny_llama.vocab_size)
+    monkeypatch.setattr(passes, "_CELLS", 3 * tiny_llama.vocab_size)
     parts = list(tiny_llama.logits_in_slices(tiny_llama.last_hidden(tokens, rows, columns)))
     assert {len(logits) for _, logits in parts[:-1]} == {3}
     close(torch.cat([logits for _, logits in parts]), right[:, : tiny_llama.vocab_size])

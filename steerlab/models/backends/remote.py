@@ -32,13 +32,9 @@ from steerlab.models.sites import Site
 
 # What a checkpoint may recommend for sampling, set to no effect: the server's own settings cannot be hidden.
 _PLAIN = {
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
     "min_p": 0.0,
-}
+}  # fmt: skip
 
 
 class Remote(NNsight):
