@@ -371,16 +371,18 @@ def test_steering_from_the_first_shifted_token_on_is_steering_of_the_whole_promp
     words = words_for(spoken, (" TRUE", " FALSE"), prompts)
     examinee = Examinee("base", spoken, words, ())
     generator = torch.Generator().manual_seed(0)
-    shifts = {
-        Site("resid_post", layer): torch.randn(3, len(prompts), spoken.d_model, generator=generator)
-        for layer in (0, 1)
-    }
+    variants = [
+        {
+            Site("resid_post", layer): torch.randn(len(prompts), spoken.d_model, generator=generator)
+            for layer in layers
+        }
+        for layers in ((0, 1), (1,), (0,))
+    ]
     with metered({"model": spoken}) as spent:
-        found = examinee.steered(prompts, shifts, Span(place))
-    flat = {site: vectors.flatten(0, 1) for site, vectors in shifts.items()}
+        plain, found = examinee.steered(prompts, [(shifts, Span(place)) for shifts in variants])
     with metered({"model": spoken}) as whole:
-        right = examinee.answers(prompts * 3, flat, Span(place))[:, 0].reshape(3, -1)
-    plain = examinee.answers(prompts)[:, 0]
+        right = np.stack([examinee.answers(prompts, shifts, Span(place))[:, 0] for shifts in variants])
+    close(plain, examinee.answers(prompts)[:, 0], rtol=1e-3)
     assert np.abs(right - plain).max() > 1e-3 * np.abs(plain).max()
     close(found, right, rtol=1e-3)
     if words.scored == "sequences":

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from steerlab.activations import PatchSweep, Shift, StatePatch
+from steerlab.activations import Cell, PatchSweep, Shift, StatePatch
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
 from steerlab.models.batches import run_in_batches
@@ -154,28 +154,22 @@ class Examinee:
         return scores
 
     def steered(
-        self, prompts: Sequence[Prompt], shifts: Shifts, at: Selector
-    ) -> Float[np.ndarray, "variant row"]:
-        """PD of each prompt with each variant's vectors added to every token that `at` selects.
+        self, prompts: Sequence[Prompt], variants: Sequence[tuple[Shifts, Selector]]
+    ) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, "variant row"]]:
+        """PD of each prompt, plain and under each variant: vectors [prompt, width] by site, at the tokens selected.
 
-        shifts: [variant, prompt, width] by site. What lies before the first shifted token and block runs once.
+        The prompts run once; a variant runs from its first shifted token and block on.
         """
-        n = next(iter(shifts.values())).shape[0]
         if self.words.tokens is None or self.model.is_remote:
-            flat = {site: vectors.flatten(0, 1) for site, vectors in shifts.items()}
-            whole: Float[np.ndarray, "variant row"] = self.answers(list(prompts) * n, flat, at)[:, 0]
-            return whole.reshape(n, -1)
+            plain = self.answers(prompts)[:, 0]
+            return plain, np.stack([self.answers(prompts, *variant)[:, 0] for variant in variants])
         asked = self.model.tokenize(prompts)
-        cells = []
-        for row in range(len(prompts)):
-            places = tuple(at.resolve(asked, row))
-            sources = [
-                Shift({site: own[variant, row] for site, own in shifts.items()}) for variant in range(n)
-            ]
-            cells.append([tuple(StatePatch(site, places, source) for site in shifts) for source in sources])
+        cells = [
+            [_cell(shifts, row, tuple(at.resolve(asked, row))) for shifts, at in variants]
+            for row in range(len(prompts))
+        ]
         found = PatchSweep(self.model, prompts, cells, _Certainty(*self.words.tokens)).run()
-        pd: Float[np.ndarray, "variant row"] = found.values.T
-        return pd
+        return found.plain, found.values.T
 
     def _scores(self, prompts: list[Prompt], edit: _RowShift | None) -> Float[Tensor, "row 2"]:
         steered = nullcontext() if edit is None else self.model.steering(edit)
@@ -271,6 +265,11 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
     return same
+
+
+def _cell(shifts: Shifts, row: int, places: tuple[int, ...]) -> Cell:
+    source = Shift({site: vectors[row] for site, vectors in shifts.items()})
+    return tuple(StatePatch(site, places, source) for site in shifts)
 
 
 class _Certainty:

@@ -29,7 +29,7 @@ from steerlab.readouts.questions import Plan
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap, mean_and_extremes
 from steerlab.steering import Add
-from steerlab.studies._truthfulness.answers import Examinee
+from steerlab.studies._truthfulness.answers import Examinee, Shifts
 
 Normalisation = Literal["to certainty", "to the other class"]
 NORMALISATIONS: tuple[Normalisation, ...] = ("to certainty", "to the other class")
@@ -109,14 +109,14 @@ def steer_all(
     examinees: Sequence[Examinee], plan: Plan, shots: Sequence[int], rule: Rule, *, crossed: bool
 ) -> tuple[list[Steering], dict[str, list[Dose]]]:
     """Every direction in every model (only its own without `crossed`), and the doses by place, one for each fold."""
-    cells: list[Steering] = []
-    doses: dict[str, list[Dose]] = {}
-    for place, at in rule.places.items():
-        doses[place] = [_choose_dose(examinees, plan, fold, shots[fold], at, rule) for fold in rule.folds]
-        for target in examinees:
-            sources = [examinee for examinee in examinees if crossed or examinee is target]
-            cells += _steer_one(target, sources, plan, shots, place, doses[place], rule)
-    return cells, doses
+    chosen = [_choose_doses(examinees, plan, fold, shots[fold], rule) for fold in rule.folds]
+    doses = {place: [of_place[place] for of_place in chosen] for place in rule.places}
+    cells: dict[str, list[Steering]] = {place: [] for place in rule.places}
+    for target in examinees:
+        sources = [examinee for examinee in examinees if crossed or examinee is target]
+        for place, own in _steer_one(target, sources, plan, shots, doses, rule).items():
+            cells[place] += own
+    return [cell for own in cells.values() for cell in own], doses
 
 
 def normalised(
@@ -142,32 +142,38 @@ def normalised(
 # -- private, in the order they are called --
 
 
-def _choose_dose(
-    examinees: Sequence[Examinee], plan: Plan, fold: int, shots: int, at: Selector, rule: Rule
-) -> Dose:
-    """The window and the weakest strength whose effect on some training topics comes within a tenth of the best.
+def _choose_doses(
+    examinees: Sequence[Examinee], plan: Plan, fold: int, shots: int, rule: Rule
+) -> dict[str, Dose]:
+    """At each place the window and the weakest strength whose effect on some training topics comes within a tenth of
+    the best.
 
     The effect is the mean one of the models' own directions; a weaker edit costs less elsewhere.
     """
     options = [Dose(window, strength) for window, strength in product(rule.windows, rule.strengths)]
     if len(options) == 1:
-        return options[0]
+        return dict.fromkeys(rule.places, options[0])
     train = plan.folds[fold].train
     judged, rest = train[: 1 + len(train) // 5], train[1 + len(train) // 5 :]
     rows = plan.balanced(judged, rule.choice_rows, rule.seed)
-    effects = np.zeros(len(options))
-    for examinee in examinees:
-        prompts = examinee.prompts(plan, rows, shots)
-        before = examinee.answers(prompts)[:, 0]
+    asked = list(product(rule.places, options))
+    effects = np.zeros(len(asked))
+    for examinee in track(examinees, "choosing the truth dose", len(examinees)):
         own = vectors_of(examinee, examinee, rest, rule)
-        for number, window in enumerate(track(rule.windows, f"choosing the truth dose in {examinee.name}")):
-            part = slice(number * len(rule.strengths), (number + 1) * len(rule.strengths))
-            variants = [strength * inside(own, window, rule) for strength in rule.strengths]
-            after = _steered(examinee, plan, rows, shots, variants, window, at)
-            effects[part] += [
-                normalised("to certainty", before, steered, plan.labels[rows]) for steered in after
-            ]
-    effects = np.nan_to_num(effects, nan=-np.inf)
+        variants = [
+            (
+                _shifts(dose.strength * inside(own, dose.window, rule), dose.window, plan, rows),
+                rule.places[place],
+            )
+            for place, dose in asked
+        ]
+        before, after = examinee.steered(examinee.prompts(plan, rows, shots), variants)
+        effects += [normalised("to certainty", before, steered, plan.labels[rows]) for steered in after]
+    by_place = np.nan_to_num(effects, nan=-np.inf).reshape(len(rule.places), len(options))
+    return {place: _weakest(options, own) for place, own in zip(rule.places, by_place, strict=True)}
+
+
+def _weakest(options: Sequence[Dose], effects: Float[np.ndarray, " option"]) -> Dose:
     best = float(effects.max())
     near = np.flatnonzero(effects >= (0.9 * best if best > 0 else best)).tolist()
     return options[min(near, key=lambda number: (options[number].strength, -effects[number]))]
@@ -204,23 +210,13 @@ def inside(vectors: Vectors, window: Window, rule: Rule) -> Vectors:
     return vectors[first : last + 1]
 
 
-def _steered(
-    target: Examinee,
-    plan: Plan,
-    rows: NDArray[np.int64],
-    shots: int,
-    variants: Sequence[Vectors],
-    window: Window,
-    at: Selector,
-) -> Float[np.ndarray, "variant row"]:
-    """PD with each variant's vectors [layer of the window, width] subtracted from true, added to false statements."""
-    signs = np.where(plan.labels[rows], -1.0, 1.0)
-    stacked = np.stack(variants)
-    shifts = {
-        Site("resid_post", layer): torch.from_numpy(stacked[:, None, number] * signs[None, :, None]).float()
-        for number, layer in enumerate(range(window[0], window[1] + 1))
+def _shifts(vectors: Vectors, window: Window, plan: Plan, rows: NDArray[np.int64]) -> Shifts:
+    """The vectors [layer of the window, width] of every statement: subtracted from true, added to false ones."""
+    signs = np.where(plan.labels[rows], -1.0, 1.0)[:, None]
+    return {
+        Site("resid_post", layer): torch.from_numpy(signs * vector).float()
+        for layer, vector in zip(range(window[0], window[1] + 1), vectors, strict=True)
     }
-    return target.steered(target.prompts(plan, rows, shots), shifts, at)
 
 
 def _steer_one(
@@ -228,22 +224,59 @@ def _steer_one(
     sources: Sequence[Examinee],
     plan: Plan,
     shots: Sequence[int],
-    place: str,
-    doses: Sequence[Dose],
+    doses: Mapping[str, Sequence[Dose]],
     rule: Rule,
-) -> list[Steering]:
-    before, after, all_rows = [], [], []
-    steps = list(zip(rule.folds, doses, strict=True))
-    for number, dose in track(steps, f"steering at the {place} in {target.name}", len(steps)):
+) -> dict[str, list[Steering]]:
+    """Every direction in one model, by place; all of a fold's variants share one run of its prompts."""
+    before, all_rows = [], []
+    after: dict[str, list[Float[np.ndarray, "variant row"]]] = {place: [] for place in doses}
+    for step, number in enumerate(track(rule.folds, f"steering {target.name}", len(rule.folds))):
         fold = plan.folds[number]
         rows = plan.balanced(fold.test, rule.rows, rule.seed)
-        variants = [vectors_of(source, target, fold.train, rule) for source in sources]
-        variants += random_vectors(target, fold.train, rule, number)
-        moved = [dose.strength * inside(variant, dose.window, rule) for variant in variants]
+        vectors = [vectors_of(source, target, fold.train, rule) for source in sources]
+        vectors += random_vectors(target, fold.train, rule, number)
+        variants = [
+            (
+                _shifts(
+                    dose[step].strength * inside(own, dose[step].window, rule), dose[step].window, plan, rows
+                ),
+                rule.places[place],
+            )
+            for place, dose in doses.items()
+            for own in vectors
+        ]
+        start, steered = target.steered(target.prompts(plan, rows, shots[number]), variants)
         all_rows.append(rows)
-        before.append(target.answers(target.prompts(plan, rows, shots[number]))[:, 0])
-        after.append(_steered(target, plan, rows, shots[number], moved, dose.window, rule.places[place]))
-    rows, start, steered = np.concatenate(all_rows), np.concatenate(before), np.concatenate(after, axis=1)
+        before.append(start)
+        for place, own in zip(doses, np.split(steered, len(doses)), strict=True):
+            after[place].append(own)
+    return {
+        place: _cells(
+            target,
+            sources,
+            plan,
+            place,
+            own,
+            np.concatenate(before),
+            np.concatenate(after[place], axis=1),
+            np.concatenate(all_rows),
+            rule,
+        )
+        for place, own in doses.items()
+    }
+
+
+def _cells(
+    target: Examinee,
+    sources: Sequence[Examinee],
+    plan: Plan,
+    place: str,
+    doses: Sequence[Dose],
+    start: Float[np.ndarray, " row"],
+    steered: Float[np.ndarray, "variant row"],
+    rows: NDArray[np.int64],
+    rule: Rule,
+) -> list[Steering]:
     labels, clusters = plan.labels[rows], plan.clusters[rows]
     cells = []
     for (source, end), kind in product(zip(sources, steered, strict=False), NORMALISATIONS):
