@@ -7,9 +7,12 @@ for; its end tokens are kept. What is sampled goes by seed, prompt and step alon
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from steerlab.errors import SteerlabError
 from steerlab.models.batches import run_in_batches
@@ -18,6 +21,10 @@ from steerlab.models.prompts import Prompt, Tokens, pad_token_id
 
 if TYPE_CHECKING:
     from steerlab.models.language_model import LanguageModel
+
+
+#: Is told the numbers of some prompts, the place of a new token, and the scores that it is chosen by [row, vocab].
+Watch: TypeAlias = Callable[[list[int], int, Float[Tensor, "row vocab"]], None]
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,14 @@ def generate(
     num_beams: int,
     assistant: LanguageModel | None,
     token_budget: int,
+    watch: Watch | None = None,
 ) -> list[Generation]:
     """See `LanguageModel.generate`."""
     require_settings(max_new_tokens, do_sample, temperature, top_p)
+    if watch is not None and (num_beams > 1 or assistant is not None or model.is_remote):
+        raise SteerlabError(
+            "Scores are watched where tokens are chosen here, one by one; leave out watch, or the search."
+        )
     _require_search(model, do_sample, num_beams, assistant)
     lengths = model.lengths(prompts)
     chosen = new_seed() if do_sample and seed is None else seed
@@ -64,6 +76,8 @@ def generate(
         if do_sample and not model.is_remote:
             sampler = Sampler(chosen, rows, room, temperature=temperature, top_p=top_p)
             processors.append(DrawnScores(sampler, tokens.width))
+        if watch is not None:
+            processors.insert(0, _Watched(model, watch, rows, tokens.width))
         written = _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant, processors)
         results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
 
@@ -79,6 +93,19 @@ def generate(
             budget,
         )
     return [results[row] for row in range(len(lengths))]
+
+
+class _Watched:
+    """For transformers' `generate`: hands the scores of real tokens on and changes nothing."""
+
+    def __init__(self, model: LanguageModel, watch: Watch, rows: list[int], width: int) -> None:
+        self._vocab_size, self._watch, self._rows, self._width = model.vocab_size, watch, rows, width
+
+    def __call__(
+        self, input_ids: Int[Tensor, "row position"], scores: Float[Tensor, "row vocab"]
+    ) -> Float[Tensor, "row vocab"]:
+        self._watch(self._rows, input_ids.shape[1] - self._width, scores[:, : self._vocab_size].float())
+        return scores
 
 
 def require_settings(max_new_tokens: int, do_sample: bool, temperature: float, top_p: float) -> None:

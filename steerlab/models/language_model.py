@@ -19,7 +19,7 @@ from steerlab.models import generation, streaming
 from steerlab.models.edits import SteeringGiven
 from steerlab.models.finite import FiniteLogits
 from steerlab.models.function_edit import StateFunction, edited
-from steerlab.models.generation import Generation
+from steerlab.models.generation import Generation, Watch
 from steerlab.models.messages import is_conversation
 from steerlab.models.modes import evaluating
 from steerlab.models.passes import TOKEN_BUDGET, Passes
@@ -63,6 +63,7 @@ class LanguageModel(Passes):
         num_beams: int = ...,
         assistant: LanguageModel | None = ...,
         token_budget: int = ...,
+        watch: Watch | None = ...,
     ) -> Generation: ...
 
     @overload
@@ -78,6 +79,7 @@ class LanguageModel(Passes):
         num_beams: int = ...,
         assistant: LanguageModel | None = ...,
         token_budget: int = ...,
+        watch: Watch | None = ...,
     ) -> list[Generation]: ...
 
     def generate(
@@ -92,6 +94,7 @@ class LanguageModel(Passes):
         num_beams: int = 1,
         assistant: LanguageModel | None = None,
         token_budget: int = TOKEN_BUDGET,
+        watch: Watch | None = None,
     ) -> Generation | list[Generation]:
         """Continue each prompt, in prompt order; ends at any of the model's end tokens or its context.
 
@@ -106,6 +109,8 @@ class LanguageModel(Passes):
             assistant: a smaller model with the same tokenizer that proposes tokens (assisted decoding): the tokens of
                 greedy decoding, prompt by prompt, in fewer passes. It runs unsteered; this model decides.
             token_budget: padded tokens, prompt and continuation, in one batch.
+            watch: is told the numbers of some prompts, a new token's place behind them, and the scores [row, vocab] by
+                which it is chosen; rows that have ended go along.
 
         Raises:
             SteerlabError: settings that mean no law; beams or an assistant while sampling, or both together.
@@ -121,6 +126,7 @@ class LanguageModel(Passes):
             num_beams=num_beams,
             assistant=assistant,
             token_budget=token_budget,
+            watch=watch,
         )
         return written[0] if isinstance(texts, str | Prompt) or is_conversation(texts) else written
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -149,15 +150,14 @@ class Judge:
 
     def verdicts(self, prompts: Sequence[Prompt], edits: Sequence[Edit] = ()) -> Verdicts:
         """Answer greedily, under `edits` if there are any, and score."""
-        if edits:
-            with self.model.steering(*edits):
-                answers, odds = self._answers(prompts)
-        else:
-            answers, odds = self._answers(prompts)
+        with self.model.steering(*edits) if edits else nullcontext():
+            answers, odds, losses = self._answers(prompts)
         said = [answer_in(self.model, *asked) for asked in zip(prompts, answers, strict=True)]
         phrases, gibberish = starts_refusing, np.zeros(len(answers), dtype=bool)
         if self.phrases == "any":
-            phrases, losses = refuses, median_losses(self.model, prompts, answers)
+            phrases = refuses
+            if edits or losses is None:
+                losses = median_losses(self.model, prompts, answers)
             gibberish = np.array([repeats(answer.token_ids) for answer in answers]) | ~(losses <= self.limit)
         by_phrases = by_rule(phrases, said)
         return Verdicts(
@@ -172,10 +172,27 @@ class Judge:
             odds=odds,
         )
 
-    def _answers(self, prompts: Sequence[Prompt]) -> tuple[list[Generation], Float[np.ndarray, " row"]]:
-        return self.model.generate(prompts, max_new_tokens=self.new_tokens), log_odds(
-            self.model, prompts, self.tokens
-        )
+    def _answers(
+        self, prompts: Sequence[Prompt]
+    ) -> tuple[list[Generation], Float[np.ndarray, " row"], Float[np.ndarray, " row"] | None]:
+        """Answers, log-odds of their first token, and the median loss of each as it was written."""
+        if self.model.is_remote:
+            answers = self.model.generate(prompts, max_new_tokens=self.new_tokens)
+            return answers, log_odds(self.model, prompts, self.tokens), None
+        odds = np.full(len(prompts), np.nan)
+        losses = np.full((len(prompts), self.new_tokens), np.nan)
+
+        def watch(rows: list[int], step: int, scores: Float[Tensor, "row vocab"]) -> None:
+            if step == 0:
+                odds[rows] = odds_of(scores, self.tokens)
+            losses[rows, step] = (scores.logsumexp(-1) - scores.amax(-1)).cpu().numpy()
+
+        answers = self.model.generate(prompts, max_new_tokens=self.new_tokens, watch=watch)
+        medians = [
+            float(np.median(row[: len(answer.token_ids)])) if answer.token_ids else np.nan
+            for row, answer in zip(losses, answers, strict=True)
+        ]
+        return answers, odds, np.array(medians)
 
 
 def tells_apart(harmful: Verdicts, harmless: Verdicts) -> bool:

@@ -11,6 +11,9 @@ from steerlab.errors import SteerlabError
 if TYPE_CHECKING:  # studies are listed without importing torch
     from steerlab.models import LanguageModel
 
+#: Amounts of a quick run of large models, beside those of "quick" and "full".
+LARGE = "quick, for models above 20 million parameters"
+_LARGE_FROM = 20_000_000
 Models: TypeAlias = "Sequence[LanguageModel]"
 
 
@@ -54,7 +57,23 @@ class Pair:
         return tuple(topic for topic in self.base.topics if topic in self.post.topics)
 
     @property
+    def n_parameters(self) -> int:
+        """Parameters of the larger model."""
+        sizes: list[int] = [sum(part.numel() for part in model.model.parameters()) for model in self]
+        return max(sizes)
+
+    @property
     def same_tokenizer(self) -> bool:
         """Whether both cut text into the same tokens."""
         vocabularies = [model.tokenizer.get_vocab() for model in self]
         return bool(vocabularies[0] == vocabularies[1])
+
+
+def amounts_of(size: str, pair: Pair) -> str:
+    """The key of a study's amounts for a run of this size: a quick one asks less of large models."""
+    return LARGE if size == "quick" and pair.n_parameters > _LARGE_FROM else size
+
+
+def amounts_note(amounts: str) -> list[str]:
+    """Says which amounts a run was made with, where its size does not tell."""
+    return [f"This run has the amounts of {amounts}; size 'full' asks more."] if amounts == LARGE else []

@@ -37,7 +37,7 @@ from steerlab.studies._confidence.choices import Choices, choices_of_pair
 from steerlab.studies._confidence.depth import depth
 from steerlab.studies._confidence.result import ConfidenceResult
 from steerlab.studies._confidence.sentences import answer_summary, depth_summary, neuron_summary, text_summary
-from steerlab.studies._pair import Models, Pair
+from steerlab.studies._pair import LARGE, Models, Pair, amounts_note, amounts_of
 
 
 class Budget(Record):
@@ -49,8 +49,9 @@ class Budget(Record):
     randoms: int
 
 
-BUDGETS = {
+BUDGETS: dict[str, Budget] = {
     "quick": Budget(texts=60, statements_a_topic=24, ablation_texts=10, randoms=2),
+    LARGE: Budget(texts=40, statements_a_topic=8, ablation_texts=8, randoms=2),
     "full": Budget(texts=1000, statements_a_topic=200, ablation_texts=50, randoms=10),
 }
 _SHOTS = (0, 4)
@@ -86,7 +87,9 @@ def confidence(
         SteerlabError: an unknown size or preset.
     """
     check_options("The confidence study", size=size, preset=preset)
-    budget, pair = BUDGETS[size], Pair.of(pair)
+    pair = Pair.of(pair)
+    amounts = amounts_of(size, pair)
+    budget = BUDGETS[amounts]
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text, questions=questions)
     models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}
     words = None if answers is None else answer_words(pair, answers)
@@ -108,6 +111,7 @@ def confidence(
             *choices.sentences,
             *neuron_summary(neurons),
             *depth_summary(behind),
+            *amounts_note(amounts),
         ],
         headline=Headline(
             what=f"post minus base, {changes[0].what}",

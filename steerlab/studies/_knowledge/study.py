@@ -41,7 +41,7 @@ from steerlab.studies._knowledge.result import (
 )
 from steerlab.studies._knowledge.sentences import headline, sentences
 from steerlab.studies._knowledge.statistics import Comparison, compare_maps, mean_map
-from steerlab.studies._pair import Models, Pair
+from steerlab.studies._pair import LARGE, Models, Pair, amounts_note, amounts_of
 
 if TYPE_CHECKING:
     from steerlab.alignment import Aligner
@@ -58,7 +58,11 @@ class _Amount:
     copies: int
 
 
-_AMOUNTS: dict[Size, _Amount] = {"quick": _Amount(64, 24, 4), "full": _Amount(400, 200, 10)}
+_AMOUNTS: dict[str, _Amount] = {
+    "quick": _Amount(64, 24, 4),
+    LARGE: _Amount(24, 8, 3),
+    "full": _Amount(400, 200, 10),
+}
 
 
 # Long: a third or more of it documents its options.
@@ -124,12 +128,14 @@ def knowledge(
         return result.model_copy(update={"status": "not identified", "summary": [stopped]})
     kept = pairs if published else pairs.only(np.flatnonzero(right).tolist())
     kept = of_one_layout(kept) if columns == "tokens" else kept
-    chosen = kept.only(range(min(len(kept), _AMOUNTS[size].pairs)))
+    amounts = amounts_of(size, pair)
+    chosen = kept.only(range(min(len(kept), _AMOUNTS[amounts].pairs)))
     work = _Work(models, chosen, columns, kept_in, seed, {})
     result = _mapped(result, work, sites, aligner, statements)
-    noises = _noise(work, statements, _AMOUNTS[size]) if noise else ()
+    noises = _noise(work, statements, _AMOUNTS[amounts]) if noise else ()
     result = result.model_copy(update={"noise": noises, "missing": work.missing})
-    return result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
+    summary = [*sentences(result), *amounts_note(amounts)]
+    return result.model_copy(update={"summary": summary, "headline": headline(result)})
 
 
 # -- private, in the order they are called --

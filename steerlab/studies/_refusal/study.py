@@ -24,7 +24,7 @@ from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_ap
 from steerlab.readouts.requests import Split
 from steerlab.readouts.surface import surface
 from steerlab.registry import Preset, Size, check_options
-from steerlab.studies._pair import Models, Pair
+from steerlab.studies._pair import LARGE, Models, Pair, amounts_note, amounts_of
 from steerlab.studies._refusal.outcomes import joined, outcome
 from steerlab.studies._refusal.parts import (
     METHODS,
@@ -46,7 +46,7 @@ from steerlab.studies._refusal.sentences import headline, sentences
 __all__ = ["RefusalResult", "Setting", "refusal"]
 
 
-_AMOUNTS: dict[Size, Amount] = {
+_AMOUNTS: dict[str, Amount] = {
     "quick": Amount(
         64,
         16,
@@ -57,6 +57,18 @@ _AMOUNTS: dict[Size, Amount] = {
         texts=24,
         task=48,
         priced_randoms=4,
+        scores="needed",
+    ),
+    LARGE: Amount(
+        40,
+        12,
+        24,
+        (1.0, 2.0, 4.0),
+        randoms=10,
+        random_share=1 / 4,
+        texts=12,
+        task=16,
+        priced_randoms=2,
         scores="needed",
     ),
     "full": Amount(
@@ -115,10 +127,11 @@ def refusal(
         SteerlabError: an unknown size or preset, or a judge that fails or gives something that is no bool.
     """
     check_options("The refusal study", size=size, preset=preset, presets=METHODS)
-    amount, method = _AMOUNTS[size], METHODS[preset]
+    pair = Pair.of(pair)
+    amounts, method = amounts_of(size, pair), METHODS[preset]
+    amount = _AMOUNTS[amounts]
     method = replace(method, new_tokens=max_new_tokens or method.new_tokens)
     judge = None if judge is None else asked_once(judge)  # of an answer that both models give, too
-    pair = Pair.of(pair)
     data = StudyData.of(data, "requests", pair.topics).with_own(plain_text=plain_text, statements=statements)
     requests = data.requests
     splits = _splits(requests, amount, seed)
@@ -153,7 +166,7 @@ def refusal(
         result = _with_directions(
             result, subjects, plain, amount, seed, requests.hash, data.plain_text, data.labelled_statements
         )
-    summary = {"summary": sentences(result), "headline": headline(result)}
+    summary = {"summary": [*sentences(result), *amounts_note(amounts)], "headline": headline(result)}
     return result.model_copy(update=summary).with_artefacts(result.artefacts())
 
 

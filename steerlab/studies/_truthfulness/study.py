@@ -33,7 +33,7 @@ from steerlab.readouts.questions import (
     some_folds,
 )
 from steerlab.registry import Preset, Size, check_options
-from steerlab.studies._pair import Models, Pair
+from steerlab.studies._pair import LARGE, Models, Pair, amounts_note, amounts_of
 from steerlab.studies._truthfulness.answers import Examinee, Labels, choose_shots, label_accuracy, words_for
 from steerlab.studies._truthfulness.geometry import direction
 from steerlab.studies._truthfulness.price import SteeringPrice, prices
@@ -67,8 +67,9 @@ class _Amount:
     passages: int
 
 
-_AMOUNTS: dict[Size, _Amount] = {
+_AMOUNTS: dict[str, _Amount] = {
     "quick": _Amount(64, 120, (0, 4), 3, 16, 12, windows=3, strengths=(1.0, 2.0, 4.0), passages=12),
+    LARGE: _Amount(40, 80, (0, 4), 2, 16, 8, windows=3, strengths=(1.0, 2.0, 4.0), passages=6),
     "full": _Amount(
         400, 400, (0, 2, 4), None, 48, 48, windows=8, strengths=(0.5, 1.0, 2.0, 4.0, 8.0), passages=64
     ),
@@ -120,7 +121,8 @@ def truthfulness(
     check_options("The truthfulness study", size=size, preset=preset, presets=get_args(Preset))
     pair = Pair.of(pair)
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text)
-    models, amount = pair.by_name, _AMOUNTS[size]
+    models, amounts = pair.by_name, amounts_of(size, pair)
+    amount = _AMOUNTS[amounts]
     used = plan(data.labelled_statements, per_topic=amount.per_topic, seed=seed)
     fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}
@@ -140,7 +142,9 @@ def truthfulness(
         prices=priced,
         missing=missing,
     )
-    result = result.model_copy(update={"summary": sentences(result), "headline": headline(result)})
+    result = result.model_copy(
+        update={"summary": [*sentences(result), *amounts_note(amounts)], "headline": headline(result)}
+    )
     return result.with_artefacts(
         {
             f"truthfulness_{name}": direction(read[name], model, used, estimator)
