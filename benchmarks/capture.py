@@ -336,10 +336,15 @@ def save_checkpoint(folder: Path, layers: int, width: int, heads: int, neurons: 
         vocab_size=words,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer_of(words).save_pretrained(folder)
+    return folder
+
+
+def tokenizer_of(words: int) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of whole words, whose numbers they are: see `text_of`."""
     backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(words)}, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0").save_pretrained(folder)
-    return folder
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -32,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from _inside import share_in_hooks
 from _table import _COLUMNS, _cells, write_results
 from _timing import Spread, Times, in_turn
 from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint, text_of
@@ -213,39 +211,12 @@ def profile(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     }
     rows = []
     for name, (several, edit) in cases.items():
-        shares = [_inside_hooks(model, several, edit) for _ in range(turns + 1)][1:]
-        rows.append({"what": name, "inside the hooks": Spread.of(shares).to_dict(), "goal": None})
+        runs = [
+            share_in_hooks(lambda several=several, edit=edit: generate(model, several, edit))
+            for _ in range(turns + 1)
+        ]
+        rows.append({"what": name, "inside the hooks": Spread.of(runs[1:]).to_dict(), "goal": None})
     return rows
-
-
-def _inside_hooks(model: sl.LanguageModel, prompts: list[str], edit: Any) -> float:
-    spent = 0.0
-
-    def timed(register: Any) -> Any:
-        def registered(module: Any, hook: Any, **options: Any) -> Any:
-            def clocked(*arguments: Any) -> Any:
-                nonlocal spent
-                started = time.perf_counter()
-                try:
-                    return hook(*arguments)
-                finally:
-                    spent += time.perf_counter() - started
-
-            return register(module, clocked, **options)
-
-        return registered
-
-    kinds = ("register_forward_hook", "register_forward_pre_hook")
-    with ExitStack() as patched:
-        for kind in kinds:
-            patched.enter_context(
-                mock.patch.object(torch.nn.Module, kind, timed(getattr(torch.nn.Module, kind)))
-            )
-        started = time.perf_counter()
-        generate(model, prompts, edit)
-        whole = time.perf_counter() - started
-    assert spent
-    return spent / (whole - spent)
 
 
 def by_row(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
