@@ -62,6 +62,22 @@ def share_in_hooks(run: Callable[[], object]) -> float:
     return clock.seconds / (whole - clock.seconds)
 
 
+def share_beside(run: Callable[[], object], base: torch.nn.Module) -> float:
+    """Seconds of `run` that are not the forward pass of `base`, its hooks included, over those of the bare pass."""
+    inside, forward, original = Clock(), Clock(), base.forward
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        with forward:
+            return original(*arguments, **named)
+
+    with every_hook(lambda: inside), mock.patch.object(base, "forward", timed):
+        started = time.perf_counter()
+        run()
+        whole = time.perf_counter() - started
+    bare = forward.seconds - inside.seconds
+    return (whole - bare) / bare
+
+
 @contextmanager
 def no_waiting(device: torch.device) -> Iterator[None]:
     """Raise `RuntimeError` where the host asks the device: CUDA's own check, elsewhere that of the operations."""
