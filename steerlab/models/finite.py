@@ -35,7 +35,7 @@ def first_not_finite(found: Mapping[Site, Float[Tensor, ""]]) -> Site | None:
     if not found:
         return None
     device = next(iter(found.values())).device
-    fine = torch.isfinite(torch.stack([number.to(device) for number in found.values()])).tolist()
+    fine = torch.isfinite(torch.stack([number.to(device) for number in found.values()])).cpu().tolist()
     return next((site for site, is_fine in zip(found, fine, strict=True) if not is_fine), None)
 
 
