@@ -10,6 +10,7 @@ same. It runs in the peer's own environment and imports nothing of steerlab's.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ Peer = Callable[[Path, Any, dict[int, Tensor], int], Generate]
 def main() -> None:
     """Measure one peer."""
     name, folder, turns, new = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     transformers.utils.logging.set_verbosity_error()
     task = torch.load(folder / "task.pt", weights_only=True)
     ids, vectors = task["ids"], dict(enumerate(task["vectors"]))

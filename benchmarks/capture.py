@@ -3,8 +3,8 @@
     python benchmarks/capture.py            # writes results/capture.json and the table in README.md
     python benchmarks/capture.py --quick    # fewer turns, writes nothing
 
-The model has the Llama shape, 12 layers, width 768, 32,000 words, random float32 weights, and two threads; batches
-are 8 prompts of 64 tokens. `_timing` says how the ratios are taken.
+The model has the Llama shape, 12 layers, width 768, 32,000 words, random float32 weights, and two threads (or
+``OMP_NUM_THREADS`` of them); batches are 8 prompts of 64 tokens. `_timing` says how the ratios are taken.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import torch
 import transformers
 from _peers import PEERS
-from _table import print_table, write_readme
+from _table import print_table, write_readme, write_results
 from _timing import Turns, cpu_ratio, in_turn, wall_ratio
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -52,7 +52,7 @@ def main() -> None:
     if chosen.memory:
         print(json.dumps(memory_curve(chosen.memory)))
         return
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     turns = chosen.turns or (3 if chosen.quick else 15)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder), LAYERS, WIDTH, HEADS, NEURONS, WORDS)
@@ -73,8 +73,7 @@ def main() -> None:
     }
     print_table(results)
     if not chosen.quick:
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "capture.json").write_text(json.dumps(results, indent=1) + "\n")
+        write_results(HERE / "results" / "capture.json", results)
         write_readme(HERE / "README.md", results)
 
 
@@ -337,10 +336,15 @@ def save_checkpoint(folder: Path, layers: int, width: int, heads: int, neurons: 
         vocab_size=words,
     )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer_of(words).save_pretrained(folder)
+    return folder
+
+
+def tokenizer_of(words: int) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of whole words, whose numbers they are: see `text_of`."""
     backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(words)}, unk_token="w0"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0").save_pretrained(folder)
-    return folder
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="w0")
 
 
 if __name__ == "__main__":

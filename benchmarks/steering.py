@@ -18,13 +18,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -32,7 +29,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from _table import _COLUMNS, _cells
+from _inside import share_in_hooks
+from _table import _COLUMNS, _cells, write_results
 from _timing import Spread, Times, in_turn
 from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint, text_of
 from rich.console import Console
@@ -94,7 +92,7 @@ def main() -> None:
     options.add_argument("--device", default="cpu", help="with --shape: cpu, cuda, ...")
     options.add_argument("--shape", choices=SHAPES, help="a real configuration in bfloat16 instead")
     chosen = options.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if chosen.shape:
         real_shape(chosen.shape, chosen.device, chosen.turns or 5, write=not chosen.quick)
         return
@@ -104,13 +102,13 @@ def main() -> None:
         model = sl.load(str(checkpoint), device="cpu", dtype=torch.float32)
     # Nothing ends early: every prompt gets all its tokens.
     model.model.config.eos_token_id = model.model.generation_config.eos_token_id = None
-    known = json.loads(RESULTS.read_text())["rows"] if chosen.group and RESULTS.exists() else []
-    rows = []
+    known, rows, threads = _known() if chosen.group else [], [], torch.get_num_threads()
     for name, measure in GROUPS.items():
         if chosen.group and name not in chosen.group:
             rows += [one for one in known if one["group"] == name]
         else:
-            rows += [{**one, "group": name, "turns": turns} for one in measure(model, turns)]
+            measured = measure(model, turns)
+            rows += [{**one, "group": name, "turns": turns, "threads": threads} for one in measured]
     results = {
         "configuration": {
             "shape": f"Llama, {LAYERS} layers, width {WIDTH}, {HEADS} heads, {NEURONS} neurons, {WORDS:,} words",
@@ -131,9 +129,16 @@ def main() -> None:
     if timed := [one for one in rows if "inside the hooks" in one]:
         Console().print(_inside(timed))
     if not chosen.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write_results(RESULTS, results)
         write_readme(HERE / "README.md", results)
+
+
+def _known() -> list[dict[str, Any]]:
+    """The rows of the last run, each with the threads it was measured on."""
+    if not RESULTS.exists():
+        return []
+    results = json.loads(RESULTS.read_text())
+    return [{"threads": results["configuration"]["threads"], **one} for one in results["rows"]]
 
 
 def whole_batch(model: sl.LanguageModel, size: int, turns: int) -> list[dict[str, Any]]:
@@ -145,24 +150,30 @@ def whole_batch(model: sl.LanguageModel, size: int, turns: int) -> list[dict[str
     token_condition = Condition(first, threshold=0.0, positions=None)
     cases: dict[str, tuple[list[Any], float | None]] = {
         "Add at one layer": ([Add(one, strength=0.1)], ONE_GOAL),
-        "Add at every layer": ([Add(vectors, strength=0.1)], ALL_GOAL),
+        "Add at every layer": ([Add(vectors, strength=0.1, layers="all")], ALL_GOAL),
         "Add at every layer, prompt's condition": (
-            [Add(vectors, strength=0.1, condition=condition)],
+            [Add(vectors, strength=0.1, layers="all", condition=condition)],
             CONDITION_GOAL,
         ),
     }
     if size > 1:
         cases |= {
             "Add at every layer, each token's condition": (
-                [Add(vectors, strength=0.1, condition=token_condition)],
+                [Add(vectors, strength=0.1, layers="all", condition=token_condition)],
                 CONDITION_GOAL,
             ),
-            "Add at every layer, decaying": ([Add(vectors, strength=0.1, schedule=Decay(0.9))], ALL_GOAL),
+            "Add at every layer, decaying": (
+                [Add(vectors, strength=0.1, layers="all", schedule=Decay(0.9))],
+                ALL_GOAL,
+            ),
             "three Adds and a Clamp at every layer": (
-                [*(Add(vectors, strength=0.1) for _ in range(3)), Clamp(vectors, value=0.5)],
+                [
+                    *(Add(vectors, strength=0.1, layers="all") for _ in range(3)),
+                    Clamp(vectors, value=0.5, layers="all"),
+                ],
                 None,
             ),
-            "Rotate at every layer": ([Rotate(vectors)], None),
+            "Rotate at every layer": ([Rotate(vectors, layers="all")], None),
             "Ablate everywhere (37 sites)": ([Ablate(one)], None),
         }
     variants: dict[str, Any] = {"plain": lambda: generate(model, prompts)}
@@ -184,58 +195,34 @@ def profile(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
         Condition(first, threshold=0.0),
         Condition(first, threshold=0.0, positions=None),
     )
-    table = PerRow(*(Add(directions(model, seed), strength=0.1) for seed in range(16)))
+    table = PerRow(*(Add(directions(model, seed), strength=0.1, layers="all") for seed in range(16)))
     cases: dict[str, tuple[list[str], Any]] = {
         "Add at one layer": (prompts, Add(vectors.at(sl.Site("resid_post", 6)), strength=0.1)),
-        "Add at every layer": (prompts, Add(vectors, strength=0.1)),
-        "prompt's condition": (prompts, Add(vectors, strength=0.1, condition=condition)),
-        "each token's condition": (prompts, Add(vectors, strength=0.1, condition=token_condition)),
-        "decaying": (prompts, Add(vectors, strength=0.1, schedule=Decay(0.9))),
-        "Rotate at every layer": (prompts, Rotate(vectors)),
+        "Add at every layer": (prompts, Add(vectors, strength=0.1, layers="all")),
+        "prompt's condition": (prompts, Add(vectors, strength=0.1, layers="all", condition=condition)),
+        "each token's condition": (
+            prompts,
+            Add(vectors, strength=0.1, layers="all", condition=token_condition),
+        ),
+        "decaying": (prompts, Add(vectors, strength=0.1, layers="all", schedule=Decay(0.9))),
+        "Rotate at every layer": (prompts, Rotate(vectors, layers="all")),
         "Ablate everywhere": (prompts, Ablate(vectors.at(sl.Site("resid_post", 6)))),
         "16 different interventions at every layer (batch 16)": (texts(16), table),
     }
     rows = []
     for name, (several, edit) in cases.items():
-        shares = [_inside_hooks(model, several, edit) for _ in range(turns + 1)][1:]
-        rows.append({"what": name, "inside the hooks": Spread.of(shares).to_dict(), "goal": None})
+        runs = [
+            share_in_hooks(lambda several=several, edit=edit: generate(model, several, edit))
+            for _ in range(turns + 1)
+        ]
+        rows.append({"what": name, "inside the hooks": Spread.of(runs[1:]).to_dict(), "goal": None})
     return rows
-
-
-def _inside_hooks(model: sl.LanguageModel, prompts: list[str], edit: Any) -> float:
-    spent = 0.0
-
-    def timed(register: Any) -> Any:
-        def registered(module: Any, hook: Any, **options: Any) -> Any:
-            def clocked(*arguments: Any) -> Any:
-                nonlocal spent
-                started = time.perf_counter()
-                try:
-                    return hook(*arguments)
-                finally:
-                    spent += time.perf_counter() - started
-
-            return register(module, clocked, **options)
-
-        return registered
-
-    kinds = ("register_forward_hook", "register_forward_pre_hook")
-    with ExitStack() as patched:
-        for kind in kinds:
-            patched.enter_context(
-                mock.patch.object(torch.nn.Module, kind, timed(getattr(torch.nn.Module, kind)))
-            )
-        started = time.perf_counter()
-        generate(model, prompts, edit)
-        whole = time.perf_counter() - started
-    assert spent
-    return spent / (whole - spent)
 
 
 def by_row(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     """Sixteen prompts, each with an intervention of its own."""
     prompts = texts(16)
-    everywhere = PerRow(*(Add(directions(model, seed), strength=0.1) for seed in range(16)))
+    everywhere = PerRow(*(Add(directions(model, seed), strength=0.1, layers="all") for seed in range(16)))
     site = sl.Site("resid_post", 6)
     one = PerRow(*(Add(directions(model, seed).at(site), strength=0.1) for seed in range(16)))
     mixed = PerRow(
@@ -265,7 +252,7 @@ def baked(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     """
     prompts, vectors = texts(8), directions(model)
     made = {
-        "Add at every layer, baked": bake(model, Add(vectors, strength=0.1)),
+        "Add at every layer, baked": bake(model, Add(vectors, strength=0.1, layers="all")),
         "Ablate everywhere, baked": bake(model, Ablate(vectors.at(sl.Site("resid_post", 6)))),
     }
     for one in made.values():
@@ -286,7 +273,7 @@ def baked(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
 def continuous(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     """`generate_batch` over `generate` on prompts of 8 to 64 tokens, both steered through slots at every layer."""
     slots = Slots(model, model.sites("resid_post"), rank=0)
-    edit, rows = Add(directions(model), strength=0.1), []
+    edit, rows = Add(directions(model), strength=0.1, layers="all"), []
     random = torch.Generator().manual_seed(2)
     try:
         for size in (1, 8, 32):
@@ -321,7 +308,7 @@ def peers(model: sl.LanguageModel, turns: int) -> list[dict[str, Any]]:
     ids, vectors = model.tokenize(prompts).input_ids, directions(model)
     rows: list[dict[str, Any]] = []
     one = Add(vectors.at(sl.Site("resid_post", 6)), strength=1.0)
-    ours = {"one layer": one, "every layer": Add(vectors, strength=1.0)}
+    ours = {"one layer": one, "every layer": Add(vectors, strength=1.0, layers="all")}
     variants: dict[str, Any] = {"plain": lambda: generate(model, prompts)}
     variants |= {case: lambda edit=edit: generate(model, prompts, edit) for case, edit in ours.items()}
     times = in_turn(variants, turns)
@@ -418,12 +405,12 @@ def _real_rows(model: sl.LanguageModel, size: int, turns: int, mode: str) -> lis
     vectors, prompts = directions(model), texts(size, 500)
     first = vectors.sites[0]
     condition = Condition(vectors.at(first), threshold=0.0)
-    table = PerRow(*(Add(directions(model, seed % 16), strength=0.1) for seed in range(size)))
+    table = PerRow(*(Add(directions(model, seed % 16), strength=0.1, layers="all") for seed in range(size)))
     cases: dict[str, tuple[Any, float | None]] = {
         "Add at one layer": (Add(vectors.at(vectors.sites[len(vectors.sites) // 2]), strength=0.1), ONE_GOAL),
-        "Add at every layer": (Add(vectors, strength=0.1), ALL_GOAL),
+        "Add at every layer": (Add(vectors, strength=0.1, layers="all"), ALL_GOAL),
         "Add at every layer, prompt's condition": (
-            Add(vectors, strength=0.1, condition=condition),
+            Add(vectors, strength=0.1, layers="all", condition=condition),
             CONDITION_GOAL,
         ),
         "16 different interventions": (table, ROWS_GOAL if size > 1 else None),
@@ -439,7 +426,7 @@ def _real_rows(model: sl.LanguageModel, size: int, turns: int, mode: str) -> lis
 
 
 def _compiled_rows(model: sl.LanguageModel, slots: Slots, size: int, turns: int) -> list[dict[str, Any]]:
-    prompts, edit = texts(size, 500), Add(directions(model), strength=0.1)
+    prompts, edit = texts(size, 500), Add(directions(model), strength=0.1, layers="all")
 
     def steered() -> None:
         with slots.steering(edit):

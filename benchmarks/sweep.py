@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import numpy as np
 import torch
 import transformers
-from _table import write_section
+from _table import write_results, write_section
 from _timing import in_turn
 from capture import row, save_checkpoint, text_of
 from torch import Tensor
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first size, one turn; writes nothing")
     parser.add_argument("--turns", type=int, default=5, help="turns (default 5)")
     chosen = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     turns = 1 if chosen.quick else chosen.turns
     rows: list[dict[str, Any]] = []
     for number, size in enumerate(SIZES[:1] if chosen.quick else SIZES):
@@ -93,8 +93,7 @@ def main() -> None:
     }
     print(json.dumps(rows, indent=1))
     if not chosen.quick:
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "sweep.json").write_text(json.dumps(results, indent=1) + "\n")
+        write_results(HERE / "results" / "sweep.json", results)
         shares = ", ".join(
             f"{one['what'].removeprefix('steerlab: ')}: {one['token-layers']:.3f}"
             for one in rows

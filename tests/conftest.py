@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +21,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
-from families import tiny  # noqa: E402
+from families import DEVICE, tiny  # noqa: E402
 from smaller import use_smaller_amounts  # noqa: E402
+from torch.utils._pytree import tree_map_only  # noqa: E402
+from transformers import GenerationMixin, PreTrainedModel  # noqa: E402
 
 from steerlab.models import LanguageModel  # noqa: E402
 
@@ -28,6 +33,26 @@ from steerlab.models import LanguageModel  # noqa: E402
 def _one_thread() -> None:
     """Where torch was imported before this file, the variables above came too late."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _numbers_not_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another device than the CPU plain models take inputs from there, and numbers count wherever they are."""
+    if torch.device("cpu") == DEVICE:
+        return
+    compared = functools.partial(torch.testing.assert_close, check_device=False)
+    monkeypatch.setattr(torch.testing, "assert_close", compared)
+    monkeypatch.setattr(PreTrainedModel, "__call__", _inputs_there(PreTrainedModel.__call__), raising=False)
+    monkeypatch.setattr(GenerationMixin, "generate", _inputs_there(GenerationMixin.generate))
+
+
+def _inputs_there(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def moved(model: Any, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(torch.Tensor, lambda given: given.to(model.device), (args, kwargs))
+        return run(model, *args, **kwargs)
+
+    return moved
 
 
 @pytest.fixture

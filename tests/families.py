@@ -8,6 +8,7 @@ trained in memory on a few sentences. `build("llama")` is a transformers model, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -16,6 +17,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+#: Where the models of the tests live: `STEERLAB_DEVICE=cuda python -m pytest tests/models` asks a GPU.
+DEVICE = torch.device(os.environ.get("STEERLAB_DEVICE", "cpu"))
 
 LAYERS, WIDTH, HEADS, KV_HEADS, NEURONS, CONTEXT = 3, 32, 4, 2, 48, 64
 VOCAB = 320
@@ -311,7 +315,7 @@ def build(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
             parameter.data = parameter.data + noise if is_gain else noise
     config.architectures = [type(model).__name__]
     config.name_or_path = f"tiny-{family}"
-    return model.eval()
+    return model.eval().to(DEVICE)
 
 
 _CORPUS = (

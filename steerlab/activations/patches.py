@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlab.activations._suffix import WHOLE
 from steerlab.errors import PromptError, SiteError, SteeringError
 from steerlab.models import All, LanguageModel, Site
+from steerlab.models.operators import sent
 
 if TYPE_CHECKING:
     from steerlab.activations.sources import Source
@@ -188,14 +189,14 @@ class _Write:
         )
 
     def into(self, state: Tensor) -> None:
-        where = self.rows.to(state.device), self.columns.to(state.device)
-        values = self.values.to(state.device, state.dtype)
+        where = sent(self.rows, state.device), sent(self.columns, state.device)
+        values = sent(self.values, state.device, state.dtype)
         if self.adds is not None or self.mask is not None:
             old = state[where]
             if self.adds is not None:
-                values = torch.where(self.adds.to(state.device), old + values, values)
+                values = torch.where(sent(self.adds, state.device), old + values, values)
             if self.mask is not None:
-                values = torch.where(self.mask.to(state.device), values, old)
+                values = torch.where(sent(self.mask, state.device), values, old)
         state[where] = values
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.errors import SteerlabError
@@ -16,8 +18,25 @@ if TYPE_CHECKING:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Whether no value is NaN or infinite; waits for the device."""
     return bool(torch.isfinite(values).all())
+
+
+def largest(values: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """The largest magnitude, NaN or infinite where a value is: one number, still on the device.
+
+    A hook keeps it and asks nothing, so that no layer waits for the one before.
+    """
+    return torch.linalg.vector_norm(values, torch.inf) if values.numel() else values.new_zeros(())
+
+
+def first_not_finite(found: Mapping[Site, Float[Tensor, ""]]) -> Site | None:
+    """The first site whose `largest` is NaN or infinite; waits for the device once."""
+    if not found:
+        return None
+    device = next(iter(found.values())).device
+    fine = torch.isfinite(torch.stack([number.to(device) for number in found.values()])).cpu().tolist()
+    return next((site for site, is_fine in zip(found, fine, strict=True) if not is_fine), None)
 
 
 def not_finite(model: Passes, tokens: Tokens, where: Site | None = None) -> SteerlabError:
@@ -67,7 +86,7 @@ class FiniteLogits:
 
 def require_scores(name: str, scores: Tensor, step: int) -> None:
     """Raise `SteerlabError` where a next token's scores hold NaN or +inf; -inf is a token left out."""
-    if bool((torch.isnan(scores) | (scores == torch.inf)).any()):
+    if not bool(scores.amax() < torch.inf):  # a NaN is the largest, and less than nothing
         raise SteerlabError(
             f"The logits of {name} are not finite at new token {step}: its dtype overflows, or an intervention is too "
             "strong; load it with dtype='float32', or steer less."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steerlab.errors import SteeringError
 from steerlab.models.hooks import Frame
-from steerlab.models.operators import precise
+from steerlab.models.operators import precise, sent
 from steerlab.models.positions import All, Selector
 from steerlab.models.sites import Site
 
@@ -166,7 +166,7 @@ class Decision:
             self._waits_for = _last_column(places, frame)
         if chosen is not False:
             scores = self.condition.score(precise(state))
-            weights = torch.ones_like(scores) if chosen is True else chosen.to(scores.device, scores.dtype)
+            weights = torch.ones_like(scores) if chosen is True else sent(chosen, scores.device, scores.dtype)
             self._sum = _plus(self._sum, (scores * weights).sum(dim=1))
             self._count = _plus(self._count, weights.sum(dim=1))
         if self._open is None and self._sum is not None and frame.start + frame.length > self._waits_for:
@@ -176,7 +176,7 @@ class Decision:
     def _decide(self, score: Tensor, real: Tensor | None) -> None:
         self._open = self.condition.holds(score)
         counted = self._open if real is None else self._open & real
-        decided = torch.tensor(counted.numel(), device=counted.device) if real is None else real.sum()
+        decided = torch.full((), counted.numel(), device=counted.device) if real is None else real.sum()
         self._counts.append(torch.stack([decided, counted.sum()]))
         if len(self._counts) > 256:
             self._counts = [torch.stack(self._counts).sum(dim=0)]
@@ -192,13 +192,13 @@ class Decision:
         columns = frame.prompt.attention_mask[:, frame.start : frame.start + frame.length]
         if columns.shape[1] < frame.length:  # tokens behind the prompt, proposed in the same pass
             columns = torch.nn.functional.pad(columns, (0, frame.length - columns.shape[1]), value=1)
-        return columns.repeat_interleave(frame.repeats, dim=0).to(device, torch.bool)[..., None]
+        return sent(columns.repeat_interleave(frame.repeats, dim=0), device, torch.bool)[..., None]
 
     def _running(self, frame: Frame, device: torch.device) -> Tensor | None:
         """Rows of a batch that have not written an end token; beams change places, so theirs are all counted."""
         if frame.inputs is None or not frame.ends or frame.repeats > 1 or frame.length > 1:
             return None
-        over = torch.isin(frame.inputs[:, -1], torch.tensor(frame.ends, device=frame.inputs.device))
+        over = torch.isin(frame.inputs[:, -1], sent(torch.tensor(frame.ends), frame.inputs.device))
         self._ended = over if self._ended is None else self._ended | over
         return (~self._ended).to(device)[:, None, None]
 
@@ -266,7 +266,7 @@ class Gate:
     def _conditioned(self, frame: Frame | None, device: torch.device) -> Amount:
         base = self._base
         if isinstance(base, Tensor):
-            base = base.to(device, non_blocking=True)
+            base = sent(base, device)
         if self.decision is None or base is None:
             return base
         held = self.decision.open(frame, device)
@@ -318,10 +318,10 @@ class RowGate:
         # Numbers that hold for a whole row make one column; what differs by token is laid over it.
         whole = [amounts[gate] if gate is not None else None for gate in own]
         plain = [amount if isinstance(amount, float) else 0.0 for amount in whole]
-        joined = torch.tensor(plain, device=device)[:, None, None]
+        joined = sent(torch.tensor(plain), device)[:, None, None]
         by_token = {id(amount): amount for amount in amounts.values() if isinstance(amount, Tensor)}
         for amount in by_token.values():
-            rows = torch.tensor([of_row is amount for of_row in whole], device=device)[:, None, None]
+            rows = sent(torch.tensor([of_row is amount for of_row in whole]), device)[:, None, None]
             joined = torch.where(rows, amount.to(joined.dtype), joined)
         return joined.bool() if all(_is_mask(amount) for amount in amounts.values()) else joined
 

@@ -244,15 +244,16 @@ def attach(
     owner, is_own = frames.owner()
 
     def replaced(raw: Tensor) -> Tensor | None:
-        frame = frames.current
-        state = raw.reshape(frame.batch, frame.length, -1) if raw.dim() == 2 and frame is not None else raw
+        state = raw
+        if raw.dim() == 2 and (frame := frames.current) is not None:
+            state = raw.reshape(frame.batch, frame.length, -1)
         if tap.scale != 1.0:
             state = state * tap.scale
         elif clone:
             state = state.clone()
         new = visit(state)
-        if new is None:
-            return None
+        if new is None or (state is raw and new.shape == raw.shape):
+            return new
         new = new.reshape(raw.shape)
         if tap.scale != 1.0:
             # The change is carried over, not the state: what an edit leaves alone keeps its bits.

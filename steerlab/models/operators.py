@@ -96,7 +96,7 @@ class Operator:
     def _moved(self, device: torch.device, dtype: torch.dtype) -> Operator:
         # Made inside somebody's inference mode, a tensor could never meet autograd: leave it for the moment.
         with torch.inference_mode(False):
-            return Operator(*(None if part is None else part.to(device, dtype) for part in self._parts))
+            return Operator(*(None if part is None else sent(part, device, dtype) for part in self._parts))
 
     def then(self, second: Operator) -> Operator:
         """This operator and then `second`, as one (ranks add up)."""
@@ -143,6 +143,11 @@ class Operator:
         """The rows' own operators from a table: `slots` [batch] names each row's slot."""
         with torch.inference_mode(False):
             return Operator(*(None if part is None else part.index_select(0, slots) for part in self._parts))
+
+
+def sent(part: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor on another device, in another type; nothing waits for CUDA, which takes its copy at the call."""
+    return part.to(device, dtype or part.dtype, non_blocking=device.type == "cuda")
 
 
 def precise(state: Float[Tensor, "... width"]) -> Float[Tensor, "... width"]:

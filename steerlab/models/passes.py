@@ -24,7 +24,7 @@ from steerlab.models.backends import Transformers
 from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.checkpoint import Checkpoint
-from steerlab.models.finite import all_finite, not_finite, require_scores
+from steerlab.models.finite import all_finite, first_not_finite, largest, not_finite, require_scores
 from steerlab.models.hooks import Frames, attach
 from steerlab.models.modes import evaluating
 from steerlab.models.prompts import Prompt, PromptsGiven, Tokens
@@ -134,8 +134,9 @@ class Passes(Checkpoint):
     ) -> Tensor | None:
         """One pass; what `finish` makes of the final norm's output. Without it the stack ends at the deepest site."""
         self.engine.check()
-        broken: list[Site] = []
+        magnitudes: dict[Site, Tensor] = {}
         inputs = tokens.to(self.device)
+        at = None if at is None else (at[0].to(self.device), at[1].to(self.device))
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         if self.takes_positions:
             arguments["position_ids"] = inputs.position_ids
@@ -143,12 +144,12 @@ class Passes(Checkpoint):
             stack.enter_context(self.frames.of(tokens))
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
-                stack.callback(self._attach(site, callback, at, broken))
+                stack.callback(self._attach(site, callback, at, magnitudes))
             if finish is None:
                 stack.enter_context(self.anatomy.cut_after(self._deepest(read)))
             normed = self.anatomy.base(**arguments, use_cache=False, return_dict=True).last_hidden_state
-            if broken:
-                raise not_finite(self, tokens, broken[0])
+            if (broken := first_not_finite(magnitudes)) is not None:
+                raise not_finite(self, tokens, broken)
             return None if finish is None else finish(normed)
 
     def _ends(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -161,15 +162,14 @@ class Passes(Checkpoint):
         site: Site,
         callback: Callable[[Tensor], object],
         at: tuple[Tensor, Tensor] | None,
-        broken: list[Site],
+        magnitudes: dict[Site, Tensor],
     ) -> Callable[[], None]:
         def visit(state: Tensor) -> None:
             if at is None:
                 callback(state)
                 return
             selected = state[at[0].to(state.device), at[1].to(state.device)]
-            if not all_finite(selected):
-                broken.append(site)
+            magnitudes[site] = largest(selected)
             callback(selected)
 
         clone = at is None and site.name in self.self_check().changed_in_place

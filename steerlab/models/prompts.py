@@ -289,8 +289,7 @@ def _call(tokenizer: Any, texts: list[str], *, special: bool) -> list[_Encoded]:
     called = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=fast, verbose=False)
     offsets: list[Any] = called["offset_mapping"] if fast else [None] * len(texts)
     return [
-        (list(ids), spans and tuple((int(low), int(high)) for low, high in spans))
-        for ids, spans in zip(called["input_ids"], offsets, strict=True)
+        (list(ids), spans and tuple(spans)) for ids, spans in zip(called["input_ids"], offsets, strict=True)
     ]
 
 

@@ -27,7 +27,7 @@ class Entry(Generic[T]):
     @property
     def is_here(self) -> bool:
         """Whether the value is in force in the running context."""
-        return self.alive and any(entry is self for entry in _ENTRIES.get())
+        return self.alive and self in _ENTRIES.get()
 
     def close(self) -> None:
         """End it everywhere; any thread may do so, once or more often."""

@@ -24,7 +24,7 @@ from steerlab.directions import Direction
 from steerlab.errors import DirectionError, SteeringError
 from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.hooks import Frame
-from steerlab.models.operators import Operator, precise
+from steerlab.models.operators import Operator, precise, sent
 from steerlab.showing import counted
 from steerlab.steering._intervention import Intervention
 from steerlab.steering.registry import register_intervention
@@ -95,8 +95,8 @@ class Patch(Intervention):
         rows, columns, source = self._places(frame.prompt, frame.repeats)
         inside = (columns >= frame.start) & (columns < frame.start + frame.length)
         new = precise(state).clone()
-        values = self.states[site][source[inside]].to(new.device, new.dtype)
-        new[rows[inside].to(new.device), columns[inside].to(new.device) - frame.start] = values
+        values = sent(self.states[site][source[inside]], new.device, new.dtype)
+        new[sent(rows[inside], new.device), sent(columns[inside] - frame.start, new.device)] = values
         return new
 
     def _places(self, tokens: Tokens, repeats: int) -> tuple[Tensor, Tensor, Tensor]:

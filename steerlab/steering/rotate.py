@@ -91,7 +91,7 @@ def _turned(state: Tensor, norm: Tensor, towards: Tensor, angle: Share) -> Tenso
     across = norm * towards - along * (state / norm.clamp(min=limits.tiny))  # ‖x‖ sin θ · ê
     size = across.norm(dim=-1, keepdim=True)
     between = torch.atan2(size, along)
-    wanted = torch.as_tensor(angle, device=state.device, dtype=state.dtype)
+    wanted = angle if isinstance(angle, Tensor) else size.new_full((), angle)
     turn = torch.where(wanted > 0, torch.minimum(wanted, between), torch.maximum(wanted, between - math.pi))
     # A state on the direction's own line has no plane to turn in, only rounding errors that look like one.
     turn = torch.where(size > 8 * limits.eps * norm, turn, 0.0)

@@ -15,9 +15,11 @@ import torch
 from families import build, tiny, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlab as sl
 from steerlab.errors import ModelError, PromptError, SteerlabError
+from steerlab.models.finite import first_not_finite, largest, require_scores
 
 TEXT = "The capital of France is"
 
@@ -293,6 +295,50 @@ def test_numbers_that_are_not_finite_are_named_where_they_arise() -> None:
         ):
             with pytest.raises(SteerlabError, match="not finite at new token 0"):
                 write()
+
+
+class _Asked(TorchDispatchMode):
+    """Counts what gives a tensor's number to Python, for which a GPU has to finish what came before."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.name() in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")
+        return function(*args, **(kwargs or {}))
+
+
+def test_whether_states_are_finite_is_asked_once_a_pass_not_once_a_layer() -> None:
+    counts = []
+    for layers in (2, 6):
+        model = tiny("llama", num_hidden_layers=layers)
+        tokens = model.tokenize(TEXT)
+        at = (torch.tensor([0]), torch.tensor([tokens.width - 1]))
+        seen: list[Tensor] = []
+        with _Asked() as asked:
+            model.run(tokens, read=dict.fromkeys(model.sites("resid_post"), seen.append), at=at)
+        assert len(seen) == layers
+        counts.append(asked.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_first_site_that_is_not_finite_is_found(bad: float, dtype: torch.dtype) -> None:
+    fine = torch.full((3, 4), torch.finfo(dtype).max, dtype=dtype)
+    broken = fine.clone()
+    broken[1, 2] = bad
+    one, two, three = (sl.Site("resid_post", layer) for layer in range(3))
+    found = {one: largest(fine), two: largest(broken), three: largest(broken[:0])}
+    assert first_not_finite(found) == two
+    assert first_not_finite({one: found[one], three: found[three]}) is None
+    assert first_not_finite({}) is None
+
+
+def test_scores_may_leave_words_out_but_not_be_undefined() -> None:
+    require_scores("m", torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]]), 0)
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(SteerlabError, match="not finite at new token 3"):
+            require_scores("m", torch.tensor([[0.0, 1.0], [bad, -torch.inf]]), 3)
 
 
 # --------------------------------------------------------------------------------- a norm behind the MLP

@@ -1,0 +1,169 @@
+"""What reading, steering and baking cost on real models on a CPU, in float32.
+
+    python benchmarks/real.py FOLDER...              # writes results/real.json and its table in README.md
+    python benchmarks/real.py --quick FOLDER...      # one turn, writes nothing
+
+Each folder holds a transformers checkpoint. Pieces of this package's licence are read, and continued greedily with
+the end of a text switched off. Reading is measured over the headless forward pass on the same padded batch. Whole runs
+differ by more than the hooks cost, so what they add is clocked inside the run, too; baked weights have none, and are
+timed against a copy of the plain weights, which lies elsewhere in memory as they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import torch
+from _inside import share_beside, share_in_hooks
+from _table import _cells, write_results, write_section
+from _timing import Spread, in_turn
+from capture import row
+
+import steerlab as sl
+from steerlab.environment import hardware, library_versions
+from steerlab.steering import Add, bake
+
+HERE = Path(__file__).parent
+READ, WRITE, NEW = (8, 320), (4, 160), 16  # texts and their characters; new tokens
+READ_GOAL, INSIDE_GOAL, BAKED_GOAL = 1.03, 0.02, 1.005
+
+
+def main() -> None:
+    """Measure every model, print and, unless quick, write results and README."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    options.add_argument("--quick", action="store_true", help="one turn; writes nothing")
+    options.add_argument("--turns", type=int, default=5, help="turns of every comparison (default 5)")
+    chosen = options.parse_args()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    turns = 1 if chosen.quick else chosen.turns
+    rows = [one for folder in chosen.folders for one in measure(folder, turns)]
+    results = {
+        "configuration": {
+            "shape": ", ".join(folder.name for folder in chosen.folders),
+            "weights": "trained, float32",
+            "threads": torch.get_num_threads(),
+            "batch": f"{READ[0]} texts of {READ[1]} characters, {WRITE[0]} of {WRITE[1]} with {NEW} new tokens",
+            "turns": turns,
+        },
+        "machine": hardware(),
+        "versions": library_versions(),
+        "command": "python " + " ".join(["benchmarks/real.py", *sys.argv[1:]]),
+        "rows": rows,
+    }
+    inside = [one for one in rows if "inside the hooks" in one]
+    shown = {**results, "rows": [one for one in rows if one not in inside]}
+    note = (
+        "Clocked inside the run, hooks (and for reading all else that is not the pass) over the rest: "
+        + "; ".join(map(said, inside))
+        + "."
+    )
+    for cells in _cells(shown):
+        print(*cells, sep=" | ")
+    print(note)
+    if not chosen.quick:
+        write_results(HERE / "results" / "real.json", results)
+        write_section(HERE / "README.md", "real.py", shown, note)
+
+
+def measure(folder: Path, turns: int) -> list[dict[str, Any]]:
+    """The rows of one model."""
+    model = sl.load(str(folder), device="cpu", dtype="float32")
+    model.model.generation_config.eos_token_id = model.model.config.eos_token_id = None
+    return [
+        {**one, "what": f"{folder.name}: {one['what']}"}
+        for part, size in ((reading, READ), (steering, WRITE), (baking, WRITE))
+        for one in part(model, texts(*size), turns)
+    ]
+
+
+def texts(count: int, characters: int) -> list[str]:
+    """Pieces of the licence, one behind the other."""
+    text = (HERE.parent / "LICENSE").read_text()
+    return [text[start * characters :][:characters] for start in range(count)]
+
+
+def reading(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
+    """The last token at every layer over the headless forward pass, and what it adds, clocked inside the run."""
+    tokens = model.tokenize(given, padding_side="right")
+
+    def headless() -> None:
+        with torch.inference_mode():
+            model.model.model(tokens.input_ids, use_cache=False)
+
+    budget = len(tokens) * tokens.width
+
+    def read() -> None:
+        sl.capture(model, given, "resid_post", token_budget=budget)
+
+    times = in_turn({"plain": headless, "read": read}, turns)
+    over, what = "plain headless forward, same batch", "last token at every layer, rows kept"
+    shares = [share_beside(read, model.model.model) for _ in range(turns)]
+    return [
+        row(what, over, times, "read", "plain", goal=READ_GOAL),
+        {"what": "reading", "inside the hooks": Spread.of(shares).to_dict(), "goal": READ_GOAL - 1},
+    ]
+
+
+def steering(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
+    """Seconds inside the hooks over the seconds of the rest of the same run."""
+    vectors = directions(model)
+    middle = vectors.at(vectors.sites[len(vectors.sites) // 2])
+    cases = {
+        "Add at one layer": (Add(middle, strength=0.1), INSIDE_GOAL),
+        "Add at every layer": (Add(vectors, strength=0.1, layers="all"), None),
+    }
+    rows = []
+    for name, (edit, goal) in cases.items():
+        shares = [share_in_hooks(lambda edit=edit: written(model, given, edit)) for _ in range(turns + 1)]
+        rows.append({"what": name, "inside the hooks": Spread.of(shares[1:]).to_dict(), "goal": goal})
+    return rows
+
+
+def baking(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
+    """Generation with a vector in the weights over that of a copy of the plain weights."""
+    vectors = directions(model)
+    edit = Add(vectors.at(vectors.sites[len(vectors.sites) // 2]), strength=0.1)
+    baked, twin = bake(model, edit), sl.load(deepcopy(model.model), tokenizer=model.tokenizer)
+    if written(baked, given) != written(model, given, edit):
+        raise SystemExit(
+            f"{model.name} writes other tokens baked than steered; look at bake before its speed."
+        )
+    times = in_turn({"copy": lambda: written(twin, given), "baked": lambda: written(baked, given)}, turns)
+    over = "unsteered generate of a copy"
+    return [row("Add at one layer, baked", over, times, "baked", "copy", goal=BAKED_GOAL)]
+
+
+def written(model: sl.LanguageModel, given: list[str], *edits: Any) -> list[tuple[int, ...]]:
+    """The tokens written, inside `steering` where there are edits."""
+    if not edits:
+        return [one.token_ids for one in model.generate(given, max_new_tokens=NEW)]
+    with model.steering(*edits):
+        return [one.token_ids for one in model.generate(given, max_new_tokens=NEW)]
+
+
+def directions(model: sl.LanguageModel) -> sl.Direction:
+    """A random unit vector at every layer."""
+    random = torch.Generator().manual_seed(0)
+    vectors = {site: torch.randn(model.d_model, generator=random) for site in model.sites("resid_post")}
+    return sl.Direction(vectors, model.name, model.fingerprint).unit()
+
+
+def said(one: dict[str, Any]) -> str:
+    """A share inside the hooks, in percent."""
+    found = Spread(**one["inside the hooks"])
+    return f"{one['what']}: {100 * found.median:.2f} % ({100 * found.low:.2f} … {100 * found.high:.2f})"
+
+
+if __name__ == "__main__":
+    main()

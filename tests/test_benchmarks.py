@@ -1,0 +1,41 @@
+"""The benchmark of a GPU runs on a CPU at a small shape, so that it works on the day there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts import run_script
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("gpu")
+    options = ["--device", "cpu", "--shape", "tiny", "--turns", 1, "--out", folder / "gpu.json"]
+    assert run_script(BENCHMARKS / "gpu.py", options, folder) is None
+    results = json.loads((folder / "gpu.json").read_text())
+    assert results["configuration"]["device"] == "cpu"
+    assert results["machine"].keys() >= {"processor", "cores", "accelerator"}
+    found: list[dict[str, Any]] = results["rows"]
+    return found
+
+
+def test_every_check_that_is_no_time_passes_on_a_cpu(rows: list[dict[str, Any]]) -> None:
+    checks = [one for one in rows if "wall ratio" not in one]
+    assert [one["what"] for one in checks if not one["passed"]] == []
+    kinds = ("peak memory", "waits", "batches", "float32 states", "cosine")
+    assert all(any(one["what"].startswith(kind) for one in checks) for kind in kinds)
+    halved = next(one for one in checks if "batches" in one)
+    assert halved["batches"] == [8, 4, 4]  # refused, then read in halves
+
+
+def test_reading_and_writing_are_timed_over_the_plain_model(rows: list[dict[str, Any]]) -> None:
+    timed = {one["what"]: one for one in rows if "wall ratio" in one}
+    assert {one["goal"] for one in timed.values()} == {1.02, 1.03, 1.05}
+    assert all(one["wall ratio"]["median"] > 0 for one in timed.values())
+    one, every = timed["Add at one layer, batch 8"], timed["Add at every layer, batch 8"]
+    assert 0 < one["inside the hooks"] < every["inside the hooks"]
