@@ -98,5 +98,6 @@ def model_of(network: Chain, stops: tuple[int, ...] = ()) -> Any:
         tokenizer=Letters(size),
         name="toy",
         frames=Frames(),
+        anatomy=SimpleNamespace(config=network.config),
         end_token_ids=stops,
     )

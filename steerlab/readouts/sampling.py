@@ -28,7 +28,11 @@ from steerlab.progress import track
 
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
 _TOLERANCE = 1e-6  # a cumulative mass this close to top_p has reached it: ten times 0.1 does not, in binary
-_DROP_SHARE = 1 / 8  # rows that have ended leave the batch once they are this share of it
+_DROP_SHARE = 1 / 16  # rows that have ended leave the batch once they are this share of it
+_CANDIDATES = 256  # likeliest tokens in which a truncated law is looked for first
+_CELLS = 2**20  # logits that are worked on together: 4 MB of float32
+_BATCH_CELLS = 2**24  # logits of the rows of a batch: 64 MB of float32
+_CELLS_OF_ACCELERATORS = 2**26  # both, where launching work costs more than memory does: 256 MB
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,25 @@ class SamplingLaw:
 
 
 class StepLaw(NamedTuple):
-    """The law of one step, q = `probs` (0 outside the kept set), and what is recorded of it."""
+    """The law of one step, and what is recorded of it; entropies in nats.
 
-    probs: Float[Tensor, "row vocab"]
+    tokens: ids, ascending, of the likeliest tokens, every kept one among them. probs: their law, 0 at those that are
+    not kept. untruncated: entropy before truncation. kept: size of the kept set.
+    """
+
+    tokens: Int[Tensor, "row candidate"]
+    probs: Float[Tensor, "row candidate"]
     entropy: Float[Tensor, " row"]
+    untruncated: Float[Tensor, " row"]
+    kept: Int[Tensor, " row"]
+
+
+class Step(NamedTuple):
+    """What was drawn for each row, and what is recorded of its law; nats."""
+
+    token: Int[Tensor, " row"]
+    entropy: Float[Tensor, " row"]
+    surprisal: Float[Tensor, " row"]
     untruncated: Float[Tensor, " row"]
     kept: Int[Tensor, " row"]
 
@@ -93,6 +112,17 @@ class Trajectories:
         """Steps of each sequence, its stop token included."""
         return np.asarray((self.tokens >= 0).sum(axis=1))
 
+    def first(self, prompts: int, samples: int, steps: int) -> Trajectories:
+        """What `sample_tokens` draws of the first `prompts` alone, with as few `samples` of each and `steps`."""
+        rows = (self.prompt < prompts) & (self.sample < samples)
+        columns = (self.tokens, self.entropy, self.surprisal, self.untruncated, self.kept)
+        return Trajectories(
+            self.prompt[rows],
+            self.sample[rows],
+            (self.ended & (self.lengths <= steps))[rows],
+            *(column[rows, :steps] for column in columns),
+        )
+
     def cut(self, lengths: Int[np.ndarray, " sequence"]) -> Trajectories:
         """The same sequences stopped after `lengths` steps (a cut sequence counts as ended)."""
         gone = np.arange(self.tokens.shape[1]) >= lengths[:, None]
@@ -113,62 +143,87 @@ class Trajectories:
 
 
 def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
-    """The law that `law` makes of `logits`, in float32, with its entropies in nats. -inf logits stay impossible."""
+    """The law that `law` makes of `logits`, in float32. -inf logits stay impossible."""
     scores = logits.float()
     if law.temperature == 0:
-        probs = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-        zero, unit = (
-            scores.new_zeros(len(scores)),
-            torch.ones(len(scores), dtype=torch.int64, device=scores.device),
-        )
-        return StepLaw(probs, zero, zero, unit)
-    logs = torch.log_softmax(scores / law.temperature, dim=-1)
-    plain = logs.exp()
-    # p ln p, 0 for impossible tokens; every entropy below is a sum of these
-    terms = plain * logs.clamp(min=torch.finfo(logs.dtype).min)
-    untruncated = -terms.sum(-1)
+        token = scores.argmax(-1, keepdim=True)
+        zero = scores.new_zeros(len(scores))
+        return StepLaw(token, torch.ones_like(token, dtype=scores.dtype), zero, zero, zero.long() + 1)
+    # the whole vocabulary is walked through a few times and written twice; all else is done to the likeliest tokens
+    scores = (scores - scores.amax(-1, keepdim=True)).div_(law.temperature)
+    probs = scores.exp()
+    mass = probs.sum(-1, keepdim=True)
+    probs.div_(mass)
+    # H = ln(mass) - sum p score, in which impossible tokens count 0
+    untruncated = mass.log().squeeze(-1) - scores.clamp_(min=torch.finfo(scores.dtype).min).mul_(probs).sum(
+        -1
+    )
     if law.rule == "none":
-        return StepLaw(plain, untruncated, untruncated, (plain > 0).sum(-1))
-    mask = _kept(plain, law)
-    mass = (plain * mask).sum(-1)
-    entropy_ = (mass.log() - (terms * mask).sum(-1) / mass).clamp(min=0)
-    return StepLaw(plain * mask / mass[:, None], entropy_, untruncated, mask.sum(-1))
+        tokens = torch.arange(probs.shape[-1], device=probs.device).expand_as(probs)
+        return StepLaw(tokens, probs, untruncated, untruncated, (probs > 0).sum(-1))
+    tokens, kept, count = _kept(probs, law)
+    kept /= kept.sum(-1, keepdim=True)
+    entropy_ = torch.special.entr(kept).sum(-1).clamp(min=0)
+    return StepLaw(tokens, kept, entropy_, untruncated, count)
 
 
-def _kept(probs: Float[Tensor, "row vocab"], law: SamplingLaw) -> Bool[Tensor, "row vocab"]:
-    """The kept set of each row under the truncation rule."""
-    if law.rule == "min_p":
-        return probs >= law.value * probs.amax(-1, keepdim=True)
-    if law.rule == "floor":
-        mask = probs >= law.value
-        likeliest = torch.zeros_like(mask).scatter_(-1, probs.argmax(-1, keepdim=True), True)
-        return torch.where(mask.any(-1, keepdim=True), mask, likeliest)
-    if law.rule == "top_k":
-        count = torch.full((len(probs), 1), min(int(law.value), probs.shape[-1]), device=probs.device)
-        smallest = probs.topk(int(count[0]), dim=-1).values[:, -1:]
-    else:
-        smallest, count = _nucleus_edge(probs, law.value)
-    # everything above the smallest kept probability, and of its ties as many as fit, by token id
-    kept = probs >= smallest
-    if bool((kept.sum(-1, keepdim=True) == count).all()):
-        return kept
-    above, tied = probs > smallest, probs == smallest
-    return above | (tied & (tied.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+def draw_step(logits: Float[Tensor, "row vocab"], law: SamplingLaw, uniform: Float[Tensor, " row"]) -> Step:
+    """Draw a token of each row's law at its number in [0, 1); a few rows at a time, so that memory stays small."""
+    rows = rows_at_once(logits.shape[-1], logits.device)
+    steps = [
+        _drawn(step_law(some, law), at)
+        for some, at in zip(logits.split(rows), uniform.split(rows), strict=True)
+    ]
+    return Step(*(torch.cat(column) for column in zip(*steps, strict=True)))
 
 
-def _nucleus_edge(probs: Float[Tensor, "row vocab"], mass: float) -> tuple[Tensor, Tensor]:
-    """Smallest probability in the nucleus and its size, both [row, 1]; sorts only as many tokens as are needed."""
+def rows_at_once(vocab: int, device: torch.device) -> int:
+    """How many rows of logits are worked on together: what a processor's cache holds, what an accelerator is worth."""
+    return max(1, (_CELLS if device.type == "cpu" else _CELLS_OF_ACCELERATORS) // vocab)
+
+
+def rows_of_a_batch(vocab: int, device: torch.device) -> int:
+    """How many sequences are decoded together at most: beyond these no step is cheaper, and logits fill the memory."""
+    return max(1, (_BATCH_CELLS if device.type == "cpu" else _CELLS_OF_ACCELERATORS) // vocab)
+
+
+def _drawn(law: StepLaw, uniform: Float[Tensor, " row"]) -> Step:
+    at = draw(law.probs, uniform)[:, None]
+    token, surprisal = law.tokens.gather(-1, at).squeeze(-1), -law.probs.gather(-1, at).squeeze(-1).log()
+    return Step(token, law.entropy, surprisal, law.untruncated, law.kept)
+
+
+def _kept(
+    probs: Float[Tensor, "row vocab"], law: SamplingLaw
+) -> tuple[Int[Tensor, "row candidate"], Float[Tensor, "row candidate"], Int[Tensor, " row"]]:
+    """Ids of the likeliest tokens, ascending, their probabilities (0 where not kept), and how many are kept."""
     vocab = probs.shape[-1]
-    width = min(128, vocab)
+    width = min(_CANDIDATES, vocab)
     while True:
-        ordered = probs.topk(width, dim=-1).values
-        reached = ordered.cumsum(-1) >= mass - _TOLERANCE
-        if width == vocab or bool(reached[:, -1].all()):
+        ordered, tokens = probs.topk(width, dim=-1)
+        count = _count(ordered, law).clamp(max=vocab)
+        edge = ordered.gather(-1, count.clamp(max=width) - 1)  # the smallest kept probability
+        if width == vocab or bool((ordered[:, -1:] < edge).all()):  # all its ties are seen, too
             break
         width = min(8 * width, vocab)
+    tokens, order = tokens.sort(dim=-1)
+    likeliest = ordered.gather(-1, order)
+    # everything above the edge, and of its ties as many as fit, by token id
+    above, tied = likeliest > edge, likeliest == edge
+    mask = above | (tied & (tied.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+    return tokens, likeliest * mask, count.squeeze(-1)
+
+
+def _count(ordered: Float[Tensor, "row candidate"], law: SamplingLaw) -> Int[Tensor, "row 1"]:
+    """How many of the falling probabilities the rule keeps; no fewer than all of them where it keeps more."""
+    if law.rule == "top_k":
+        return torch.full((len(ordered), 1), int(law.value), device=ordered.device)
+    if law.rule == "min_p":
+        return (ordered >= law.value * ordered[:, :1]).sum(-1, keepdim=True)
+    if law.rule == "floor":
+        return (ordered >= law.value).sum(-1, keepdim=True).clamp(min=1)
     # rounding may leave the whole law short of a mass of 1: then everything is kept
-    last = torch.where(reached.any(-1), reached.int().argmax(-1), width - 1)[:, None]
-    return ordered.gather(-1, last), last + 1
+    return (ordered.cumsum(-1) < law.value - _TOLERANCE).sum(-1, keepdim=True) + 1
 
 
 @torch.inference_mode()
@@ -188,13 +243,15 @@ def sample_tokens(
     """Draw `samples` continuations of each prompt (token ids) from a causal `network` of transformers' kind.
 
     vocab_size: ids from here on are padding rows of the unembedding and never drawn. stop_ids: every id that ends a
-    sequence (may be empty: then all are cut at `max_new_tokens`). rows: sequences in a batch; it changes memory and
-    speed, not samples. Sequences come in order of prompt, then sample. Raises PromptError for no or empty prompts
-    and for prompts that leave no room for `max_new_tokens` in the model's context.
+    sequence (may be empty: then all are cut at `max_new_tokens`). rows: sequences in a batch at most, fewer where the
+    vocabulary is large; it changes memory and speed, not samples. Sequences come in order of prompt, then sample.
+    Raises PromptError for no or empty prompts and for prompts that leave no room for `max_new_tokens` in the model's
+    context.
     """
     _check(network, prompts, samples, max_new_tokens)
     law = law or SamplingLaw()
     decoder = _Decoder(network, vocab_size, torch.tensor(sorted(stop_ids), dtype=torch.int64), law)
+    rows = min(rows, rows_of_a_batch(vocab_size, _device(network)))
     records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
     for batch in track(list(_batches(prompts, samples, rows)), description):
         numbers = np.stack([uniforms(seed, prompt, sample, max_new_tokens) for prompt, sample in batch])
@@ -219,12 +276,9 @@ class _Records:
         self.values = torch.full((4, sequences, steps), torch.nan, device=device)
         self.ended = torch.zeros(sequences, dtype=torch.bool, device=device)
 
-    def write(
-        self, sequences: Int[Tensor, " row"], step: int, token: Int[Tensor, " row"], law: StepLaw
-    ) -> None:
-        surprisal = -law.probs.gather(-1, token[:, None]).squeeze(-1).log()
-        self.tokens[sequences, step] = token
-        columns = (law.entropy, surprisal, law.untruncated, law.kept.float())
+    def write(self, sequences: Int[Tensor, " row"], step: int, drawn: Step) -> None:
+        self.tokens[sequences, step] = drawn.token
+        columns = (drawn.entropy, drawn.surprisal, drawn.untruncated, drawn.kept.float())
         self.values[:, sequences, step] = torch.stack(columns)
 
     def trajectories(self, samples: int) -> Trajectories:
@@ -251,6 +305,14 @@ class _Decoder:
         self.network, self.vocab_size, self.law = network, vocab_size, law
         self.stops = stops.to(_device(network))
 
+    def start(self, prompts: list[list[int]]) -> Decoding:
+        """A row for every prompt; equal ones that follow each other are read once."""
+        distinct, repeats = _runs(prompts)
+        decoding = Decoding(self.network, *_left_padded(distinct, self.stops.device))
+        if len(distinct) < len(prompts):
+            decoding.keep(torch.arange(len(distinct)).repeat_interleave(torch.tensor(repeats)))
+        return decoding
+
     def run(
         self,
         prompts: list[list[int]],
@@ -260,19 +322,14 @@ class _Decoder:
     ) -> None:
         """Draw every row's sequence with `numbers` and write it to `records` at `sequences`."""
         device = self.stops.device
-        distinct, repeats = _runs(prompts)
-        ids, mask = _left_padded(distinct, device)
-        decoding = Decoding(self.network, ids, mask)
-        decoding.keep(
-            torch.arange(len(distinct), device=device).repeat_interleave(torch.tensor(repeats, device=device))
-        )
+        decoding = self.start(prompts)
         sequences = sequences.to(device)
         uniform = torch.from_numpy(numbers).to(device, wide_dtype(device))
         alive = torch.ones(len(sequences), dtype=torch.bool, device=device)
         for step in range(uniform.shape[1]):
-            law = step_law(decoding.logits[:, : self.vocab_size].to(device), self.law)
-            token = draw(law.probs, uniform[:, step])
-            records.write(sequences[alive], step, token[alive], StepLaw(*(part[alive] for part in law)))
+            drawn = draw_step(decoding.logits[:, : self.vocab_size].to(device), self.law, uniform[:, step])
+            token = drawn.token
+            records.write(sequences[alive], step, Step(*(column[alive] for column in drawn)))
             stopped = torch.isin(token, self.stops) & alive
             records.ended[sequences[stopped]] = True
             alive &= ~stopped
