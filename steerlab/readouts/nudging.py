@@ -29,6 +29,7 @@ from steerlab.models.drawing import uniforms, wide_dtype
 from steerlab.models.generation import end_token_ids
 from steerlab.readouts.sampling import (
     SamplingLaw,
+    Trajectories,
     _check,
     _Decoder,
     draw_step,
@@ -127,6 +128,18 @@ def nudge(
     ]
     columns = (np.concatenate(column) for column in zip(*batches, strict=True))
     return Nudged(np.array([number for number, _ in pairs]), *columns)
+
+
+def not_nudged(runs: Trajectories) -> Nudged:
+    """What `nudge` records where nobody nudges: the base model's own samples."""
+    return Nudged(
+        runs.prompt,
+        runs.tokens,
+        runs.entropy,
+        runs.entropy,
+        runs.surprisal,
+        np.zeros(runs.tokens.shape, dtype=bool),
+    )
 
 
 def nudge_words(

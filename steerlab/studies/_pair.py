@@ -54,6 +54,12 @@ class Pair:
         return tuple(topic for topic in self.base.topics if topic in self.post.topics)
 
     @property
+    def n_parameters(self) -> int:
+        """Parameters of the larger model."""
+        sizes: list[int] = [sum(part.numel() for part in model.model.parameters()) for model in self]
+        return max(sizes)
+
+    @property
     def same_tokenizer(self) -> bool:
         """Whether both cut text into the same tokens."""
         vocabularies = [model.tokenizer.get_vocab() for model in self]

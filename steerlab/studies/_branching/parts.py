@@ -19,7 +19,7 @@ from steerlab.datasets.tasks import is_number
 from steerlab.errors import DatasetError, PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
-from steerlab.readouts.nudging import Nudged, nudge, nudge_words
+from steerlab.readouts.nudging import Nudged, not_nudged, nudge, nudge_words
 from steerlab.readouts.resampling import resample
 from steerlab.readouts.samples import rendered, sample, steps_left
 from steerlab.readouts.sampling import SamplingLaw, Trajectories, step_law
@@ -27,6 +27,7 @@ from steerlab.record import Role
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies._branching import estimators, legacy
 from steerlab.studies._branching.aep import panels
+from steerlab.studies._branching.amounts import PARTS, PartsAmount
 from steerlab.studies._branching.attribution import Attribution, attribute
 from steerlab.studies._branching.parts_result import (
     GAMMA,
@@ -39,49 +40,44 @@ from steerlab.studies._branching.parts_result import (
 )
 from steerlab.studies._branching.votes import votes
 
-_PREFIXES = (1, 5, 10)
 _NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
-class PartsAmount:
-    """Prompts of a set, samples of each and steps; prompts, rollouts and continuations of resampling."""
+class Drawn:
+    """Samples of some prompts (token ids) by the law and seed of a study."""
 
-    prompts: int
-    samples: int
-    steps: int
-    questions: int
-    rollouts: int
-    continuations: int
-    positions: tuple[int, ...]
-    sum_steps: int = 64
-    levels: tuple[int, int] = (0, 2)
+    ids: list[list[int]]
+    runs: Trajectories
 
-
-PARTS: dict[str, PartsAmount] = {
-    "quick": PartsAmount(8, 4, 24, 10, 6, 4, (0, 4, 12)),
-    "full": PartsAmount(40, 16, 128, 40, 10, 8, (0, 5, 25, 50), 128),
-}
+    def holds(self, ids: list[list[int]], samples: int, steps: int) -> bool:
+        """Whether so many samples of these prompts are among its own: those of its first prompts."""
+        enough = samples <= self.runs.sample.max() + 1 and steps <= self.runs.tokens.shape[1]
+        return enough and self.ids[: len(ids)] == ids
 
 
 def parts(
     models: Mapping[Role, LanguageModel],
-    records: Mapping[Role, Trajectories],
+    records: Mapping[Role, Drawn],
     *,
     law: SamplingLaw,
-    size: str,
+    amounts: str,
     seed: int,
     templates: Mapping[Role, Template],
 ) -> Parts:
-    """Run every part; what a pair cannot take is said in `missing`."""
-    amount, missing = PARTS[size], list[str]()
+    """Run every part; what a pair cannot take is said in `missing`.
+
+    records: what each model has written to open prompts. amounts: a key of `PARTS`.
+    """
+    amount, missing = PARTS[amounts], list[str]()
+    written = {role: drawn.runs for role, drawn in records.items()}
     result = Parts(
         panels=tuple(
-            panels(role, record.entropy, record.surprisal, record.prompt) for role, record in records.items()
+            panels(role, runs.entropy, runs.surprisal, runs.prompt) for role, runs in written.items()
         ),
-        legacy=tuple(_legacy(role, record) for role, record in records.items()),
+        legacy=tuple(_legacy(role, runs) for role, runs in written.items()),
     )
-    run = _Runner(models, templates, law, amount, seed)
+    run = _Runner(models, templates, records, law, amount, seed)
     try:
         sets, attribution = _sets(run)
         result = result.model_copy(update={"sets": sets, "attribution": attribution})
@@ -103,32 +99,40 @@ def parts(
 
 
 class _Runner:
-    """The pair with its renderings: prompts as token ids, and samples of them."""
+    """The pair with its renderings: prompts as token ids, and samples of them, none of which is drawn twice."""
 
     def __init__(
         self,
         models: Mapping[Role, LanguageModel],
         templates: Mapping[Role, Template],
+        known: Mapping[Role, Drawn],
         law: SamplingLaw,
         amount: PartsAmount,
         seed: int,
     ) -> None:
         self.models, self.templates, self.law, self.amount, self.seed = models, templates, law, amount, seed
+        self._drawn: dict[Role, list[Drawn]] = {role: [drawn] for role, drawn in known.items()}
 
     def ids(self, role: Role, texts: Sequence[str]) -> list[list[int]]:
         return rendered(self.models[role], texts, self.templates[role])
 
-    def sample(self, role: Role, ids: Sequence[Sequence[int]], samples: int, steps: int) -> Trajectories:
+    def sample(self, role: Role, ids: list[list[int]], samples: int, steps: int) -> Trajectories:
         model = self.models[role]
-        return sample(
+        steps = steps_left(model, ids, steps)
+        for drawn in self._drawn[role]:
+            if drawn.holds(ids, samples, steps):
+                return drawn.runs.first(len(ids), samples, steps)
+        runs = sample(
             model,
             ids,
             samples=samples,
-            max_new_tokens=steps_left(model, ids, steps),
+            max_new_tokens=steps,
             law=self.law,
             seed=self.seed,
             description=f"prompt sets, {role}",
         )
+        self._drawn[role].append(Drawn(ids, runs))
+        return runs
 
 
 def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
@@ -203,12 +207,12 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
             share=tuple(nudged.share),
         )
 
-    def nudged(nudger: LanguageModel | None, gamma: float = GAMMA, prefix: int | None = None) -> Nudged:
+    def nudged(nudger: LanguageModel | None, prefix: int | None = None) -> Nudged:
         return nudge(
             base,
             nudger,
             ids,
-            gamma=gamma,
+            gamma=GAMMA,
             samples=run.amount.samples,
             max_new_tokens=steps,
             law=run.law,
@@ -221,8 +225,9 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
         row("random tokens", nudged(None)),
         row("the base model itself, greedily", nudged(base)),
     ]
-    rows += [row(f"a prefix of {k} tokens", nudged(post, prefix=k)) for k in _PREFIXES if k < steps]
-    return (*rows, row("nobody", nudged(post, gamma=0.0)))
+    rows += [row(f"a prefix of {k} tokens", nudged(post, prefix=k)) for k in run.amount.prefixes if k < steps]
+    # never nudged, the base model draws what it drew for the prompt sets
+    return (*rows, row("nobody", not_nudged(run.sample("base", ids, run.amount.samples, steps))))
 
 
 def _by_words(run: _Runner, base: LanguageModel, post: LanguageModel) -> NudgeRow:
@@ -272,6 +277,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
     for role, model in run.models.items():
         ids = run.ids(role, texts)
         steps = steps_left(model, ids, amount.sum_steps)
+        runs = run.sample(role, ids, 2 * amount.rollouts, steps)
         resampled = resample(
             model,
             ids,
@@ -282,9 +288,9 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             max_new_tokens=steps,
             law=run.law,
             seed=run.seed,
+            first=runs.first(len(ids), amount.rollouts, steps),
         )
         rows += [CommitmentRow(model=role, at=position) for position in resampled]
-        runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
         replies = [
             (
                 _NUMBER.findall(model.tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True))

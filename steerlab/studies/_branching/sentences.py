@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from steerlab.models.thinking import Thinking
 from steerlab.statistics import Estimate
+from steerlab.studies._branching.amounts import LARGE
 from steerlab.studies._branching.measures import Contrast, Measured
 from steerlab.studies._branching.parts_result import CommitmentRow, NudgeRow, Parts, SetRow
 
@@ -66,6 +67,16 @@ def verdict(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
     return not wrong and not blind and identified, summary
+
+
+def amounts_sentence(amounts: str, prompts: int, samples: int) -> list[str]:
+    """With what a quick run of large models was made; nothing for other amounts."""
+    if amounts != LARGE:
+        return []
+    return [
+        f"These are the quick amounts for models above 20 million parameters: {prompts} prompts, {samples} samples of "
+        "each, and fewer of the other parts; size 'full' takes more."
+    ]
 
 
 def thinking_sentence(thinking: Thinking) -> list[str]:
