@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def nudge(
             _check(model.model, prompts, samples, max_new_tokens)
     if not 0 <= gamma <= 1:
         raise PromptError(f"γ is a probability, not {gamma}.")
-    if nudger is not None and nudger.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    if nudger is not None and not same_tokens(nudger.tokenizer, base.tokenizer):
         raise PromptError(
             f"{nudger.name} has other tokens than {base.name}, so single tokens cannot be handed over; use nudge_words."
         )
@@ -128,6 +129,11 @@ def nudge(
     ]
     columns = (np.concatenate(column) for column in zip(*batches, strict=True))
     return Nudged(np.array([number for number, _ in pairs]), *columns)
+
+
+def same_tokens(first: Any, second: Any) -> bool:
+    """Whether two tokenizers give the same ids to the same tokens; large vocabularies take a while to compare."""
+    return first is second or bool(first.get_vocab() == second.get_vocab())
 
 
 def not_nudged(runs: Trajectories) -> Nudged:

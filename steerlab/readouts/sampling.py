@@ -205,7 +205,7 @@ def _kept(
         edge = ordered.gather(-1, count.clamp(max=width) - 1)  # the smallest kept probability
         if width == vocab or bool((ordered[:, -1:] < edge).all()):  # all its ties are seen, too
             break
-        width = min(8 * width, vocab)
+        width = min(4 * width, vocab)
     tokens, order = tokens.sort(dim=-1)
     likeliest = ordered.gather(-1, order)
     # everything above the edge, and of its ties as many as fit, by token id

@@ -19,7 +19,7 @@ from steerlab.datasets.tasks import is_number
 from steerlab.errors import DatasetError, PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
-from steerlab.readouts.nudging import Nudged, not_nudged, nudge, nudge_words
+from steerlab.readouts.nudging import Nudged, not_nudged, nudge, nudge_words, same_tokens
 from steerlab.readouts.resampling import resample
 from steerlab.readouts.samples import rendered, sample, steps_left
 from steerlab.readouts.sampling import SamplingLaw, Trajectories, step_law
@@ -192,7 +192,7 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     """By the post-trained model, with random tokens, by the base model itself, after forced prefixes, and not at
     all."""
     base, post = run.models["base"], run.models["post"]
-    if post.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    if not same_tokens(post.tokenizer, base.tokenizer):
         return (_by_words(run, base, post),)
     ids = rendered(base, prompt_sets.instructions(run.amount.prompts, 0), "plain")
     steps = steps_left(base, ids, run.amount.steps)
