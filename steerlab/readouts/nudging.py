@@ -28,14 +28,8 @@ from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.drawing import uniforms, wide_dtype
 from steerlab.models.generation import end_token_ids
-from steerlab.readouts.sampling import (
-    SamplingLaw,
-    Trajectories,
-    _check,
-    _Decoder,
-    draw_step,
-    rows_of_a_batch,
-)
+from steerlab.readouts.laws import SamplingLaw, draw_step
+from steerlab.readouts.sampling import Trajectories, _check, _Decoder, rows_of_a_batch
 
 _PROPOSED = 12  # tokens of the nudger in which a word must end
 _CHUNK = 16  # tokens the base model writes before it is looked at

@@ -21,8 +21,9 @@ from jaxtyping import Float
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import sample
-from steerlab.readouts.sampling import SamplingLaw, Trajectories
+from steerlab.readouts.sampling import Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap, bootstrap_mean, paired_difference
 
@@ -94,11 +95,7 @@ def resample(
     rule = law or SamplingLaw()
     if first is None:
         first = _sampled(model, prompts, rollouts, max_new_tokens, rule, seed)
-    if first.tokens.shape != (len(prompts) * rollouts, max_new_tokens):
-        raise PromptError(
-            f"The first answers have the shape {first.tokens.shape}, not {len(prompts)} prompts times {rollouts} by "
-            f"{max_new_tokens} tokens; leave them out to have them drawn."
-        )
+    _check_first(first, len(prompts) * rollouts, max_new_tokens)
     outcomes = _labelled(model, first, list(first.prompt), [[] for _ in range(len(first))], label)
     rows = []
     for number, t in enumerate(positions):
@@ -161,6 +158,14 @@ def _sampled(
         seed=seed,
         description="resampling",
     )
+
+
+def _check_first(first: Trajectories, rows: int, steps: int) -> None:
+    if first.tokens.shape != (rows, steps):
+        raise PromptError(
+            f"The first answers have the shape {first.tokens.shape}, not {(rows, steps)} (prompts times rollouts, steps); "
+            "leave them out to have them drawn."
+        )
 
 
 def _labelled(

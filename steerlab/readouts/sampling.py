@@ -1,8 +1,8 @@
 """Which law was each token drawn from? Sampling that records itself.
 
-One step of ours does everything between logits and token: float32, temperature, truncation, renormalisation, the
-draw, and the record of exactly that law, q: its entropy h = -sum q ln q, the surprisal s = -ln q(token), the size of
-the kept set, the untruncated entropy. Nothing is rescored later, so E[sum s - h] = 0 holds by construction.
+One step of ours, in `laws`, does everything between logits and token, and the record is of exactly that law, q: its
+entropy h = -sum q ln q, the surprisal s = -ln q(token), the size of the kept set, the untruncated entropy. Nothing is
+rescored later, so E[sum s - h] = 0 holds by construction.
 Draws invert the cumulative law, in token order, at uniform numbers that belong to (seed, prompt, sample): a sample
 does not depend on the batch it ran in. A prompt is read once and its cache shared by its samples; end-of-text
 counts as a step; sequences cut at the limit are marked as not ended.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,68 +22,14 @@ from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
 from steerlab.models.decoding import Decoding
-from steerlab.models.drawing import draw, uniforms, wide_dtype
+from steerlab.models.drawing import uniforms, wide_dtype
 from steerlab.models.offloaded import device_of
 from steerlab.progress import track
+from steerlab.readouts.laws import SamplingLaw, Step, draw_step
 
-Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
-_TOLERANCE = 1e-6  # a cumulative mass this close to top_p has reached it: ten times 0.1 does not, in binary
 _DROP_SHARE = 1 / 16  # rows that have ended leave the batch once they are this share of it
-_CANDIDATES = 256  # likeliest tokens in which a truncated law is looked for first
-_CELLS = 2**20  # logits that are worked on together: 4 MB of float32
 _BATCH_CELLS = 2**24  # logits of the rows of a batch: 64 MB of float32
-_CELLS_OF_ACCELERATORS = 2**26  # both, where launching work costs more than memory does: 256 MB
-
-
-@dataclass(frozen=True)
-class SamplingLaw:
-    """How logits become the law that is sampled: divide by `temperature`, truncate by `rule`, renormalise.
-
-    rule, value: "top_p" keeps the shortest prefix of tokens, by falling probability (ties: smaller id first), whose
-    mass reaches `value`; "top_k" the `value` likeliest; "min_p" those with at least `value` times the largest
-    probability; "floor" those with at least the probability `value` (the likeliest alone when none has); "none" all.
-    temperature 0 is greedy: all mass on the likeliest token. Raises ValueError for values out of range.
-    """
-
-    temperature: float = 1.0
-    rule: Rule = "top_p"
-    value: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"a temperature is 0 (greedy) or more, got {self.temperature}")
-        if self.rule == "top_k" and (self.value < 1 or self.value != int(self.value)):
-            raise ValueError(f"top_k keeps a whole number of tokens, at least one, got {self.value}")
-        if self.rule in ("top_p", "min_p", "floor") and not 0 < self.value <= 1:
-            raise ValueError(f"{self.rule} needs a value above 0 and at most 1, got {self.value}")
-
-    def __str__(self) -> str:
-        truncation = "no truncation" if self.rule == "none" else f"{self.rule} {self.value:g}"
-        return f"temperature {self.temperature:g}, {truncation}"
-
-
-class StepLaw(NamedTuple):
-    """The law of one step, and what is recorded of it; entropies in nats.
-
-    tokens: ids, ascending, of the likeliest tokens, every kept one among them. probs: their law, 0 at those that are
-    not kept. untruncated: entropy before truncation. kept: size of the kept set.
-    """
-
-    tokens: Int[Tensor, "row candidate"]
-    probs: Float[Tensor, "row candidate"]
-    entropy: Float[Tensor, " row"]
-    untruncated: Float[Tensor, " row"]
-    kept: Int[Tensor, " row"]
-
-
-class Step(NamedTuple):
-    """What was drawn for each row, and what is recorded of its law; nats."""
-
-    token: Int[Tensor, " row"]
-    entropy: Float[Tensor, " row"]
-    surprisal: Float[Tensor, " row"]
-    untruncated: Float[Tensor, " row"]
-    kept: Int[Tensor, " row"]
+_BATCH_CELLS_OF_ACCELERATORS = 2**26
 
 
 @dataclass(frozen=True)
@@ -112,12 +58,15 @@ class Trajectories:
         """Steps of each sequence, its stop token included."""
         return np.asarray((self.tokens >= 0).sum(axis=1))
 
-    def first(self, prompts: int, samples: int, steps: int) -> Trajectories:
-        """What `sample_tokens` draws of the first `prompts` alone, with as few `samples` of each and `steps`."""
-        rows = (self.prompt < prompts) & (self.sample < samples)
+    def some(self, prompts: range, samples: int, steps: int) -> Trajectories:
+        """What `sample_tokens` draws of these prompts alone, with as few `samples` of each and as few `steps`.
+
+        Prompts are numbered from 0 again.
+        """
+        rows = np.isin(self.prompt, prompts) & (self.sample < samples)
         columns = (self.tokens, self.entropy, self.surprisal, self.untruncated, self.kept)
         return Trajectories(
-            self.prompt[rows],
+            self.prompt[rows] - prompts.start,
             self.sample[rows],
             (self.ended & (self.lengths <= steps))[rows],
             *(column[rows, :steps] for column in columns),
@@ -142,90 +91,6 @@ class Trajectories:
         )
 
 
-def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
-    """The law that `law` makes of `logits`, in float32. -inf logits stay impossible."""
-    scores = logits.float()
-    if law.temperature == 0:
-        token = scores.argmax(-1, keepdim=True)
-        zero = scores.new_zeros(len(scores))
-        return StepLaw(token, torch.ones_like(token, dtype=scores.dtype), zero, zero, zero.long() + 1)
-    # the whole vocabulary is walked through a few times and written twice; all else is done to the likeliest tokens
-    scores = (scores - scores.amax(-1, keepdim=True)).div_(law.temperature)
-    probs = scores.exp()
-    mass = probs.sum(-1, keepdim=True)
-    probs.div_(mass)
-    # H = ln(mass) - sum p score, in which impossible tokens count 0
-    untruncated = mass.log().squeeze(-1) - scores.clamp_(min=torch.finfo(scores.dtype).min).mul_(probs).sum(
-        -1
-    )
-    if law.rule == "none":
-        tokens = torch.arange(probs.shape[-1], device=probs.device).expand_as(probs)
-        return StepLaw(tokens, probs, untruncated, untruncated, (probs > 0).sum(-1))
-    tokens, kept, count = _kept(probs, law)
-    kept /= kept.sum(-1, keepdim=True)
-    entropy_ = torch.special.entr(kept).sum(-1).clamp(min=0)
-    return StepLaw(tokens, kept, entropy_, untruncated, count)
-
-
-def draw_step(logits: Float[Tensor, "row vocab"], law: SamplingLaw, uniform: Float[Tensor, " row"]) -> Step:
-    """Draw a token of each row's law at its number in [0, 1); a few rows at a time, so that memory stays small."""
-    rows = rows_at_once(logits.shape[-1], logits.device)
-    steps = [
-        _drawn(step_law(some, law), at)
-        for some, at in zip(logits.split(rows), uniform.split(rows), strict=True)
-    ]
-    return Step(*(torch.cat(column) for column in zip(*steps, strict=True)))
-
-
-def rows_at_once(vocab: int, device: torch.device) -> int:
-    """How many rows of logits are worked on together: what a processor's cache holds, what an accelerator is worth."""
-    return max(1, (_CELLS if device.type == "cpu" else _CELLS_OF_ACCELERATORS) // vocab)
-
-
-def rows_of_a_batch(vocab: int, device: torch.device) -> int:
-    """How many sequences are decoded together at most: beyond these no step is cheaper, and logits fill the memory."""
-    return max(1, (_BATCH_CELLS if device.type == "cpu" else _CELLS_OF_ACCELERATORS) // vocab)
-
-
-def _drawn(law: StepLaw, uniform: Float[Tensor, " row"]) -> Step:
-    at = draw(law.probs, uniform)[:, None]
-    token, surprisal = law.tokens.gather(-1, at).squeeze(-1), -law.probs.gather(-1, at).squeeze(-1).log()
-    return Step(token, law.entropy, surprisal, law.untruncated, law.kept)
-
-
-def _kept(
-    probs: Float[Tensor, "row vocab"], law: SamplingLaw
-) -> tuple[Int[Tensor, "row candidate"], Float[Tensor, "row candidate"], Int[Tensor, " row"]]:
-    """Ids of the likeliest tokens, ascending, their probabilities (0 where not kept), and how many are kept."""
-    vocab = probs.shape[-1]
-    width = min(_CANDIDATES, vocab)
-    while True:
-        ordered, tokens = probs.topk(width, dim=-1)
-        count = _count(ordered, law).clamp(max=vocab)
-        edge = ordered.gather(-1, count.clamp(max=width) - 1)  # the smallest kept probability
-        if width == vocab or bool((ordered[:, -1:] < edge).all()):  # all its ties are seen, too
-            break
-        width = min(4 * width, vocab)
-    tokens, order = tokens.sort(dim=-1)
-    likeliest = ordered.gather(-1, order)
-    # everything above the edge, and of its ties as many as fit, by token id
-    above, tied = likeliest > edge, likeliest == edge
-    mask = above | (tied & (tied.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
-    return tokens, likeliest * mask, count.squeeze(-1)
-
-
-def _count(ordered: Float[Tensor, "row candidate"], law: SamplingLaw) -> Int[Tensor, "row 1"]:
-    """How many of the falling probabilities the rule keeps; no fewer than all of them where it keeps more."""
-    if law.rule == "top_k":
-        return torch.full((len(ordered), 1), int(law.value), device=ordered.device)
-    if law.rule == "min_p":
-        return (ordered >= law.value * ordered[:, :1]).sum(-1, keepdim=True)
-    if law.rule == "floor":
-        return (ordered >= law.value).sum(-1, keepdim=True).clamp(min=1)
-    # rounding may leave the whole law short of a mass of 1: then everything is kept
-    return (ordered.cumsum(-1) < law.value - _TOLERANCE).sum(-1, keepdim=True) + 1
-
-
 @torch.inference_mode()
 def sample_tokens(
     network: PreTrainedModel,
@@ -238,13 +103,15 @@ def sample_tokens(
     law: SamplingLaw | None = None,
     seed: int = 0,
     rows: int = 256,
+    numbers: Sequence[int] | None = None,
     description: str = "sampling",
 ) -> Trajectories:
     """Draw `samples` continuations of each prompt (token ids) from a causal `network` of transformers' kind.
 
     vocab_size: ids from here on are padding rows of the unembedding and never drawn. stop_ids: every id that ends a
     sequence (may be empty: then all are cut at `max_new_tokens`). rows: sequences in a batch at most, fewer where the
-    vocabulary is large; it changes memory and speed, not samples. Sequences come in order of prompt, then sample.
+    vocabulary is large; it changes memory and speed, not samples. numbers: by which a prompt's random numbers go, its
+    place where none are given. Sequences come in order of prompt, then sample.
     Raises PromptError for no or empty prompts and for prompts that leave no room for `max_new_tokens` in the model's
     context.
     """
@@ -253,11 +120,17 @@ def sample_tokens(
     decoder = _Decoder(network, vocab_size, torch.tensor(sorted(stop_ids), dtype=torch.int64), law)
     rows = min(rows, rows_of_a_batch(vocab_size, _device(network)))
     records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
+    numbers = range(len(prompts)) if numbers is None else numbers
     for batch in track(list(_batches(prompts, samples, rows)), description):
-        numbers = np.stack([uniforms(seed, prompt, sample, max_new_tokens) for prompt, sample in batch])
+        uniform = np.stack([uniforms(seed, numbers[prompt], at, max_new_tokens) for prompt, at in batch])
         texts = [list(prompts[prompt]) for prompt, _ in batch]
-        decoder.run(texts, numbers, records, _sequence_ids(batch, samples))
+        decoder.run(texts, uniform, records, _sequence_ids(batch, samples))
     return records.trajectories(samples)
+
+
+def rows_of_a_batch(vocab: int, device: torch.device) -> int:
+    """How many sequences are decoded together at most: beyond these no step is cheaper, and logits fill the memory."""
+    return max(1, (_BATCH_CELLS if device.type == "cpu" else _BATCH_CELLS_OF_ACCELERATORS) // vocab)
 
 
 def context_length(network: PreTrainedModel) -> int | None:

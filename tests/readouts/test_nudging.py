@@ -16,8 +16,9 @@ from toy import NONE, Chain, fixed, model_of
 
 from steerlab.errors import PromptError
 from steerlab.readouts import sampling
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.nudging import first_word, not_nudged, nudge, nudge_words
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.sampling import sample_tokens
 from steerlab.studies._branching import estimators
 
 

@@ -15,17 +15,11 @@ from toy import MARKOV, NONE, Chain
 from steerlab.directions import Direction
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.drawing import draw
 from steerlab.models.generation import end_token_ids
-from steerlab.readouts import sampling
-from steerlab.readouts.sampling import (
-    SamplingLaw,
-    StepLaw,
-    Trajectories,
-    draw,
-    draw_step,
-    sample_tokens,
-    step_law,
-)
+from steerlab.readouts import laws
+from steerlab.readouts.laws import SamplingLaw, StepLaw, draw_step, step_law
+from steerlab.readouts.sampling import Trajectories, sample_tokens
 from steerlab.steering import Add
 
 TEXTS = ["The cat", "Once there was a very small dog who", "Why?", "A B C D"]
@@ -137,11 +131,11 @@ def whole_law(logits: np.ndarray, law: SamplingLaw) -> np.ndarray:
 )
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_tokens_are_those_of_the_whole_law(
-    monkeypatch: pytest.MonkeyPatch, rule: sampling.Rule, value: float, temperature: float
+    monkeypatch: pytest.MonkeyPatch, rule: laws.Rule, value: float, temperature: float
 ) -> None:
     """Peaked, flat, tied and partly impossible laws over 5,000 tokens, some rows at a time: the first token, in token
     order, at which the whole law, cumulated in float64, exceeds the number."""
-    monkeypatch.setattr(sampling, "_CELLS", 3 * 5000)
+    monkeypatch.setattr(laws, "_CELLS", 3 * 5000)
     seed = torch.Generator().manual_seed(0)
     logits = torch.randn(40, 5000, generator=seed) * torch.tensor([0.0, 0.5, 2.0, 5.0]).repeat(10)[:, None]
     logits[10:20] = logits[10:20].round()
@@ -149,9 +143,9 @@ def test_tokens_are_those_of_the_whole_law(
     uniform = torch.rand(40, dtype=torch.float64, generator=seed)
     law = SamplingLaw(temperature, rule, value)
     found = draw_step(logits, law, uniform)
-    laws = [whole_law(row, law) for row in logits.double().numpy()]
+    expected = [whole_law(row, law) for row in logits.double().numpy()]
     at_edge = 0
-    for row, (whole, at) in enumerate(zip(laws, uniform.tolist(), strict=True)):
+    for row, (whole, at) in enumerate(zip(expected, uniform.tolist(), strict=True)):
         if int(found.kept[row]) != (whole > 0).sum():  # the edge may move with the last bit, by a token
             at_edge += 1
             continue
@@ -166,13 +160,13 @@ def test_tokens_are_those_of_the_whole_law(
 def test_a_law_takes_little_beside_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows: no second table of [row, vocab] exists at any time."""
     seen: list[int] = []
-    whole = sampling.step_law
+    whole = laws.step_law
 
     def counted(logits: torch.Tensor, law: SamplingLaw) -> StepLaw:
         seen.append(logits.numel())
         return whole(logits, law)
 
-    monkeypatch.setattr(sampling, "step_law", counted)
+    monkeypatch.setattr(laws, "step_law", counted)
     draw_step(torch.zeros(30, 2**18), SamplingLaw(), torch.zeros(30, dtype=torch.float64))
     assert sum(seen) == 30 * 2**18
     assert max(seen) <= 2**20
@@ -229,13 +223,22 @@ def test_samples_do_not_depend_on_the_batch(family: str) -> None:
 def test_the_first_samples_are_what_fewer_would_have_been(tiny_llama: LanguageModel) -> None:
     prompts = prompt_ids(tiny_llama, TEXTS)
     first, alone = (
-        sampled(tiny_llama, prompts).first(2, 3, 7),
+        sampled(tiny_llama, prompts).some(range(2), 3, 7),
         sampled(tiny_llama, prompts[:2], samples=3, max_new_tokens=7),
     )
     for name in ("prompt", "sample", "ended", "tokens", "kept"):
         np.testing.assert_array_equal(getattr(first, name), getattr(alone, name))
     for name in ("entropy", "surprisal", "untruncated"):
         np.testing.assert_allclose(getattr(first, name), getattr(alone, name), atol=1e-4)
+
+
+def test_numbers_say_which_random_numbers_a_prompt_has(tiny_llama: LanguageModel) -> None:
+    prompts = prompt_ids(tiny_llama, TEXTS)
+    together = sampled(tiny_llama, prompts, numbers=[0, 1, 0, 1])
+    alone = sampled(tiny_llama, prompts[2:])
+    np.testing.assert_array_equal(together.some(range(2, 4), 6, 12).tokens, alone.tokens)
+    np.testing.assert_array_equal(together.some(range(2, 4), 6, 12).prompt, alone.prompt)
+    assert not np.array_equal(sampled(tiny_llama, prompts).tokens[12:], alone.tokens)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom"])

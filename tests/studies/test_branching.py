@@ -16,7 +16,8 @@ from toy import MARKOV, NONE, Chain, fixed, sample
 from steerlab import datasets
 from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load_model
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.sampling import Trajectories, sample_tokens
 from steerlab.results import result_from_dict
 from steerlab.studies import branching
 from steerlab.studies._branching import amounts, estimators

@@ -16,8 +16,9 @@ from toy import NONE, Chain, fixed
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, PromptError
 from steerlab.models.metering import metered
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import rendered, sample
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.sampling import sample_tokens
 from steerlab.results import result_from_dict
 from steerlab.steering import Add
 from steerlab.studies import branching
@@ -303,3 +304,9 @@ def test_known_samples_are_not_drawn_again() -> None:
     assert costs(ids[1:], 2, 4) == 0
     assert costs(ids, 5, 8) > 0
     assert costs(ids, 4, 9) > 0
+    apart = [ids[1:], [[*row, 7] for row in ids], ids[:1]]
+    together = run.sample_all("base", apart, 3, 6)
+    for some, found in zip(apart, together, strict=True):
+        fresh = sample(model, some, samples=3, max_new_tokens=6, law=law, seed=3)
+        np.testing.assert_array_equal(found.tokens, fresh.tokens)
+        np.testing.assert_array_equal(found.prompt, fresh.prompt)

@@ -48,7 +48,7 @@ BUDGETS = {
 }
 PARTS = {
     "quick": PartsAmount(8, 4, 24, 10, 6, 4, (0, 4, 12)),
-    LARGE: PartsAmount(8, 2, 16, 8, 4, 2, (0, 4), 20, prefixes=(5,)),
+    LARGE: PartsAmount(8, 2, 12, 8, 3, 2, (0, 4), 20, prefixes=(5,)),
     "full": PartsAmount(40, 16, 128, 40, 10, 8, (0, 5, 25, 50), 128),
 }
 

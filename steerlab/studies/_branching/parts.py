@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ from steerlab.datasets.tasks import is_number
 from steerlab.errors import DatasetError, PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
+from steerlab.readouts.laws import SamplingLaw, step_law
 from steerlab.readouts.nudging import Nudged, not_nudged, nudge, nudge_words, same_tokens
 from steerlab.readouts.resampling import resample
 from steerlab.readouts.samples import rendered, sample, steps_left
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, step_law
+from steerlab.readouts.sampling import Trajectories
 from steerlab.record import Role
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies._branching import estimators, legacy
@@ -40,6 +42,7 @@ from steerlab.studies._branching.parts_result import (
 )
 from steerlab.studies._branching.votes import votes
 
+_SETS = ("instructions", "story openings", "random strings", "arithmetic")
 _NUMBER = re.compile(r"-?\d+")
 
 
@@ -117,22 +120,40 @@ class _Runner:
         return rendered(self.models[role], texts, self.templates[role])
 
     def sample(self, role: Role, ids: list[list[int]], samples: int, steps: int) -> Trajectories:
+        return self.sample_all(role, [ids], samples, steps)[0]
+
+    def sample_all(
+        self, role: Role, sets: Sequence[list[list[int]]], samples: int, steps: int
+    ) -> list[Trajectories]:
+        """Samples of each set, which are what they are alone; together, since full batches take little more time."""
         model = self.models[role]
-        steps = steps_left(model, ids, steps)
+        wanted = [(ids, steps_left(model, ids, steps)) for ids in sets]
+        missing = [(ids, room) for ids, room in wanted if self._known(role, ids, samples, room) is None]
+        for length in sorted({room for _, room in missing}):
+            self._draw(role, [ids for ids, room in missing if room == length], samples, length)
+        return [cast(Trajectories, self._known(role, ids, samples, room)) for ids, room in wanted]
+
+    def _known(self, role: Role, ids: list[list[int]], samples: int, steps: int) -> Trajectories | None:
         for drawn in self._drawn[role]:
             if drawn.holds(ids, samples, steps):
-                return drawn.runs.first(len(ids), samples, steps)
+                return drawn.runs.some(range(len(ids)), samples, steps)
+        return None
+
+    def _draw(self, role: Role, sets: Sequence[list[list[int]]], samples: int, steps: int) -> None:
         runs = sample(
-            model,
-            ids,
+            self.models[role],
+            [prompt for ids in sets for prompt in ids],
             samples=samples,
             max_new_tokens=steps,
             law=self.law,
             seed=self.seed,
+            numbers=[number for ids in sets for number in range(len(ids))],
             description=f"prompt sets, {role}",
         )
-        self._drawn[role].append(Drawn(ids, runs))
-        return runs
+        start = 0
+        for ids in sets:
+            self._drawn[role].append(Drawn(ids, runs.some(range(start, start + len(ids)), samples, steps)))
+            start += len(ids)
 
 
 def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
@@ -151,41 +172,51 @@ def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
 
 def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
     """Four sets at two levels each; and what model and level do to log BF."""
-    n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
+    cells = [(number, name, level) for number, name in enumerate(_SETS) for level in run.amount.levels]
+    texts = [_texts(run, name, level) for _, name, level in cells]
+    measured = {role: _log_factors(run, role, texts) for role in run.models}
     rows: list[SetRow] = []
     logs: list[float] = []
     factors: dict[str, list[str]] = {"model": [], "level": []}
     prompt: list[int] = []
-    for set_number, name in enumerate(("instructions", "story openings", "random strings", "arithmetic")):
-        for level in run.amount.levels:
-            texts = {
-                "instructions": lambda c: prompt_sets.instructions(n, c),
-                "story openings": lambda c: prompt_sets.story_openings(n, c, run.seed),
-                "random strings": lambda c: prompt_sets.random_strings(tokenizers, n, c, run.seed),
-                "arithmetic": lambda c: prompt_sets.arithmetic(n, c, run.seed),
-            }[name](level)
-            measured = {}
-            for role in run.models:
-                runs = run.sample(role, run.ids(role, texts), run.amount.samples, run.amount.steps)
-                measured[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
-                logs += measured[role].tolist()
-                # Prompts of different sets are different prompts: only model and level can be held against each other.
-                prompt += [10_000 * set_number + number for number in range(len(texts))]
-                factors["model"] += [role] * len(texts)
-                factors["level"] += [str(level)] * len(texts)
-            rows.append(
-                SetRow(
-                    name=name,
-                    level=level,
-                    prompts=len(texts),
-                    base=bootstrap_mean(measured["base"], seed=run.seed).transform(math.exp),
-                    post=bootstrap_mean(measured["post"], seed=run.seed).transform(math.exp),
-                    ratio=paired_difference(measured["base"], measured["post"], seed=run.seed).transform(
-                        math.exp
-                    ),
-                )
+    for at, (set_number, name, level) in enumerate(cells):
+        for role in run.models:
+            logs += measured[role][at].tolist()
+            # Prompts of different sets are different prompts: only model and level can be held against each other.
+            prompt += [10_000 * set_number + number for number in range(len(texts[at]))]
+            factors["model"] += [role] * len(texts[at])
+            factors["level"] += [str(level)] * len(texts[at])
+        base, post = measured["base"][at], measured["post"][at]
+        rows.append(
+            SetRow(
+                name=name,
+                level=level,
+                prompts=len(texts[at]),
+                base=bootstrap_mean(base, seed=run.seed).transform(math.exp),
+                post=bootstrap_mean(post, seed=run.seed).transform(math.exp),
+                ratio=paired_difference(base, post, seed=run.seed).transform(math.exp),
             )
+        )
     return tuple(rows), tuple(attribute(np.array(logs), factors, prompt, seed=run.seed))
+
+
+def _texts(run: _Runner, name: str, level: int) -> tuple[str, ...]:
+    n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
+    return {
+        "instructions": lambda: prompt_sets.instructions(n, level),
+        "story openings": lambda: prompt_sets.story_openings(n, level, run.seed),
+        "random strings": lambda: prompt_sets.random_strings(tokenizers, n, level, run.seed),
+        "arithmetic": lambda: prompt_sets.arithmetic(n, level, run.seed),
+    }[name]()
+
+
+def _log_factors(run: _Runner, role: Role, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """[prompt] log BF of each list of texts."""
+    sets = [run.ids(role, some) for some in texts]
+    return [
+        estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
+        for runs in run.sample_all(role, sets, run.amount.samples, run.amount.steps)
+    ]
 
 
 def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
@@ -288,7 +319,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             max_new_tokens=steps,
             law=run.law,
             seed=run.seed,
-            first=runs.first(len(ids), amount.rollouts, steps),
+            first=runs.some(range(len(ids)), amount.rollouts, steps),
         )
         rows += [CommitmentRow(model=role, at=position) for position in resampled]
         replies = [

@@ -18,8 +18,8 @@ from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
 from steerlab.models.thinking import thinking_before_answers
 from steerlab.readouts.confidence import reading_gain, untrained
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import rendered, sample, steps_left
-from steerlab.readouts.sampling import SamplingLaw
 from steerlab.record import Role
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import Headline
