@@ -163,7 +163,7 @@ def _sampled(
 def _check_first(first: Trajectories, rows: int, steps: int) -> None:
     if first.tokens.shape != (rows, steps):
         raise PromptError(
-            f"The first answers have the shape {first.tokens.shape}, not {(rows, steps)} (prompts times rollouts, steps); "
+            f"The first answers have the shape {first.tokens.shape}, not {(rows, steps)} (prompts × rollouts, steps); "
             "leave them out to have them drawn."
         )
 
