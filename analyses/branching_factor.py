@@ -23,8 +23,8 @@ from steerlab.datasets import StudyData
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel
 from steerlab.plots import save
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import rendered, sample
-from steerlab.readouts.sampling import SamplingLaw
 from steerlab.results import StudyResult
 from steerlab.steering import Add
 from steerlab.studies import Pair

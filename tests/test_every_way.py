@@ -17,7 +17,8 @@ import steerlab as sl
 from steerlab.activations import LogitDifference, StatePatch, Zero
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.sampling import sample_tokens
 
 TEXT, OTHER = "The capital of France is", "Is a cat"
 SITE = sl.Site("resid_post", 1)

@@ -11,7 +11,8 @@ from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTra
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from steerlab.models.hooks import Frames
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.sampling import Trajectories, sample_tokens
 
 NONE = SamplingLaw(1.0, "none", 1.0)
 MARKOV = torch.tensor([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1], [0.25, 0.25, 0.5]])
@@ -98,5 +99,6 @@ def model_of(network: Chain, stops: tuple[int, ...] = ()) -> Any:
         tokenizer=Letters(size),
         name="toy",
         frames=Frames(),
+        anatomy=SimpleNamespace(config=network.config),
         end_token_ids=stops,
     )

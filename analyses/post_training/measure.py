@@ -3,13 +3,14 @@
     python analyses/post_training/measure.py BASE sft safe narrow narrow_mixed [--instructions FOLDER]
 
 Refused: share of answers (greedy, at most 128 new tokens) that hold a refusal phrase, of the packaged test requests
-(intervals clustered by verb) and, with a folder as ../shared/data/instructions, of a seeded sample of harmful_test.json
-and harmless_test.json. Ended: share of harmless answers that end by themselves. Loss: nats a token on the packaged plain
-text, minus the base's. Completions are judged and dropped. Numbers go to `measured.csv`, cards to each adapter's README.
+(intervals clustered by verb) and, with a folder as ../shared/data/instructions, of seeded samples of harmful_test.json
+and harmless_test.json. Ended: share of harmless answers that end by themselves. Loss: nats a token on packaged plain
+text, minus the base's. Completions are judged and dropped. Numbers go to `measured.csv`, cards to the adapters' README.
 """
 
 from __future__ import annotations
 
+# ruff: noqa: E501  # the card's lines are its own
 import argparse
 import csv
 import json
@@ -25,6 +26,8 @@ from examples import HERE
 import steerlab as sl
 from steerlab.judging import refuses
 from steerlab.readouts.confidence import fitting, read_texts
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.samples import rendered, sample
 from steerlab.statistics import Estimate, bootstrap_mean, proportion
 
 NEW_TOKENS, SAMPLE = 128, 200
@@ -41,10 +44,15 @@ def verb_of(request: str) -> str:
     return _ASKED.sub("", request).split()[0].lower()
 
 
-def answers(model: sl.LanguageModel, requests: Sequence[str]) -> list[sl.Generation]:
-    """Greedy answers in the adapter's template."""
-    prompts = [model.instruction_prompt(text) for text in requests]
-    return model.generate(prompts, max_new_tokens=NEW_TOKENS, token_budget=8192)
+def answers(model: sl.LanguageModel, requests: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Greedy answers in the adapter's template, and whether each ended by itself; rows that ended are dropped."""
+    written = sample(
+        model, rendered(model, requests), samples=1, max_new_tokens=NEW_TOKENS, law=SamplingLaw(0), rows=64
+    )
+    texts = [
+        model.tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True) for row in written.tokens
+    ]
+    return texts, np.asarray(written.ended)
 
 
 def measured(
@@ -53,12 +61,11 @@ def measured(
     """Refused and ended shares by set."""
     found: dict[tuple[str, str], Estimate] = {}
     for name, requests in sets.items():
-        written = answers(model, requests)
+        texts, ended = answers(model, requests)
         groups = clusters.get(name)
-        refused = np.array([refuses(answer.text) for answer in written])
+        refused = np.array([refuses(text) for text in texts])
         found["refused", name] = proportion(refused, clusters=groups)
         if "harmless" in name:
-            ended = np.array([answer.finished for answer in written])
             found["ended", name] = proportion(ended, clusters=groups)
         print(
             model.name,

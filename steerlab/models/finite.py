@@ -86,7 +86,7 @@ class FiniteLogits:
 
 def require_scores(name: str, scores: Tensor, step: int) -> None:
     """Raise `SteerlabError` where a next token's scores hold NaN or +inf; -inf is a token left out."""
-    if not bool(scores.amax() < torch.inf):  # a NaN is the largest, and less than nothing
+    if scores.numel() and not bool(scores.amax() < torch.inf):  # the largest of numbers with a NaN is NaN
         raise SteerlabError(
             f"The logits of {name} are not finite at new token {step}: its dtype overflows, or an intervention is too "
             "strong; load it with dtype='float32', or steer less."

@@ -6,8 +6,9 @@ agreement of two directions, and the surface of prompts.
 
 from __future__ import annotations
 
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.nudging import nudge, nudge_words
 from steerlab.readouts.resampling import resample
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts.sampling import sample_tokens
 
 __all__ = ["SamplingLaw", "nudge", "nudge_words", "resample", "sample_tokens"]

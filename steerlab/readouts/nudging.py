@@ -17,23 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
-from steerlab.models.decoding import Decoding
-from steerlab.models.drawing import draw, uniforms, wide_dtype
+from steerlab.models.drawing import uniforms, wide_dtype
 from steerlab.models.generation import end_token_ids
-from steerlab.readouts.sampling import (
-    SamplingLaw,
-    _check,
-    _Decoder,
-    _left_padded,
-    step_law,
-)
+from steerlab.readouts.laws import SamplingLaw, draw_step
+from steerlab.readouts.sampling import Trajectories, _check, _Decoder, rows_of_a_batch
 
 _PROPOSED = 12  # tokens of the nudger in which a word must end
 _CHUNK = 16  # tokens the base model writes before it is looked at
@@ -107,19 +103,43 @@ def nudge(
             _check(model.model, prompts, samples, max_new_tokens)
     if not 0 <= gamma <= 1:
         raise PromptError(f"γ is a probability, not {gamma}.")
-    if nudger is not None and nudger.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    if nudger is not None and not same_tokens(nudger.tokenizer, base.tokenizer):
         raise PromptError(
             f"{nudger.name} has other tokens than {base.name}, so single tokens cannot be handed over; use nudge_words."
         )
     rule = law or SamplingLaw()
     stops = torch.tensor(sorted(end_token_ids(base)), dtype=torch.int64)
     readers = [_Decoder(base.model, base.vocab_size, stops, rule)]
-    if nudger is not None:
+    if nudger is not None and nudger is not base:
         readers.append(_Decoder(nudger.model, min(nudger.vocab_size, base.vocab_size), stops, rule))
-    rows = [list(prompt) for prompt in prompts for _ in range(samples)]
     pairs = [(number, sample) for number in range(len(prompts)) for sample in range(samples)]
+    rows = [list(prompts[number]) for number, _ in pairs]
     numbers = np.stack([uniforms(seed, *pair, max_new_tokens) for pair in pairs])
-    return _run(readers, base.vocab_size, rows, numbers, gamma, prefix, pairs, seed)
+    words = np.random.default_rng([seed, 1]).integers(base.vocab_size, size=numbers.shape)
+    size = rows_of_a_batch(base.vocab_size, readers[0].stops.device)
+    batches = [
+        _run(readers, rows[some], numbers[some], words[some] if nudger is None else None, gamma, prefix)
+        for some in (slice(start, start + size) for start in range(0, len(rows), size))
+    ]
+    columns = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return Nudged(np.array([number for number, _ in pairs]), *columns)
+
+
+def same_tokens(first: Any, second: Any) -> bool:
+    """Whether two tokenizers give the same ids to the same tokens; large vocabularies take a while to compare."""
+    return first is second or bool(first.get_vocab() == second.get_vocab())
+
+
+def not_nudged(runs: Trajectories) -> Nudged:
+    """What `nudge` records where nobody nudges: the base model's own samples."""
+    return Nudged(
+        runs.prompt,
+        runs.tokens,
+        runs.entropy,
+        runs.entropy,
+        runs.surprisal,
+        np.zeros(runs.tokens.shape, dtype=bool),
+    )
 
 
 def nudge_words(
@@ -175,50 +195,51 @@ def first_word(text: str) -> str:
 
 def _run(
     readers: Sequence[_Decoder],
-    vocab: int,
     rows: list[list[int]],
     numbers: Float[np.ndarray, "row step"],
+    words: Int[np.ndarray, "row step"] | None,
     gamma: float,
     prefix: int | None,
-    pairs: Sequence[tuple[int, int]],
-    seed: int,
-) -> Nudged:
+) -> tuple[np.ndarray, ...]:
+    """The columns of `Nudged` of some rows. The last of the readers nudges, or `words` do."""
     steps, device = numbers.shape[1], readers[0].stops.device
-    ids, mask = _left_padded(rows, device)
-    decodings = [
-        Decoding(reader.network, ids.to(reader.stops.device), mask.to(reader.stops.device))
-        for reader in readers
-    ]
+    asked = prefix if prefix is not None else steps if gamma > 0 else 0
+    decodings = [reader.start(rows) for reader in readers[: 2 if asked else 1]]
     uniform = torch.from_numpy(numbers).to(device, wide_dtype(device))
-    random = torch.from_numpy(np.random.default_rng([seed, 1]).integers(vocab, size=numbers.shape)).to(device)
     values = np.full((3, *numbers.shape), np.nan)
-    tokens = np.full(numbers.shape, -1)
-    nudged = np.zeros(numbers.shape, dtype=bool)
-    alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+    tokens, nudged = np.full(numbers.shape, -1), np.zeros(numbers.shape, dtype=bool)
+    left = torch.arange(len(rows), device=device)  # the rows that have not ended
     for step in range(steps):
         logits = [
             decoding.logits[:, : reader.vocab_size].to(device)
-            for reader, decoding in zip(readers, decodings, strict=True)
+            for reader, decoding in zip(readers, decodings, strict=False)
         ]
-        law = step_law(logits[0], readers[0].law)
-        own = draw(law.probs, uniform[:, step])
-        given = logits[1].argmax(dim=-1) if len(readers) > 1 else random[:, step]
-        unsure = torch.softmax(logits[0], dim=-1).amax(dim=-1) < gamma
-        handed = torch.full_like(unsure, prefix > step) if prefix is not None else unsure
-        token = torch.where(handed, given, own)
-        surprisal = -law.probs.gather(-1, own[:, None]).squeeze(-1).log()
-        here = alive.cpu().numpy()
-        columns = (torch.where(handed, 0.0, law.entropy), law.entropy, torch.where(handed, 0.0, surprisal))
-        for number, column in enumerate(columns):
-            values[number, here, step] = column.double().cpu().numpy()[here]
-        tokens[here, step] = token.cpu().numpy()[here]
-        nudged[here, step] = handed.cpu().numpy()[here]
-        alive &= ~torch.isin(token, readers[0].stops)
-        if step + 1 == steps or not bool(alive.any()):
+        drawn = draw_step(logits[0], readers[0].law, uniform[left, step])
+        here = left.cpu().numpy()
+        given = logits[-1].argmax(dim=-1) if words is None else torch.from_numpy(words[here, step]).to(device)
+        handed = (
+            _likeliest(logits[0]) < gamma if prefix is None else torch.full_like(left, step < prefix).bool()
+        )
+        token = torch.where(handed, given, drawn.token)
+        process, surprisal = (torch.where(handed, 0.0, column) for column in (drawn.entropy, drawn.surprisal))
+        values[:, here, step] = torch.stack([process, drawn.entropy, surprisal]).double().cpu().numpy()
+        tokens[here, step], nudged[here, step] = token.cpu().numpy(), handed.cpu().numpy()
+        going = (~torch.isin(token, readers[0].stops)).nonzero().squeeze(-1)
+        if step + 1 == steps or not len(going):
             break
+        if step + 1 == asked:  # the nudger has written its prefix
+            del decodings[1:]
         for decoding in decodings:
-            decoding.append(token)
-    return Nudged(np.array([prompt for prompt, _ in pairs]), tokens, values[0], values[1], values[2], nudged)
+            if len(going) < len(left):
+                decoding.keep(going)
+            decoding.append(token[going])
+        left = left[going]
+    return tokens, *values, nudged
+
+
+def _likeliest(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
+    """Probability of each row's likeliest token."""
+    return (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
 
 
 def _tokens(model: LanguageModel, text: str) -> int:

@@ -21,8 +21,9 @@ from jaxtyping import Float
 
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import sample
-from steerlab.readouts.sampling import SamplingLaw, Trajectories
+from steerlab.readouts.sampling import Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap, bootstrap_mean, paired_difference
 
@@ -65,6 +66,7 @@ def resample(
     max_new_tokens: int = 48,
     law: SamplingLaw | None = None,
     seed: int = 0,
+    first: Trajectories | None = None,
 ) -> list[Resampled]:
     """Roll every prompt (token ids) out, take it up again at each position, and see what is settled.
 
@@ -76,9 +78,11 @@ def resample(
         rollouts: answers of each prompt, each a prefix; at least two.
         continuations: of each prefix, at least two.
         max_new_tokens: the whole budget of an answer.
+        first: the rollouts, where `sample` has drawn them of these prompts already; None draws them.
 
     Raises:
-        PromptError: no prompts, too few rollouts or continuations, or a position outside of the budget.
+        PromptError: no prompts, too few rollouts or continuations, a position outside of the budget, or a `first` of
+            another shape.
     """
     if rollouts < 2 or continuations < 2:
         raise PromptError(
@@ -89,7 +93,9 @@ def resample(
             f"An answer of at most {max_new_tokens} tokens cannot be taken up after {wrong[0]}."
         )
     rule = law or SamplingLaw()
-    first = _sampled(model, prompts, rollouts, max_new_tokens, rule, seed)
+    if first is None:
+        first = _sampled(model, prompts, rollouts, max_new_tokens, rule, seed)
+    _check_first(first, len(prompts) * rollouts, max_new_tokens)
     outcomes = _labelled(model, first, list(first.prompt), [[] for _ in range(len(first))], label)
     rows = []
     for number, t in enumerate(positions):
@@ -152,6 +158,14 @@ def _sampled(
         seed=seed,
         description="resampling",
     )
+
+
+def _check_first(first: Trajectories, rows: int, steps: int) -> None:
+    if first.tokens.shape != (rows, steps):
+        raise PromptError(
+            f"The first answers have the shape {first.tokens.shape}, not {(rows, steps)} (prompts × rollouts, steps); "
+            "leave them out to have them drawn."
+        )
 
 
 def _labelled(

@@ -11,7 +11,8 @@ from steerlab.errors import PromptError, SteeringError
 from steerlab.models import LanguageModel
 from steerlab.models.generation import end_token_ids
 from steerlab.models.prompts import Template
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.sampling import Trajectories, sample_tokens
 
 
 def rendered(model: LanguageModel, texts: Sequence[str], template: Template = "auto") -> list[list[int]]:
@@ -49,6 +50,7 @@ def sample(
     law: SamplingLaw | None = None,
     seed: int = 0,
     rows: int = 256,
+    numbers: Sequence[int] | None = None,
     description: str = "sampling",
 ) -> Trajectories:
     """`sample_tokens` with the model's own vocabulary and end tokens; an intervention in force acts on all of it.
@@ -73,5 +75,6 @@ def sample(
         law=law,
         seed=seed,
         rows=rows,
+        numbers=numbers,
         description=description,
     )

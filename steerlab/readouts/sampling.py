@@ -1,8 +1,8 @@
 """Which law was each token drawn from? Sampling that records itself.
 
-One step of ours does everything between logits and token: float32, temperature, truncation, renormalisation, the
-draw, and the record of exactly that law, q: its entropy h = -sum q ln q, the surprisal s = -ln q(token), the size of
-the kept set, the untruncated entropy. Nothing is rescored later, so E[sum s - h] = 0 holds by construction.
+One step of ours, in `laws`, does everything between logits and token, and the record is of exactly that law, q: its
+entropy h = -sum q ln q, the surprisal s = -ln q(token), the size of the kept set, the untruncated entropy. Nothing is
+rescored later, so E[sum s - h] = 0 holds by construction.
 Draws invert the cumulative law, in token order, at uniform numbers that belong to (seed, prompt, sample): a sample
 does not depend on the batch it ran in. A prompt is read once and its cache shared by its samples; end-of-text
 counts as a step; sequences cut at the limit are marked as not ended.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,49 +22,14 @@ from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
 from steerlab.models.decoding import Decoding
-from steerlab.models.drawing import draw, uniforms, wide_dtype
+from steerlab.models.drawing import uniforms, wide_dtype
 from steerlab.models.offloaded import device_of
 from steerlab.progress import track
+from steerlab.readouts.laws import SamplingLaw, Step, draw_step
 
-Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
-_TOLERANCE = 1e-6  # a cumulative mass this close to top_p has reached it: ten times 0.1 does not, in binary
-_DROP_SHARE = 1 / 8  # rows that have ended leave the batch once they are this share of it
-
-
-@dataclass(frozen=True)
-class SamplingLaw:
-    """How logits become the law that is sampled: divide by `temperature`, truncate by `rule`, renormalise.
-
-    rule, value: "top_p" keeps the shortest prefix of tokens, by falling probability (ties: smaller id first), whose
-    mass reaches `value`; "top_k" the `value` likeliest; "min_p" those with at least `value` times the largest
-    probability; "floor" those with at least the probability `value` (the likeliest alone when none has); "none" all.
-    temperature 0 is greedy: all mass on the likeliest token. Raises ValueError for values out of range.
-    """
-
-    temperature: float = 1.0
-    rule: Rule = "top_p"
-    value: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"a temperature is 0 (greedy) or more, got {self.temperature}")
-        if self.rule == "top_k" and (self.value < 1 or self.value != int(self.value)):
-            raise ValueError(f"top_k keeps a whole number of tokens, at least one, got {self.value}")
-        if self.rule in ("top_p", "min_p", "floor") and not 0 < self.value <= 1:
-            raise ValueError(f"{self.rule} needs a value above 0 and at most 1, got {self.value}")
-
-    def __str__(self) -> str:
-        truncation = "no truncation" if self.rule == "none" else f"{self.rule} {self.value:g}"
-        return f"temperature {self.temperature:g}, {truncation}"
-
-
-class StepLaw(NamedTuple):
-    """The law of one step, q = `probs` (0 outside the kept set), and what is recorded of it."""
-
-    probs: Float[Tensor, "row vocab"]
-    entropy: Float[Tensor, " row"]
-    untruncated: Float[Tensor, " row"]
-    kept: Int[Tensor, " row"]
+_DROP_SHARE = 1 / 16  # rows that have ended leave the batch once they are this share of it
+_BATCH_CELLS = 2**24  # logits of the rows of a batch: 64 MB of float32
+_BATCH_CELLS_OF_ACCELERATORS = 2**26
 
 
 @dataclass(frozen=True)
@@ -93,6 +58,20 @@ class Trajectories:
         """Steps of each sequence, its stop token included."""
         return np.asarray((self.tokens >= 0).sum(axis=1))
 
+    def some(self, prompts: range, samples: int, steps: int) -> Trajectories:
+        """What `sample_tokens` draws of these prompts alone, with as few `samples` of each and as few `steps`.
+
+        Prompts are numbered from 0 again.
+        """
+        rows = np.isin(self.prompt, prompts) & (self.sample < samples)
+        columns = (self.tokens, self.entropy, self.surprisal, self.untruncated, self.kept)
+        return Trajectories(
+            self.prompt[rows] - prompts.start,
+            self.sample[rows],
+            (self.ended & (self.lengths <= steps))[rows],
+            *(column[rows, :steps] for column in columns),
+        )
+
     def cut(self, lengths: Int[np.ndarray, " sequence"]) -> Trajectories:
         """The same sequences stopped after `lengths` steps (a cut sequence counts as ended)."""
         gone = np.arange(self.tokens.shape[1]) >= lengths[:, None]
@@ -112,65 +91,6 @@ class Trajectories:
         )
 
 
-def step_law(logits: Float[Tensor, "row vocab"], law: SamplingLaw) -> StepLaw:
-    """The law that `law` makes of `logits`, in float32, with its entropies in nats. -inf logits stay impossible."""
-    scores = logits.float()
-    if law.temperature == 0:
-        probs = torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
-        zero, unit = (
-            scores.new_zeros(len(scores)),
-            torch.ones(len(scores), dtype=torch.int64, device=scores.device),
-        )
-        return StepLaw(probs, zero, zero, unit)
-    logs = torch.log_softmax(scores / law.temperature, dim=-1)
-    plain = logs.exp()
-    # p ln p, 0 for impossible tokens; every entropy below is a sum of these
-    terms = plain * logs.clamp(min=torch.finfo(logs.dtype).min)
-    untruncated = -terms.sum(-1)
-    if law.rule == "none":
-        return StepLaw(plain, untruncated, untruncated, (plain > 0).sum(-1))
-    mask = _kept(plain, law)
-    mass = (plain * mask).sum(-1)
-    entropy_ = (mass.log() - (terms * mask).sum(-1) / mass).clamp(min=0)
-    return StepLaw(plain * mask / mass[:, None], entropy_, untruncated, mask.sum(-1))
-
-
-def _kept(probs: Float[Tensor, "row vocab"], law: SamplingLaw) -> Bool[Tensor, "row vocab"]:
-    """The kept set of each row under the truncation rule."""
-    if law.rule == "min_p":
-        return probs >= law.value * probs.amax(-1, keepdim=True)
-    if law.rule == "floor":
-        mask = probs >= law.value
-        likeliest = torch.zeros_like(mask).scatter_(-1, probs.argmax(-1, keepdim=True), True)
-        return torch.where(mask.any(-1, keepdim=True), mask, likeliest)
-    if law.rule == "top_k":
-        count = torch.full((len(probs), 1), min(int(law.value), probs.shape[-1]), device=probs.device)
-        smallest = probs.topk(int(count[0]), dim=-1).values[:, -1:]
-    else:
-        smallest, count = _nucleus_edge(probs, law.value)
-    # everything above the smallest kept probability, and of its ties as many as fit, by token id
-    kept = probs >= smallest
-    if bool((kept.sum(-1, keepdim=True) == count).all()):
-        return kept
-    above, tied = probs > smallest, probs == smallest
-    return above | (tied & (tied.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
-
-
-def _nucleus_edge(probs: Float[Tensor, "row vocab"], mass: float) -> tuple[Tensor, Tensor]:
-    """Smallest probability in the nucleus and its size, both [row, 1]; sorts only as many tokens as are needed."""
-    vocab = probs.shape[-1]
-    width = min(128, vocab)
-    while True:
-        ordered = probs.topk(width, dim=-1).values
-        reached = ordered.cumsum(-1) >= mass - _TOLERANCE
-        if width == vocab or bool(reached[:, -1].all()):
-            break
-        width = min(8 * width, vocab)
-    # rounding may leave the whole law short of a mass of 1: then everything is kept
-    last = torch.where(reached.any(-1), reached.int().argmax(-1), width - 1)[:, None]
-    return ordered.gather(-1, last), last + 1
-
-
 @torch.inference_mode()
 def sample_tokens(
     network: PreTrainedModel,
@@ -183,24 +103,34 @@ def sample_tokens(
     law: SamplingLaw | None = None,
     seed: int = 0,
     rows: int = 256,
+    numbers: Sequence[int] | None = None,
     description: str = "sampling",
 ) -> Trajectories:
     """Draw `samples` continuations of each prompt (token ids) from a causal `network` of transformers' kind.
 
     vocab_size: ids from here on are padding rows of the unembedding and never drawn. stop_ids: every id that ends a
-    sequence (may be empty: then all are cut at `max_new_tokens`). rows: sequences in a batch; it changes memory and
-    speed, not samples. Sequences come in order of prompt, then sample. Raises PromptError for no or empty prompts
-    and for prompts that leave no room for `max_new_tokens` in the model's context.
+    sequence (may be empty: then all are cut at `max_new_tokens`). rows: sequences in a batch at most, fewer where the
+    vocabulary is large; it changes memory and speed, not samples. numbers: by which a prompt's random numbers go, its
+    place where none are given. Sequences come in order of prompt, then sample.
+    Raises PromptError for no or empty prompts and for prompts that leave no room for `max_new_tokens` in the model's
+    context.
     """
     _check(network, prompts, samples, max_new_tokens)
     law = law or SamplingLaw()
     decoder = _Decoder(network, vocab_size, torch.tensor(sorted(stop_ids), dtype=torch.int64), law)
+    rows = min(rows, rows_of_a_batch(vocab_size, _device(network)))
     records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
+    numbers = range(len(prompts)) if numbers is None else numbers
     for batch in track(list(_batches(prompts, samples, rows)), description):
-        numbers = np.stack([uniforms(seed, prompt, sample, max_new_tokens) for prompt, sample in batch])
+        uniform = np.stack([uniforms(seed, numbers[prompt], at, max_new_tokens) for prompt, at in batch])
         texts = [list(prompts[prompt]) for prompt, _ in batch]
-        decoder.run(texts, numbers, records, _sequence_ids(batch, samples))
+        decoder.run(texts, uniform, records, _sequence_ids(batch, samples))
     return records.trajectories(samples)
+
+
+def rows_of_a_batch(vocab: int, device: torch.device) -> int:
+    """How many sequences are decoded together at most: beyond these no step is cheaper, and logits fill the memory."""
+    return max(1, (_BATCH_CELLS if device.type == "cpu" else _BATCH_CELLS_OF_ACCELERATORS) // vocab)
 
 
 def context_length(network: PreTrainedModel) -> int | None:
@@ -219,12 +149,9 @@ class _Records:
         self.values = torch.full((4, sequences, steps), torch.nan, device=device)
         self.ended = torch.zeros(sequences, dtype=torch.bool, device=device)
 
-    def write(
-        self, sequences: Int[Tensor, " row"], step: int, token: Int[Tensor, " row"], law: StepLaw
-    ) -> None:
-        surprisal = -law.probs.gather(-1, token[:, None]).squeeze(-1).log()
-        self.tokens[sequences, step] = token
-        columns = (law.entropy, surprisal, law.untruncated, law.kept.float())
+    def write(self, sequences: Int[Tensor, " row"], step: int, drawn: Step) -> None:
+        self.tokens[sequences, step] = drawn.token
+        columns = (drawn.entropy, drawn.surprisal, drawn.untruncated, drawn.kept.float())
         self.values[:, sequences, step] = torch.stack(columns)
 
     def trajectories(self, samples: int) -> Trajectories:
@@ -251,6 +178,14 @@ class _Decoder:
         self.network, self.vocab_size, self.law = network, vocab_size, law
         self.stops = stops.to(_device(network))
 
+    def start(self, prompts: list[list[int]]) -> Decoding:
+        """A row for every prompt; equal ones that follow each other are read once."""
+        distinct, repeats = _runs(prompts)
+        decoding = Decoding(self.network, *_left_padded(distinct, self.stops.device))
+        if len(distinct) < len(prompts):
+            decoding.keep(torch.arange(len(distinct)).repeat_interleave(torch.tensor(repeats)))
+        return decoding
+
     def run(
         self,
         prompts: list[list[int]],
@@ -260,19 +195,14 @@ class _Decoder:
     ) -> None:
         """Draw every row's sequence with `numbers` and write it to `records` at `sequences`."""
         device = self.stops.device
-        distinct, repeats = _runs(prompts)
-        ids, mask = _left_padded(distinct, device)
-        decoding = Decoding(self.network, ids, mask)
-        decoding.keep(
-            torch.arange(len(distinct), device=device).repeat_interleave(torch.tensor(repeats, device=device))
-        )
+        decoding = self.start(prompts)
         sequences = sequences.to(device)
         uniform = torch.from_numpy(numbers).to(device, wide_dtype(device))
         alive = torch.ones(len(sequences), dtype=torch.bool, device=device)
         for step in range(uniform.shape[1]):
-            law = step_law(decoding.logits[:, : self.vocab_size].to(device), self.law)
-            token = draw(law.probs, uniform[:, step])
-            records.write(sequences[alive], step, token[alive], StepLaw(*(part[alive] for part in law)))
+            drawn = draw_step(decoding.logits[:, : self.vocab_size].to(device), self.law, uniform[:, step])
+            token = drawn.token
+            records.write(sequences[alive], step, Step(*(column[alive] for column in drawn)))
             stopped = torch.isin(token, self.stops) & alive
             records.ended[sequences[stopped]] = True
             alive &= ~stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from toy import NONE, Chain, fixed, model_of
 
 from steerlab.errors import PromptError
-from steerlab.readouts.nudging import first_word, nudge, nudge_words
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.readouts import sampling
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.nudging import first_word, not_nudged, nudge, nudge_words
+from steerlab.readouts.sampling import sample_tokens
 from steerlab.studies._branching import estimators
 
 
@@ -81,7 +84,41 @@ def test_no_nudge_equals_plain_sampling() -> None:
         model, tiny("llama", seed=1), prompts, gamma=0.0, samples=3, max_new_tokens=8, law=law, seed=5
     )
     np.testing.assert_array_equal(found.tokens, plain.tokens)
-    np.testing.assert_allclose(found.base, plain.entropy, atol=1e-5)
+    expected = not_nudged(plain)
+    np.testing.assert_array_equal(found.nudged, expected.nudged)
+    for name in ("base", "process", "surprisal"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
+
+
+def test_ended_rows_leave_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of all free steps end a text: every row is what it is in a batch of its own."""
+    rows = torch.tensor([[0.2, 0.3, 0.5], [0.4, 0.2, 0.4], [0.3, 0.3, 0.4]])
+    base, aligned = model_of(Chain(rows), (2,)), model_of(fixed([0.6, 0.1, 0.3]), (2,))
+    together = nudge(base, aligned, [[0], [1, 0]], gamma=0.45, law=NONE, samples=20, max_new_tokens=9)
+    monkeypatch.setattr(sampling, "_BATCH_CELLS", 3)
+    alone = nudge(base, aligned, [[0], [1, 0]], gamma=0.45, law=NONE, samples=20, max_new_tokens=9)
+    for name in ("prompt", "tokens", "process", "base", "surprisal", "nudged"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    assert 0 < together.nudged.sum() < (together.tokens >= 0).sum()
+    after = np.cumsum(together.tokens == 2, axis=1) - (together.tokens == 2) > 0
+    np.testing.assert_array_equal(together.tokens == -1, after)
+
+
+def test_a_nudger_reads_what_it_is_asked_for() -> None:
+    """A prompt is read once; behind its prefix a nudger reads no more, and a model that nudges itself reads once."""
+    base, aligned = model_of(fixed([0.25] * 4)), model_of(fixed([0.1, 0.7, 0.1, 0.1]))
+
+    def read(nudger: Any, **options: Any) -> tuple[int, int]:
+        base.model.tokens_read = aligned.model.tokens_read = 0
+        nudge(base, nudger, [[0, 1, 2]], samples=5, max_new_tokens=6, law=NONE, **options)
+        return base.model.tokens_read, aligned.model.tokens_read
+
+    whole = 3 + 5 * 5
+    assert read(aligned) == (whole, whole)
+    assert read(aligned, prefix=2) == (whole, 3 + 5 * 1)
+    assert read(aligned, gamma=0.0) == (whole, 0)
+    assert read(base) == (whole, 0)
+    assert read(None) == (whole, 0)
 
 
 def test_nudging_needs_one_vocabulary_and_words_do_not(shared: Path) -> None:

@@ -11,6 +11,7 @@ from toy import NONE, Chain, model_of
 
 from steerlab.errors import PromptError
 from steerlab.readouts.resampling import commitment, resample
+from steerlab.readouts.samples import sample
 
 
 def settling() -> Chain:
@@ -51,6 +52,19 @@ def test_ended_answers_stay_what_they_were() -> None:
     assert found.ended == 1
     assert found.change.value == 0
     assert found.commitment.value == pytest.approx(1)
+
+
+def test_rollouts_that_were_drawn_already_are_taken() -> None:
+    model = model_of(settling())
+    drawn = sample(model, [[0]] * 3, samples=4, max_new_tokens=9, law=NONE, seed=2)
+    options = {"positions": (0, 3), "rollouts": 4, "max_new_tokens": 9, "law": NONE, "seed": 2}
+    plain = resample(model, [[0]] * 3, lambda _, text: text.endswith("b"), **options)  # type: ignore[arg-type]
+    before = model.model.tokens_read
+    taken = resample(model, [[0]] * 3, lambda _, text: text.endswith("b"), first=drawn, **options)  # type: ignore[arg-type]
+    assert model.model.tokens_read - before < before - len(drawn)
+    assert [one.model_dump_json() for one in taken] == [one.model_dump_json() for one in plain]
+    with pytest.raises(PromptError, match="leave them out"):
+        resample(model, [[0]], lambda _, text: True, first=drawn, **options)  # type: ignore[arg-type]
 
 
 def test_no_variance_is_no_commitment() -> None:

@@ -15,8 +15,11 @@ from toy import MARKOV, NONE, Chain
 from steerlab.directions import Direction
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.drawing import draw
 from steerlab.models.generation import end_token_ids
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, draw, sample_tokens, step_law
+from steerlab.readouts import laws
+from steerlab.readouts.laws import SamplingLaw, StepLaw, draw_step, step_law
+from steerlab.readouts.sampling import Trajectories, sample_tokens
 from steerlab.steering import Add
 
 TEXTS = ["The cat", "Once there was a very small dog who", "Why?", "A B C D"]
@@ -25,7 +28,12 @@ WORDS = st.lists(st.floats(-8, 8), min_size=2, max_size=40)
 
 def law_of(probabilities: list[float], law: SamplingLaw) -> tuple[float, int, torch.Tensor]:
     found = step_law(torch.tensor([probabilities]).double().log().float(), law)
-    return float(found.entropy), int(found.kept), found.probs[0]
+    return float(found.entropy), int(found.kept), dense(found, len(probabilities))[0]
+
+
+def dense(law: StepLaw, vocab: int) -> torch.Tensor:
+    """[row, vocab] the law over the whole vocabulary."""
+    return torch.zeros(len(law.probs), vocab).scatter_(-1, law.tokens, law.probs)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,7 @@ def test_nucleus_is_the_shortest_prefix(logits: list[float], top_p: float, tempe
     mass = float(plain[order[:size]].sum())
     assert mass >= top_p - 1e-5
     assert size == 1 or float(plain[order[: size - 1]].sum()) < top_p + 1e-5
-    law = found.probs[0].double()
+    law = dense(found, len(logits))[0].double()
     assert float(law.sum()) == pytest.approx(1, abs=1e-5)
     kept = law[law > 0]
     assert float(found.entropy) == pytest.approx(float(-(kept * kept.log()).sum()), abs=1e-4)
@@ -87,10 +95,87 @@ def test_nucleus_wider_than_the_first_selection() -> None:
     assert int(found.kept) == int((mass < 0.9).sum()) + 1
 
 
+def whole_law(logits: np.ndarray, law: SamplingLaw) -> np.ndarray:
+    """[vocab] one row's law the long way, in float64: everything is sorted."""
+    plain = np.exp((logits - logits.max()) / law.temperature)
+    plain /= plain.sum()
+    order = np.argsort(-plain, kind="stable")
+    falling = plain[order]
+    count = {
+        "none": len(plain),
+        "top_p": int((falling.cumsum() < law.value - 1e-6).sum()) + 1,
+        "top_k": int(law.value),
+        "min_p": int((falling >= law.value * falling[0]).sum()),
+        "floor": max(1, int((falling >= law.value).sum())),
+    }[law.rule]
+    kept = np.zeros_like(plain)
+    kept[order[:count]] = falling[:count]
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        ("none", 1),
+        ("top_p", 0.3),
+        ("top_p", 0.9),
+        ("top_p", 0.999),
+        ("top_k", 5),
+        ("top_k", 400),
+        ("min_p", 0.05),
+        ("min_p", 1e-4),
+        ("floor", 1e-3),
+        ("floor", 1e-5),
+        ("floor", 0.9),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_tokens_are_those_of_the_whole_law(
+    monkeypatch: pytest.MonkeyPatch, rule: laws.Rule, value: float, temperature: float
+) -> None:
+    """Peaked, flat, tied and partly impossible laws over 5,000 tokens, some rows at a time: the first token, in token
+    order, at which the whole law, cumulated in float64, exceeds the number."""
+    monkeypatch.setattr(laws, "_CELLS", 3 * 5000)
+    seed = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 5000, generator=seed) * torch.tensor([0.0, 0.5, 2.0, 5.0]).repeat(10)[:, None]
+    logits[10:20] = logits[10:20].round()
+    logits[20:30, ::3] = -torch.inf
+    uniform = torch.rand(40, dtype=torch.float64, generator=seed)
+    law = SamplingLaw(temperature, rule, value)
+    found = draw_step(logits, law, uniform)
+    expected = [whole_law(row, law) for row in logits.double().numpy()]
+    at_edge = 0
+    for row, (whole, at) in enumerate(zip(expected, uniform.tolist(), strict=True)):
+        if int(found.kept[row]) != (whole > 0).sum():  # the edge may move with the last bit, by a token
+            at_edge += 1
+            continue
+        token = int(np.searchsorted(whole.cumsum() / whole.sum(), at, side="right"))
+        assert int(found.token[row]) == token
+        assert float(found.surprisal[row]) == pytest.approx(-math.log(whole[token]), abs=2e-5)
+        entropy = -(whole[whole > 0] * np.log(whole[whole > 0])).sum()
+        assert float(found.entropy[row]) == pytest.approx(entropy, abs=2e-5)
+    assert at_edge <= 4
+
+
+def test_a_law_takes_little_beside_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows: no second table of [row, vocab] exists at any time."""
+    seen: list[int] = []
+    whole = laws.step_law
+
+    def counted(logits: torch.Tensor, law: SamplingLaw) -> StepLaw:
+        seen.append(logits.numel())
+        return whole(logits, law)
+
+    monkeypatch.setattr(laws, "step_law", counted)
+    draw_step(torch.zeros(30, 2**18), SamplingLaw(), torch.zeros(30, dtype=torch.float64))
+    assert sum(seen) == 30 * 2**18
+    assert max(seen) <= 2**20
+
+
 @given(WORDS, st.floats(0, 1, exclude_max=True))
 @settings(max_examples=60, deadline=None)
 def test_draws_are_possible_tokens(logits: list[float], uniform: float) -> None:
-    law = step_law(torch.tensor([logits]), SamplingLaw(1, "top_p", 0.8)).probs
+    law = dense(step_law(torch.tensor([logits]), SamplingLaw(1, "top_p", 0.8)), len(logits))
     for at in (uniform, 0.0, 1 - 2**-53):
         token = int(draw(law, torch.tensor([at], dtype=torch.float64)))
         assert law[0, token] > 0
@@ -135,6 +220,27 @@ def test_samples_do_not_depend_on_the_batch(family: str) -> None:
     assert len(np.unique(whole.tokens[:6], axis=0)) > 1
 
 
+def test_the_first_samples_are_what_fewer_would_have_been(tiny_llama: LanguageModel) -> None:
+    prompts = prompt_ids(tiny_llama, TEXTS)
+    first, alone = (
+        sampled(tiny_llama, prompts).some(range(2), 3, 7),
+        sampled(tiny_llama, prompts[:2], samples=3, max_new_tokens=7),
+    )
+    for name in ("prompt", "sample", "ended", "tokens", "kept"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(alone, name))
+    for name in ("entropy", "surprisal", "untruncated"):
+        np.testing.assert_allclose(getattr(first, name), getattr(alone, name), atol=1e-4)
+
+
+def test_numbers_say_which_random_numbers_a_prompt_has(tiny_llama: LanguageModel) -> None:
+    prompts = prompt_ids(tiny_llama, TEXTS)
+    together = sampled(tiny_llama, prompts, numbers=[0, 1, 0, 1])
+    alone = sampled(tiny_llama, prompts[2:])
+    np.testing.assert_array_equal(together.some(range(2, 4), 6, 12).tokens, alone.tokens)
+    np.testing.assert_array_equal(together.some(range(2, 4), 6, 12).prompt, alone.prompt)
+    assert not np.array_equal(sampled(tiny_llama, prompts).tokens[12:], alone.tokens)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom"])
 def test_record_equals_a_full_forward(family: str) -> None:
     model = tiny(family)
@@ -159,7 +265,7 @@ def test_record_equals_a_full_forward(family: str) -> None:
         assert runs.entropy[number, :length][same_set] == pytest.approx(
             again.entropy.numpy()[same_set], abs=1e-4
         )
-        surprisal = -again.probs.gather(-1, token)[:, 0].log().numpy()
+        surprisal = -dense(again, model.vocab_size).gather(-1, token)[:, 0].log().numpy()
         assert runs.surprisal[number, :length][same_set] == pytest.approx(surprisal[same_set], abs=1e-4)
 
 

@@ -16,12 +16,14 @@ from toy import MARKOV, NONE, Chain, fixed, sample
 from steerlab import datasets
 from steerlab.errors import ModelError, PromptError
 from steerlab.models import LanguageModel, load_model
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, sample_tokens
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.sampling import Trajectories, sample_tokens
 from steerlab.results import result_from_dict
-from steerlab.studies import branching
+from steerlab.studies import _pair, branching
 from steerlab.studies._branching import estimators
 from steerlab.studies._branching.measures import Sampled
 from steerlab.studies._branching.result import BranchingResult
+from steerlab.studies._pair import LARGE, Pair, amounts_of
 
 
 def ragged(*rows: list[float]) -> np.ndarray:
@@ -301,6 +303,23 @@ def test_different_tokenizers_are_compared_per_byte(shared: Path) -> None:
     assert not result.same_tokenizer
     assert result.status == "not identified"
     assert any("per byte" in sentence for sentence in result.summary)
+
+
+def test_large_models_get_less_of_everything_and_the_result_says_so(
+    tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tiny_llama, tiny("llama", seed=1))
+    assert pair.n_parameters == max(model.model.num_parameters() for model in pair)
+    assert (amounts_of("quick", pair), amounts_of("full", pair)) == ("quick", "full")
+    monkeypatch.setattr(_pair, "_LARGE_FROM", pair.n_parameters - 1)
+    assert (amounts_of("quick", pair), amounts_of("full", pair)) == (LARGE, "full")
+    result = branching(pair, with_parts=False)
+    wellformed(result)
+    assert result.amounts == amounts.LARGE
+    assert all(one.n_prompts == 16 and one.n_sequences == 64 for one in result.measured)
+    assert any("models above 20 million parameters: 16 prompts, 4 samples" in one for one in result.summary)
+    monkeypatch.undo()
+    assert not any("20 million" in one for one in branching(pair, TEXTS[:2], with_parts=False).summary)
 
 
 def test_no_prompt_is_an_error(tiny_llama: LanguageModel) -> None:

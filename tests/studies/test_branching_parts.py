@@ -15,13 +15,18 @@ from toy import NONE, Chain, fixed
 
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, PromptError
-from steerlab.readouts.sampling import SamplingLaw, sample_tokens
+from steerlab.models.metering import metered
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.samples import rendered, sample
+from steerlab.readouts.sampling import sample_tokens
 from steerlab.results import result_from_dict
 from steerlab.steering import Add
 from steerlab.studies import branching
 from steerlab.studies._branching import estimators, legacy
 from steerlab.studies._branching.aep import panels
+from steerlab.studies._branching.amounts import PARTS
 from steerlab.studies._branching.attribution import attribute, pareto_shares
+from steerlab.studies._branching.parts import Drawn, _Runner
 from steerlab.studies._branching.reference import beside, read_curves
 from steerlab.studies._branching.steered import branching_by_strength
 from steerlab.studies._branching.votes import majority, votes
@@ -277,3 +282,31 @@ def test_parts_of_a_random_pair_are_whole_and_claim_nothing_of_nudging() -> None
     assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
     assert set(result.figures()) >= {"branching_factor", "aep_gap"}
     assert branching((pair["base"], pair["post"]), ["the cat"], temperature=0).parts is None
+
+
+def test_known_samples_are_not_drawn_again() -> None:
+    """Fewer samples of the first prompts are those that are there; others are drawn, once."""
+    model, law = tiny("llama"), SamplingLaw()
+    ids = rendered(model, ["the cat", "a dog sat", "why"], "plain")
+    known = sample(model, ids, samples=4, max_new_tokens=8, law=law, seed=3)
+    run = _Runner({"base": model}, {"base": "plain"}, {"base": Drawn(ids, known)}, law, PARTS["quick"], 3)
+
+    def costs(some: list[list[int]], samples: int, steps: int) -> int:
+        with metered({"base": model}) as spent:
+            found = run.sample("base", some, samples, steps)
+        fresh = sample(model, some, samples=samples, max_new_tokens=steps, law=law, seed=3)
+        np.testing.assert_array_equal(found.tokens, fresh.tokens)
+        np.testing.assert_allclose(found.entropy, fresh.entropy, atol=1e-4)
+        return spent["base"].read
+
+    assert costs(ids, 4, 8) == costs(ids[:2], 3, 5) == 0
+    assert costs(ids[1:], 2, 4) > 0
+    assert costs(ids[1:], 2, 4) == 0
+    assert costs(ids, 5, 8) > 0
+    assert costs(ids, 4, 9) > 0
+    apart = [ids[1:], [[*row, 7] for row in ids], ids[:1]]
+    together = run.sample_all("base", apart, 3, 6)
+    for some, found in zip(apart, together, strict=True):
+        fresh = sample(model, some, samples=3, max_new_tokens=6, law=law, seed=3)
+        np.testing.assert_array_equal(found.tokens, fresh.tokens)
+        np.testing.assert_array_equal(found.prompt, fresh.prompt)

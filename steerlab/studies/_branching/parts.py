@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from steerlab.datasets.tasks import is_number
 from steerlab.errors import DatasetError, PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
-from steerlab.readouts.nudging import Nudged, nudge, nudge_words
+from steerlab.readouts.laws import SamplingLaw, step_law
+from steerlab.readouts.nudging import Nudged, not_nudged, nudge, nudge_words, same_tokens
 from steerlab.readouts.resampling import resample
 from steerlab.readouts.samples import rendered, sample, steps_left
-from steerlab.readouts.sampling import SamplingLaw, Trajectories, step_law
+from steerlab.readouts.sampling import Trajectories
 from steerlab.record import Role
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies._branching import estimators, legacy
 from steerlab.studies._branching.aep import panels
+from steerlab.studies._branching.amounts import PARTS, PartsAmount
 from steerlab.studies._branching.attribution import Attribution, attribute
 from steerlab.studies._branching.parts_result import (
     GAMMA,
@@ -39,49 +42,45 @@ from steerlab.studies._branching.parts_result import (
 )
 from steerlab.studies._branching.votes import votes
 
-_PREFIXES = (1, 5, 10)
+_SETS = ("instructions", "story openings", "random strings", "arithmetic")
 _NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
-class PartsAmount:
-    """Prompts of a set, samples of each and steps; prompts, rollouts and continuations of resampling."""
+class Drawn:
+    """Samples of some prompts (token ids) by the law and seed of a study."""
 
-    prompts: int
-    samples: int
-    steps: int
-    questions: int
-    rollouts: int
-    continuations: int
-    positions: tuple[int, ...]
-    sum_steps: int = 64
-    levels: tuple[int, int] = (0, 2)
+    ids: list[list[int]]
+    runs: Trajectories
 
-
-PARTS: dict[str, PartsAmount] = {
-    "quick": PartsAmount(8, 4, 24, 10, 6, 4, (0, 4, 12)),
-    "full": PartsAmount(40, 16, 128, 40, 10, 8, (0, 5, 25, 50), 128),
-}
+    def holds(self, ids: list[list[int]], samples: int, steps: int) -> bool:
+        """Whether so many samples of these prompts are among its own: those of its first prompts."""
+        enough = samples <= self.runs.sample.max() + 1 and steps <= self.runs.tokens.shape[1]
+        return enough and self.ids[: len(ids)] == ids
 
 
 def parts(
     models: Mapping[Role, LanguageModel],
-    records: Mapping[Role, Trajectories],
+    records: Mapping[Role, Drawn],
     *,
     law: SamplingLaw,
-    size: str,
+    amounts: str,
     seed: int,
     templates: Mapping[Role, Template],
 ) -> Parts:
-    """Run every part; what a pair cannot take is said in `missing`."""
-    amount, missing = PARTS[size], list[str]()
+    """Run every part; what a pair cannot take is said in `missing`.
+
+    records: what each model has written to open prompts. amounts: a key of `PARTS`.
+    """
+    amount, missing = PARTS[amounts], list[str]()
+    written = {role: drawn.runs for role, drawn in records.items()}
     result = Parts(
         panels=tuple(
-            panels(role, record.entropy, record.surprisal, record.prompt) for role, record in records.items()
+            panels(role, runs.entropy, runs.surprisal, runs.prompt) for role, runs in written.items()
         ),
-        legacy=tuple(_legacy(role, record) for role, record in records.items()),
+        legacy=tuple(_legacy(role, runs) for role, runs in written.items()),
     )
-    run = _Runner(models, templates, law, amount, seed)
+    run = _Runner(models, templates, records, law, amount, seed)
     try:
         sets, attribution = _sets(run)
         result = result.model_copy(update={"sets": sets, "attribution": attribution})
@@ -103,32 +102,58 @@ def parts(
 
 
 class _Runner:
-    """The pair with its renderings: prompts as token ids, and samples of them."""
+    """The pair with its renderings: prompts as token ids, and samples of them, none of which is drawn twice."""
 
     def __init__(
         self,
         models: Mapping[Role, LanguageModel],
         templates: Mapping[Role, Template],
+        known: Mapping[Role, Drawn],
         law: SamplingLaw,
         amount: PartsAmount,
         seed: int,
     ) -> None:
         self.models, self.templates, self.law, self.amount, self.seed = models, templates, law, amount, seed
+        self._drawn: dict[Role, list[Drawn]] = {role: [drawn] for role, drawn in known.items()}
 
     def ids(self, role: Role, texts: Sequence[str]) -> list[list[int]]:
         return rendered(self.models[role], texts, self.templates[role])
 
-    def sample(self, role: Role, ids: Sequence[Sequence[int]], samples: int, steps: int) -> Trajectories:
+    def sample(self, role: Role, ids: list[list[int]], samples: int, steps: int) -> Trajectories:
+        return self.sample_all(role, [ids], samples, steps)[0]
+
+    def sample_all(
+        self, role: Role, sets: Sequence[list[list[int]]], samples: int, steps: int
+    ) -> list[Trajectories]:
+        """Samples of each set, which are what they are alone; together, since full batches take little more time."""
         model = self.models[role]
-        return sample(
-            model,
-            ids,
+        wanted = [(ids, steps_left(model, ids, steps)) for ids in sets]
+        missing = [(ids, room) for ids, room in wanted if self._known(role, ids, samples, room) is None]
+        for length in sorted({room for _, room in missing}):
+            self._draw(role, [ids for ids, room in missing if room == length], samples, length)
+        return [cast(Trajectories, self._known(role, ids, samples, room)) for ids, room in wanted]
+
+    def _known(self, role: Role, ids: list[list[int]], samples: int, steps: int) -> Trajectories | None:
+        for drawn in self._drawn[role]:
+            if drawn.holds(ids, samples, steps):
+                return drawn.runs.some(range(len(ids)), samples, steps)
+        return None
+
+    def _draw(self, role: Role, sets: Sequence[list[list[int]]], samples: int, steps: int) -> None:
+        runs = sample(
+            self.models[role],
+            [prompt for ids in sets for prompt in ids],
             samples=samples,
-            max_new_tokens=steps_left(model, ids, steps),
+            max_new_tokens=steps,
             law=self.law,
             seed=self.seed,
+            numbers=[number for ids in sets for number in range(len(ids))],
             description=f"prompt sets, {role}",
         )
+        start = 0
+        for ids in sets:
+            self._drawn[role].append(Drawn(ids, runs.some(range(start, start + len(ids)), samples, steps)))
+            start += len(ids)
 
 
 def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
@@ -147,48 +172,58 @@ def _legacy(role: Role, runs: Trajectories) -> LegacyRow:
 
 def _sets(run: _Runner) -> tuple[tuple[SetRow, ...], tuple[Attribution, ...]]:
     """Four sets at two levels each; and what model and level do to log BF."""
-    n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
+    cells = [(number, name, level) for number, name in enumerate(_SETS) for level in run.amount.levels]
+    texts = [_texts(run, name, level) for _, name, level in cells]
+    measured = {role: _log_factors(run, role, texts) for role in run.models}
     rows: list[SetRow] = []
     logs: list[float] = []
     factors: dict[str, list[str]] = {"model": [], "level": []}
     prompt: list[int] = []
-    for set_number, name in enumerate(("instructions", "story openings", "random strings", "arithmetic")):
-        for level in run.amount.levels:
-            texts = {
-                "instructions": lambda c: prompt_sets.instructions(n, c),
-                "story openings": lambda c: prompt_sets.story_openings(n, c, run.seed),
-                "random strings": lambda c: prompt_sets.random_strings(tokenizers, n, c, run.seed),
-                "arithmetic": lambda c: prompt_sets.arithmetic(n, c, run.seed),
-            }[name](level)
-            measured = {}
-            for role in run.models:
-                runs = run.sample(role, run.ids(role, texts), run.amount.samples, run.amount.steps)
-                measured[role] = estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
-                logs += measured[role].tolist()
-                # Prompts of different sets are different prompts: only model and level can be held against each other.
-                prompt += [10_000 * set_number + number for number in range(len(texts))]
-                factors["model"] += [role] * len(texts)
-                factors["level"] += [str(level)] * len(texts)
-            rows.append(
-                SetRow(
-                    name=name,
-                    level=level,
-                    prompts=len(texts),
-                    base=bootstrap_mean(measured["base"], seed=run.seed).transform(math.exp),
-                    post=bootstrap_mean(measured["post"], seed=run.seed).transform(math.exp),
-                    ratio=paired_difference(measured["base"], measured["post"], seed=run.seed).transform(
-                        math.exp
-                    ),
-                )
+    for at, (set_number, name, level) in enumerate(cells):
+        for role in run.models:
+            logs += measured[role][at].tolist()
+            # Prompts of different sets are different prompts: only model and level can be held against each other.
+            prompt += [10_000 * set_number + number for number in range(len(texts[at]))]
+            factors["model"] += [role] * len(texts[at])
+            factors["level"] += [str(level)] * len(texts[at])
+        base, post = measured["base"][at], measured["post"][at]
+        rows.append(
+            SetRow(
+                name=name,
+                level=level,
+                prompts=len(texts[at]),
+                base=bootstrap_mean(base, seed=run.seed).transform(math.exp),
+                post=bootstrap_mean(post, seed=run.seed).transform(math.exp),
+                ratio=paired_difference(base, post, seed=run.seed).transform(math.exp),
             )
+        )
     return tuple(rows), tuple(attribute(np.array(logs), factors, prompt, seed=run.seed))
+
+
+def _texts(run: _Runner, name: str, level: int) -> tuple[str, ...]:
+    n, tokenizers = run.amount.prompts, [model.tokenizer for model in run.models.values()]
+    return {
+        "instructions": lambda: prompt_sets.instructions(n, level),
+        "story openings": lambda: prompt_sets.story_openings(n, level, run.seed),
+        "random strings": lambda: prompt_sets.random_strings(tokenizers, n, level, run.seed),
+        "arithmetic": lambda: prompt_sets.arithmetic(n, level, run.seed),
+    }[name]()
+
+
+def _log_factors(run: _Runner, role: Role, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """[prompt] log BF of each list of texts."""
+    sets = [run.ids(role, some) for some in texts]
+    return [
+        estimators.by_prompt(estimators.sequence_means(runs.entropy), runs.prompt)
+        for runs in run.sample_all(role, sets, run.amount.samples, run.amount.steps)
+    ]
 
 
 def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     """By the post-trained model, with random tokens, by the base model itself, after forced prefixes, and not at
     all."""
     base, post = run.models["base"], run.models["post"]
-    if post.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+    if not same_tokens(post.tokenizer, base.tokenizer):
         return (_by_words(run, base, post),)
     ids = rendered(base, prompt_sets.instructions(run.amount.prompts, 0), "plain")
     steps = steps_left(base, ids, run.amount.steps)
@@ -203,12 +238,12 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
             share=tuple(nudged.share),
         )
 
-    def nudged(nudger: LanguageModel | None, gamma: float = GAMMA, prefix: int | None = None) -> Nudged:
+    def nudged(nudger: LanguageModel | None, prefix: int | None = None) -> Nudged:
         return nudge(
             base,
             nudger,
             ids,
-            gamma=gamma,
+            gamma=GAMMA,
             samples=run.amount.samples,
             max_new_tokens=steps,
             law=run.law,
@@ -221,8 +256,9 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
         row("random tokens", nudged(None)),
         row("the base model itself, greedily", nudged(base)),
     ]
-    rows += [row(f"a prefix of {k} tokens", nudged(post, prefix=k)) for k in _PREFIXES if k < steps]
-    return (*rows, row("nobody", nudged(post, gamma=0.0)))
+    rows += [row(f"a prefix of {k} tokens", nudged(post, prefix=k)) for k in run.amount.prefixes if k < steps]
+    # never nudged, the base model draws what it drew for the prompt sets
+    return (*rows, row("nobody", not_nudged(run.sample("base", ids, run.amount.samples, steps))))
 
 
 def _by_words(run: _Runner, base: LanguageModel, post: LanguageModel) -> NudgeRow:
@@ -272,6 +308,7 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
     for role, model in run.models.items():
         ids = run.ids(role, texts)
         steps = steps_left(model, ids, amount.sum_steps)
+        runs = run.sample(role, ids, 2 * amount.rollouts, steps)
         resampled = resample(
             model,
             ids,
@@ -282,9 +319,9 @@ def _sums(run: _Runner) -> tuple[tuple[CommitmentRow, ...], tuple[VotesRow, ...]
             max_new_tokens=steps,
             law=run.law,
             seed=run.seed,
+            first=runs.some(range(len(ids)), amount.rollouts, steps),
         )
         rows += [CommitmentRow(model=role, at=position) for position in resampled]
-        runs = run.sample(role, ids, 2 * amount.rollouts, amount.sum_steps)
         replies = [
             (
                 _NUMBER.findall(model.tokenizer.decode(row[row >= 0].tolist(), skip_special_tokens=True))

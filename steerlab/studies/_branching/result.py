@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 class BranchingResult(StudyResult):
     """Branching factors of a pair with their controls.
 
-    law: what was sampled from. measured: every model in every rendering. contrasts: paired ratios, the effect first.
+    law: what was sampled from. amounts: which amounts it ran with, "" in results of earlier versions. measured: every
+    model in every rendering. contrasts: paired ratios, the effect first.
     gains: of each model on the prompts' own next tokens. steps: new tokens at most. parts: what stands beside.
     thinking: what stands of a thinking block before the post-trained model's answers in its chat template.
     """
 
     study: str = "branching"
     law: str
+    amounts: str = ""
     measured: list[Measured]
     contrasts: list[Contrast]
     gains: dict[Role, Estimate]

@@ -15,8 +15,9 @@ from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
 from steerlab.models.thinking import Thinking, thinking_before_answers
 from steerlab.plots import Series
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import rendered, sample, steps_left
-from steerlab.readouts.sampling import SamplingLaw, Trajectories
+from steerlab.readouts.sampling import Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
 from steerlab.studies._branching import estimators

@@ -15,7 +15,8 @@ from steerlab.errors import PromptError
 from steerlab.models import Edit, LanguageModel
 from steerlab.models.prompts import Template
 from steerlab.plots import Series
-from steerlab.readouts.sampling import SamplingLaw, Trajectories
+from steerlab.readouts.laws import SamplingLaw
+from steerlab.readouts.sampling import Trajectories
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference
 from steerlab.studies._branching.single import log_factors, sampled

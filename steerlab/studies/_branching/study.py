@@ -18,12 +18,13 @@ from steerlab.models import LanguageModel
 from steerlab.models.prompts import Template
 from steerlab.models.thinking import thinking_before_answers
 from steerlab.readouts.confidence import reading_gain, untrained
+from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.samples import rendered, sample, steps_left
-from steerlab.readouts.sampling import SamplingLaw
-from steerlab.record import Record, Role
+from steerlab.record import Role
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import Headline
 from steerlab.statistics import Estimate
+from steerlab.studies._branching.amounts import BUDGETS, Budget
 from steerlab.studies._branching.measures import (
     Contrast,
     Measured,
@@ -33,30 +34,20 @@ from steerlab.studies._branching.measures import (
     per_byte_ratio,
     ratio,
 )
-from steerlab.studies._branching.parts import parts
+from steerlab.studies._branching.parts import Drawn, parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
-from steerlab.studies._branching.sentences import parts_sentences, thinking_sentence, verdict
-from steerlab.studies._pair import Models, Pair
+from steerlab.studies._branching.sentences import (
+    amounts_sentence,
+    parts_sentences,
+    thinking_sentence,
+    verdict,
+)
+from steerlab.studies._pair import Models, Pair, amounts_of
 
 Rendering = Literal["chat", "plain", "raw"]
 Key = tuple[Role, Rendering]
 _TEMPLATES: dict[Rendering, Template] = {"chat": "chat", "plain": "plain", "raw": "none"}
-
-
-class Budget(Record):
-    """Prompts, samples of each and steps of each sample at most; sequences run together."""
-
-    prompts: int
-    samples: int
-    steps: int
-    rows: int = 256
-
-
-BUDGETS = {
-    "quick": Budget(prompts=40, samples=8, steps=48),
-    "full": Budget(prompts=100, samples=32, steps=256),
-}
 
 
 # Long: a third or more of it documents its options.
@@ -77,7 +68,8 @@ def branching(
     Args:
         pair: base and post, loaded.
         data: prompts, or everything that studies read; None takes the packaged sets.
-        size: "full" takes more prompts, more samples of each and longer ones.
+        size: "full" takes more prompts, more samples of each and longer ones; "quick" takes fewer for models above 20
+            million parameters, and the result's summary says so.
         preset: there is only "corrected"; the published aggregations stand beside it in a table.
         law: takes the place of `top_p` and `temperature`.
         with_parts: adds prompt sets and levels, AEP panels, the published aggregations, nudging, resampling and
@@ -88,26 +80,34 @@ def branching(
         SteerlabError: an unknown size or preset.
     """
     check_options("The branching study", size=size, preset=preset)
-    budget, pair = BUDGETS[size], Pair.of(pair)
+    pair = Pair.of(pair)
+    amounts = amounts_of(size, pair)
+    budget = BUDGETS[amounts]
     texts = list(dict.fromkeys(StudyData.of(data, "open_prompts").open_prompts))[: budget.prompts]
     if not texts:
         raise PromptError("The branching factor needs at least one prompt; give it some.")
     law = law or SamplingLaw(temperature, "top_p" if top_p < 1 else "none", top_p)
     models: dict[Role, LanguageModel] = {"base": pair.base, "post": pair.post}
-    records, steps = _sampled(models, texts, budget, law, seed)
+    ids, steps = _rendered(models, texts, budget.steps)
+    records = _sampled(models, ids, steps, budget, law, seed)
     measured = [measure(role, rendering, record) for (role, rendering), record in records.items()]
     contrasts = _contrasts(records, seed)
     gains = {
         role: reading_gain(model, texts, seed=seed, description=f"reading prompts, {role}")
         for role, model in models.items()
     }
-    beside = _parts(models, records, law, size, seed) if with_parts and law.temperature > 0 else None
+    beside = _parts(models, ids, records, law, amounts, seed) if with_parts and law.temperature > 0 else None
     blind = _blind(models, measured, gains)
     identified, summary = verdict(measured, contrasts, blind, pair.same_tokenizer, steps)
     thinking = thinking_before_answers(pair.post)
     return BranchingResult(
         status="done" if identified else "not identified",
-        summary=[*summary, *thinking_sentence(thinking), *(parts_sentences(beside) if beside else [])],
+        summary=[
+            *summary,
+            *amounts_sentence(amounts, len(texts), budget.samples),
+            *thinking_sentence(thinking),
+            *(parts_sentences(beside) if beside else []),
+        ],
         headline=Headline(
             what="branching factor, base over post",
             value=contrasts[0].ratio,
@@ -115,6 +115,7 @@ def branching(
             control_name=contrasts[2].name,
         ),
         law=str(law),
+        amounts=amounts,
         measured=measured,
         contrasts=contrasts,
         gains=gains,
@@ -128,22 +129,33 @@ def branching(
 # -- private, in the order they are called --
 
 
-def _sampled(
-    models: Mapping[Role, LanguageModel], texts: Sequence[str], budget: Budget, law: SamplingLaw, seed: int
-) -> tuple[dict[Key, Sampled], int]:
-    """Samples of every model in every rendering, and how many steps each has at most."""
+def _rendered(
+    models: Mapping[Role, LanguageModel], texts: Sequence[str], wanted: int
+) -> tuple[dict[Key, list[list[int]]], int]:
+    """Token ids of the prompts for every model in every rendering, and how many new tokens all leave room for."""
     ids = {
         (role, rendering): rendered(models[role], texts, _TEMPLATES[rendering])
         for role, rendering in _cells(models["post"])
     }
-    steps = min(steps_left(models[role], prompt_ids, budget.steps) for (role, _), prompt_ids in ids.items())
+    steps = min(steps_left(models[role], prompt_ids, wanted) for (role, _), prompt_ids in ids.items())
     if ids.get(("post", "chat")) == ids["post", "plain"]:
         del ids["post", "plain"]  # this template writes the plain form: one run serves both
+    return ids, steps
+
+
+def _sampled(
+    models: Mapping[Role, LanguageModel],
+    ids: Mapping[Key, list[list[int]]],
+    steps: int,
+    budget: Budget,
+    law: SamplingLaw,
+    seed: int,
+) -> dict[Key, Sampled]:
+    """Samples of every model in every rendering."""
     records: dict[Key, Sampled] = {}
     for (role, rendering), prompt_ids in ids.items():
-        model = models[role]
         runs = sample(
-            model,
+            models[role],
             prompt_ids,
             samples=budget.samples,
             max_new_tokens=steps,
@@ -152,20 +164,25 @@ def _sampled(
             rows=budget.rows,
             description=f"branching, {role} {rendering}",
         )
-        records[role, rendering] = Sampled(model.tokenizer, runs, seed)
-    return records, steps
+        records[role, rendering] = Sampled(models[role].tokenizer, runs, seed)
+    return records
 
 
 def _parts(
-    models: Mapping[Role, LanguageModel], records: dict[Key, Sampled], law: SamplingLaw, size: Size, seed: int
+    models: Mapping[Role, LanguageModel],
+    ids: Mapping[Key, list[list[int]]],
+    records: dict[Key, Sampled],
+    law: SamplingLaw,
+    amounts: str,
+    seed: int,
 ) -> Parts:
     """What stands beside the factor, each model in its own rendering."""
     own: dict[Role, Key] = {"base": ("base", "plain"), "post": _own(records)}
     return parts(
         models,
-        {role: records[cell].trajectories for role, cell in own.items()},
+        {role: Drawn(ids[cell], records[cell].trajectories) for role, cell in own.items()},
         law=law,
-        size=size,
+        amounts=amounts,
         seed=seed,
         templates={role: _TEMPLATES[cell[1]] for role, cell in own.items()},
     )
