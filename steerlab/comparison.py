@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from steerlab.environment import code_version, hardware, library_versions, peak_memory
 from steerlab.errors import RunError, SteerlabError
+from steerlab.forecast import Forecast, forecast
 from steerlab.lock import locked
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
@@ -124,6 +125,8 @@ def compare(
         data = on_topics(given, pair.topics)
         require_readable(data, pair)
         _require_asked(answers, chosen, pair)
+        if not any(model.is_remote for model in pair):
+            announce(forecast(pair, chosen, size).sentence)
         manifest = _manifest(pair.by_name, data_facts(data), configuration)
         folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
         try:
@@ -143,6 +146,25 @@ def compare(
         except SteerlabError:
             folder.discard_if_empty()
             raise
+
+
+def foresee(
+    base: str | Path | LanguageModel,
+    post: str | Path | LanguageModel,
+    *,
+    studies: Sequence[str] | None = None,
+    size: Size = "quick",
+    announce: Callable[[str], None] = lambda line: None,
+    **loading: Any,
+) -> Forecast:
+    """What `compare` would put through the models, and how long it would take here; nothing is run or written.
+
+    The models are loaded, and timed for about a second each. Options are those of `compare`.
+
+    Raises:
+        SteerlabError: wrong input, or a remote model.
+    """
+    return forecast(_pair(base, post, loading, announce), known_studies(studies), size)
 
 
 def _require_read(given: Mapping[str, object], chosen: Sequence[str]) -> None:

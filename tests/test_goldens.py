@@ -18,6 +18,8 @@ import pytest
 import steerlab as sl
 from steerlab import cli
 from steerlab.comparison import rewrite_report, run_study
+from steerlab.forecast import measured
+from steerlab.models.metering import Spent, metered
 from steerlab.report import csv_text, terminal_table
 from steerlab.results import StudyResult, result_from_dict
 from steerlab.run_data import on_topics, read_data
@@ -88,7 +90,9 @@ FINDINGS = {"truthfulness": knows_truth, "refusal": refuses, "confidence": is_su
 def test_a_study_of_the_bundled_pair_gives_what_it_gave(study: str) -> None:
     before = result_from_dict(json.loads((GOLDENS / "compare" / "results" / f"{study}.json").read_text()))
     pair = Pair(sl.load("zoo:small-base"), sl.load("zoo:small-post"))
-    after = run_study(study, pair, on_topics(read_data(), pair.topics))
+    with metered(pair.by_name) as spent:
+        after = run_study(study, pair, on_topics(read_data(), pair.topics))
+    costs_no_more(study, spent)
     assert after.status == before.status == "done"
     FINDINGS[study](after)
     assert result_from_dict(after.to_dict()).to_dict() == after.to_dict()
@@ -102,6 +106,15 @@ def test_a_study_of_the_bundled_pair_gives_what_it_gave(study: str) -> None:
     assert before.headline is not None
     assert after.headline is not None
     assert alike(before.headline.value, after.headline.value)
+
+
+def costs_no_more(study: str, spent: dict[str, Spent]) -> None:
+    """No kind of token is put through the models more often than the committed counts say, and 5 %."""
+    known = measured()["amounts"]["quick"][study]
+    for kind in ("read", "generated", "patched", "unembedded"):
+        found = sum(getattr(own, kind) for own in spent.values())
+        assert found <= 1.05 * known[kind], f"{kind}: {found} tokens, {known[kind]:.0f} are committed"
+        assert found >= 0.5 * known[kind], f"{kind}: {found} tokens; make steerlab/costs.json anew"
 
 
 def alike(old: Estimate | float, new: Estimate | float) -> bool:

@@ -15,7 +15,6 @@ from steerlab.cli._options import (
     ModelName,
     Overwrite,
     Resume,
-    RunOut,
     Seed,
     SizeOption,
     TrustRemoteCode,
@@ -25,6 +24,7 @@ from steerlab.registry import Preset, ordered_studies
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
+    from steerlab.forecast import Forecast
 
 
 def _able() -> list[str]:
@@ -39,7 +39,7 @@ def compare(
     post: Annotated[
         str, typer.Argument(help="Likewise, or an adapter, which is put on the base that is named first.")
     ],
-    output: RunOut,
+    output: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
     requests: Annotated[
         Path | None, typer.Option(help="File or folder of requests in place of the packaged ones.")
     ] = None,
@@ -63,6 +63,12 @@ def compare(
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print tokens and time alone; load the models, run and write nothing."
+        ),
+    ] = False,
     merge: Annotated[
         bool,
         typer.Option(help="Fold an adapter into the weights, or keep it apart in the memory of one model."),
@@ -71,10 +77,17 @@ def compare(
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
     from steerlab.comparison import compare as run_comparison
+    from steerlab.comparison import foresee
 
     names = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
     with err.status("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
+    loading = {"device": device, "dtype": dtype, "merge": merge, "trust_remote_code": trust_remote_code}
+    if dry_run:
+        print_forecast(foresee(base, post, studies=names, size=size, announce=_say, **loading))
+        return
+    if output is None:
+        raise typer.BadParameter("name the run folder", param_hint="'--out'")
     try:
         run = run_comparison(
             base,
@@ -90,11 +103,8 @@ def compare(
             seed=seed,
             resume=resume,
             overwrite=overwrite,
-            announce=lambda line: err.print(line, style="bold", markup=False, highlight=False),
-            device=device,
-            dtype=dtype,
-            merge=merge,
-            trust_remote_code=trust_remote_code,
+            announce=_say,
+            **loading,
         )
     except KeyboardInterrupt:
         err.print("Finished studies are kept; the same command with --resume goes on.")
@@ -108,6 +118,23 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     from steerlab.comparison import rewrite_report
 
     print_run(rewrite_report(run))
+
+
+def _say(line: str) -> None:
+    err.print(line, style="bold", markup=False, highlight=False)
+
+
+def print_forecast(foreseen: Forecast) -> None:
+    """The table of a forecast, and its sentence."""
+    from rich.table import Table
+
+    from steerlab.forecast import COLUMNS
+
+    table = Table(*COLUMNS)
+    for row in foreseen.rows:
+        table.add_row(*row)
+    out.print(table)
+    out.print(foreseen.sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_run(run: Run) -> None:

@@ -55,6 +55,7 @@ class Resampled(Record):
         return float(self.change.value / error) if error > 0 else float("nan")
 
 
+# Long: a third of it documents its options.
 def resample(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],

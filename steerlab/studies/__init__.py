@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from steerlab.studies._knowledge.pairs import TracingPairs, tracing_pairs
     from steerlab.studies._knowledge.statistics import compare_maps
     from steerlab.studies._knowledge.study import knowledge
-    from steerlab.studies._pair import Pair
+    from steerlab.studies._pair import Pair, amounts_of
     from steerlab.studies._refusal.study import refusal
     from steerlab.studies._transfer.study import transfer, transfer_amount
     from steerlab.studies._transfer.unlock import Unlocked, unlock
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _PARTS = {
     "Pair": "_pair",
     "TracingPairs": "_knowledge.pairs",
+    "amounts_of": "_pair",
     "Unlocked": "_transfer.unlock",
     "answer": "_knowledge.maps",
     "branching_by_strength": "_branching.steered",
@@ -77,6 +78,7 @@ __all__ = [
     "Pair",
     "TracingPairs",
     "Unlocked",
+    "amounts_of",
     "answer",
     "branching",
     "branching_by_strength",

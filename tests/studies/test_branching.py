@@ -315,7 +315,7 @@ def test_large_models_get_less_of_everything_and_the_result_says_so(
     assert (amounts_of("quick", pair), amounts_of("full", pair)) == (LARGE, "full")
     result = branching(pair, with_parts=False)
     wellformed(result)
-    assert result.amounts == amounts.LARGE
+    assert result.amounts == LARGE
     assert all(one.n_prompts == 16 and one.n_sequences == 64 for one in result.measured)
     assert any("models above 20 million parameters: 16 prompts, 4 samples" in one for one in result.summary)
     monkeypatch.undo()
