@@ -307,7 +307,7 @@ class Source:
             )
         kind = str(adapter.get("peft_type", "adapter"))
         self.stored_as = f"{kind}, {'merged' if self.wishes.merge else 'kept apart'}"
-        return tuners.merged(network, self.name) if self.wishes.merge else network
+        return tuners.thawed(tuners.merged(network, self.name) if self.wishes.merge else network)
 
     @property
     def _again(self) -> str:

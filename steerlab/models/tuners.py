@@ -113,6 +113,18 @@ def merged(network: Any, name: str) -> Any:
     return network
 
 
+def thawed(network: Any) -> Any:
+    """The network with gradients allowed, which peft takes from the base's weights.
+
+    On a CPU torch multiplies a slice of states by a frozen weight state by state, with a copy of the weight for each:
+    an unembedding of 262,144 rows then takes 60 times as long, and gigabytes.
+    """
+    for weight in network.parameters():
+        if weight.is_floating_point():
+            weight.requires_grad_(True)
+    return network
+
+
 def is_tuned(module: nn.Module) -> bool:
     """Whether a module is a layer of the model with an adapter on it."""
     return callable(getattr(module, "get_base_layer", None)) and callable(getattr(module, "merge", None))
