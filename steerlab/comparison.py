@@ -7,6 +7,7 @@ the results of an uninterrupted one.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -298,7 +299,24 @@ def _pair(
     is_named = isinstance(post, str | Path) and not str(post).startswith("zoo:")
     if is_named and is_adapter(str(post), loading.get("revision")):
         loading = {**loading, "base": before}
+        for sentence in _other_base(Path(str(post)), before):
+            announce(sentence)
     return Pair(before, _loaded(post, loading, announce))
+
+
+def _other_base(adapter: Path, base: LanguageModel) -> list[str]:
+    """A sentence where an adapter's card says that it was made on other weights (`base_fingerprint` in its header)."""
+    try:
+        card = (adapter / "README.md").read_text("utf-8")
+    except (OSError, ValueError):
+        return []
+    noted = re.search(r"^base_fingerprint: *(\w+) *$", card.partition("\n---")[0], re.MULTILINE)
+    if noted is None or noted[1] == base.fingerprint:
+        return []
+    return [
+        f"{adapter} was made on weights with the fingerprint {noted[1]}, and {base.name} has {base.fingerprint}: what "
+        "its card measured may not hold here"
+    ]
 
 
 def _loaded(

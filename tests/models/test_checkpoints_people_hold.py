@@ -455,8 +455,11 @@ def test_a_comparison_puts_an_adapter_on_its_base(
         "from_pretrained",
         lambda *args, **options: reads.append(args) or from_pretrained(*args, **options),
     )
-    pair = comparison._pair(str(folder), str(tmp_path / "adapter"), {"merge": False}, lambda line: None)
+    (tmp_path / "adapter" / "README.md").write_text("---\nbase_fingerprint: 0123\n---\nA card.")
+    told: list[str] = []
+    pair = comparison._pair(str(folder), str(tmp_path / "adapter"), {"merge": False}, told.append)
     assert len(reads) == 1
+    assert [line for line in told if "fingerprint 0123, and" in line and pair.base.fingerprint in line]
     assert pair.post.stored_as == "LORA, kept apart"
     assert pair.same_tokenizer
     assert pair.post.instruction_prompt("Hi").text == "Hi!"
