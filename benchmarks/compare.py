@@ -1,0 +1,64 @@
+"""What a comparison of a real pair cost, as a table: tokens, seconds in the models and outside, memory.
+
+    python benchmarks/compare.py runs/real
+
+Reads the manifest of a run that `steerlab compare` made, and writes `benchmarks/results/compare.json` and the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from steerlab.run_folder import RunFolder
+
+RESULT = Path(__file__).parent / "results" / "compare.json"
+KINDS = ("read", "generated", "patched", "unembedded")
+
+
+def rows(folder: Path) -> dict[str, Any]:
+    """The cost of every study of a run, and what it was made with."""
+    manifest = RunFolder.open(folder).manifest()
+    studies = {}
+    for study, cost in manifest.costs.items():
+        seconds = manifest.timings[study]
+        studies[study] = {
+            **{kind: int(sum(cost[f"{role} {kind}"] for role in manifest.models)) for kind in KINDS},
+            "seconds": seconds,
+            "share outside the models": round(cost["seconds outside"] / max(seconds, 1e-9), 3),
+            "peak MiB": manifest.peak_memory[study],
+        }
+    models = {
+        role: {name: facts[name] for name in ("name", "fingerprint", "parameters", "dtype", "device")}
+        for role, facts in manifest.models.items()
+    }
+    total = sum(study["seconds"] for study in studies.values())
+    return {
+        "models": models,
+        "size": manifest.configuration["size"],
+        "hardware": manifest.hardware,
+        "studies": studies,
+        "minutes": round(total / 60, 1),
+    }
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    found = rows(parser.parse_args().run)
+    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(f"| study | {' | '.join(KINDS)} | seconds | outside | peak MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for study, cost in found["studies"].items():
+        numbers = " | ".join(f"{cost[kind]:,}" for kind in KINDS)
+        peak = max(cost["peak MiB"].values(), default=0.0)
+        print(
+            f"| {study} | {numbers} | {cost['seconds']:.0f} | {cost['share outside the models']:.0%} | {peak:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

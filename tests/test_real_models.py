@@ -1,0 +1,98 @@
+"""Every study runs end to end on a pretrained base model and the same model post-trained, where they are at hand.
+
+`STEERLAB_REAL_MODELS` names the folder in which the real models lie; the adapter is `analyses/post_training/safe`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from smaller import _TABLES, use_smaller_amounts
+from tolerances import close
+
+import steerlab as sl
+from steerlab.comparison import run_study
+from steerlab.models.metering import metered
+from steerlab.readouts.confidence import read_texts
+from steerlab.results import SkippedResult, result_from_dict
+from steerlab.run_data import read_data
+from steerlab.studies import Pair
+from steerlab.studies._pair import LARGE
+
+pytestmark = pytest.mark.skipif(
+    "STEERLAB_REAL_MODELS" not in os.environ, reason="set STEERLAB_REAL_MODELS to the folder of real models"
+)
+ADAPTER = Path(__file__).parents[1] / "analyses" / "post_training" / "safe"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    base = sl.load(Path(os.environ["STEERLAB_REAL_MODELS"]) / "gemma-3-270m")
+    return Pair(base, sl.load(ADAPTER, base=base, merge=False))
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a large model is asked is what the tests ask of small ones."""
+    use_smaller_amounts(monkeypatch)
+    for place, (table, _) in _TABLES.items():
+        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
+        monkeypatch.setitem(amounts, LARGE, amounts["quick"])
+
+
+def refuses(result: Any) -> None:
+    assert result.separates == {"base": False, "post": True}
+    assert result.choices.keys() == {"base", "post"}
+
+
+def reads(result: Any) -> None:
+    """Both models gain nats over other places' tokens; the adapter costs little of it."""
+    base, post = (row.loss.value for row in result.texts)
+    assert all(row.gain.low > 1 for row in result.texts)
+    assert abs(post - base) < 0.5
+
+
+def shrinks(result: Any) -> None:
+    assert result.headline.value.value > 1
+
+
+def says_what_it_found(result: Any) -> None:
+    assert result.status in ("done", "not identified")
+    assert result.summary
+
+
+FINDINGS: dict[str, Callable[[Any], None]] = {
+    "refusal": refuses,
+    "confidence": reads,
+    "branching": shrinks,
+    "truthfulness": says_what_it_found,
+    "knowledge": says_what_it_found,
+}
+
+
+@pytest.mark.parametrize("study", FINDINGS)
+def test_a_study_runs_end_to_end(study: str, pair: Pair) -> None:
+    with metered(pair.by_name) as spent:
+        result = run_study(study, pair, read_data())
+    assert not isinstance(result, SkippedResult), result.summary
+    FINDINGS[study](result)
+    assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
+    assert result.tables()
+    assert min(own.read for own in spent.values()) > 0
+
+
+def test_losses_on_text_are_transformers_own(pair: Pair) -> None:
+    texts = list(sl.datasets.plain_text()[:4])
+    for model in pair:
+        found = read_texts(model, texts, seed=0, description="")
+        for number, text in enumerate(texts):
+            ids = model.tokenize([text]).input_ids
+            with torch.no_grad():
+                own = model.model(input_ids=ids, labels=ids).loss
+            close(found.loss[found.text == number].mean(), float(own))
