@@ -6,8 +6,10 @@ inside one another share one display, the inner ones below and gone when they ar
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,16 +93,34 @@ def _outermost() -> Iterator[Progress]:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings while a checkpoint is read (transformers, peft, kernels of other machines), bars only if watched."""
+    from transformers.utils import logging as quietable
+
+    own: Any = quietable  # its functions carry no types
+    level, before = own.get_verbosity(), logging.root.manager.disable
+    own.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    try:
+        with transformers_bars(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        own.set_verbosity(level)
+
+
+@contextmanager
 def transformers_bars() -> Iterator[None]:
     """transformers' own progress bars, too, show only while somebody watches."""
     from transformers.utils import logging as quietable
 
-    logging: Any = quietable  # its functions carry no types
-    hidden = logging.is_progress_bar_enabled() and not watched()
+    own: Any = quietable  # its functions carry no types
+    hidden = own.is_progress_bar_enabled() and not watched()
     if hidden:
-        logging.disable_progress_bar()
+        own.disable_progress_bar()
     try:
         yield
     finally:
         if hidden:
-            logging.enable_progress_bar()
+            own.enable_progress_bar()

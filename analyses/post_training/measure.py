@@ -180,8 +180,15 @@ def _row(name: str, base: sl.LanguageModel, key: tuple[str, str], value: Estimat
     numbers = {side: f"{getattr(value, side):.4f}" for side in ("value", "low", "high")}
     return {
         "adapter": name, "base": "google/gemma-3-270m, dequantised Q4_K_M", "measure": key[0],
-        "items": f"{key[1]}, {value.n}", **numbers, "base_fingerprint": base.fingerprint,
+        "items": _items(key[1], value), **numbers, "base_fingerprint": base.fingerprint,
     }  # fmt: skip
+
+
+def _items(name: str, value: Estimate) -> str:
+    """How many items there are; packaged requests are counted by verb, too, since verbs are resampled."""
+    test = sl.datasets.requests().split("test")
+    asked = {"packaged harmful": len(test.positive), "packaged harmless": len(test.negative)}.get(name)
+    return f"{name}, {value.n}" if asked is None else f"{name}, {asked} (of {value.n} verbs)"
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,7 @@ from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
 from steerlab.models.gguf_files import gguf_in, joined, quantisation
 from steerlab.models.output_weights import TOKENIZER_FILES
 from steerlab.models.wishes import Wishes
-from steerlab.progress import transformers_bars
+from steerlab.progress import quiet
 
 if TYPE_CHECKING:
     from steerlab.models.language_model import LanguageModel
@@ -98,7 +97,7 @@ class Source:
                 f"Folder {self.name} has no config.json, so it is not a model folder; check the path."
             )
         try:
-            with _quiet():
+            with quiet():
                 return AutoConfig.from_pretrained(self.where, **self.options)
         except Exception as error:  # the libraries below raise many kinds; each means: no configuration
             what = "header" if self.gguf is not None else "config.json"
@@ -122,7 +121,7 @@ class Source:
         failure = "it holds no tokenizer file"
         if self.folder is None or self.gguf or any((self.folder / name).exists() for name in TOKENIZER_FILES):
             try:
-                with _quiet():
+                with quiet():
                     return self._with_template(AutoTokenizer.from_pretrained(self.where, **self.options))
             except Exception as error:  # see config()
                 failure = reason(error)
@@ -161,7 +160,7 @@ class Source:
         else:
             settings["use_safetensors"] = True
         try:
-            with _quiet():
+            with quiet():
                 module, report = auto_class(config).from_pretrained(
                     self.where, output_loading_info=True, **settings
                 )
@@ -283,7 +282,7 @@ class Source:
         from transformers.utils import cached_file
 
         try:
-            with _quiet():
+            with quiet():
                 found = cached_file(
                     self.name,
                     file,
@@ -367,7 +366,7 @@ def require_causal(config: Any, name: str) -> None:
 
 def _parameters(config: Any) -> int:
     """How many parameters a model of this configuration has."""
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         return int(auto_class(config).from_config(config).num_parameters())
 
 
@@ -380,18 +379,3 @@ def _forget_quantisation(module: Any) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings from transformers, and its bars only while somebody watches."""
-    from transformers.utils import logging as quietable
-
-    logging: Any = quietable  # its functions carry no types
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with transformers_bars():
-            yield
-    finally:
-        logging.set_verbosity(level)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steerlab.errors import ModelError, reason
 from steerlab.models.offloaded import at_hand, is_away
 from steerlab.models.quantised import is_packed, unpacked
+from steerlab.progress import quiet
 
 
 def require_package(package: str, name: str) -> None:
@@ -52,10 +53,11 @@ def with_adapter(network: Any, where: str, revision: str | None, name: str) -> A
     Raises:
         ModelError: the adapter does not fit, or is of a kind that changes more than layers (prompts, prefixes).
     """
-    from peft import PeftModel
-
     try:
-        tuned = PeftModel.from_pretrained(network, where, revision=revision)
+        with quiet():
+            from peft import PeftModel
+
+            tuned = PeftModel.from_pretrained(network, where, revision=revision)
     except Exception as error:  # peft raises many kinds; each means: no adapter of this model
         raise ModelError(
             f"The adapter {name} cannot be put on {getattr(network.config, 'name_or_path', '') or 'its base'} "
