@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steerlab import errors as errors
     from steerlab import extraction as extraction
     from steerlab import files as files
+    from steerlab import forecast as forecast
     from steerlab import judging as judging
     from steerlab import lock as lock
     from steerlab import models as models
@@ -88,9 +89,9 @@ if TYPE_CHECKING:
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
     *("activations", "alignment", "chat", "cli", "comparison", "datasets", "directions", "environment", "errors"),
-    *("extraction", "files", "judging", "lock", "models", "neurons", "old_names", "opening", "plots", "progress"),
-    *("readouts", "record", "registry", "report", "results", "run_data", "run_folder", "selection", "showing"),
-    *("statistics", "steering", "studies", "zoo"),
+    *("extraction", "files", "forecast", "judging", "lock", "models", "neurons", "old_names", "opening", "plots"),
+    *("progress", "readouts", "record", "registry", "report", "results", "run_data", "run_folder", "selection"),
+    *("showing", "statistics", "steering", "studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.

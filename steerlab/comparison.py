@@ -7,7 +7,6 @@ the results of an uninterrupted one.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +107,8 @@ def compare(
         KeyboardInterrupt: passes through with the finished studies stored.
     """
     from steerlab.models.metering import metered
+    from steerlab.opening import load_pair
+    from steerlab.studies import Pair
 
     chosen = known_studies(studies)
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
@@ -122,7 +123,7 @@ def compare(
         **({} if answers is None else {"answers": list(answers)}),
     }
     with locked(Path(out)):
-        pair = _pair(base, post, loading, announce)
+        pair = Pair(*load_pair(base, post, loading, announce))
         data = on_topics(given, pair.topics)
         require_readable(data, pair)
         _require_asked(answers, chosen, pair)
@@ -165,7 +166,10 @@ def foresee(
     Raises:
         SteerlabError: wrong input, or a remote model.
     """
-    return forecast(_pair(base, post, loading, announce), known_studies(studies), size)
+    from steerlab.opening import load_pair
+    from steerlab.studies import Pair
+
+    return forecast(Pair(*load_pair(base, post, loading, announce)), known_studies(studies), size)
 
 
 def _require_read(given: Mapping[str, object], chosen: Sequence[str]) -> None:
@@ -283,53 +287,6 @@ def _require_asked(answers: tuple[str, str] | None, studies: Sequence[str], pair
 
 def _takes_answers(study: str) -> bool:
     return "answers" in signature(STUDIES[study].load()).parameters
-
-
-def _pair(
-    base: str | Path | LanguageModel,
-    post: str | Path | LanguageModel,
-    loading: dict[str, Any],
-    announce: Callable[[str], None],
-) -> Pair:
-    """Both models; an adapter is put on the base that is loaded already."""
-    from steerlab.models import is_adapter
-    from steerlab.studies import Pair
-
-    before = _loaded(base, loading, announce)
-    is_named = isinstance(post, str | Path) and not str(post).startswith("zoo:")
-    if is_named and is_adapter(str(post), loading.get("revision")):
-        loading = {**loading, "base": before}
-        for sentence in _other_base(Path(str(post)), before):
-            announce(sentence)
-    return Pair(before, _loaded(post, loading, announce))
-
-
-def _other_base(adapter: Path, base: LanguageModel) -> list[str]:
-    """A sentence where an adapter's card says that it was made on other weights (`base_fingerprint` in its header)."""
-    try:
-        card = (adapter / "README.md").read_text("utf-8")
-    except (OSError, ValueError):
-        return []
-    noted = re.search(r"^base_fingerprint: *(\w+) *$", card.partition("\n---")[0], re.MULTILINE)
-    if noted is None or noted[1] == base.fingerprint:
-        return []
-    return [
-        f"{adapter} was made on weights with the fingerprint {noted[1]}, and {base.name} has {base.fingerprint}: what "
-        "its card measured may not hold here"
-    ]
-
-
-def _loaded(
-    model: str | Path | LanguageModel, loading: dict[str, Any], announce: Callable[[str], None]
-) -> LanguageModel:
-    from steerlab.models import LanguageModel
-
-    if isinstance(model, LanguageModel):
-        return model
-    from steerlab.opening import load
-
-    announce(f"loading {model}")
-    return load(model, **loading)
 
 
 def _manifest(

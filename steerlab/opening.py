@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,3 +40,50 @@ def load(source: Any, tokenizer: Any = None, **options: Any) -> LanguageModel:
     if isinstance(source, str | Path) and str(source).startswith("zoo:"):
         return zoo.load_bundled(str(source).removeprefix("zoo:"), tokenizer=tokenizer, **options)
     return load_model(source, tokenizer, **options)
+
+
+def load_pair(
+    base: str | Path | LanguageModel,
+    post: str | Path | LanguageModel,
+    loading: dict[str, Any],
+    announce: Callable[[str], None],
+) -> tuple[LanguageModel, LanguageModel]:
+    """Both models of a comparison; an adapter is put on the base that is loaded already, whatever base it names.
+
+    loading: options of `load`. announce: is told, in a sentence, what begins.
+    """
+    from steerlab.models import is_adapter
+
+    before = _loaded(base, loading, announce)
+    is_named = isinstance(post, str | Path) and not str(post).startswith("zoo:")
+    if is_named and is_adapter(str(post), loading.get("revision")):
+        loading = {**loading, "base": before}
+        for sentence in _other_base(Path(str(post)), before):
+            announce(sentence)
+    return before, _loaded(post, loading, announce)
+
+
+def _other_base(adapter: Path, base: LanguageModel) -> list[str]:
+    """A sentence where an adapter's card says that it was made on other weights (`base_fingerprint` in its header)."""
+    try:
+        card = (adapter / "README.md").read_text("utf-8")
+    except (OSError, ValueError):
+        return []
+    noted = re.search(r"^base_fingerprint: *(\w+) *$", card.partition("\n---")[0], re.MULTILINE)
+    if noted is None or noted[1] == base.fingerprint:
+        return []
+    return [
+        f"{adapter} was made on weights with the fingerprint {noted[1]}, and {base.name} has {base.fingerprint}: what "
+        "its card measured may not hold here"
+    ]
+
+
+def _loaded(
+    model: str | Path | LanguageModel, loading: dict[str, Any], announce: Callable[[str], None]
+) -> LanguageModel:
+    from steerlab.models import LanguageModel
+
+    if isinstance(model, LanguageModel):
+        return model
+    announce(f"loading {model}")
+    return load(model, **loading)

@@ -164,7 +164,7 @@ def _plain_loss(tuned: Any, tokenizer: Any, texts: Sequence[str], count: int) ->
 def _hidden(tuned: Any, tokenizer: Any, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
     """The final norm's output, the tokens and their mask; padded on the right, where no token looks."""
     width = max(map(len, ids))
-    tokens = torch.tensor([[*row, *[tokenizer.pad_token_id] * (width - len(row))] for row in ids])
+    tokens = torch.tensor([[*row, *[tokenizer.pad_token_id or 0] * (width - len(row))] for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
     with torch.autocast("cpu", torch.bfloat16):
         states = tuned.get_base_model().model(input_ids=tokens, attention_mask=mask, use_cache=False)

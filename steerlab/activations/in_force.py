@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import secrets
 
-from steerlab.models import LanguageModel
+from steerlab.models import LanguageModel, metering
 
 NONE = "none"
-#: Hooks that a TransformerBridge is built with; those that people add to it are of other modules.
-_BUILT_IN = "transformer_lens.model_bridge."
+#: Hooks that a TransformerBridge is built with (those that people add to it are of other modules), and what counts.
+_HARMLESS = ("transformer_lens.model_bridge.", metering.__name__)
 
 
 def interventions_in_force(model: LanguageModel) -> str:
@@ -21,6 +21,6 @@ def interventions_in_force(model: LanguageModel) -> str:
         hook
         for module in model.model.modules()
         for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        if not (getattr(hook, "__module__", None) or "").startswith(_BUILT_IN)
+        if not (getattr(hook, "__module__", None) or "").startswith(_HARMLESS)
     ]
     return f"{len(hooks)} hooks in force ({secrets.token_hex(4)})" if hooks else NONE

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steerlab as sl
 from steerlab.errors import ModelError, PromptError, SteerlabError
 from steerlab.models.finite import first_not_finite, largest, require_scores
+from steerlab.studies import Pair
 
 TEXT = "The capital of France is"
 
@@ -440,7 +441,7 @@ def test_a_comparison_puts_an_adapter_on_its_base(
     """Whatever base the adapter names, and with that base's tokenizer; a chat template beside the adapter counts."""
     import transformers
 
-    from steerlab import comparison
+    from steerlab.opening import load_pair
 
     live = tuned(transformers.AutoModelForCausalLM.from_pretrained(folder))
     live.save_pretrained(tmp_path / "adapter")
@@ -457,7 +458,7 @@ def test_a_comparison_puts_an_adapter_on_its_base(
     )
     (tmp_path / "adapter" / "README.md").write_text("---\nbase_fingerprint: 0123\n---\nA card.")
     told: list[str] = []
-    pair = comparison._pair(str(folder), str(tmp_path / "adapter"), {"merge": False}, told.append)
+    pair = Pair(*load_pair(str(folder), str(tmp_path / "adapter"), {"merge": False}, told.append))
     assert len(reads) == 1
     assert [line for line in told if "fingerprint 0123, and" in line and pair.base.fingerprint in line]
     assert pair.post.stored_as == "LORA, kept apart"

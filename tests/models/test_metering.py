@@ -8,6 +8,7 @@ from families import build, tiny_tokenizer
 
 import steerlab as sl
 from steerlab.activations import LogitDifference, PatchSweep, StatePatch, Zero
+from steerlab.activations.in_force import interventions_in_force
 from steerlab.models import LanguageModel, load_model
 from steerlab.models.metering import Spent, metered
 
@@ -79,3 +80,12 @@ def test_a_pass_that_fails_stops_the_clock(model: LanguageModel) -> None:
         first = spent["a"].seconds
         model.logits(TEXTS)
     assert spent["a"].seconds > first > 0
+
+
+def test_counting_is_no_intervention(model: LanguageModel) -> None:
+    """What is read while it is counted may be kept and taken up again."""
+    with metered({"a": model}):
+        assert interventions_in_force(model) == "none"
+        with model.edit("resid_post.0", lambda state: state):
+            assert interventions_in_force(model) != "none"
+            model.logits(TEXTS)

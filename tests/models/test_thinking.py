@@ -153,6 +153,8 @@ class _Says:
     def generate(self, prompts: Any, **options: Any) -> list[Generation]:
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in self._texts]
         texts = [self.tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in ids]
+        for step in range(options["max_new_tokens"]):
+            options["watch"](list(range(len(ids))), step, torch.zeros(len(ids), self.vocab_size))
         return [Generation(text, tuple(row), True) for text, row in zip(texts, ids, strict=True)]
 
 
