@@ -152,7 +152,7 @@ def test_the_knowledge_script_maps_topics_and_pairs(
     assert read.keys() == {"statements"}
     assert read["statements"]["source"] == str(statements)
     assert read["statements"]["n"] == len(statements.read_text().splitlines()) - 1
-    assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.svg").exists()
+    assert (tmp_path / "figures" / "tried" / "knowledge_maps_mlp_out.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from steerlab.datasets import Differ, StatementPair, StatementSet
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
@@ -23,8 +25,12 @@ def answered_pairs(
     shots: int | None,
     published: bool,
     seed: int,
+    asked: int | None = None,
 ) -> tuple[TracingPairs, dict[str, PairAnswers]]:
-    """The pairs with the number of labelled lines with which the weaker model answers most of them right."""
+    """The pairs with the number of labelled lines with which the weaker model answers most of them right.
+
+    asked: how many pairs, drawn by the seed; None asks about all.
+    """
     best: tuple[float, TracingPairs, dict[str, PairAnswers]] | None = None
     failed: SteerlabError | None = None
     for n in (0, 4) if shots is None else (shots,):
@@ -38,6 +44,9 @@ def answered_pairs(
                 matching="published" if published else "corrected",
                 seed=seed,
             )
+            if asked is not None and asked < len(pairs):
+                drawn = np.random.default_rng(seed).permutation(len(pairs))[:asked]
+                pairs = pairs.only(np.sort(drawn).tolist())
             own = {name: answer(model, pairs) for name, model in models.items()}
         except PromptError as error:
             # Four lines may be more than the context holds; that the answers are no tokens is so without any.

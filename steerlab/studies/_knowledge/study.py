@@ -53,14 +53,17 @@ _ALIGNED_ON = 200  # statements
 
 @dataclass(frozen=True)
 class _Amount:
+    """Pairs mapped, facts traced and copies of each, and pairs that are asked about (None: all)."""
+
     pairs: int
     facts: int
     copies: int
+    asked: int | None = None
 
 
 _AMOUNTS: dict[str, _Amount] = {
     "quick": _Amount(64, 24, 4),
-    LARGE: _Amount(24, 8, 3),
+    LARGE: _Amount(24, 8, 3, asked=120),
     "full": _Amount(400, 200, 10),
 }
 
@@ -116,7 +119,9 @@ def knowledge(
     published = preset == "published"
     columns = columns or ("tokens" if published else "roles")
     shots = 4 if published and shots is None else shots
-    pairs, own = answered_pairs(models, statements, answers, differ, shots, published, seed)
+    amounts = amounts_of(size, pair)
+    asked = _AMOUNTS[amounts].asked
+    pairs, own = answered_pairs(models, statements, answers, differ, shots, published, seed, asked)
     gates = tuple(gate(name, given, pairs) for name, given in own.items())
     result = KnowledgeResult(
         summary=[],
@@ -128,7 +133,6 @@ def knowledge(
         return result.model_copy(update={"status": "not identified", "summary": [stopped]})
     kept = pairs if published else pairs.only(np.flatnonzero(right).tolist())
     kept = of_one_layout(kept) if columns == "tokens" else kept
-    amounts = amounts_of(size, pair)
     chosen = kept.only(range(min(len(kept), _AMOUNTS[amounts].pairs)))
     work = _Work(models, chosen, columns, kept_in, seed, {})
     result = _mapped(result, work, sites, aligner, statements)
