@@ -1,8 +1,9 @@
 """What a comparison of a real pair cost, as a table: tokens, seconds in the models and outside, memory.
 
-    python benchmarks/compare.py runs/real
+    python benchmarks/compare.py runs/real [runs/real-knowledge ...]
 
-Reads the manifest of a run that `steerlab compare` made, and writes `benchmarks/results/compare.json` and the table.
+Reads the manifests of runs that `steerlab compare` made of one pair, a study of a later run in place of an earlier
+one's, and writes `benchmarks/results/compare.json` and the table.
 """
 
 from __future__ import annotations
@@ -34,21 +35,23 @@ def rows(folder: Path) -> dict[str, Any]:
         role: {name: facts[name] for name in ("name", "fingerprint", "parameters", "dtype", "device")}
         for role, facts in manifest.models.items()
     }
-    total = sum(study["seconds"] for study in studies.values())
     return {
         "models": models,
         "size": manifest.configuration["size"],
         "hardware": manifest.hardware,
         "studies": studies,
-        "minutes": round(total / 60, 1),
     }
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    found = rows(parser.parse_args().run)
+    parser.add_argument("runs", type=Path, nargs="+")
+    found: dict[str, Any] = {}
+    for run in parser.parse_args().runs:
+        one = rows(run)
+        found = {**one, "studies": {**found.get("studies", {}), **one["studies"]}}
+    found["minutes"] = round(sum(study["seconds"] for study in found["studies"].values()) / 60, 1)
     RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"| study | {' | '.join(KINDS)} | seconds | outside | peak MiB |")
     print("|---|---|---|---|---|---|---|---|")
