@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +23,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch  # noqa: E402
+
+# torchao tells of every kernel that was built for another machine, and pytest would hand that on behind its last line.
+logging.disable(logging.WARNING)
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+with contextlib.suppress(ImportError):
+    import torchao.quantization  # noqa: F401
+logging.disable(logging.NOTSET)
+
 from families import DEVICE, tiny  # noqa: E402
 from smaller import use_smaller_amounts  # noqa: E402
 from torch.utils._pytree import tree_map_only  # noqa: E402
