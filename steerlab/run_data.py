@@ -103,7 +103,7 @@ def require_readable(data: StudyData, models: Iterable[LanguageModel]) -> None:
         if data.source(name) in {PACKAGED, PACKAGED_FOR_ZOO}:
             continue
         try:
-            model.tokenize(
+            model.lengths(
                 [model.instruction_prompt(text, think=False) for text in texts]
                 if name == "requests"
                 else texts

@@ -59,8 +59,8 @@ class Batch:
 
 def restarted(
     model: LanguageModel, batch: Batch, variants: slice, change: Change | None, start: int, forms: Forms
-) -> Float[Tensor, "variant prompt vocab"]:
-    """Logits of a batch's last tokens under some variants, blocks before `start` left out."""
+) -> Float[Tensor, "variant prompt width"]:
+    """What the unembedding reads at a batch's last tokens under some variants, blocks before `start` left out."""
     n = variants.stop - variants.start
     with ExitStack() as stack:
         stack.enter_context(model.lock)
@@ -73,9 +73,9 @@ def restarted(
             stack.callback(attach(tap, model.frames, lambda _: entry))
         if change is not None:
             stack.enter_context(model.steering(_AsEdit(change, variants, batch.prompts, start)))
-        logits = model.run(rows_of(batch.tokens, [*range(len(batch.tokens))] * n), logits="last")
-    assert logits is not None
-    return rearrange(logits, "(variant prompt) vocab -> variant prompt vocab", variant=n)
+        tokens = rows_of(batch.tokens, [*range(len(batch.tokens))] * n)
+        hidden = model.last_hidden(tokens, *tokens.ends)
+    return rearrange(hidden, "(variant prompt) width -> variant prompt width", variant=n)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ Mode: TypeAlias = Literal["suffix", "restart", "whole"]
 #: Start of a run that leaves nothing out, the embedding included.
 WHOLE = -1
 #: Errors of stacks that hand more than the stream from block to block, or keep a cache of their own kind.
-STRANGE = (TypeError, RuntimeError, IndexError, KeyError, AttributeError, ValueError, NotImplementedError)
+STRANGE = (TypeError, RuntimeError, IndexError, KeyError, AttributeError, ValueError)
 _EXACT = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the states' size; half precision rounds by shape
 _KeyValues: TypeAlias = "tuple[tuple[Tensor, Tensor], ...]"
 

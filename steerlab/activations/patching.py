@@ -39,8 +39,8 @@ from steerlab.activations.patches import Cell, RowPatches, begins_at, check, sta
 from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
-from steerlab.models.batches import batches_by_length
-from steerlab.models.memory import is_out_of_memory, release_cached_memory
+from steerlab.models.batches import batches_by_length, fits
+from steerlab.models.memory import is_out_of_memory
 from steerlab.progress import track
 
 TOKEN_BUDGET = 8192
@@ -206,12 +206,11 @@ class PatchSweep:
 
     def _file(self, folder: Path) -> KeptSweep | None:
         """The file of this sweep, named by all that the values depend on; None where something of it has no name."""
-        tokens = self.model.tokenize(self.prompts)
         cells = [*self.base, *chain.from_iterable(self.cells)]
         try:
             parts = [
                 self.measure.identity(),
-                repr((tokens.input_ids.tolist(), tokens.attention_mask.tolist())),
+                repr(self.model.token_ids(self.prompts)),
                 repr([len(own_cells) for own_cells in self.cells]),
                 identity_of(cells),
             ]
@@ -307,19 +306,12 @@ class PatchSweep:
         self, numbers: Chunk, kept: Kept, batch: Batch, prove: bool
     ) -> Iterator[tuple[Patched, frozenset[Item]]]:
         """One batch with what it finished, in halves where memory runs out."""
-        patched: Patched | None
-        try:
-            patched = self._batch(numbers, kept, batch, prove)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            patched = None
-        if patched is not None:
+        found: list[Patched] = []
+        if fits(lambda: found.append(self._batch(numbers, kept, batch, prove))):
             tokens = (len(batch.items) + prove) * (kept.tokens.width - batch.column)
             self.cost += Cost(patched=tokens * (self.model.n_layers - max(batch.start, 0)))
-            yield patched, frozenset(batch.items)
+            yield found[0], frozenset(batch.items)
             return
-        release_cached_memory()
         if len(batch.items) + prove < 2:
             row = batch.items[0][0] if batch.items else 0
             raise SteerlabError(

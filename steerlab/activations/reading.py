@@ -33,7 +33,8 @@ from steerlab.models import (
     require_selector,
     sites_of,
 )
-from steerlab.models.memory import is_out_of_memory, release_cached_memory
+from steerlab.models.batches import fits
+from steerlab.models.memory import release_cached_memory
 from steerlab.progress import track
 
 _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does not grow with their number
@@ -240,14 +241,8 @@ def _forward(
         return keep
 
     at = (rows.to(model.device), columns.to(model.device))
-    try:
-        model.run(tokens, read={site: keeper(site) for site in sites}, at=at)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
+    if not fits(lambda: model.run(tokens, read={site: keeper(site) for site in sites}, at=at)):
         states.clear()
-    # Outside the handler: the error's traceback keeps the failed batch's tensors alive.
-    if not states:
         release_cached_memory()
         return None
     return {site: states[site] for site in sites}

@@ -188,9 +188,8 @@ class Run:
 
     def identity(self) -> str:
         """Model, tokens and base."""
-        tokens = self.model.tokenize(self.prompts)
-        named = {"tokens": tokens.input_ids, "mask": tokens.attention_mask}
-        return f"run {model_key(self.model)} {_hash_of(named)} {identity_of(self._base)}"
+        tokens = hashlib.sha256(repr(self.model.token_ids(self.prompts)).encode()).hexdigest()[:16]
+        return f"run {model_key(self.model)} {tokens} {identity_of(self._base)}"
 
     def _run(self, prompts: Sequence[int], sites: Sequence[Site], first: int) -> None:
         def keep(site: Site) -> Callable[[Tensor], None]:

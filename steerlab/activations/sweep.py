@@ -21,15 +21,17 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
 from steerlab.errors import PromptError, SteeringError, SteerlabError
-from steerlab.models import LanguageModel, Prompt, Site
-from steerlab.models.batches import batches_by_length
+from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models.batches import batches_by_length, fits
 from steerlab.models.memory import is_out_of_memory, release_cached_memory
 from steerlab.progress import track
 
@@ -197,18 +199,12 @@ def _recorded(
         tokens = model.tokenize([prompts[number] for number in group], padding_side="right").unmasked()
         streams: dict[int, Tensor] = {}
         reads = {Site("resid_pre", layer): _keep(streams, layer) for layer in layers}
-        try:
-            last_logits = model.run(tokens, read=reads, logits="last")
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            last_logits = None
-        if last_logits is not None:
-            numbers = torch.tensor(group)
+        found: list[Tensor] = []
+        if fits(partial(_read_last, model, tokens, reads, found)):
+            numbers, last_logits = torch.tensor(group), found[0]
             logits[numbers.to(logits.device)] = last_logits
             yield Batch(numbers, tokens, streams)
             continue
-        # Outside the handler: the error's traceback keeps the failed batch's tensors alive.
         streams.clear()
         release_cached_memory()
         if len(group) == 1:
@@ -217,6 +213,14 @@ def _recorded(
                 "alone; shorten it or load the model in a smaller dtype."
             )
         waiting.extendleft((group[len(group) // 2 :], group[: len(group) // 2]))
+
+
+def _read_last(
+    model: LanguageModel, tokens: Tokens, reads: Mapping[Site, Callable[[Tensor], None]], found: list[Tensor]
+) -> None:
+    logits = model.run(tokens, read=reads, logits="last")
+    assert logits is not None
+    found.append(logits)
 
 
 def _keep(streams: dict[int, Tensor], layer: int) -> Callable[[Tensor], None]:
@@ -230,7 +234,8 @@ def _is_exact(recording: Recording, layer: int) -> bool:
     """Whether the run of the longest prompt, restarted at a block, gives its own logits."""
     batch, model = recording.batches[-1].part(slice(-1, None)), recording.model
     try:
-        again = restarted(model, batch, slice(0, 1), None, layer, recording.forms)[0]
+        hidden = restarted(model, batch, slice(0, 1), None, layer, recording.forms)[0]
+        again = torch.cat([logits for _, logits in model.logits_in_slices(hidden)])
     except (TypeError, RuntimeError, IndexError, KeyError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
@@ -270,21 +275,42 @@ def _steps(recording: Recording, variants: int, token_budget: int) -> Iterator[t
             yield batch, slice(first, min(variants, first + size))
 
 
+def _measured(
+    model: LanguageModel,
+    hidden: Float[Tensor, "variant prompt width"],
+    prompts: Int[Tensor, " prompt"],
+    measure: Measure,
+) -> Float[Tensor, "variant prompt *value"]:
+    """The measure of some variants at a time, or of some prompts of one where even those have too many logits."""
+    together = max(1, model.rows_at_once // len(prompts))
+    measured = []
+    for some in hidden.split(together):
+        n, flat = len(some), rearrange(some, "variant prompt width -> (variant prompt) width")
+        parts = [
+            measure(
+                rearrange(logits, "(variant prompt) vocab -> variant prompt vocab", variant=n), prompts[which]
+            )
+            for which, logits in (
+                (slice(None) if n > 1 else rows, logits) for rows, logits in model.logits_in_slices(flat)
+            )
+        ]
+        measured.append(torch.cat(parts, dim=1))
+    return torch.cat(measured)
+
+
 def _halving(
     recording: Recording, batch: Batch, variants: slice, change: Change, start: int, measure: Measure
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """(variants, prompts, values), in halves where memory runs out: of the variants, then of the prompts."""
-    try:
-        logits = restarted(recording.model, batch, variants, change, start, recording.forms)
-        values: Tensor | None = measure(logits, batch.prompts)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        values = None
-    if values is not None:
-        yield variants, batch.prompts, values
+    found: list[Tensor] = []
+
+    def run() -> None:
+        hidden = restarted(recording.model, batch, variants, change, start, recording.forms)
+        found.append(_measured(recording.model, hidden, batch.prompts, measure))
+
+    if fits(run):
+        yield variants, batch.prompts, found[0]
         return
-    release_cached_memory()
     n, rows = variants.stop - variants.start, len(batch.prompts)
     if n == rows == 1:
         raise SteerlabError(

@@ -193,18 +193,16 @@ def _selectors(
 ) -> tuple[Selector, Selector]:
     if rule == "last_prompt":
         return Last(), Last()
-    ours, others = source.tokenize(list(prompts)), target.tokenize(list(their_prompts))
     if rule == "all_tokens":
-        for row in range(len(prompts)):
-            ids = [
-                tokens.input_ids[row][tokens.attention_mask[row].bool()].tolist() for tokens in (ours, others)
-            ]
-            if ids[0] != ids[1]:
+        ids = source.token_ids(prompts), target.token_ids(their_prompts)
+        for row, (own_ids, their_ids) in enumerate(zip(*ids, strict=True)):
+            if own_ids != their_ids:
                 raise AlignmentError(
                     f"Prompt {row} has other tokens in {target.name} than in {source.name}; use rule='end_of_word' or "
                     "'last_prompt'."
                 )
         return All(), All()
+    ours, others = source.tokenize(list(prompts)), target.tokenize(list(their_prompts))
     if ours.offsets is None or others.offsets is None:
         raise AlignmentError(
             "A tokenizer gives no character offsets, so ends of words cannot be matched; use a fast one."

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from steerlab.errors import SteerlabError
 from steerlab.models.memory import is_out_of_memory, release_cached_memory
+
+T = TypeVar("T")
 
 
 def batches_by_length(
@@ -70,6 +73,23 @@ def run_in_batches(
         left = [row for batch in waiting for row in batch]
         smaller = batches_by_length([lengths[row] for row in left], len(rows) * longest // 2, stretch=stretch)
         waiting = deque([left[index] for index in batch] for batch in smaller)
+
+
+def run_halving(run: Callable[[Sequence[T]], object], batch: Sequence[T], what: str) -> None:
+    """Call `run` with a batch, or with its halves where memory runs out.
+
+    Raises:
+        SteerlabError: one alone does not fit; `what` names it.
+    """
+    if fits(lambda: run(batch)):
+        return
+    if len(batch) == 1:
+        raise SteerlabError(
+            f"{what} does not fit in memory even alone; shorten it, or load the model in a smaller dtype."
+        )
+    half = len(batch) // 2
+    run_halving(run, batch[:half], what)
+    run_halving(run, batch[half:], what)
 
 
 def fits(run: Callable[[], object]) -> bool:

@@ -295,9 +295,17 @@ class Checkpoint:
         Raises:
             PromptError: as `tokenize`.
         """
-        lengths = prompts.count(self.tokenizer, self.as_prompts(texts))
-        self._require_room(lengths)
-        return lengths
+        return list(map(len, self.token_ids(texts)))
+
+    def token_ids(self, texts: PromptsGiven) -> list[list[int]]:
+        """The tokens of each prompt, without padding, so that one long prompt costs no more than its own.
+
+        Raises:
+            PromptError: as `tokenize`.
+        """
+        found = prompts.token_ids(self.tokenizer, self.as_prompts(texts))
+        self._require_room(list(map(len, found)))
+        return found
 
     def _require_room(self, lengths: Sequence[int]) -> None:
         for row, length in enumerate(lengths):

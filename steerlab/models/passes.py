@@ -85,7 +85,7 @@ class Passes(Checkpoint):
 
         def unembedded(normed: Tensor) -> Tensor:
             if logits == "last":
-                normed = normed[self._ends(tokens)]
+                normed = normed[tokens.ends]
             return self.anatomy.logits_of(normed)[..., : self.vocab_size].float()
 
         found = self._pass(tokens, read, at, unembedded)
@@ -106,6 +106,11 @@ class Passes(Checkpoint):
         assert found is not None
         return found
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many states have their logits in memory at a time."""
+        return max(1, _CELLS // self.vocab_size)
+
     def logits_in_slices(
         self, hidden: Float[Tensor, "selected width"]
     ) -> Iterator[tuple[slice, Float[Tensor, "row vocab"]]]:
@@ -114,9 +119,8 @@ class Passes(Checkpoint):
         Raises:
             SteerlabError: logits that are not finite.
         """
-        step = max(1, _CELLS // self.vocab_size)
-        for start in range(0, len(hidden), step):
-            some = slice(start, start + step)
+        for start in range(0, len(hidden), self.rows_at_once):
+            some = slice(start, start + self.rows_at_once)
             logits = self._slice_logits(hidden[some])
             require_scores(self.name, logits, start)
             yield some, logits
@@ -151,11 +155,6 @@ class Passes(Checkpoint):
             if (broken := first_not_finite(magnitudes)) is not None:
                 raise not_finite(self, tokens, broken)
             return None if finish is None else finish(normed)
-
-    def _ends(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Row and column of each prompt's last token."""
-        columns = [tokens.column(row, length - 1) for row, length in enumerate(tokens.lengths)]
-        return torch.arange(len(tokens)), torch.tensor(columns)
 
     def _attach(
         self,
@@ -226,7 +225,7 @@ class Passes(Checkpoint):
 
         def read(rows: list[int]) -> None:
             tokens = self.tokenize([texts[row] for row in rows]).of_rows(rows)
-            hidden = self.last_hidden(tokens, *self._ends(tokens))
+            hidden = self.last_hidden(tokens, *tokens.ends)
             found = [reduce(logits).cpu() for _, logits in self.logits_in_slices(hidden)]
             parts.update(zip(rows, torch.cat(found), strict=True))
 

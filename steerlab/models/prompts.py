@@ -163,6 +163,12 @@ class Tokens:
         """Column of the padded batch where token `index` of the unpadded prompt `row` lies."""
         return index + (self.width - self.lengths[row] if self.padding_side == "left" else 0)
 
+    @property
+    def ends(self) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
+        """Row and column of each prompt's last token."""
+        columns = [self.column(row, length - 1) for row, length in enumerate(self.lengths)]
+        return torch.arange(len(self)), torch.tensor(columns)
+
     def select(self, positions: Selector) -> SelectedTokens:
         """Resolve `positions` in every prompt, in prompt order."""
         selected = [(row, index) for row in range(len(self)) for index in positions.resolve(self, row)]
@@ -214,13 +220,13 @@ def encode(
     )
 
 
-def count(tokenizer: Any, prompts: Sequence[str | Prompt]) -> list[int]:
-    """Tokens of each prompt; tokenised some at a time, so that memory does not grow with their number."""
-    lengths: list[int] = []
+def token_ids(tokenizer: Any, prompts: Sequence[str | Prompt]) -> list[list[int]]:
+    """The tokens of each prompt, without padding; some are tokenised at a time."""
+    found: list[list[int]] = []
     for start in range(0, len(prompts), WINDOW):
         part = [as_prompt(prompt) for prompt in prompts[start : start + WINDOW]]
-        lengths += [len(ids) for ids, _ in _encode_all(tokenizer, part, start)]
-    return lengths
+        found += [ids for ids, _ in _encode_all(tokenizer, part, start)]
+    return found
 
 
 def pad_token_id(tokenizer: Any) -> int:

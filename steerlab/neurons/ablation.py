@@ -9,21 +9,23 @@ neuron, and is tested against this.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.errors import ModelError
 from steerlab.models import LanguageModel, Site
+from steerlab.models.batches import run_in_batches
 from steerlab.models.laws import entropy
 from steerlab.neurons.weights import final_norm, norm_centres
 from steerlab.progress import track
 
 _CELLS = 2**24  # logits held at once
+_BUDGET = 2048  # padded tokens of a forward pass
 
 
 @dataclass(frozen=True)
@@ -121,18 +123,23 @@ def last_layer(
         "mlp_post": Site("mlp_post", last),
         "mlp_out": Site("mlp_out", last),
     }
-    parts: dict[str, list[Tensor]] = {name: [] for name in sites}
-    lengths: list[int] = []
-    for start in range(0, len(texts), 16):
-        tokens = model.tokenize(texts[start : start + 16], padding_side="right")
-        real = tokens.attention_mask.bool()
+    lengths = model.lengths(list(texts))
+    read: dict[tuple[str, int], Tensor] = {}
 
-        def keep(name: str, real: Bool[Tensor, "batch position"]) -> object:
-            return lambda state: parts[name].append(state[real.to(state.device)].float().cpu())
+    def run(numbers: list[int]) -> None:
+        tokens = model.tokenize([texts[number] for number in numbers], padding_side="right")
 
-        model.run(tokens, read={site: keep(name, real) for name, site in sites.items()})  # type: ignore[misc]
-        lengths += tokens.lengths
-    states = {name: torch.cat(rows) for name, rows in parts.items()}
+        def keep(name: str) -> Callable[[Tensor], None]:
+            def visit(state: Tensor) -> None:
+                for row, number in enumerate(numbers):
+                    read[name, number] = state[row, : lengths[number]].float().cpu()
+
+            return visit
+
+        model.run(tokens, read={site: keep(name) for name, site in sites.items()})
+
+    run_in_batches(run, lengths, _BUDGET)
+    states = {name: torch.cat([read[name, number] for number in range(len(texts))]) for name in sites}
     return states.pop("ln_final_in"), states, np.repeat(np.arange(len(texts)), lengths)
 
 

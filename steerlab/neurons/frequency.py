@@ -74,9 +74,7 @@ def read_counts(path: str | Path, vocab_size: int) -> Float[np.ndarray, " vocab"
 def count_tokens(model: LanguageModel, texts: Sequence[str]) -> Float[np.ndarray, " vocab"]:
     """How often each token stands in the texts."""
     counts = np.zeros(model.vocab_size)
-    for start in range(0, len(texts), 64):
-        tokens = model.tokenize(list(texts[start : start + 64]), padding_side="right")
-        ids = tokens.input_ids[tokens.attention_mask.bool()].numpy()
+    for ids in map(np.array, model.token_ids(list(texts))):
         counts += np.bincount(ids[ids < model.vocab_size], minlength=model.vocab_size)
     return counts
 

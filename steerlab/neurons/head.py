@@ -219,9 +219,4 @@ class NeuronHead:
 
 def _targets(model: LanguageModel, texts: Sequence[str]) -> Int[Tensor, " token"]:
     """The next token of each token, in the order in which `last_layer` keeps them; −1 at the end of a text."""
-    targets = []
-    for start in range(0, len(texts), 16):
-        tokens = model.tokenize(texts[start : start + 16], padding_side="right")
-        for row, length in zip(tokens.input_ids, tokens.lengths, strict=True):
-            targets.append(torch.cat([row[1:length], torch.tensor([-1])]))
-    return torch.cat(targets)
+    return torch.cat([torch.tensor([*ids[1:], -1]) for ids in model.token_ids(list(texts))])

@@ -49,11 +49,11 @@ def refusal_tokens(model: LanguageModel, prompt: Prompt) -> dict[int, str]:
     An opening that the tokenizer splits inside its first word ("Un" + "fortunately") would stand for other words as
     well and is left out.
     """
-    before = _ids(model, prompt)
+    (before,) = model.token_ids(prompt)
     tokens_of: dict[int, str] = {}
     for gap in ("", " "):
         for opening in OPENINGS:
-            ids = _ids(model, replace(prompt, text=f"{prompt.text}{gap}{opening}"))
+            (ids,) = model.token_ids(replace(prompt, text=f"{prompt.text}{gap}{opening}"))
             new = ids[len(before) :] if ids[: len(before)] == before else []
             written = [model.tokenizer.decode([token]).strip() for token in new]
             first = next((place for place, text in enumerate(written) if text), None)
@@ -218,7 +218,7 @@ def median_losses(
     model: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[Generation]
 ) -> Float[np.ndarray, " row"]:
     """[row] median negative log-likelihood (nats a token) of each answer without edits; NaN for an empty one."""
-    given = [_ids(model, prompt) for prompt in prompts]
+    given = model.token_ids(prompts)
     written = [list(answer.token_ids) for answer in answers]
     losses = np.full(len(prompts), np.nan)
 
@@ -232,10 +232,6 @@ def median_losses(
 
 
 # -- private --
-
-
-def _ids(model: LanguageModel, prompt: Prompt) -> list[int]:
-    return [int(token) for token in model.tokenize([prompt]).input_ids[0]]
 
 
 def _padded(texts: Sequence[Sequence[int]]) -> Tokens:

@@ -20,9 +20,7 @@ def rendered(model: LanguageModel, texts: Sequence[str], template: Template = "a
 
     Raises PromptError as `instruction_prompt` and `tokenize`.
     """
-    prompts = [model.instruction_prompt(text, template=template, think=False) for text in texts]
-    tokens = model.tokenize(prompts, padding_side="right")
-    return [row[:length].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+    return model.token_ids([model.instruction_prompt(text, template=template, think=False) for text in texts])
 
 
 def steps_left(model: LanguageModel, prompts: Sequence[Sequence[int]], wanted: int) -> int:

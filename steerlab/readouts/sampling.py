@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from steerlab.errors import PromptError
+from steerlab.models.batches import run_halving
 from steerlab.models.decoding import Decoding
 from steerlab.models.drawing import uniforms, wide_dtype
 from steerlab.models.offloaded import device_of
@@ -121,10 +122,14 @@ def sample_tokens(
     rows = min(rows, rows_of_a_batch(vocab_size, _device(network)))
     records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
     numbers = range(len(prompts)) if numbers is None else numbers
-    for batch in track(list(_batches(prompts, samples, rows)), description):
+
+    def write(batch: Sequence[tuple[int, int]]) -> None:
         uniform = np.stack([uniforms(seed, numbers[prompt], at, max_new_tokens) for prompt, at in batch])
         texts = [list(prompts[prompt]) for prompt, _ in batch]
         decoder.run(texts, uniform, records, _sequence_ids(batch, samples))
+
+    for batch in track(list(_batches(prompts, samples, rows)), description):
+        run_halving(write, batch, f"A continuation of {max_new_tokens} tokens")
     return records.trajectories(samples)
 
 
@@ -243,7 +248,7 @@ def _batches(prompts: Sequence[Sequence[int]], samples: int, rows: int) -> Itera
         yield pairs[start : start + rows]
 
 
-def _sequence_ids(batch: list[tuple[int, int]], samples: int) -> Int[Tensor, " row"]:
+def _sequence_ids(batch: Sequence[tuple[int, int]], samples: int) -> Int[Tensor, " row"]:
     return torch.tensor([prompt * samples + sample for prompt, sample in batch])
 
 

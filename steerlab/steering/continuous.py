@@ -40,8 +40,7 @@ def generate_batch(
     _require_possible(model, max_new_tokens)
     from transformers import ContinuousBatchingConfig
 
-    tokens = model.tokenize(list(prompts))
-    ids = [row[-length:].tolist() for row, length in zip(tokens.input_ids, tokens.lengths, strict=True)]
+    ids = model.token_ids(prompts)
     pages = sum(-(-(len(prompt) + max_new_tokens) // _PAGE) for prompt in ids)
     if cache_tokens:
         pages = -(-cache_tokens // _PAGE)

@@ -74,6 +74,8 @@ def amounts_of(size: str, pair: Pair) -> str:
     return LARGE if size == "quick" and pair.n_parameters > _LARGE_FROM else size
 
 
-def amounts_note(amounts: str) -> list[str]:
-    """Says which amounts a run was made with, where its size does not tell."""
-    return [f"This run has the amounts of {amounts}; size 'full' asks more."] if amounts == LARGE else []
+def amounts_note(amounts: str, asked: str = "") -> list[str]:
+    """Says which amounts a run was made with, where its size does not tell; `asked`: what they are."""
+    if amounts != LARGE:
+        return []
+    return [f"The amounts are those of {amounts}{asked and f': {asked}'}; size 'full' asks more."]

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from tolerances import close
 
 import steerlab as sl
+from steerlab.activations import record, sweep
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, passes, prompts
 from steerlab.models.batches import run_in_batches
+from steerlab.neurons.ablation import last_layer
 from steerlab.readouts.confidence import read_texts
+from steerlab.readouts.samples import sample
 from steerlab.readouts.scoring import continuation_log_probability
 
 TEXTS = [
@@ -76,6 +79,17 @@ def _price(model: LanguageModel) -> np.ndarray:
     return np.array([price["one"].kl.value, price["one"].loss_change.value])
 
 
+class _Nothing:
+    """A change that changes nothing, at the first block's output."""
+
+    sites = (sl.Site("resid_post", 0),)
+
+    def apply(
+        self, state: torch.Tensor, site: sl.Site, variants: slice, prompts: torch.Tensor
+    ) -> torch.Tensor:
+        return state.float()
+
+
 READS: dict[str, Callable[[LanguageModel], Any]] = {
     "logits": lambda model: model.logits(TEXTS).numpy(),
     "reduced": lambda model: model.logits(TEXTS, reduce=lambda logits: logits.logsumexp(-1)).numpy(),
@@ -83,6 +97,13 @@ READS: dict[str, Callable[[LanguageModel], Any]] = {
     "sampled": lambda model: [
         text.token_ids for text in model.generate(TEXTS, max_new_tokens=4, do_sample=True, seed=3)
     ],
+    "drawn": lambda model: [
+        row.tolist() for row in sample(model, model.token_ids(TEXTS), samples=2, max_new_tokens=4).tokens
+    ],
+    "last layer": lambda model: last_layer(model, TEXTS)[0].numpy(),
+    "swept": lambda model: sweep(
+        record(model, TEXTS), _Nothing(), 2, lambda logits, _: logits.logsumexp(-1)
+    ).numpy(),
     "texts": _loss,
     "price": _price,
 }
@@ -139,3 +160,22 @@ def test_prompts_are_counted_some_at_a_time(
     assert tiny_llama.lengths(TEXTS) == list(tiny_llama.tokenize(TEXTS).lengths)
     with pytest.raises(PromptError, match="Prompt 3 is empty"):
         tiny_llama.lengths([*TEXTS[:3], "", *TEXTS])
+
+
+@pytest.mark.parametrize("cells", [1, 2, 5, 100])
+def test_a_sweep_measures_a_few_logits_at_a_time(
+    cells: int, tiny_llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variants together, or one variant's prompts in parts: the values are those of all at once."""
+    recording, seen = record(tiny_llama, TEXTS), []
+
+    def measure(logits: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.shape[0] * logits.shape[1])
+        assert logits.shape[1] == len(prompts)
+        return logits.logsumexp(-1) + prompts
+
+    right = sweep(recording, _Nothing(), 3, measure)
+    monkeypatch.setattr(passes, "_CELLS", cells * tiny_llama.vocab_size)
+    seen.clear()
+    close(sweep(recording, _Nothing(), 3, measure), right)
+    assert max(seen) <= cells

@@ -125,7 +125,7 @@ class RemoteModel(LanguageModel):
             self.require(site)
         steps = self._steps(tokens, passes=1, read=read, at=at)
         with self.lock:
-            kept, result = _passed(self.engine, _inputs(tokens), steps, logits, lengths=_ends(tokens))
+            kept, result = _passed(self.engine, _inputs(tokens), steps, logits, lengths=tokens.ends)
         for site in sorted(read):
             read[site](kept[str(site)])
         return None if result is None else result[..., : self.vocab_size].float()
@@ -354,11 +354,6 @@ def _asking(engine: Remote) -> Iterator[None]:
 def _inputs(tokens: Tokens, *, positions: bool = True) -> dict[str, Tensor]:
     inputs = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
     return {**inputs, "position_ids": tokens.position_ids} if positions else inputs
-
-
-def _ends(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    columns = [tokens.column(row, length - 1) for row, length in enumerate(tokens.lengths)]
-    return torch.arange(len(tokens)), torch.tensor(columns)
 
 
 def _keeper(states: dict[Site, Tensor], site: Site) -> Callable[[Tensor], object]:

@@ -9,7 +9,6 @@ from steerlab.models.thinking import Thinking
 from steerlab.statistics import Estimate
 from steerlab.studies._branching.measures import Contrast, Measured
 from steerlab.studies._branching.parts_result import CommitmentRow, NudgeRow, Parts, SetRow
-from steerlab.studies._pair import LARGE
 
 _MAX_Z = 4.0
 _FAR = 3.5  # standard errors that chance does not reach in a handful of places
@@ -67,16 +66,6 @@ def verdict(
             f"Most outputs of {names} were cut at {steps} tokens, so their lengths are lower bounds."
         )
     return not wrong and not blind and identified, summary
-
-
-def amounts_sentence(amounts: str, prompts: int, samples: int) -> list[str]:
-    """With what a quick run of large models was made; nothing for other amounts."""
-    if amounts != LARGE:
-        return []
-    return [
-        f"These are the quick amounts for models above 20 million parameters: {prompts} prompts, {samples} samples of "
-        "each, and fewer of the other parts; size 'full' takes more."
-    ]
 
 
 def thinking_sentence(thinking: Thinking) -> list[str]:

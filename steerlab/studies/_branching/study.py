@@ -38,12 +38,11 @@ from steerlab.studies._branching.parts import Drawn, parts
 from steerlab.studies._branching.parts_result import Parts
 from steerlab.studies._branching.result import BranchingResult
 from steerlab.studies._branching.sentences import (
-    amounts_sentence,
     parts_sentences,
     thinking_sentence,
     verdict,
 )
-from steerlab.studies._pair import Models, Pair, amounts_of
+from steerlab.studies._pair import Models, Pair, amounts_note, amounts_of
 
 Rendering = Literal["chat", "plain", "raw"]
 Key = tuple[Role, Rendering]
@@ -104,7 +103,7 @@ def branching(
         status="done" if identified else "not identified",
         summary=[
             *summary,
-            *amounts_sentence(amounts, len(texts), budget.samples),
+            *amounts_note(amounts, f"{len(texts)} prompts, {budget.samples} samples of each"),
             *thinking_sentence(thinking),
             *(parts_sentences(beside) if beside else []),
         ],

@@ -124,7 +124,7 @@ class Examinee:
             Prompt(prompt.text + max(self.words.texts, key=len)) for prompt in self.prompts(plan, rows, shots)
         ]
         try:
-            self.model.tokenize(prompts)
+            self.model.lengths(prompts)
         except PromptError:
             return False
         return True
