@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from steerlab.studies import Pair
 
 _SECONDS = 0.25  # of each part of the warm-up
+_FEW, _MANY, _QUICK = 8, 128, 0.1  # texts of the warm-up: many where a few take less than so many seconds
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,17 @@ def _cost(study: str, amounts: str, layers: int, speeds: Sequence[_Speed]) -> St
 
 
 def _speed(model: LanguageModel) -> _Speed:
-    """A timed warm-up."""
+    """A timed warm-up, with as many texts at once as the studies ask a model of its pace."""
     import torch
 
     from steerlab.models.metering import metered
 
     long = model.context is None or model.context >= 128
-    texts = [f"{number} " + "The weather is fine today. " * (5 if long else 1) for number in range(8)]
+    texts = ["The weather is fine today. " * (5 if long else 1)] * _FEW
+    started = time.perf_counter()
+    model.logits(texts)
+    if time.perf_counter() - started < _QUICK:
+        texts = texts * (_MANY // _FEW)
     tokens = model.tokenize(texts)
     columns = torch.arange(tokens.width).repeat(len(tokens))
     rows = torch.arange(len(tokens)).repeat_interleave(tokens.width)

@@ -339,6 +339,9 @@ def is_adapter(name: str, revision: str | None = None) -> bool:
     Raises:
         ModelError: there is nothing of this name.
     """
+    place = Path(name).expanduser()
+    if place.exists() and not (place / "adapter_config.json").is_file():
+        return False  # parts of a GGUF file are not joined to know that
     source = Source(name, Wishes(revision=revision))
     return source._adapter() is not None and not source._has_weights()
 

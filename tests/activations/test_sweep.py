@@ -216,15 +216,15 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
     recording = record(model, texts, layers=[1])
     change = Push(model, Site("resid_post", 0))
     whole = sweep(recording, change, VARIANTS, same)
-    run, sizes, limit = model.run, [], 2
+    forward, sizes, limit = model.anatomy.base.forward, [], 2
 
-    def small(tokens, **options):
-        sizes.append(len(tokens))
-        if len(tokens) > limit:
+    def small(**inputs):
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > limit:
             raise torch.OutOfMemoryError("out of memory")
-        return run(tokens, **options)
+        return forward(**inputs)
 
-    monkeypatch.setattr(model, "run", small)
+    monkeypatch.setattr(model.anatomy.base, "forward", small)
     close(sweep(recording, change, VARIANTS, same), whole)
     assert max(sizes) == VARIANTS * max(len(batch.prompts) for batch in recording.batches)
     again = record(model, texts, layers=[1])
