@@ -162,7 +162,7 @@ class Source:
         try:
             with quiet():
                 module, report = auto_class(config).from_pretrained(
-                    self.where, output_loading_info=True, **settings
+                    self.where, output_loading_info=True, ignore_mismatched_sizes=True, **settings
                 )
         except Exception as error:  # the libraries below raise many kinds; each means: unusable weights
             method = quantised.method_named(
@@ -204,6 +204,13 @@ class Source:
 
     def _require_all(self, module: Any, report: Any) -> None:
         kind = type(module).__name__
+        other = sorted((key, tuple(stored), tuple(own)) for key, stored, own in report["mismatched_keys"])
+        if other:
+            key, stored, own = other[0]
+            raise ModelError(
+                f"{self.name} holds {len(other)} weights of another shape than a {kind} of its configuration has (first: "
+                f"{key}, {list(stored)} in place of {list(own)}); correct the configuration, or {self._again}."
+            )
         absent = sorted(report["missing_keys"])
         if absent:
             raise ModelError(
