@@ -208,8 +208,8 @@ class Source:
         if other:
             key, stored, own = other[0]
             raise ModelError(
-                f"{self.name} holds {len(other)} weights of another shape than a {kind} of its configuration has (first: "
-                f"{key}, {list(stored)} in place of {list(own)}); correct the configuration, or {self._again}."
+                f"{self.name} holds {len(other)} weights of another shape than a {kind} of its configuration has "
+                f"(first: {key}, {list(stored)} in place of {list(own)}); correct the configuration, or {self._again}."
             )
         absent = sorted(report["missing_keys"])
         if absent:
