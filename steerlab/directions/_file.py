@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
+from steerlab.directions import _stored
 from steerlab.directions._header import FORMAT, VERSION, Header
 from steerlab.errors import DirectionError, SteerlabError, reason
 from steerlab.files import SafetensorError, read_tensors, require_regular, system_reason, write_tensors
@@ -41,18 +42,23 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             f"{path} is not a direction file: its header does not name {FORMAT}; name a file that Direction.save wrote."
         )
     header = _parse(path, metadata.get("header", ""))
-    shapes = {name: (site.k, site.width) for name, site in header.sites.items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if _stored.shapes(header) != {name: _comparable(name, shape) for name, shape in held.items()}:
         raise DirectionError(
             f"{path} is damaged: its header and its vectors disagree about sites or shapes; make the direction again."
         )
     with damage_named(path):
-        sites = [Site.parse(name) for name in tensors]
+        sites = [Site.parse(name) for name in tensors if not _stored.is_means(name)]
         if len(set(sites)) != len(sites):
             raise DirectionError("One of its sites is there under two names.")
         if strange := [name for name in header.accuracy if Site.parse(name) not in sites]:
             raise DirectionError(f"An accuracy is known at {strange[0]}, where there is no vector.")
     return header, tensors
+
+
+def _comparable(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Mean states lie where they were read, so their width is not the vectors'."""
+    return (*shape[:-1], 0) if _stored.is_means(name) else shape
 
 
 @contextmanager

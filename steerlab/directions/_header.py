@@ -13,7 +13,7 @@ from steerlab.record import Record
 from steerlab.statistics import Estimate
 
 FORMAT: Literal["steerlab.direction"] = "steerlab.direction"
-VERSION: Literal[2] = 2  # 1: without held-out accuracy and best site
+VERSION: Literal[3] = 3  # 1: without held-out accuracy and best site; 2: without mean states
 Numbers: TypeAlias = tuple[float, ...]
 
 
@@ -64,7 +64,7 @@ class Header(_Strict):
     """The whole header of a direction file."""
 
     format: Literal["steerlab.direction"]
-    version: Literal[1, 2]
+    version: Literal[1, 2, 3]
     estimator: str
     parameters: dict[str, JsonValue]
     model: ModelRef
@@ -74,4 +74,5 @@ class Header(_Strict):
     sites: dict[str, SiteHeader]
     accuracy: dict[str, Estimate] = Field(default_factory=dict)
     best: str | None = None
+    means: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     libraries: dict[str, str]

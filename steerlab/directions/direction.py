@@ -18,15 +18,9 @@ from jaxtyping import Float
 from pydantic import JsonValue
 from torch import Tensor
 
-from steerlab.directions import _file, _hub
-from steerlab.directions._header import (
-    FORMAT,
-    VERSION,
-    Header,
-    ModelRef,
-    SiteHeader,
-    SiteStatistics,
-)
+from steerlab.directions import _file, _hub, _stored
+from steerlab.directions._header import ModelRef, SiteStatistics
+from steerlab.directions._means import Means, checked_means, mean_among
 from steerlab.directions._numbers import (
     added,
     as_rows,
@@ -34,11 +28,9 @@ from steerlab.directions._numbers import (
     require_number,
     require_whole,
     same_width,
-    site_statistics_of,
     times,
 )
 from steerlab.directions._shown import direction_html
-from steerlab.environment import library_versions
 from steerlab.errors import DirectionError, SteerlabError, kind_of
 from steerlab.models import Site, SiteName, site_of, sites_among
 from steerlab.statistics import Estimate
@@ -63,6 +55,7 @@ class Direction:
         origin: models the direction was carried over from, oldest first (see :meth:`moved_to`).
         accuracy: by site, the share of held-out prompts that the direction tells apart, where it was measured.
         best: the site where it works best; interventions act there unless they name others.
+        means: mean states [width] by site and class, "" for all of them, where known (see `mean`).
 
     Raises:
         DirectionError: when a vector is empty, zero or not finite, or has another shape.
@@ -79,6 +72,7 @@ class Direction:
     origin: tuple[ModelRef, ...] = ()
     accuracy: Mapping[Site, Estimate] = field(default_factory=dict)
     best: Site | None = None
+    means: Means = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.vectors, Mapping):
@@ -101,6 +95,7 @@ class Direction:
                 f"The best site {best} is none of the direction's: {', '.join(map(str, vectors))}."
             )
         object.__setattr__(self, "best", best)
+        object.__setattr__(self, "means", checked_means(self.means))
 
     def __repr__(self) -> str:
         sites = f"{len(self.sites)} sites" if len(self.sites) > 3 else ", ".join(map(str, self.sites))
@@ -157,6 +152,17 @@ class Direction:
             DirectionError: when it is not known at a site.
         """
         return {site: self._norm(site) for site in self.sites}
+
+    def mean(self, site: SiteName, of: str = "mean") -> Float[Tensor, " width"]:
+        """The mean state at a site of "mean" (all prompts), of a class, or of the "positive" or "negative" one.
+
+        Raises:
+            DirectionError: it is not known there.
+        """
+        place = site_of(site)
+        ends = self.statistics.get(place, next(iter(self.statistics.values())))
+        named = {"positive": ends.positive, "negative": ends.negative}.get(of)
+        return mean_among(self.means, place, named or of)
 
     @property
     def hash(self) -> str:
@@ -241,6 +247,7 @@ class Direction:
         return replace(
             self._with(vectors, statistics),
             accuracy={},
+            means=self.means if same_data else {},
             best=self.best if self.best == other.best else None,
             estimator=self.estimator if self.estimator == other.estimator else "sum",
             parameters=self.parameters if self.parameters == other.parameters else {},
@@ -308,8 +315,7 @@ class Direction:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; an existing one is replaced only when the new one is complete."""
-        tensors = {str(site): rows for site, rows in self.vectors.items()}
-        _file.write(Path(path), tensors, self._header())
+        _file.write(Path(path), _stored.tensors(self), _stored.header(self))
 
     def push(self, repo: str, file: str = "direction.safetensors", *, private: bool = False) -> str:
         """Put the file on the Hugging Face hub; `load` takes the name it gives ("owner/name:file.safetensors")."""
@@ -325,43 +331,7 @@ class Direction:
         """
         header, tensors = _file.read(_hub.fetched(path))
         with _file.damage_named(path):
-            return cls._of(header, tensors)
-
-    @classmethod
-    def _of(cls, header: Header, tensors: Mapping[str, Tensor]) -> Direction:
-        return cls(
-            vectors={Site.parse(name): tensor for name, tensor in tensors.items()},
-            model_name=header.model.name,
-            fingerprint=header.model.fingerprint,
-            estimator=header.estimator,
-            parameters=header.parameters,
-            dataset_hash=header.dataset_hash,
-            position=header.position,
-            statistics={Site.parse(name): site_statistics_of(site) for name, site in header.sites.items()},
-            origin=header.origin,
-            accuracy={Site.parse(name): value for name, value in header.accuracy.items()},
-            best=None if header.best is None else Site.parse(header.best),
-        )
-
-    def _header(self) -> Header:
-        sites = {
-            str(site): SiteHeader(k=rows.shape[0], width=rows.shape[1], **self.statistics[site].model_dump())
-            for site, rows in self.vectors.items()
-        }
-        return Header(
-            format=FORMAT,
-            version=VERSION,
-            estimator=self.estimator,
-            parameters=dict(self.parameters),
-            model=ModelRef(name=self.model_name, fingerprint=self.fingerprint),
-            origin=self.origin,
-            dataset_hash=self.dataset_hash,
-            position=self.position,
-            sites=sites,
-            accuracy={str(site): value for site, value in self.accuracy.items()},
-            best=None if self.best is None else str(self.best),
-            libraries=library_versions(),
-        )
+            return cls(**_stored.fields(header, tensors))
 
     # ------------------------------------------------------------------------------------------------------ inside
 

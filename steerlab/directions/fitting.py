@@ -21,6 +21,7 @@ from torch import Tensor
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
 from steerlab.datasets.frames import columns_of
 from steerlab.directions._header import SiteStatistics
+from steerlab.directions._means import ALL
 from steerlab.directions.direction import Direction
 from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
 from steerlab.directions.linear import LinearDirection
@@ -108,11 +109,13 @@ def fit_direction(
     name, fingerprint = _read_in(activations, model)
     if isinstance(activations, Moments):
         fitted, accuracy = _from_moments(estimator, activations, positive), {}
+        means = _means_of_moments(activations)
     else:
         rows = _Rows.of(estimator, activations, labels, positive, pairs, polarity)
         fitted = {site: _fit_rows(estimator, activations[site], site, rows) for site in activations.sites}
         together = _groups(activations, pairs, groups)
         accuracy = _held_out(estimator, activations, rows, together, seed) if hold_out else {}
+        means = {site: _class_means(activations[site], rows) for site in activations.sites}
     found = {site: statistics for site, (_, statistics) in fitted.items()}
     return Direction(
         vectors={site: vector for site, (vector, _) in fitted.items()},
@@ -125,6 +128,7 @@ def fit_direction(
         statistics=found,
         accuracy=accuracy,
         best=best_site(accuracy, found),
+        means=means,
     )
 
 
@@ -298,6 +302,24 @@ def _fit_rows(
         sigma=_sigma(float((within**2).sum()), len(within)),
     )
     return torch.from_numpy(model.direction_), statistics
+
+
+def _class_means(states: Tensor, rows: _Rows) -> dict[str, Tensor]:
+    """Mean states [width] of all rows and of either class."""
+    is_positive = torch.from_numpy(rows.is_positive)
+    parts = {ALL: states, str(rows.negative): states[~is_positive], str(rows.positive): states[is_positive]}
+    return {label: part.mean(dim=0, dtype=torch.float64) for label, part in parts.items()}
+
+
+def _means_of_moments(moments: Moments) -> dict[Site, dict[str, Tensor]]:
+    labels = [label for label in moments.labels if label != DIFFERENCE]
+    counts = np.array([moments.count(label) for label in labels], dtype=np.float64)
+    shares = torch.from_numpy(counts / counts.sum())
+    means: dict[Site, dict[str, Tensor]] = {}
+    for site in moments.sites:
+        of_class = {str(label): moments.mean(site, label) for label in labels}
+        means[site] = {ALL: shares @ torch.stack([*of_class.values()]).double(), **of_class}
+    return means
 
 
 def _fit_moments(

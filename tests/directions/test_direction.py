@@ -17,7 +17,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steerlab.activations import Activations, Moments, capture
-from steerlab.directions import DifferenceInMeans, Direction, LogisticProbe, MassMean, ModelRef, fit_direction
+from steerlab.directions import (
+    DifferenceInMeans,
+    Direction,
+    LogisticProbe,
+    MassMean,
+    ModelRef,
+    _stored,
+    fit_direction,
+)
 from steerlab.errors import DirectionError, SiteError
 from steerlab.models import Index, LanguageModel, Last, Site
 from steerlab.statistics import Estimate
@@ -241,7 +249,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
     with safe_open(str(tmp_path / "d.safetensors"), framework="pt") as file:
         header = json.loads(file.metadata()["header"])
     assert header["format"] == "steerlab.direction"
-    assert header["version"] == 2
+    assert header["version"] == 3
     assert header["model"] == {"name": "tiny", "fingerprint": "f00d"}
     assert {"steerlab", "torch", "transformers"} <= set(header["libraries"])
     assert set(header["sites"]) == {"resid_post.0", "resid_post.1"}
@@ -250,7 +258,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 3}, "is of version 3, but this library reads versions 1 to 2"),
+        ({"version": 4}, "is of version 4, but this library reads versions 1 to 3"),
         ({"estimator": 3}, "estimator"),
         ({"surprise": 1}, "surprise"),
         ({"sites": {}}, "disagree about sites or shapes"),
@@ -266,10 +274,13 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
 )
 def test_headers_that_do_not_hold_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     made = fitted()[0]
-    header = {**json.loads(made._header().model_dump_json()), **change}
+    header = {**json.loads(_stored.header(made).model_dump_json()), **change}
     path = tmp_path / "d.safetensors"
-    tensors = {str(site): rows for site, rows in made.vectors.items()}
-    save_file(tensors, str(path), metadata={"format": "steerlab.direction", "header": json.dumps(header)})
+    save_file(
+        _stored.tensors(made),
+        str(path),
+        metadata={"format": "steerlab.direction", "header": json.dumps(header)},
+    )
     with pytest.raises(DirectionError, match=sentence):
         Direction.load(path)
 
@@ -289,11 +300,14 @@ def test_statistics_that_do_not_belong_to_the_vectors_are_refused(
     tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     made = fitted()[0]
-    header = json.loads(made._header().model_dump_json())
+    header = json.loads(_stored.header(made).model_dump_json())
     header["sites"]["resid_post.0"] |= change
     path = tmp_path / "d.safetensors"
-    tensors = {str(site): rows for site, rows in made.vectors.items()}
-    save_file(tensors, str(path), metadata={"format": "steerlab.direction", "header": json.dumps(header)})
+    save_file(
+        _stored.tensors(made),
+        str(path),
+        metadata={"format": "steerlab.direction", "header": json.dumps(header)},
+    )
     with pytest.raises(
         DirectionError, match=rf"d\.safetensors is damaged: .*{sentence}.*; make the direction again"
     ):
@@ -312,7 +326,7 @@ def test_statistics_that_do_not_belong_to_the_vectors_are_refused(
 def test_vectors_that_are_none_name_their_file(
     tmp_path: Path, vectors: dict[str, Tensor], sentence: str
 ) -> None:
-    header = json.loads(Direction({A: torch.ones(3)}, "tiny", "f00d")._header().model_dump_json())
+    header = json.loads(_stored.header(Direction({A: torch.ones(3)}, "tiny", "f00d")).model_dump_json())
     header["sites"] = {name: {"k": 1, "width": 3} for name in vectors}
     path = tmp_path / "d.safetensors"
     save_file(vectors, str(path), metadata={"format": "steerlab.direction", "header": json.dumps(header)})

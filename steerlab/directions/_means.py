@@ -1,0 +1,62 @@
+"""Mean states by site and class: where the two classes of a direction lie, as whole states and not along it only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlab.errors import DirectionError
+from steerlab.models import Site, site_of
+
+Means: TypeAlias = Mapping[Site, Mapping[str, Float[Tensor, " width"]]]
+#: The mean over the states of all classes.
+ALL = ""
+
+
+def checked_means(given: Means) -> Means:
+    """The means as float32 [width] on the CPU, or a sentence."""
+    means: dict[Site, dict[str, Tensor]] = {}
+    for name, of_class in given.items():
+        site = site_of(name)
+        states = {
+            label: torch.as_tensor(mean).detach().to("cpu", torch.float32) for label, mean in of_class.items()
+        }
+        for label, mean in states.items():
+            if mean.dim() != 1 or not torch.isfinite(mean).all():
+                raise DirectionError(
+                    f"The mean of {label or 'all states'} at {site} is no finite vector [width]."
+                )
+        means[site] = states
+    return {site: means[site] for site in sorted(means)}
+
+
+def mean_among(means: Means, site: Site, of: str) -> Float[Tensor, " width"]:
+    """The mean of a class, or of all for "mean", at a site or at the one that holds the same state."""
+    if site not in means and site.layer is not None:
+        twin = {
+            "resid_pre": Site("resid_post", site.layer - 1),
+            "resid_post": Site("resid_pre", site.layer + 1),
+        }
+        site = twin.get(site.name, site) if twin.get(site.name, site) in means else site
+    known = means.get(site)
+    if known is None:
+        places = f" (known: {_few(means)})" if means else ""
+        raise DirectionError(
+            f"The direction knows no mean states at {site}{places}; fit it from labelled states captured there."
+        )
+    if of == "mean" and of in known and ALL in known:
+        raise DirectionError(f"A class is called 'mean' at {site}; give the value by site instead of a name.")
+    key = ALL if of == "mean" and of not in known else of
+    if key not in known:
+        classes = ", ".join(repr(label) for label in known if label)
+        raise DirectionError(f"The direction knows no mean of {of!r} at {site}; it knows 'mean', {classes}.")
+    return known[key]
+
+
+def _few(means: Means) -> str:
+    names = [str(site) for site in means]
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]}"
