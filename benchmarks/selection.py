@@ -31,7 +31,7 @@ from capture import HEADS, LAYERS, NEURONS, WIDTH, WORDS, row, save_checkpoint, 
 
 import steerlab as sl
 from steerlab.environment import hardware, library_versions
-from steerlab.readouts.requests import Reading, direction_at
+from steerlab.readouts.requests import ClassMeans, Reading, direction_at
 from steerlab.selection.scores import Odds, Scorer, divergence
 from steerlab.selection.select import (
     KL_BOUND,
@@ -105,7 +105,7 @@ class Setting:
         labels = np.arange(2 * PROMPTS) < PROMPTS
         rows = np.stack([states[site].numpy() for site in states.sites])
         self.reading = Reading(np.repeat(rows[:, :, None], positions, axis=2), labels)
-        self.differences = differences
+        self.means = ClassMeans(differences, np.zeros_like(differences))
         self.odds = Odds(())
         self.vectors = self.places.vectors
         self.odds = Odds(self._tokens())
@@ -113,7 +113,7 @@ class Setting:
     @property
     def places(self) -> _Places:
         """Candidates without scores."""
-        return _Places(self.model, self.differences, self.reading, False)
+        return _Places(self.model, self.means, self.reading, False)
 
     def scorer(self) -> Scorer:
         """A fresh one: recording is part of what is timed."""
@@ -125,7 +125,7 @@ class Setting:
         """Ours, to the choice."""
         race = _Race(self.places, self.scorer(), complete=complete)
         chosen, _ = _published(race, LAYERS)
-        return [race.candidates[chosen], *race.candidates]
+        return [chosen, *race.candidates]
 
     def naive(self) -> list[Candidate]:
         """One plain forward pass a candidate and score."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerlab.activations import Activations, Moments, capture
-from steerlab.directions import Direction
+from steerlab.directions import Direction, SiteStatistics
 from steerlab.errors import PromptError
-from steerlab.models import AfterInstruction, Edit, LanguageModel, Last, Prompt, Selector, Site
-from steerlab.steering import Ablate
+from steerlab.models import AfterInstruction, LanguageModel, Last, Prompt, Selector, Site
+
+Stack: TypeAlias = Float[np.ndarray, "layer position width"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,24 @@ class Split:
 
 
 @dataclass(frozen=True)
+class ClassMeans:
+    """Mean states of the two kinds at every layer and token after the instruction, counted back from the last."""
+
+    harmful: Stack
+    harmless: Stack
+
+    @property
+    def differences(self) -> Stack:
+        """Mean of harmful minus mean of harmless."""
+        difference: Stack = self.harmful - self.harmless
+        return difference
+
+    def last(self, n: int) -> ClassMeans:
+        """The last positions only."""
+        return ClassMeans(self.harmful[:, -n:], self.harmless[:, -n:])
+
+
+@dataclass(frozen=True)
 class Reading:
     """States after the instruction [layer, prompt, position, width], positions counted back from the last token."""
 
@@ -53,13 +72,14 @@ class Reading:
         """Positions read; index -1 is the prompt's last token."""
         return int(self.states.shape[2])
 
-    def differences(self) -> Float[np.ndarray, "layer position width"]:
-        """Mean of harmful minus mean of harmless, in float64."""
+    def means(self) -> ClassMeans:
+        """Mean states of harmful and of harmless prompts, in float64."""
         exact = self.states.astype(np.float64)
-        vectors: Float[np.ndarray, "layer position width"] = exact[:, self.labels].mean(axis=1) - exact[
-            :, ~self.labels
-        ].mean(axis=1)
-        return vectors
+        return ClassMeans(exact[:, self.labels].mean(axis=1), exact[:, ~self.labels].mean(axis=1))
+
+    def differences(self) -> Stack:
+        """Mean of harmful minus mean of harmless, in float64."""
+        return self.means().differences
 
 
 def read(
@@ -82,10 +102,10 @@ def read(
     return Reading(_from_the_end(acts, sites), split.labels)
 
 
-def differences(
+def class_means(
     model: LanguageModel, split: Split, *, site: str = "resid_post", progress: str | None = None
-) -> Float[np.ndarray, "layer position width"]:
-    """Mean of harmful minus mean of harmless states at every layer and token after the instruction, in one pass.
+) -> ClassMeans:
+    """Mean states of the two kinds at every layer and token after the instruction, in one pass.
 
     Only class means are kept (float64). Positions are counted from the end; those that some prompt lacks are left out.
     """
@@ -116,13 +136,11 @@ def differences(
             (kind, place) in moments.labels and moments.count((kind, place)) == n for kind, n in kinds.items()
         )
     ]
-    vectors: Float[np.ndarray, "layer position width"] = np.stack(
-        [
-            [(moments.mean(at, (True, place)) - moments.mean(at, (False, place))).numpy() for place in places]
-            for at in sites
-        ]
-    )
-    return vectors
+
+    def stack(kind: bool) -> Stack:
+        return np.stack([[moments.mean(at, (kind, place)).numpy() for place in places] for at in sites])
+
+    return ClassMeans(stack(True), stack(False))
 
 
 def direction_at(
@@ -134,9 +152,32 @@ def direction_at(
     return Direction(vectors, model.name, model.fingerprint, best=place)
 
 
-def removal(model: LanguageModel, vector: Float[np.ndarray, " width"]) -> Edit:
-    """Ablation of a vector everywhere in the residual stream."""
-    return cast(Edit, Ablate(direction_at(model, vector, 0)))
+def contrast_direction(
+    model: LanguageModel,
+    means: ClassMeans,
+    layer: int,
+    position: int,
+    site: str = "resid_post",
+    kinds: tuple[str, str] = ("positive", "negative"),
+) -> Direction:
+    """The difference of the class means at one layer and position, with the means of every layer."""
+    place, (positive, negative) = Site(site, layer), kinds
+    vector = torch.from_numpy(means.differences[layer, position])
+    unit = vector / vector.norm()
+    high, low = (torch.from_numpy(of_class[:, position]) for of_class in (means.harmful, means.harmless))
+    known = SiteStatistics(
+        class_means={negative: (float(low[layer] @ unit),), positive: (float(high[layer] @ unit),)},
+        positive=positive,
+        negative=negative,
+    )
+    return replace(
+        direction_at(model, vector.numpy(), layer, site),
+        statistics={place: known},
+        means={
+            Site(site, at): {"": (high[at] + low[at]) / 2, negative: low[at], positive: high[at]}
+            for at in range(len(low))
+        },
+    )
 
 
 # -- private --

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -15,14 +15,18 @@ from steerlab import plots
 from steerlab.directions import Direction
 from steerlab.errors import DatasetError, SteerlabError
 from steerlab.judging import JudgeAgreement
+from steerlab.models import All, Index
 from steerlab.record import Record
 from steerlab.showing import html_figure, html_table
 from steerlab.statistics import Number
+from steerlab.steering import Ablate
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 KL_BOUND, INDUCE_BOUND, USABLE_DEPTH = 0.1, 0.0, 0.8
+Toward = Literal["0", "negative"]
+Window = Literal["block", "three", "onward", "everywhere"]
 _RECORDED = {
     "layer": "layer",
     "position": "position",
@@ -38,6 +42,11 @@ class Candidate(Record):
     Scores that the choice did not need are NaN; `kl_at_least` says that the KL was left at a bound it had already
     passed. separation: distance of the validation classes along r in within-class standard deviations. unanswered:
     share of positive prompts refused or answered with gibberish under ablation. gap: length of r.
+
+    toward, window: how r was ablated for bypass, KL and unanswered. "0", "everywhere" is the published way: the
+    component is removed at every write and every token. Else it is set, at the candidate's own kind of site and at
+    every token but the first, to 0 or to the mean of the negative class, in the candidate's block, in it and two more,
+    from it on, or in every block.
     """
 
     layer: int
@@ -49,6 +58,23 @@ class Candidate(Record):
     separation: Number = float("nan")
     unanswered: Number = float("nan")
     gap: Number = float("nan")
+    toward: Toward = "0"
+    window: Window = "everywhere"
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the component is removed at every write and every token."""
+        return self.toward == "0" and self.window == "everywhere"
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The blocks of the window."""
+        first, behind = {
+            "block": (self.layer, 1),
+            "three": (self.layer, 3),
+            "onward": (self.layer, n_layers),
+            "everywhere": (0, n_layers),
+        }[self.window]
+        return tuple(range(first, min(first + behind, n_layers)))
 
     def dropped(self, n_layers: int) -> str:
         """Why the published rule leaves the candidate out; empty where it does not."""
@@ -101,7 +127,8 @@ class Selection(Record):
     model: its name. site: where candidates are read and added. tokens: texts of the target tokens, token_ids: their
     numbers. token: text at the chosen position. kinds: names of positive and negative prompts. kept: prompts of each
     kind that made the vectors and the scores, (train, train, val, val). judge: name of the one that said which
-    answers are the expected ones. agreement: that judge and the phrases on the unsteered validation answers.
+    answers are the expected ones. agreement: that judge and the phrases on the unsteered validation answers. tried:
+    some candidates again, ablated in other ways; the chosen one may be among them.
     """
 
     model: str
@@ -114,6 +141,7 @@ class Selection(Record):
     chosen: Candidate
     token: str
     rule: str
+    tried: tuple[Candidate, ...] = ()
     kinds: tuple[str, str] = ("harmful", "harmless")
     kept: tuple[int, int, int, int]
     judge: str | None = None
@@ -138,6 +166,14 @@ class Selection(Record):
                 "A selection read from JSON has no vectors; select again or load the direction's file."
             )
         return self._direction
+
+    def ablation(self, direction: Direction | None = None) -> Ablate:
+        """The ablation that was chosen, of the chosen direction or of another one in its place (with its means)."""
+        return ablation(direction or self.direction, self.chosen, self.n_layers)
+
+    def ablated(self) -> str:
+        """How the direction is ablated, in words."""
+        return way(self.chosen, self.kinds[1])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Selection.model_validate` reads them."""
@@ -191,13 +227,36 @@ class Selection(Record):
     def verdict(self, place: Candidate) -> str:
         """ "chosen", why the published rule drops a candidate, or nothing."""
         if (place.layer, place.position) == (self.chosen.layer, self.chosen.position):
-            return "chosen"
+            return "chosen" if self.chosen.as_published else "chosen, ablated in another way"
         return place.dropped(self.n_layers)
 
     @property
     def positions(self) -> list[int]:
         """Positions of the candidates, ascending."""
         return sorted({place.position for place in self.candidates})
+
+
+def ablation(direction: Direction, place: Candidate, n_layers: int) -> Ablate:
+    """The removal of a direction in the way of a candidate; toward a mean the direction knows the means."""
+    if place.as_published:
+        return Ablate(direction)
+    toward: str | float = 0.0 if place.toward == "0" else place.toward
+    layers = list(place.layers(n_layers))
+    return Ablate(direction, toward=toward, layers=layers, positions=All() - Index(0))
+
+
+def way(place: Candidate, negative: str) -> str:
+    """A candidate's way of ablation in words."""
+    if place.as_published:
+        return "toward 0 at every write to the stream"
+    where = {
+        "block": f"at layer {place.layer}",
+        "three": f"from layer {place.layer} to {place.layer + 2}",
+        "onward": f"from layer {place.layer} on",
+        "everywhere": "at every layer",
+    }[place.window]
+    toward = "0" if place.toward == "0" else f"the {negative} mean"
+    return f"toward {toward} {where}, but for the first token"
 
 
 # -- private --

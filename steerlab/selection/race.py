@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from steerlab.models import LanguageModel, Prompt
+from steerlab.models import LanguageModel
 from steerlab.progress import track
-from steerlab.readouts.refusals import Judge, Verdicts
-from steerlab.readouts.requests import Reading, removal
+from steerlab.readouts.refusals import Verdicts
+from steerlab.readouts.requests import ClassMeans, Reading
 from steerlab.selection.candidates import KL_BOUND, USABLE_DEPTH, Candidate
 from steerlab.selection.scores import Scorer
 
@@ -22,9 +22,10 @@ Differences: TypeAlias = Float[np.ndarray, "layer position width"]
 class Places:
     """The candidates' vectors [candidate, width], positions outside, layers inside, and their separation."""
 
-    def __init__(self, model: LanguageModel, train: Differences, val: Reading, published: bool) -> None:
-        shared = min(train.shape[1], val.n_positions)
-        n_layers, differences = model.n_layers, train[:, -shared:]
+    def __init__(self, model: LanguageModel, train: ClassMeans, val: Reading, published: bool) -> None:
+        shared = min(train.harmful.shape[1], val.n_positions)
+        self.means = train.last(shared)
+        n_layers, differences = model.n_layers, self.means.differences
         separation = _separation(val, differences, shared)
         self.usable = max(0 if published else 1, int(USABLE_DEPTH * n_layers))
         self.at = [(layer, position) for position in range(-shared, 0) for layer in range(n_layers)]
@@ -80,7 +81,8 @@ class Race:
         missing = [number for number in places if np.isnan(self.candidates[number].kl)]
         if missing:
             ceiling = np.inf if self.complete else KL_BOUND
-            values, bounds = self.scorer.kl(self.places.vectors[missing], ceiling, progress=self._bar("KL"))
+            change = self.scorer.everywhere(self.places.vectors[missing])
+            values, bounds = self.scorer.kl(change, ceiling, progress=self._bar("KL"))
             self._put("kl", missing, values)
             self._put("kl_at_least", missing, bounds)
 
@@ -88,17 +90,9 @@ class Race:
         """Fill in bypass."""
         missing = [number for number in places if np.isnan(self.candidates[number].bypass)]
         if missing:
-            values = self.scorer.bypass(self.places.vectors[missing], progress=self._bar("bypass"))
+            change = self.scorer.everywhere(self.places.vectors[missing])
+            values = self.scorer.bypass(change, progress=self._bar("bypass"))
             self._put("bypass", missing, values)
-
-    def unanswered(
-        self, places: Sequence[int], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
-    ) -> None:
-        """Fill in the share of prompts refused or answered with gibberish under ablation."""
-        for number in track(places, f"answers under ablation in {judge.model.name}", len(places)):
-            edit = removal(judge.model, self.places.vectors[number])
-            left = expected(judge.verdicts(prompts, [edit]), by_tokens, broken=True)
-            self._put("unanswered", [number], np.array([left.mean()]))
 
     def _put(self, field: str, numbers: Sequence[int], values: np.ndarray) -> None:
         for number, value in zip(numbers, values.tolist(), strict=True):

@@ -7,8 +7,8 @@ whose sum over some prompts already exceeds what all may have is left before the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class Scorer:
         harmless: those of induce and KL.
         site: "resid_pre" or "resid_post", where candidates are added.
         layers: of the candidates.
+        windows: whether ablations that begin at a candidate's layer are scored as well.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Scorer:
         layers: Sequence[int],
         odds: Odds,
         kl_floor: float = 0.0,
+        windows: bool = False,
     ) -> None:
         self.model, self.odds, self.site, self.kl_floor = model, odds, site, kl_floor
         starts = [layer + (site == "resid_post") for layer in layers]
@@ -66,7 +68,7 @@ class Scorer:
         self._harmless = [
             record(model, part, kept) for part in (harmless[:first], harmless[first:]) if len(part)
         ]
-        self._harmful = record(model, harmful)
+        self._harmful = record(model, harmful, kept if windows else ())
 
     def induce(self, vectors: Vectors, layer: int) -> Scores:
         """Mean log-odds of refusing harmless prompts with each vector added at a layer, at every token."""
@@ -77,15 +79,14 @@ class Scorer:
         return _mean(parts)
 
     def kl(
-        self, vectors: Vectors, ceiling: float = np.inf, progress: str | None = None
+        self, change: Ablations, ceiling: float = np.inf, progress: str | None = None
     ) -> tuple[Scores, Bool[np.ndarray, " candidate"]]:
-        """Mean KL on harmless prompts under ablation of each vector, and where it was left as a lower bound."""
+        """Mean KL on harmless prompts under each ablation, and where it was left as a lower bound."""
         if self.kl_floor:
             ceiling = np.inf  # with a floor in the logarithms a prompt's KL may be negative
-        change = self._ablated(vectors)
         total = sum(len(part) for part in self._harmless)
-        sums, left = np.zeros(len(vectors)), np.arange(len(vectors))
-        read = np.zeros(len(vectors), dtype=int)
+        sums, left = np.zeros(len(change)), np.arange(len(change))
+        read = np.zeros(len(change), dtype=int)
         for part in self._harmless:
             kept = change.only(left)
             values = sweep(part, kept, len(left), self._divergence(part), progress=progress)
@@ -98,17 +99,24 @@ class Scorer:
         # rounding must not put a sum above the ceiling back onto it
         return np.where(bounds, np.maximum(sums / total, np.nextafter(ceiling, np.inf)), sums / total), bounds
 
-    def bypass(self, vectors: Vectors, progress: str | None = None) -> Scores:
-        """Mean log-odds of refusing harmful prompts under ablation of each vector."""
-        change = self._ablated(vectors)
+    def bypass(self, change: Ablations, progress: str | None = None) -> Scores:
+        """Mean log-odds of refusing harmful prompts under each ablation."""
         swept = sweep(
-            self._harmful, change, len(vectors), lambda logits, _: self.odds(logits), progress=progress
+            self._harmful, change, len(change), lambda logits, _: self.odds(logits), progress=progress
         )
         return _mean([swept])
 
-    def _ablated(self, vectors: Vectors) -> _Ablated:
-        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return _Ablated(stream_writes(self.model), self._tensor(units))
+    def everywhere(self, vectors: Vectors) -> Ablations:
+        """Each vector removed wherever something enters the stream."""
+        return Ablations(stream_writes(self.model), self._tensor(_units(vectors)))
+
+    def toward(self, vectors: Vectors, means: Mapping[Site, Vectors] | Sequence[Site]) -> Ablations:
+        """Each vector removed at some sites but for the first token, toward its mean there where there is one."""
+        units = _units(vectors)
+        kept = {}
+        if isinstance(means, Mapping):
+            kept = {site: self._tensor((rows * units).sum(axis=1)) for site, rows in means.items()}
+        return Ablations(tuple(means), self._tensor(units), kept, first=1)
 
     def _tensor(self, vectors: Vectors) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(vectors)).to(
@@ -144,19 +152,39 @@ class _Added:
 
 
 @dataclass(frozen=True)
-class _Ablated:
-    """Variant i loses its component along unit vector i wherever something enters the stream."""
+class Ablations:
+    """Variant i loses its component along unit vector i at some sites, but for what is kept of it there.
+
+    kept: by site a number a variant. first: the tokens before it are left alone.
+    """
 
     sites: tuple[Site, ...]
     units: Float[Tensor, "variant width"]
+    kept: Mapping[Site, Float[Tensor, " variant"]] = field(default_factory=dict)
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.units)
 
     def apply(self, state: Tensor, site: Site, variants: slice, prompts: Tensor) -> Tensor:
+        """The states [variant, prompt, position, width] of some variants without their component."""
         unit = self.units[variants].to(state)
         along = torch.einsum("vptd,vd->vpt", state, unit)
+        if site in self.kept:
+            along = along - self.kept[site][variants, None, None].to(state)
+        along[..., : self.first] = 0
         return state - along[..., None] * unit[:, None, None]
 
-    def only(self, variants: np.ndarray) -> _Ablated:
-        return _Ablated(self.sites, self.units[torch.from_numpy(variants)])
+    def only(self, variants: np.ndarray) -> Ablations:
+        """Some of the variants."""
+        chosen = torch.from_numpy(variants)
+        kept = {site: numbers[chosen] for site, numbers in self.kept.items()}
+        return replace(self, units=self.units[chosen], kept=kept)
+
+
+def _units(vectors: Vectors) -> Vectors:
+    units: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return units
 
 
 def _exact(logits: Tensor) -> Tensor:

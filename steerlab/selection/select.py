@@ -9,12 +9,16 @@ the log-odds of the target tokens (a refusal's first ones) at the prompt's last 
     KL       mean KL of the negative prompts' next-token law under ablation                at most 0.1
 
 Rule "published" (Arditi et al., 2024, section 2.3): layers from 80 % of the depth on, NaN, KL above 0.1 and induce
-below 0 are dropped; the smallest bypass wins, the first in the order of positions, then layers, between equals. Rule
-"corrected": of the six smallest bypasses that meet the conditions, the one under whose ablation fewest validation
-answers are refused or gibberish (a small bypass alone may break the language after the first token); where none
-meets both conditions the one on induce falls first, then the one on KL; in a model that does not separate the two
-kinds there is nothing to bypass, and of the six candidates that separate the states best the largest induce with
-KL <= 0.1 wins. `rule` of the result says which decided.
+below 0 are dropped; the smallest bypass wins, the first in the order of positions, then layers, between equals.
+
+Rule "corrected": where every token shares a large mean, removing any direction everywhere breaks the model, and no
+candidate meets the published conditions. So candidates with induce at least 0 are also removed toward the mean of the
+negative class, and toward 0, in a window of layers (`trials`). Of those with KL at most 0.1 (at most 0.5 where they
+leave more than half unanswered), the six smallest bypasses of the published way and the smallest of every other one,
+the one wins under which fewest validation answers are refused or gibberish, and between equals the one with the least
+KL. In a model that does not separate the two kinds there is
+nothing to bypass, and of the six candidates that separate the states best the largest induce with KL <= 0.1 wins.
+`rule` of the result says which decided, `ablated()` how the chosen direction is removed.
 
 Candidates lie in `resid_post` (the block's output), as all directions of these studies; the published ones in
 `resid_pre`, so that a published layer l is `resid_post` l - 1. Training prompts make the vectors, validation prompts
@@ -34,7 +38,7 @@ from steerlab.judging import RefusalJudge, agreement_of, judge_name
 from steerlab.models import LanguageModel, Prompt
 from steerlab.models.prompts import Template
 from steerlab.readouts.refusals import NEW_TOKENS, Judge, Verdicts, difference, refusal_tokens
-from steerlab.readouts.requests import Reading, Split, differences, direction_at, read
+from steerlab.readouts.requests import Reading, Split, class_means, contrast_direction, read
 from steerlab.selection.candidates import (
     INDUCE_BOUND,
     KL_BOUND,
@@ -45,13 +49,15 @@ from steerlab.selection.candidates import (
 )
 from steerlab.selection.race import Places, Race, expected
 from steerlab.selection.scores import Odds, Scorer, plain_odds
+from steerlab.selection.trials import KL_BUDGET, Trials
 from steerlab.statistics import proportion
 
 Rule = Literal["corrected", "published"]
 
 __all__ = ["Candidate", "Selection", "choose", "read_scores", "select_direction", "survivors"]
 
-_FINALISTS = 6
+_FINALISTS, _LIKELY, _SHORT = 6, 18, 3
+_ENOUGH = 0.5  # share left refused or gibberish from which on more KL is not spent
 _PUBLISHED_FLOORS = (1e-8, 1e-6)  # inside the logarithms of the log-odds and of the KL
 
 
@@ -118,10 +124,10 @@ def select_direction(
         refuses = difference(positive, negative).low > 0
     selection = choose(
         scored, *rendered, refuses=refuses, words=tuple(known.values()), rule=rule, scores=scores,
-        by_tokens=by_tokens,
+        by_tokens=by_tokens, kinds=(parts[0].positive_name, parts[0].negative_name),
     )  # fmt: skip
-    known_of = {"kinds": (parts[0].positive_name, parts[0].negative_name)}
-    return selection.model_copy(update=known_of | _said_by(judge, unsteered))
+    said = selection.model_copy(update=_said_by(judge, unsteered))
+    return said.of(selection.direction)
 
 
 def choose(
@@ -136,6 +142,7 @@ def choose(
     site: str | None = None,
     reading: Reading | None = None,
     by_tokens: bool = False,
+    kinds: tuple[str, str] = ("harmful", "harmless"),
 ) -> Selection:
     """`select_direction` on rendered prompts, with a judge of the model's answers.
 
@@ -144,6 +151,7 @@ def choose(
         site: "resid_post", or "resid_pre" as published; by default the rule's own.
         reading: states of the training prompts at `site` where they were read already.
         by_tokens: whether the tokens alone, and no phrases, say that an answer is the expected one.
+        kinds: names of positive and negative prompts.
     """
     _require_rule(judge, rule)
     model, published = judge.model, rule == "published"
@@ -152,20 +160,22 @@ def choose(
     if published:
         train, val = (_on_their_side(model, split, odds) for split in (train, val))
     if reading is not None and len(reading.labels) == len(train.prompts):  # the filter left none out
-        vectors = reading.differences()
+        means = reading.means()
     else:
-        vectors = differences(model, train, site=site, progress=f"reading prompts in {model.name}")
-    places = Places(model, vectors, read(model, val, site=site), published)
+        means = class_means(model, train, site=site, progress=f"reading prompts in {model.name}")
+    places = Places(model, means, read(model, val, site=site), published)
     scorer = Scorer(
         model, val.harmful, val.harmless, site=site, layers=places.layers, odds=odds,
-        kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0,
+        kl_floor=_PUBLISHED_FLOORS[1] if published else 0.0, windows=not published,
     )  # fmt: skip
     race = Race(places, scorer, complete=scores == "all")
-    chosen, why = (
-        _published(race, model.n_layers) if published else _corrected(race, judge, val, refuses, by_tokens)
+    trials = Trials(race, site)
+    place, why = (
+        _published(race, model.n_layers)
+        if published
+        else _corrected(race, trials, judge, val, refuses, by_tokens)
     )
     last = model.tokenize([val.prompts[0]])
-    place = race.candidates[chosen]
     selection = Selection(
         model=model.name,
         n_layers=model.n_layers,
@@ -177,9 +187,11 @@ def choose(
         chosen=place,
         token=model.tokenizer.decode([int(last.input_ids[0, place.position])]),
         rule=why,
+        tried=trials.found,
+        kinds=kinds,
         kept=(len(train.harmful), len(train.harmless), len(val.harmful), len(val.harmless)),
     )
-    return selection.of(direction_at(model, places.vectors[chosen], place.layer, site))
+    return selection.of(contrast_direction(model, places.means, place.layer, place.position, site, kinds))
 
 
 # -- private, in the order they are called --
@@ -250,7 +262,7 @@ def _on_their_side(model: LanguageModel, split: Split, odds: Odds) -> Split:
     return Split(*kept)
 
 
-def _published(race: Race, n_layers: int) -> tuple[int, str]:
+def _published(race: Race, n_layers: int) -> tuple[Candidate, str]:
     race.induce(race.usable)
     race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
     race.bypass([n for n in race.usable if _meets(race.candidates[n])])
@@ -260,52 +272,71 @@ def _published(race: Race, n_layers: int) -> tuple[int, str]:
             f"No candidate direction has KL <= {KL_BOUND} and induce >= {INDUCE_BOUND:g}, which the published rule "
             "needs; use rule='corrected'."
         )
-    return race.candidates.index(
-        kept[0]
-    ), f"smallest bypass with KL <= {KL_BOUND} and induce >= 0 (published)"
+    return kept[0], f"smallest bypass with KL <= {KL_BOUND} and induce >= 0 (published)"
 
 
-def _corrected(race: Race, judge: Judge, val: Split, refuses: bool, by_tokens: bool) -> tuple[int, str]:
+def _corrected(
+    race: Race, trials: Trials, judge: Judge, val: Split, refuses: bool, by_tokens: bool
+) -> tuple[Candidate, str]:
     by_separation = sorted(race.usable, key=lambda n: -np.nan_to_num(race.candidates[n].separation))
     if not by_separation:
         raise SteerlabError(
             "The mean states of the two kinds are equal everywhere; give prompts that differ."
         )
     if not judge.tokens:
-        return by_separation[0], "best separation of the validation prompts (no token begins the answer)"
+        why = "best separation of the validation prompts (no token begins the answer)"
+        return race.candidates[by_separation[0]], why
     if not refuses:
         why = "the tokens do not tell the two kinds apart" if by_tokens else "the model does not refuse"
-        return _most_induced(race, by_separation[:_FINALISTS], why)
-    kept, rule = _meeting(race)
-    race.bypass(kept)
-    kept = sorted(kept, key=lambda n: np.nan_to_num(race.candidates[n].bypass, nan=np.inf))[:_FINALISTS]
-    race.unanswered(kept, judge, val.harmful, by_tokens)
-    best = min(kept, key=lambda n: (race.candidates[n].unanswered, race.candidates[n].bypass))
-    fewest = "begun with the tokens" if by_tokens else "refused"
-    return best, f"fewest {fewest} or gibberish, then smallest bypass, with {rule}"
-
-
-def _meeting(race: Race) -> tuple[list[int], str]:
-    """The candidates that meet the conditions, or as many of them as any candidate meets."""
+        return _most_induced(race, trials, by_separation[:_FINALISTS], why)
     race.induce(race.usable)
-    race.kl([n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND])
-    both = [n for n in race.usable if _meets(race.candidates[n])]
-    if both:
-        return both, f"KL <= {KL_BOUND} and induce >= {INDUCE_BOUND:g}"
-    race.kl(race.usable)
-    mild = [n for n in race.usable if race.candidates[n].kl <= KL_BOUND]
-    if mild:
-        return mild, f"KL <= {KL_BOUND} (no candidate has induce >= {INDUCE_BOUND:g})"
-    return race.usable, f"whatever KL (no candidate has KL <= {KL_BOUND})"
+    inducing = [n for n in race.usable if race.candidates[n].induce >= INDUCE_BOUND]
+    tried = _tried(race, trials, inducing or race.usable)
+    unmet = "" if inducing else f" (no candidate has induce >= {INDUCE_BOUND:g})"
+    fewest = f"fewest {'begun with the tokens' if by_tokens else 'refused'} or gibberish, then smallest KL"
+    for budget in (KL_BOUND, KL_BUDGET):
+        finalists = _finalists([place for place in tried if place.kl <= budget])
+        known = trials.answered(finalists, judge, val.harmful, by_tokens)
+        best = min(known, key=lambda place: (place.unanswered, place.kl), default=None)
+        if best is not None and best.unanswered <= _ENOUGH:
+            return best, f"{fewest}, with KL <= {budget:g}{unmet}"
+    if best is not None:
+        return best, f"{fewest}, with KL <= {KL_BUDGET:g} (all leave more than {_ENOUGH:.0%}){unmet}"
+    return min(tried, key=lambda place: place.kl), f"smallest KL (no candidate has KL <= {KL_BUDGET:g})"
 
 
-def _most_induced(race: Race, places: Sequence[int], why: str) -> tuple[int, str]:
+def _finalists(places: Sequence[Candidate]) -> list[Candidate]:
+    """The smallest bypasses of the published way, and the smallest of every other one."""
+    ranked = sorted(places, key=_by_bypass)
+    others = {(place.toward, place.window): place for place in reversed(ranked) if not place.as_published}
+    return [*[place for place in ranked if place.as_published][:_FINALISTS], *others.values()]
+
+
+def _by_bypass(place: Candidate) -> float:
+    return float(np.nan_to_num(place.bypass, nan=np.inf))
+
+
+def _tried(race: Race, trials: Trials, open_to: Sequence[int]) -> list[Candidate]:
+    """Candidates removed everywhere, and the best of them, and of those removed mildly, removed in every way."""
+    race.kl(open_to)
+    everywhere = [n for n in open_to if race.candidates[n].kl <= KL_BOUND]
+    race.bypass(everywhere)
+    everywhere = sorted(everywhere, key=lambda n: _by_bypass(race.candidates[n]))
+    likely = sorted(open_to, key=lambda n: -race.candidates[n].induce)[:_LIKELY]
+    mildly = dict(zip(likely, trials.mildly(likely), strict=True))
+    best = sorted(likely, key=lambda n: _by_bypass(mildly[n]))[:_SHORT]
+    trials.in_every_way(list(dict.fromkeys([*everywhere[:_SHORT], *best])))
+    return [*(race.candidates[n] for n in everywhere[:_FINALISTS]), *trials.found]
+
+
+def _most_induced(race: Race, trials: Trials, places: Sequence[int], why: str) -> tuple[Candidate, str]:
     race.induce(places)
     race.kl(places)
     mild = [n for n in places if race.candidates[n].kl <= KL_BOUND]
     how = f"KL <= {KL_BOUND}" if mild else "whatever KL"
     best = max(mild or places, key=lambda n: race.candidates[n].induce)
-    return best, f"largest induce with {how} ({why})"
+    (chosen,) = [race.candidates[best]] if mild else trials.mildly([best])
+    return chosen, f"largest induce with {how} ({why})"
 
 
 def _meets(place: Candidate) -> bool:

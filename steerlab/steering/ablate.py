@@ -100,7 +100,7 @@ class Ablate(Intervention):
     def _kept(self, site: Site, basis: Float[Tensor, "width k"]) -> Float[Tensor, " width"] | None:
         """What the states keep in the span; None for nothing."""
         if isinstance(self.toward, str):
-            return basis @ (basis.T @ self.direction.mean(site, self.toward).double())
+            return _within(basis, self.direction.mean(site, self.toward).double())
         value: Any = self.toward if not isinstance(self.toward, Mapping) else self._value_at(site)
         if not torch.as_tensor(value).any() or (self.everywhere and site.name in CONTRIBUTIONS):
             return None
@@ -108,9 +108,10 @@ class Ablate(Intervention):
         require_finite("value to ablate toward", *numbers.tolist())
         rows = unit_rows(self.direction, site)
         if numbers.numel() == len(rows):
-            return torch.linalg.pinv(rows) @ numbers
+            inverse: Tensor = torch.linalg.pinv(rows)
+            return inverse @ numbers
         if numbers.numel() == basis.shape[0]:
-            return basis @ (basis.T @ numbers)
+            return _within(basis, numbers)
         raise SteeringError(
             f"{numbers.numel()} numbers came for the {len(rows)} vectors at {site}; give one a vector, or a state of "
             f"{basis.shape[0]}."
@@ -172,6 +173,12 @@ def toward_text(toward: Toward) -> str:
     if isinstance(toward, Mapping):
         return " toward values by site"
     return f" toward {toward:g}" if toward else ""
+
+
+def _within(basis: Float[Tensor, "width k"], state: Float[Tensor, " width"]) -> Float[Tensor, " width"]:
+    """The part of a state in the span."""
+    part: Tensor = basis @ (basis.T @ state)
+    return part
 
 
 def _plain(value: Any) -> float | list[float]:

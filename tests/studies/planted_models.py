@@ -116,6 +116,34 @@ def planted(
     )
 
 
+def with_large_mean(model: LanguageModel, size: float = 1000.0, tilt: float = 0.1) -> LanguageModel:
+    """The same model, where one coordinate of every token holds `size`, about a thousand times the others.
+
+    The norms leave that coordinate out and give the others back their size, so the model says what it said. What
+    attention writes along the refusal axis has a share `tilt` in that coordinate, as directions of real models do.
+    """
+    unused = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(7))).Q[:, 40]
+    first = torch.eye(WIDTH)[0]
+    mirror = (
+        torch.eye(WIDTH) - 2 * torch.outer(unused - first, unused - first) / (unused - first).square().sum()
+    )
+    module = model.model
+    gain = torch.full((WIDTH,), size / WIDTH**0.5)
+    gain[0] = 0.0
+    with torch.no_grad():
+        module.model.embed_tokens.weight.copy_(module.model.embed_tokens.weight @ mirror + size * first)
+        module.lm_head.weight.copy_(module.lm_head.weight @ mirror)
+        for layer in module.model.layers:
+            attention = layer.self_attn
+            attention.v_proj.weight.copy_(attention.v_proj.weight @ mirror)
+            attention.o_proj.weight.copy_(mirror @ attention.o_proj.weight)
+            attention.o_proj.weight[0, 1] += 2.0 * tilt  # the second axis that is copied is that of refusal
+            layer.input_layernorm.weight.copy_(gain)
+            layer.post_attention_layernorm.weight.copy_(gain)
+        module.model.norm.weight.copy_(gain)
+    return load_model(module, tokenizer=model.tokenizer)
+
+
 # -- private --
 
 

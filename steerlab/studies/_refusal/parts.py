@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from steerlab.activations import capture
@@ -20,10 +21,10 @@ from steerlab.models import Edit, Index, LanguageModel, Prompt, Site
 from steerlab.progress import track
 from steerlab.readouts.agreement import Agreement, Stack, agreement_by_layer, random_units
 from steerlab.readouts.refusals import NEW_TOKENS, Judge, Phrases, Verdicts, tells_apart
-from steerlab.readouts.requests import Reading, Split, direction_at, read, removal
+from steerlab.readouts.requests import Reading, Split, direction_at, read
 from steerlab.registry import Preset
 from steerlab.selection.select import Candidate, Rule, Selection, choose
-from steerlab.steering import Add
+from steerlab.steering import Ablate, Add
 from steerlab.studies._refusal.outcomes import joined, outcome, picked
 from steerlab.studies._refusal.place import Cell, Projection, grid, projections
 from steerlab.studies._refusal.price import InterventionPrice, prices
@@ -154,7 +155,7 @@ def effects(
     own = directions[target.name]
 
     def ablation(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
-        return removal(target.model, unit)
+        return removed(own, unit)
 
     def addition(unit: Float[np.ndarray, " width"], layer: int) -> Edit:
         return added(target, unit * own.gap(layer), layer, strength)
@@ -172,6 +173,13 @@ def effects(
             rows.append(
                 outcome(target.name, kind, name, source, after, plain[kind], judged=judged, seed=seed)
             )
+        if name == "ablation" and not own.choice.as_published:
+            published = cast(Edit, Ablate(own.selection.direction))
+            after = target.judge.verdicts(prompts, [published])
+            rows.append(
+                outcome(target.name, kind, name, f"{target.name}, as published", after, plain[kind],
+                        judged=judged, seed=seed)
+            )  # fmt: skip
         # An added direction is as long as the gap at its layer, so its control is added at that layer as well.
         at = {
             random_name(name, directions, target.name, source): directions[source].choice.layer
@@ -219,6 +227,17 @@ def random_name(name: str, directions: Mapping[str, Found], target: str, source:
     """Name of the random control of a source's direction in a target: it is added at the source's layer."""
     layers = directions[source].choice.layer, directions[target].choice.layer
     return "random" if name == "ablation" or layers[0] == layers[1] else f"random at layer {layers[0]}"
+
+
+def removed(own: Found, unit: Float[np.ndarray, " width"]) -> Edit:
+    """Ablation of a vector in the way that was chosen for a model, with that model's means."""
+    direction = own.selection.direction
+    return cast(
+        Edit,
+        own.selection.ablation(
+            replace(direction, vectors={site: torch.from_numpy(unit) for site in direction.sites})
+        ),
+    )
 
 
 def added(subject: Subject, vector: Float[np.ndarray, " width"], layer: int, strength: float) -> Edit:
@@ -302,7 +321,7 @@ def prices_of(
 
     def edits(unit: Float[np.ndarray, " width"]) -> dict[str, Edit]:
         return {
-            "ablation": removal(subject.model, unit),
+            "ablation": removed(direction, unit),
             "addition": added(subject, unit * direction.gap(layer), layer, strength),
         }
 
