@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steerlab.selection.candidates import Candidate, Selection, read_scores, survivors
+from steerlab.selection.candidates import Candidate, Selection, read_scores, survivors, way
 from steerlab.selection.select import select_direction
 
-__all__ = ["Candidate", "Selection", "read_scores", "select_direction", "survivors"]
+__all__ = ["Candidate", "Selection", "read_scores", "select_direction", "survivors", "way"]

@@ -1,4 +1,4 @@
-"""Where every token shares a large mean, removing a direction breaks the model, and removing it about a mean does not."""
+"""Where every token shares a large mean, removing a direction breaks the model; removing it about a mean does not."""
 
 from __future__ import annotations
 

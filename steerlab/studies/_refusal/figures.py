@@ -48,9 +48,11 @@ def _rates(result: RefusalResult) -> Figure:
         *((kind, name) for kind in ("ablation", "addition") for name in ("base", "post")),
         ("ablation", "random"),
         ("addition", "random"),
+        ("ablation", "post, as published"),
     ]
     names = {("none", "none"): "unsteered"}
     names |= {(kind, name): f"{name} direction, {kind}" for kind, name in conditions[1:]}
+    names["ablation", "post, as published"] = "post direction, ablation as published"
     groups = [(model, kind) for model in result.setting.models for kind in kinds]
     rows: dict[tuple[str, ...], Estimate] = {
         (outcome.model, outcome.prompts, outcome.intervention, outcome.direction): outcome.refused

@@ -177,7 +177,7 @@ def effects(
             published = cast(Edit, Ablate(own.selection.direction))
             after = target.judge.verdicts(prompts, [published])
             rows.append(
-                outcome(target.name, kind, name, f"{target.name}, as published", after, plain[kind],
+                outcome(target.name, kind, name, as_published(target.name), after, plain[kind],
                         judged=judged, seed=seed)
             )  # fmt: skip
         # An added direction is as long as the gap at its layer, so its control is added at that layer as well.
@@ -227,6 +227,11 @@ def random_name(name: str, directions: Mapping[str, Found], target: str, source:
     """Name of the random control of a source's direction in a target: it is added at the source's layer."""
     layers = directions[source].choice.layer, directions[target].choice.layer
     return "random" if name == "ablation" or layers[0] == layers[1] else f"random at layer {layers[0]}"
+
+
+def as_published(name: str) -> str:
+    """Name of a model's own direction removed everywhere toward 0 where another way was chosen."""
+    return f"{name}, as published"
 
 
 def removed(own: Found, unit: Float[np.ndarray, " width"]) -> Edit:

@@ -28,13 +28,14 @@ Intervention = Literal["none", "ablation", "addition"]
 class Outcome(Record):
     """What a model does with one kind of test prompts under one intervention.
 
-    direction: "none", "base", "post", "random", or "random at layer l" as the control of a direction
-    added there. refused: by the judge where there is one, else by any phrase rule; start, anywhere: by the published
-    ones. judged: judge and phrases on the same answers. unfinished: share that never ended its thinking block, where
-    there are such.
-    log_odds: of the first token beginning a refusal. gibberish: share of incoherent answers. effect: change against
-    the unsteered model, under ablation of the share refused or gibberish, under addition of the share refused in
-    language. draws: the effect of each random direction by itself.
+    direction: "none", "base", "post", "random", or "random at layer l" as the control of a direction added there.
+    An ablation goes the way that was chosen for the model; "post, as published" is its own direction removed toward
+    0 everywhere, beside another way. refused: by the judge where there is one, else by any phrase rule; start,
+    anywhere: by the published ones. judged: judge and phrases on the same answers. unfinished: share that never
+    ended its thinking block, where there are such. log_odds: of the first token beginning a refusal. gibberish:
+    share of incoherent answers. effect: change against the unsteered model, under ablation of the share refused or
+    gibberish, under addition of the share refused in language. draws: the effect of each random direction by
+    itself.
     """
 
     model: str

@@ -32,6 +32,7 @@ def sentences(result: RefusalResult) -> list[str]:
     for model in result.setting.models:
         for direction in (model, *(other for other in result.setting.models if other != model)):
             made += [_effect_sentence(result, model, direction, kind) for kind in ("ablation", "addition")]
+        made.append(_published_sentence(result, model))
     made = [sentence for sentence in made if sentence]
     for name, rows in (
         ("each in its own template", result.own),
@@ -115,9 +116,28 @@ def _effect_sentence(result: RefusalResult, model: str, direction: str, interven
     )
     broken = f", {row.gibberish.value:.0%} of the answers gibberish" if row.gibberish.value >= 0.1 else ""
     return (
-        f"{verb} the {direction} direction in the {model} model changes its refusal of {kind} prompts from "
+        f"{verb} the {direction} direction{_way(result, model, intervention)} in the {model} model changes its refusal "
+        f"of {kind} prompts from "
         f"{plain.refused.value if plain else float('nan'):.2f} to {row.refused} (random directions: "
         f"{null.refused}{_furthest(null)}){broken}{verdict}."
+    )
+
+
+def _way(result: RefusalResult, model: str, intervention: str) -> str:
+    """How a direction is taken out, where that is not the published way."""
+    choice = result.choices.get(model)
+    if intervention != "ablation" or choice is None or choice.chosen.as_published:
+        return ""
+    return f" {choice.ablated()}"
+
+
+def _published_sentence(result: RefusalResult, model: str) -> str:
+    row = result.outcome(model, "ablation", f"{model}, as published")
+    if row is None or not result.separates[model]:
+        return ""
+    return (
+        f"Removed as published (toward 0 everywhere), the {model} direction leaves {row.refused} refused and "
+        f"{row.gibberish} gibberish."
     )
 
 

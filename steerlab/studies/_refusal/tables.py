@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steerlab.judging import JudgeAgreement
 from steerlab.readouts.agreement import COLUMNS, Agreement
 from steerlab.results import Table, with_rows
-from steerlab.selection import Selection
+from steerlab.selection import Selection, way
 from steerlab.statistics import Estimate, bootstrap_mean
 from steerlab.studies._refusal.place import TEMPLATES
 
@@ -28,6 +28,7 @@ def tables(result: RefusalResult) -> list[Table]:
         _judged(result),
         _choice(result),
         *(_candidates(f"selection_{model}", choice) for model, choice in result.choices.items()),
+        *(_ways(f"ablation_{model}", choice) for model, choice in result.choices.items()),
         *(_cosine(key, title, rows) for key, title, rows in result.cosines()),
         *(_grid(template, result) for template in TEMPLATES),
         _projections(result),
@@ -67,7 +68,8 @@ def _rates(result: RefusalResult) -> Table:
         columns | {"change": "effect"},
         note=f"{judged}Change against the unsteered model: under ablation of the share that refuses or writes "
         "gibberish, under addition of the share that refuses in language. A direction is added at the layer where it "
-        "was chosen, as long as the dose in class gaps of the steered model there, and so are its random controls. "
+        "was chosen, as long as the dose in class gaps of the steered model there, and so are its random controls; it "
+        "is ablated in the way chosen for the steered model, and so are they. "
         f"Log-odds of the first token among: {tokens}{dose}{end}",
     )
 
@@ -112,6 +114,7 @@ def _choice(result: RefusalResult) -> Table:
             "layer": lambda row: row[1].chosen.layer,
             "position": lambda row: row[1].chosen.position,
             "token": lambda row: repr(row[1].token),
+            "ablated": lambda row: row[1].ablated(),
             "rule": lambda row: row[1].rule,
             "separation": lambda row: row[1].chosen.separation,
             "bypass": lambda row: row[1].chosen.bypass,
@@ -142,6 +145,25 @@ def _candidates(key: str, selection: Selection) -> Table:
         },
         note=f"Read and added at {selection.site}; position -1 is the prompt's last token. Chosen: {selection.rule}. "
         "These scores have no interval: they are not results. Empty cells were not needed for the choice.",
+    )
+
+
+def _ways(key: str, selection: Selection) -> Table:
+    return Table.of(
+        key,
+        f"Ways of ablation of {selection.model}, scored on validation prompts",
+        selection.tried,
+        {
+            "layer": "layer",
+            "position": "position",
+            "ablated": lambda place: way(place, selection.kinds[1]),
+            "bypass": "bypass",
+            "KL": lambda place: f"at least {place.kl:.2f}" if place.kl_at_least else place.kl,
+            "unanswered": "unanswered",
+            "chosen": lambda place: "chosen" if place == selection.chosen else "",
+        },
+        note="Some candidates, removed toward 0 or toward the mean of the harmless class, in a window of layers. These "
+        "scores have no interval: they are not results. Empty cells were not needed for the choice.",
     )
 
 
