@@ -260,12 +260,26 @@ def require_place(path: Path) -> None:
 
 def parse_steer(text: str) -> tuple[Path, float | None, str | None]:
     """File, strength and layers of `FILE[:STRENGTH[@LAYERS]]`. Raises `DirectionError` where it is malformed."""
-    match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<strength>[^@]+))?(?:@(?P<layers>.+))?", text)
+    file, strength, layers = _parsed(text, "STRENGTH")
+    return file, _strength(text, strength), layers
+
+
+def parse_ablate(text: str) -> tuple[Path, float | str | None, str | None]:
+    """File, what it goes toward and layers of `FILE[:TOWARD[@LAYERS]]`. Raises `DirectionError` as `parse_steer`."""
+    file, toward, layers = _parsed(text, "TOWARD")
+    try:
+        return file, None if toward is None else float(toward), layers
+    except ValueError:
+        return file, toward, layers
+
+
+def _parsed(text: str, what: str) -> tuple[Path, str | None, str | None]:
+    match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<what>[^@]+))?(?:@(?P<layers>.+))?", text)
     if match is None:
         raise DirectionError(
-            f"{text!r} is not understood; write FILE.safetensors, then :STRENGTH and @LAYERS if wanted."
+            f"{text!r} is not understood; write FILE.safetensors, then :{what} and @LAYERS if wanted."
         )
-    return Path(match["file"]), _strength(text, match["strength"]), match["layers"]
+    return Path(match["file"]), match["what"], match["layers"]
 
 
 def _strength(text: str, written: str | None) -> float | None:

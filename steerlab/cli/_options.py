@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -38,7 +38,8 @@ Steer = Annotated[
 AblateOption = Annotated[
     list[str] | None,
     typer.Option(
-        help=r"FILE\[@LAYER] removes the direction found at a layer (its best) everywhere. Repeatable."
+        help=r"FILE\[@LAYER] removes the direction found at a layer (its best) everywhere. FILE\:TOWARD\[@LAYERS] "
+        "moves its component to that of the mean, of a class of the direction, or to a number, at these layers. Repeatable."
     ),
 ]
 SizeOption = Annotated[Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")]
@@ -67,7 +68,7 @@ def load_model(
 
 def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:
     from steerlab.extraction import parse_steer
-    from steerlab.steering import Ablate, Add
+    from steerlab.steering import Add
 
     interventions: list[Edit] = []
     for text in steer:
@@ -81,12 +82,23 @@ def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edi
                 layers=None if layers is None else "all",
             )
         )
-    for text in ablate:
-        file, strength, layers = parse_steer(text)
-        if strength is not None:
-            raise DirectionError(f"{text!r} gives a strength, which ablation has not; write FILE[@LAYER].")
-        interventions.append(Ablate(_placed(file, layers, model, text)))
+    interventions += [_ablation(model, text) for text in ablate]
     return interventions
+
+
+def _ablation(model: LanguageModel, text: str) -> Edit:
+    """FILE[@LAYER], or FILE:TOWARD[@LAYERS]: the direction where it works best, removed toward that at some layers."""
+    from steerlab.extraction import chosen_layers, parse_ablate
+    from steerlab.steering import Ablate
+
+    file, toward, layers = parse_ablate(text)
+    if toward is None:
+        return cast("Edit", Ablate(_placed(file, layers, model, text)))
+    direction = _placed(file, None, model, text)
+    if len(direction.sites) > 1 and direction.best is not None:
+        direction = direction.at(direction.best)
+    chosen = None if layers is None else chosen_layers(layers, model.n_layers)
+    return cast("Edit", Ablate(direction, toward=toward, layers=chosen))
 
 
 def _placed(file: Path, layers: str | None, model: LanguageModel, written: str) -> Direction:

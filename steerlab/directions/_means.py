@@ -36,17 +36,14 @@ def checked_means(given: Means) -> Means:
 
 def mean_among(means: Means, site: Site, of: str) -> Float[Tensor, " width"]:
     """The mean of a class, or of all for "mean", at a site or at the one that holds the same state."""
-    if site not in means and site.layer is not None:
-        twin = {
-            "resid_pre": Site("resid_post", site.layer - 1),
-            "resid_post": Site("resid_pre", site.layer + 1),
-        }
-        site = twin.get(site.name, site) if twin.get(site.name, site) in means else site
+    asked = site
+    if site not in means:
+        site = _twin(site)
     known = means.get(site)
     if known is None:
         places = f" (known: {_few(means)})" if means else ""
         raise DirectionError(
-            f"The direction knows no mean states at {site}{places}; fit it from labelled states captured there."
+            f"The direction knows no mean states at {asked}{places}; fit it from labelled states captured there."
         )
     if of == "mean" and of in known and ALL in known:
         raise DirectionError(f"A class is called 'mean' at {site}; give the value by site instead of a name.")
@@ -55,6 +52,15 @@ def mean_among(means: Means, site: Site, of: str) -> Float[Tensor, " width"]:
         classes = ", ".join(repr(label) for label in known if label)
         raise DirectionError(f"The direction knows no mean of {of!r} at {site}; it knows 'mean', {classes}.")
     return known[key]
+
+
+def _twin(site: Site) -> Site:
+    """The site that holds the same state: a block's input is the output of the one before."""
+    if site.name == "resid_pre" and site.layer:
+        return Site("resid_post", site.layer - 1)
+    if site.name == "resid_post" and site.layer is not None:
+        return Site("resid_pre", site.layer + 1)
+    return site
 
 
 def _few(means: Means) -> str:

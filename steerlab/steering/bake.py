@@ -3,7 +3,9 @@
     Add      one vector at every token is a bias of the part that wrote the state (resid_post.l: the MLP's down
              projection of block l; resid_pre.0: the embedding; z: W_O δ on the output projection, as ITI does)
     Ablate   W ← W − Q Qᵀ W for every part that writes to the stream (Arditi et al. 2024), biases and learned
-             positions included; tied embeddings are untied first, since the unembedding only reads
+             positions included; tied embeddings are untied first, since the unembedding only reads. Toward one number
+             that component is a constant where the stream begins. Toward a mean it differs from block to block and
+             what earlier blocks wrote would have to be undone there, which no weights do
 
 Both are exact up to rounding, or refused with the reason. The result is proved on a few tokens against the hooks before
 it is handed out.
@@ -34,7 +36,7 @@ from steerlab.steering._writers import Part, Writers, project
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 
-_KNOWN = ("direction", "sites", "strength", "unit", "positions")
+_KNOWN = ("direction", "sites", "strength", "unit", "positions", "toward")
 _TINY = 1e-6
 
 
@@ -183,6 +185,9 @@ def shift_of(edit: Add, site: Site) -> Tensor:
 
 def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
     """The changes of weights, in the order in which they have to be written."""
+    for edit in edits:
+        if isinstance(edit, Ablate):
+            _require_number(edit)
     everywhere = {
         index: orthonormal(edit.direction, edit.direction.sites[0])
         for index, edit in enumerate(edits)
@@ -195,11 +200,13 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
     for index, edit in enumerate(edits):
         if index in everywhere:
             outputs += _everywhere(writers, everywhere[index])
+            late += _start(writers, edit, index, everywhere)
             continue
         for site in dict.fromkeys(edit.sites):
             at_input = site.name in ("z", "mlp_post")
             if isinstance(edit, Ablate):
                 steps = _local(writers, site, orthonormal(edit.direction, site))
+                steps += _shifts(steps, _kept(edit, site))
             else:
                 assert isinstance(edit, Add)
                 later = [basis for place, basis in everywhere.items() if place > index]
@@ -240,6 +247,43 @@ def _everywhere(writers: Writers, basis: Tensor) -> list[_Step]:
     for layer in range(writers.model.n_layers):
         parts += writers.contributions(layer)
     return [_Step(part, "project", basis) for part in parts]
+
+
+def _start(writers: Writers, edit: Edit, index: int, everywhere: dict[int, Tensor]) -> list[_Step]:
+    """The component that an ablation of the whole stream toward a number leaves, put where the stream begins."""
+    assert isinstance(edit, Ablate)
+    first = stream_writes(writers.model)[0]
+    kept = _kept(edit, first)
+    if kept is None:
+        return []
+    others = {place: basis for place, basis in everywhere.items() if place != index}
+    later = [basis for place, basis in others.items() if place > index]
+    return _addition(writers, first, kept, later, list(others.values()))
+
+
+def _kept(edit: Ablate, site: Site) -> Tensor | None:
+    """What an ablation puts in place of the component at a site."""
+    operator = edit.operator(site)
+    assert operator is not None
+    return operator.shift
+
+
+def _shifts(steps: Sequence[_Step], kept: Tensor | None) -> list[_Step]:
+    """What an ablation toward a number leaves at one site, behind its projections."""
+    if kept is None:
+        return []
+    verbs: dict[str, Literal["shift", "shift_input"]] = {"project": "shift", "project_input": "shift_input"}
+    return [_Step(step.part, verbs[step.verb], kept) for step in steps]
+
+
+def _require_number(edit: Ablate) -> None:
+    """Raise unless the component becomes the same at every site."""
+    if edit.constant is None:
+        raise SteeringError(
+            "An ablation toward a mean, or toward values by site, sets another component at each block, and what "
+            "earlier blocks wrote cannot be undone for later ones by weights; ablate toward 0 or one number "
+            "everywhere, or steer with hooks."
+        )
 
 
 def _local(writers: Writers, site: Site, basis: Tensor) -> list[_Step]:
