@@ -39,7 +39,8 @@ AblateOption = Annotated[
     list[str] | None,
     typer.Option(
         help=r"FILE\[@LAYER] removes the direction found at a layer (its best) everywhere. FILE\:TOWARD\[@LAYERS] "
-        "moves its component to that of the mean, of a class of the direction, or to a number, at these layers. Repeatable."
+        "moves its component to that of the mean, of a class of the direction, or to a number, at these "
+        "layers. Repeatable."
     ),
 ]
 SizeOption = Annotated[Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")]
