@@ -9,7 +9,7 @@ from rich.table import Table
 
 from steerlab.cli._app import app, out
 from steerlab.cli._options import Base, Device, Dtype, TrustRemoteCode, load_model
-from steerlab.errors import ModelError
+from steerlab.errors import ModelError, SteerlabError
 from steerlab.registry import REGISTRIES, registry_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def doctor(
         loaded = load_model(model, device, dtype, trust_remote_code, base)
         out.print(_checkpoint_table(loaded))
         out.print(_self_check_table(loaded.self_check()))
+        out.print(_shared_mean(loaded))
     except ModelError as error:
         if isinstance(error.self_check, SelfCheck):
             out.print(_self_check_table(error.self_check))
@@ -82,6 +83,16 @@ def checkpoint_facts(model: LanguageModel) -> dict[str, str]:
 
 def _baking(reason: str) -> str:
     return f"no: {reason}" if reason else "yes"
+
+
+def _shared_mean(model: LanguageModel) -> str:
+    """How much of every token is one mean, and what follows; why not, where the model's tokenizer cannot say."""
+    from steerlab.readouts.dominance import dominance_sentence, mean_shares
+
+    try:
+        return dominance_sentence(mean_shares(model))
+    except SteerlabError as error:
+        return f"How much of every token is one mean was not measured: {error}"
 
 
 def _registered_table() -> Table:

@@ -130,6 +130,7 @@ def select_direction(
     return said.of(selection.direction)
 
 
+# Long: a third of it documents its options.
 def choose(
     judge: Judge,
     train: Split,

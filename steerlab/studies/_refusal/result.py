@@ -9,6 +9,7 @@ from pydantic import Field
 
 from steerlab.judging import JudgeAgreement
 from steerlab.readouts.agreement import Agreement
+from steerlab.readouts.dominance import MeanShare
 from steerlab.readouts.surface import Surface
 from steerlab.record import Record
 from steerlab.results import StudyResult, Table
@@ -73,12 +74,13 @@ class Setting(Record):
 class RefusalResult(StudyResult):
     """Refusal in two models: how often they refuse, where the direction is, and what it does in either model.
 
-    separates: whether a model refuses harmful prompts more often than harmless ones. choices: every candidate of each
-    model with the chosen one. own, plain: cosines by layer, each model read in its own template at its chosen position,
-    and both in the plain template at the last token. grid: cosines over layers and positions in both kinds of
-    templates. points: test prompts along the directions. prices: what steering costs elsewhere. surface: whether form
-    alone tells the requests apart. missing: what was not run, and why. judge: the name of the judge that decided, where
-    one did. agreements: that judge and the phrases on each model's unsteered test answers.
+    separates: whether a model refuses harmful prompts more often than harmless ones. choices: every candidate of
+    each model with the chosen one. own, plain: cosines by layer, each model read in its own template at its chosen
+    position, and both in the plain template at the last token. grid: cosines over layers and positions in both
+    kinds of templates. points: test prompts along the directions. prices: what steering costs elsewhere. surface:
+    whether form alone tells the requests apart. shared_means: by model how much of every token is one mean, by
+    layer. missing: what was not run, and why. judge: the name of the judge that decided, where one did. agreements:
+    that judge and the phrases on each model's unsteered test answers.
     """
 
     study: str = "refusal"
@@ -92,6 +94,7 @@ class RefusalResult(StudyResult):
     points: tuple[Projection, ...] = ()
     prices: tuple[InterventionPrice, ...] = ()
     surface: Surface | None = None
+    shared_means: Mapping[str, tuple[MeanShare, ...]] = Field(default_factory=dict)
     missing: dict[str, str]
     judge: str | None = None
     agreements: Mapping[str, JudgeAgreement] = Field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerlab.readouts.dominance import dominance_sentence, dominates
 from steerlab.results import Headline
 from steerlab.statistics import Estimate
 
@@ -33,6 +34,7 @@ def sentences(result: RefusalResult) -> list[str]:
         for direction in (model, *(other for other in result.setting.models if other != model)):
             made += [_effect_sentence(result, model, direction, kind) for kind in ("ablation", "addition")]
         made.append(_published_sentence(result, model))
+        made.append(_mean_sentence(result, model))
     made = [sentence for sentence in made if sentence]
     for name, rows in (
         ("each in its own template", result.own),
@@ -139,6 +141,12 @@ def _published_sentence(result: RefusalResult, model: str) -> str:
         f"Removed as published (toward 0 everywhere), the {model} direction leaves {row.refused} refused and "
         f"{row.gibberish} gibberish."
     )
+
+
+def _mean_sentence(result: RefusalResult, model: str) -> str:
+    """Where one mean dominates, what that is and what follows."""
+    shares = result.shared_means.get(model, ())
+    return f"In {model}: {dominance_sentence(shares)}" if shares and dominates(shares) else ""
 
 
 def _furthest(null: Outcome) -> str:

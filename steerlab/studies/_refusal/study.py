@@ -20,6 +20,7 @@ from steerlab.judging import JudgeAgreement, RefusalJudge, agreement_of, asked_o
 from steerlab.models import LanguageModel
 from steerlab.models.thinking import thinking_in
 from steerlab.progress import track
+from steerlab.readouts.dominance import mean_shares
 from steerlab.readouts.refusals import Judge, Verdicts, refusal_tokens, tells_apart
 from steerlab.readouts.requests import Split
 from steerlab.readouts.surface import surface
@@ -44,6 +45,8 @@ from steerlab.studies._refusal.result import RefusalResult, Setting
 from steerlab.studies._refusal.sentences import headline, sentences
 
 __all__ = ["RefusalResult", "Setting", "refusal"]
+
+_TEXTS = 4  # on which the shared mean is measured
 
 
 _AMOUNTS: dict[str, Amount] = {
@@ -315,6 +318,9 @@ def _with_directions(
             "grid": cells,
             "points": points_of(subjects, chosen),
             "prices": tuple(priced),
+            "shared_means": {subject.name: mean_shares(subject.model, texts[:_TEXTS]) for subject in subjects}
+            if texts
+            else {},
             "missing": missing,
         }
     )

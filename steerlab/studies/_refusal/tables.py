@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlab.judging import JudgeAgreement
 from steerlab.readouts.agreement import COLUMNS, Agreement
+from steerlab.readouts.dominance import DOMINANT
 from steerlab.results import Table, with_rows
 from steerlab.selection import Selection, way
 from steerlab.statistics import Estimate, bootstrap_mean
@@ -33,6 +34,7 @@ def tables(result: RefusalResult) -> list[Table]:
         *(_grid(template, result) for template in TEMPLATES),
         _projections(result),
         _price(result),
+        _shared_means(result),
         _surface(result),
     )
 
@@ -219,6 +221,23 @@ def _price(result: RefusalResult) -> Table:
         },
         note="Nats a token, resampled by text; KL of the steered from the unsteered law. The edits act at every token. "
         "Random: mean of several directions of the same length, from the least to the greatest.",
+    )
+
+
+def _shared_means(result: RefusalResult) -> Table:
+    return Table.of(
+        "shared_mean",
+        "How much of every token is one shared mean",
+        [(model, row) for model, rows in result.shared_means.items() for row in rows],
+        {
+            "model": lambda row: row[0],
+            "layer": lambda row: row[1].layer,
+            "share of the norm": lambda row: row[1].share,
+            "largest coordinate over the median one": lambda row: row[1].top,
+            "first token over the others": lambda row: row[1].first,
+        },
+        note="Norm of the mean state over the mean norm, on plain text without each text's first token. Where it is "
+        f"above {DOMINANT} in the middle layers, removing any direction toward 0 breaks the model.",
     )
 
 
