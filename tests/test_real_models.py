@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from tolerances import close
 
 import steerlab as sl
 from steerlab.comparison import run_study
+from steerlab.forecast import forecast
 from steerlab.models.metering import metered
 from steerlab.readouts.confidence import read_texts
 from steerlab.results import SkippedResult, result_from_dict
@@ -28,7 +30,9 @@ from steerlab.studies._pair import LARGE
 pytestmark = pytest.mark.skipif(
     "STEERLAB_REAL_MODELS" not in os.environ, reason="set STEERLAB_REAL_MODELS to the folder of real models"
 )
-ADAPTER = Path(__file__).parents[1] / "analyses" / "post_training" / "safe"
+ROOT = Path(__file__).parents[1]
+ADAPTER = ROOT / "analyses" / "post_training" / "safe"
+COMPARED = ROOT / "benchmarks" / "results" / "compare.json"
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,14 @@ def test_a_study_runs_end_to_end(study: str, pair: Pair) -> None:
     assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
     assert result.tables()
     assert min(own.read for own in spent.values()) > 0
+
+
+def test_a_dry_run_foresees_what_the_committed_run_took(pair: Pair) -> None:
+    committed = json.loads(COMPARED.read_text())["studies"]
+    assert committed.keys() == FINDINGS.keys()
+    for cost in forecast(pair, list(committed)).studies:
+        for kind in ("read", "generated", "patched", "unembedded"):
+            assert getattr(cost, kind) == pytest.approx(committed[cost.study][kind], rel=0.05), cost.study
 
 
 def test_losses_on_text_are_transformers_own(pair: Pair) -> None:
