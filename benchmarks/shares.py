@@ -33,7 +33,6 @@ from steerlab.environment import hardware, library_versions
 from steerlab.models.metering import metered
 from steerlab.run_data import read_data
 from steerlab.studies import Pair
-from steerlab.studies._pair import LARGE
 
 RESULT = Path(__file__).parent / "results" / "shares.json"
 PACKAGE = str(Path(sl.__file__).parent)
@@ -111,13 +110,10 @@ def profile(study: str, pair: Pair) -> dict[str, Any]:
 
 
 def fewer() -> None:
-    """Ask large models what the tests ask of small ones."""
+    """Ask large models as little as the tests do."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     smaller = importlib.import_module("smaller")
-    smaller.use_smaller_amounts()
-    for place, (table, _) in smaller._TABLES.items():
-        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
-        amounts[LARGE] = amounts["quick"]
+    smaller.ask_little_of_large_models()
 
 
 def main() -> None:

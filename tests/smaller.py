@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from steerlab.studies._pair import LARGE
+
 _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "_truthfulness.study": (
         "_AMOUNTS",
@@ -37,6 +39,19 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+#: What large models are asked less of still: refusal runs every layer of both for each place and dose.
+_LESS: dict[str, dict[str, Any]] = {
+    "_refusal.study": {
+        "train": 16,
+        "val": 8,
+        "test": 12,
+        "strengths": (1.0,),
+        "randoms": 2,
+        "texts": 2,
+        "task": 4,
+    },
+}
+
 
 def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -> None:
     """Give size "quick" smaller amounts, of all studies or some; without `patch`, for the rest of this process."""
@@ -46,6 +61,16 @@ def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -
         amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
         quick = amounts["quick"]
         patch.setitem(amounts, "quick", type(quick)(**{**_fields(quick), **changes}))
+
+
+def ask_little_of_large_models(patch: pytest.MonkeyPatch | None = None) -> None:
+    """The smaller amounts for models above 20 million parameters, whose passes take seconds."""
+    patch = patch or pytest.MonkeyPatch()
+    use_smaller_amounts(patch)
+    for place, (table, _) in _TABLES.items():
+        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
+        quick = amounts["quick"]
+        patch.setitem(amounts, LARGE, type(quick)(**{**_fields(quick), **_LESS.get(place, {})}))
 
 
 def use_twenty_random_directions(patch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from smaller import _TABLES, use_smaller_amounts
+from smaller import ask_little_of_large_models
 from tolerances import close
 
 import steerlab as sl
@@ -25,7 +24,6 @@ from steerlab.readouts.confidence import read_texts
 from steerlab.results import SkippedResult, result_from_dict
 from steerlab.run_data import read_data
 from steerlab.studies import Pair
-from steerlab.studies._pair import LARGE
 
 pytestmark = pytest.mark.skipif(
     "STEERLAB_REAL_MODELS" not in os.environ, reason="set STEERLAB_REAL_MODELS to the folder of real models"
@@ -43,11 +41,7 @@ def pair() -> Pair:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a large model is asked is what the tests ask of small ones."""
-    use_smaller_amounts(monkeypatch)
-    for place, (table, _) in _TABLES.items():
-        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
-        monkeypatch.setitem(amounts, LARGE, amounts["quick"])
+    ask_little_of_large_models(monkeypatch)
 
 
 def refuses(result: Any) -> None:
