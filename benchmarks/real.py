@@ -74,8 +74,8 @@ def main() -> None:
     note = (
         "Clocked inside the run, hooks (and for reading all else that is not the pass) over the rest: "
         + "; ".join(map(said, inside))
-        + ". Exact ablation, baked: "
-        + " ".join(f"{one['model']}: {one['baked']}" for one in rows if "baked" in one)
+        + ". In the weights: "
+        + " ".join(f"{one['what']}: {one['baked']}" for one in rows if "baked" in one)
         + f" Beside it: {'; '.join(dict.fromkeys(one['beside it'] for one in rows)) or 'nothing'}."
     )
     for cells in _cells(shown):
@@ -149,10 +149,14 @@ def steering(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict
 
 
 def baking(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
-    """Generation with a vector in the weights over that of a copy of the plain weights."""
+    """Generation with a vector in the weights over that of a copy of the plain weights, or why there is none."""
     vectors = directions(model)
     edit = Add(vectors.at(vectors.sites[len(vectors.sites) // 2]), strength=0.1)
-    baked, twin = bake(model, edit), sl.load(deepcopy(model.model), tokenizer=model.tokenizer)
+    try:
+        baked = bake(model, edit)
+    except SteerlabError as error:
+        return [{"what": "Add, baked", "baked": f"refused: {error}"}]
+    twin = sl.load(deepcopy(model.model), tokenizer=model.tokenizer)
     if written(baked, given) != written(model, given, edit):
         raise SystemExit(
             f"{model.name} writes other tokens baked than steered; look at bake before its speed."

@@ -44,9 +44,10 @@ _LESS: dict[str, dict[str, Any]] = {
     "_refusal.study": {
         "train": 16,
         "val": 8,
-        "test": 12,
+        "test": 8,
         "strengths": (1.0,),
         "randoms": 2,
+        "priced_randoms": 1,
         "texts": 2,
         "task": 4,
     },

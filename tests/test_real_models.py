@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,15 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[1]
 ADAPTER = ROOT / "analyses" / "post_training" / "safe"
 COMPARED = ROOT / "benchmarks" / "results" / "compare.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _every_core() -> Iterator[None]:
+    """Large models are faster on all cores; the other tests run on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else before)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
