@@ -39,7 +39,7 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
-#: What large models are asked less of still: refusal runs every layer of both for each place and dose.
+#: What large models are asked less of still: what they run over and over, and what has no bound.
 _LESS: dict[str, dict[str, Any]] = {
     "_refusal.study": {
         "train": 16,
@@ -51,6 +51,8 @@ _LESS: dict[str, dict[str, Any]] = {
         "texts": 2,
         "task": 4,
     },
+    "_confidence.study": {"texts": 12, "statements_a_topic": 6},
+    "_knowledge.study": {"asked": 24},
 }
 
 
@@ -65,13 +67,17 @@ def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -
 
 
 def ask_little_of_large_models(patch: pytest.MonkeyPatch | None = None) -> None:
-    """The smaller amounts for models above 20 million parameters, whose passes take seconds."""
+    """The smaller amounts for models above 20 million parameters, whose passes take seconds; never more than theirs."""
     patch = patch or pytest.MonkeyPatch()
-    use_smaller_amounts(patch)
-    for place, (table, _) in _TABLES.items():
+    for place, (table, changes) in _TABLES.items():
         amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
-        quick = amounts["quick"]
-        patch.setitem(amounts, LARGE, type(quick)(**{**_fields(quick), **_LESS.get(place, {})}))
+        large = amounts.get(LARGE, amounts["quick"])
+        own = _fields(large)
+        less = {
+            name: min(value, own[name]) if isinstance(own[name], int | float) else value
+            for name, value in changes.items()
+        }
+        patch.setitem(amounts, LARGE, type(large)(**{**own, **less, **_LESS.get(place, {})}))
 
 
 def use_twenty_random_directions(patch: pytest.MonkeyPatch) -> None:
