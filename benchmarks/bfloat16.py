@@ -27,7 +27,7 @@ from steerlab.environment import hardware, library_versions
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "bfloat16.json"
-TEXTS, CHARACTERS, WRITTEN, NEW, REQUESTS = 8, 240, 4, 8, 16
+TEXTS, CHARACTERS, WRITTEN, NEW, REQUESTS = 2, 120, 1, 3, 4
 
 
 def measure(folder: Path, turns: int) -> dict[str, Any]:
