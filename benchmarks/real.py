@@ -12,6 +12,7 @@ timed against a copy of the plain weights, which lies elsewhere in memory as the
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from copy import deepcopy
@@ -29,10 +30,11 @@ from capture import row
 
 import steerlab as sl
 from steerlab.environment import hardware, library_versions
-from steerlab.steering import Add, bake
+from steerlab.errors import SteerlabError
+from steerlab.steering import Ablate, Add, bake
 
 HERE = Path(__file__).parent
-READ, WRITE, NEW = (8, 320), (4, 160), 16  # texts and their characters; new tokens
+READ, WRITE, NEW = (4, 320), (2, 160), 12  # texts and their characters; new tokens
 READ_GOAL, INSIDE_GOAL, BAKED_GOAL = 1.03, 0.02, 1.005
 
 
@@ -44,13 +46,19 @@ def main() -> None:
     options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     options.add_argument("--quick", action="store_true", help="one turn; writes nothing")
     options.add_argument("--turns", type=int, default=5, help="turns of every comparison (default 5)")
+    options.add_argument("--note", default="", help="what else the machine did, written beside the numbers")
     chosen = options.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     turns = 1 if chosen.quick else chosen.turns
-    rows = [one for folder in chosen.folders for one in measure(folder, turns)]
+    rows = [
+        {"model": folder.name, "beside it": chosen.note, **one}
+        for folder in chosen.folders
+        for one in measure(folder, turns)
+    ]
+    rows = kept(rows) + rows
     results = {
         "configuration": {
-            "shape": ", ".join(folder.name for folder in chosen.folders),
+            "shape": ", ".join(dict.fromkeys(one["model"] for one in rows)),
             "weights": "trained, float32",
             "threads": torch.get_num_threads(),
             "batch": f"{READ[0]} texts of {READ[1]} characters, {WRITE[0]} of {WRITE[1]} with {NEW} new tokens",
@@ -62,11 +70,13 @@ def main() -> None:
         "rows": rows,
     }
     inside = [one for one in rows if "inside the hooks" in one]
-    shown = {**results, "rows": [one for one in rows if one not in inside]}
+    shown = {**results, "rows": [one for one in rows if "wall ratio" in one]}
     note = (
         "Clocked inside the run, hooks (and for reading all else that is not the pass) over the rest: "
         + "; ".join(map(said, inside))
-        + "."
+        + ". In the weights: "
+        + " ".join(f"{one['what']}: {one['baked']}" for one in rows if "baked" in one)
+        + f" Beside it: {'; '.join(dict.fromkeys(one['beside it'] for one in rows)) or 'nothing'}."
     )
     for cells in _cells(shown):
         print(*cells, sep=" | ")
@@ -76,13 +86,21 @@ def main() -> None:
         write_section(HERE / "README.md", "real.py", shown, note)
 
 
+def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of models that an earlier run measured and this one did not."""
+    path = HERE / "results" / "real.json"
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    now = {one["model"] for one in rows}
+    return [one for one in before if one.get("model", "") not in now | {""}]
+
+
 def measure(folder: Path, turns: int) -> list[dict[str, Any]]:
     """The rows of one model."""
     model = sl.load(str(folder), device="cpu", dtype="float32")
     model.model.generation_config.eos_token_id = model.model.config.eos_token_id = None
     return [
         {**one, "what": f"{folder.name}: {one['what']}"}
-        for part, size in ((reading, READ), (steering, WRITE), (baking, WRITE))
+        for part, size in ((reading, READ), (steering, WRITE), (baking, WRITE), (ablating, WRITE))
         for one in part(model, texts(*size), turns)
     ]
 
@@ -131,10 +149,14 @@ def steering(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict
 
 
 def baking(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
-    """Generation with a vector in the weights over that of a copy of the plain weights."""
+    """Generation with a vector in the weights over that of a copy of the plain weights, or why there is none."""
     vectors = directions(model)
     edit = Add(vectors.at(vectors.sites[len(vectors.sites) // 2]), strength=0.1)
-    baked, twin = bake(model, edit), sl.load(deepcopy(model.model), tokenizer=model.tokenizer)
+    try:
+        baked = bake(model, edit)
+    except SteerlabError as error:
+        return [{"what": "Add, baked", "baked": f"refused: {error}"}]
+    twin = sl.load(deepcopy(model.model), tokenizer=model.tokenizer)
     if written(baked, given) != written(model, given, edit):
         raise SystemExit(
             f"{model.name} writes other tokens baked than steered; look at bake before its speed."
@@ -142,6 +164,18 @@ def baking(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[s
     times = in_turn({"copy": lambda: written(twin, given), "baked": lambda: written(baked, given)}, turns)
     over = "unsteered generate of a copy"
     return [row("Add at one layer, baked", over, times, "baked", "copy", goal=BAKED_GOAL)]
+
+
+def ablating(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
+    """A direction taken out of the weights: that it writes the tokens of the hooks, or the sentence that refuses."""
+    edit = Ablate(directions(model).at(f"resid_post.{model.n_layers // 2}"))
+    try:
+        baked = bake(model, edit)
+    except SteerlabError as error:
+        return [{"what": "Ablate, baked", "baked": f"refused: {error}"}]
+    if written(baked, given) != written(model, given, edit):
+        raise SystemExit(f"{model.name} writes other tokens with the ablation baked than with hooks.")
+    return [{"what": "Ablate, baked", "baked": "the tokens of the hooks."}]
 
 
 def written(model: sl.LanguageModel, given: list[str], *edits: Any) -> list[tuple[int, ...]]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from steerlab.studies._pair import LARGE
+
 _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "_truthfulness.study": (
         "_AMOUNTS",
@@ -37,6 +39,22 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+#: What large models are asked less of still: what they run over and over, and what has no bound.
+_LESS: dict[str, dict[str, Any]] = {
+    "_refusal.study": {
+        "train": 16,
+        "val": 8,
+        "test": 8,
+        "strengths": (1.0,),
+        "randoms": 2,
+        "priced_randoms": 1,
+        "texts": 2,
+        "task": 4,
+    },
+    "_confidence.study": {"texts": 12, "statements_a_topic": 6},
+    "_knowledge.study": {"asked": 24},
+}
+
 
 def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -> None:
     """Give size "quick" smaller amounts, of all studies or some; without `patch`, for the rest of this process."""
@@ -46,6 +64,20 @@ def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -
         amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
         quick = amounts["quick"]
         patch.setitem(amounts, "quick", type(quick)(**{**_fields(quick), **changes}))
+
+
+def ask_little_of_large_models(patch: pytest.MonkeyPatch | None = None) -> None:
+    """The smaller amounts for models above 20 million parameters, whose passes take seconds; never more than theirs."""
+    patch = patch or pytest.MonkeyPatch()
+    for place, (table, changes) in _TABLES.items():
+        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
+        large = amounts.get(LARGE, amounts["quick"])
+        own = _fields(large)
+        less = {
+            name: min(value, own[name]) if isinstance(own[name], int | float) else value
+            for name, value in changes.items()
+        }
+        patch.setitem(amounts, LARGE, type(large)(**{**own, **less, **_LESS.get(place, {})}))
 
 
 def use_twenty_random_directions(patch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ def is_sure(result: Any) -> None:
     assert result.neurons.agreements
 
 
+def narrows(result: Any) -> None:
+    """The post-trained model goes on in fewer ways."""
+    assert result.headline.value.low > 1
+
+
+def agrees(result: Any) -> None:
+    """Both models keep what they know at the same places."""
+    assert result.headline.value.low > 0.9
+
+
 FINDINGS = {"truthfulness": knows_truth, "refusal": refuses, "confidence": is_sure}
 
 
@@ -106,6 +117,18 @@ def test_a_study_of_the_bundled_pair_gives_what_it_gave(study: str) -> None:
     assert before.headline is not None
     assert after.headline is not None
     assert alike(before.headline.value, after.headline.value)
+
+
+@pytest.mark.parametrize(("study", "finds"), [("branching", narrows), ("knowledge", agrees)])
+def test_a_study_without_a_stored_run_of_its_amounts_costs_no_more(
+    study: str, finds: Callable[[Any], None]
+) -> None:
+    pair = Pair(sl.load("zoo:small-base"), sl.load("zoo:small-post"))
+    with metered(pair.by_name) as spent:
+        result = run_study(study, pair, on_topics(read_data(), pair.topics))
+    costs_no_more(study, spent)
+    assert result.status == "done"
+    finds(result)
 
 
 def costs_no_more(study: str, spent: dict[str, Spent]) -> None:

@@ -5,30 +5,41 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from smaller import _TABLES, use_smaller_amounts
+from smaller import ask_little_of_large_models
 from tolerances import close
 
 import steerlab as sl
 from steerlab.comparison import run_study
+from steerlab.forecast import forecast
 from steerlab.models.metering import metered
 from steerlab.readouts.confidence import read_texts
 from steerlab.results import SkippedResult, result_from_dict
 from steerlab.run_data import read_data
 from steerlab.studies import Pair
-from steerlab.studies._pair import LARGE
 
 pytestmark = pytest.mark.skipif(
     "STEERLAB_REAL_MODELS" not in os.environ, reason="set STEERLAB_REAL_MODELS to the folder of real models"
 )
-ADAPTER = Path(__file__).parents[1] / "analyses" / "post_training" / "safe"
+ROOT = Path(__file__).parents[1]
+ADAPTER = ROOT / "analyses" / "post_training" / "safe"
+COMPARED = ROOT / "benchmarks" / "results" / "compare.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _every_core() -> Iterator[None]:
+    """Large models are faster on all cores; the other tests run on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else before)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +50,7 @@ def pair() -> Pair:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a large model is asked is what the tests ask of small ones."""
-    use_smaller_amounts(monkeypatch)
-    for place, (table, _) in _TABLES.items():
-        amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
-        monkeypatch.setitem(amounts, LARGE, amounts["quick"])
+    ask_little_of_large_models(monkeypatch)
 
 
 def refuses(result: Any) -> None:
@@ -85,6 +92,14 @@ def test_a_study_runs_end_to_end(study: str, pair: Pair) -> None:
     assert result_from_dict(result.to_dict()).to_dict() == result.to_dict()
     assert result.tables()
     assert min(own.read for own in spent.values()) > 0
+
+
+def test_a_dry_run_foresees_what_the_committed_run_took(pair: Pair) -> None:
+    committed = json.loads(COMPARED.read_text())["studies"]
+    assert committed.keys() == FINDINGS.keys()
+    for cost in forecast(pair, list(committed)).studies:
+        for kind in ("read", "generated", "patched", "unembedded"):
+            assert getattr(cost, kind) == pytest.approx(committed[cost.study][kind], rel=0.05), cost.study
 
 
 def test_losses_on_text_are_transformers_own(pair: Pair) -> None:

@@ -16,10 +16,9 @@ from steerlab.neurons.weights import (
     Neurons,
     OutputSpace,
     Rule,
+    Spaces,
     checkpoint_neurons,
     layer_neurons,
-    norm_centres,
-    output_space,
     with_kurtosis,
 )
 from steerlab.plots import Series
@@ -149,7 +148,7 @@ def entropy_neurons(
 
 def _of_model(model: LanguageModel, seed: int) -> tuple[Neurons, OutputSpace, tuple[Any, Any, Any]]:
     last = model.n_layers - 1
-    space = output_space(model.unembedding, model.final_norm_gain, centred=norm_centres(model), seed=seed)
+    space = Spaces(seed).of(model)
     tensors = (model.w_into_stream(last), model.unembedding, model.final_norm_gain)
     return layer_neurons(model, last, space), space, tensors
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from scipy.stats import rankdata
@@ -25,13 +26,12 @@ from steerlab.neurons.weights import (
     COUNT,
     Neurons,
     OutputSpace,
+    Spaces,
     iou,
     layer_neurons,
     logit_variance,
     lowest,
     matched_neurons,
-    norm_centres,
-    output_space,
 )
 from steerlab.record import Record, Role
 from steerlab.statistics import Estimate, bootstrap, bootstrap_mean
@@ -113,12 +113,23 @@ class PairNeurons(Record):
 
 
 def compare_neurons(
-    base: LanguageModel, post: LanguageModel, texts: Sequence[str], *, randoms: int, seed: int
+    base: LanguageModel,
+    post: LanguageModel,
+    texts: Sequence[str],
+    *,
+    randoms: int,
+    seed: int,
+    known: Spaces | None = None,
 ) -> PairNeurons:
     """Candidates of each model, their overlap with its controls, and the causal test on `texts`.
 
-    randoms: random neurons tested for each candidate. What a model cannot give is left out and noted.
+    Args:
+        randoms: random neurons tested for each candidate.
+        known: output spaces that were made already, with the same seed.
+
+    What a model cannot give is left out and noted.
     """
+    known = known or Spaces(seed)
     models: dict[Role, LanguageModel] = {"base": base, "post": post}
     spaces: dict[Role, OutputSpace] = {}
     by_role: dict[Role, Neurons] = {}
@@ -126,8 +137,7 @@ def compare_neurons(
     notes: list[str] = []
     for role, model in models.items():
         try:
-            centred = norm_centres(model)
-            space = output_space(model.unembedding, model.final_norm_gain, centred=centred, seed=seed)
+            space = known.of(model)
             neurons = layer_neurons(model, model.n_layers - 1, space)
             if not neurons.candidates():
                 raise ModelError(
@@ -172,10 +182,7 @@ def _agreements(
 ) -> list[NeuronAgreement]:
     base, post = neurons["base"], neurons["post"]
     weights = _block_weights(len(spaces["base"].counts), seed)
-    drawn = {
-        role: logit_variance(model.w_into_stream(model.n_layers - 1), spaces[role], weights)
-        for role, model in models.items()
-    }
+    drawn = {role: _drawn(model, neurons[role], spaces[role], weights) for role, model in models.items()}
     rows = [
         NeuronAgreement(name="overlap of the candidates", kind="effect", value=_overlap(base, post, drawn)),
         NeuronAgreement(
@@ -242,15 +249,26 @@ def _other_layers(
     rows = []
     for layer in layers:
         try:
-            base, post = (layer_neurons(models[role], layer, spaces[role]) for role in models)
+            found = {role: layer_neurons(models[role], layer, spaces[role]) for role in models}
         except SteerlabError:
             continue
-        drawn = {
-            role: logit_variance(models[role].w_into_stream(layer), spaces[role], weights) for role in spaces
-        }
+        drawn = {role: _drawn(models[role], found[role], spaces[role], weights) for role in models}
         name = f"overlap by the same rule in layer {layer}"
-        rows.append(NeuronAgreement(name=name, kind="control", value=_overlap(base, post, drawn)))
+        rows.append(
+            NeuronAgreement(name=name, kind="control", value=_overlap(found["base"], found["post"], drawn))
+        )
     return rows
+
+
+def _drawn(
+    model: LanguageModel, neurons: Neurons, space: OutputSpace, weights: Float[np.ndarray, "draw block"]
+) -> Float[np.ndarray, "draw neuron"]:
+    """LogitVar by blocks of the vocabulary, of the eligible neurons; NaN for the others, which no rule takes."""
+    eligible = neurons.eligible()
+    values = np.full((len(weights), len(eligible)), np.nan)
+    rows = model.w_into_stream(neurons.layer)[torch.from_numpy(eligible)]
+    values[:, eligible] = logit_variance(rows, space, weights)
+    return values
 
 
 def _halves(model: LanguageModel, neurons: Neurons, space: OutputSpace, seed: int) -> Estimate:
@@ -262,8 +280,8 @@ def _halves(model: LanguageModel, neurons: Neurons, space: OutputSpace, seed: in
         half = rng.permutation(n_blocks)[: n_blocks // 2]
         weights[row, half] = 1
         weights[row + 1] = 1 - weights[row]
-    variances = logit_variance(model.w_into_stream(neurons.layer), space, weights)
-    picked = [lowest(values, neurons.eligible(), COUNT) for values in variances]
+    eligible = neurons.eligible()
+    picked = [lowest(values, eligible, COUNT) for values in _drawn(model, neurons, space, weights)]
     draws = np.array([iou(picked[row], picked[row + 1]) for row in range(0, len(picked), 2)])
     return _around(float(draws.mean()), draws, n=n_blocks, method=f"{len(draws)} random halves")
 

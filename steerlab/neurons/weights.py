@@ -162,6 +162,27 @@ def output_space(
     return OutputSpace(counts, sums, outer, values[first:].clamp(min=0), vectors[:, first:], centred)
 
 
+class Spaces:
+    """Output spaces of loaded models, each made once: the same unembedding behind the same norm has the same one.
+
+    Weights are not to change as long as it is used.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._made: list[tuple[Tensor, Tensor, bool, OutputSpace]] = []
+
+    def of(self, model: LanguageModel) -> OutputSpace:
+        """What the model's unembedding reads. Raises ModelError where it has no final norm."""
+        rows, gain, centred = model.unembedding, model.final_norm_gain, norm_centres(model)
+        for known_rows, known_gain, known_centred, space in self._made:
+            if centred == known_centred and _same(gain, known_gain) and _same(rows, known_rows):
+                return space
+        space = output_space(rows, gain, centred=centred, seed=self._seed)
+        self._made.append((rows, gain, centred, space))
+        return space
+
+
 def with_kurtosis(
     neurons: Neurons,
     w_out: Float[Tensor, "neuron d_model"],
@@ -205,11 +226,14 @@ def logit_variance(
 ) -> Float[np.ndarray, "draw neuron"]:
     """Unbiased variance over the vocabulary of cos(w_out, u_v); a row for each row of block `weights` (counts)."""
     unit = _unit(_written(w_out, space))
-    sums = space.sums @ unit.T
-    squares = torch.stack([((unit @ block) * unit).sum(-1) for block in space.outer])
-    drawn = torch.ones(1, len(space.counts)) if weights is None else torch.from_numpy(weights)
-    drawn = drawn.to(sums.dtype)
-    total = (drawn @ space.counts)[:, None]
+    counts, sums, outer = space.counts, space.sums, space.outer
+    if weights is None:  # the whole vocabulary is one block
+        counts, sums, outer = (part.sum(0, keepdim=True) for part in (counts, sums, outer))
+        weights = np.ones((1, 1))
+    sums = sums @ unit.T
+    squares = torch.stack([((unit @ block) * unit).sum(-1) for block in outer])
+    drawn = torch.from_numpy(weights).to(sums.dtype)
+    total = (drawn @ counts)[:, None]
     variance = (drawn @ squares - (drawn @ sums) ** 2 / total) / (total - 1)
     return np.asarray(variance.clamp(min=0).double().numpy())
 
@@ -225,7 +249,7 @@ def null_share(
 
 def layer_neurons(model: LanguageModel, layer: int, space: OutputSpace) -> Neurons:
     """The neurons of one layer. Raises SiteError (or ModelError) where a layer has no single down projection."""
-    return neurons_of(model.w_out(layer), layer, space)
+    return neurons_of(model.w_into_stream(layer), layer, space)
 
 
 def checkpoint_neurons(weights: OutputWeights, *, seed: int = 0) -> tuple[Neurons, OutputSpace]:
@@ -280,6 +304,11 @@ def _written(w_out: Float[Tensor, "neuron d_model"], space: OutputSpace) -> Floa
     """w_out as the final norm sees it."""
     written = w_out.detach().cpu().to(space.sums.dtype)
     return written - written.mean(-1, keepdim=True) if space.centred else written
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    alike = first.dtype == second.dtype and first.device == second.device
+    return alike and torch.equal(first, second)
 
 
 def _unit(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:

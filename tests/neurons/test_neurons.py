@@ -30,7 +30,7 @@ from steerlab.neurons.frequency import (
 from steerlab.neurons.gap import entropy_gap
 from steerlab.neurons.layers import layer_effects
 from steerlab.neurons.tables import read_neuron_table
-from steerlab.neurons.weights import layer_neurons, norm_centres, output_space
+from steerlab.neurons.weights import Spaces, layer_neurons, norm_centres, output_space
 from steerlab.readouts.confidence import AnswerReading
 from steerlab.studies._confidence.depth import tempered
 from steerlab.studies._confidence.temperature import fit_temperature
@@ -42,7 +42,19 @@ FOLDED = ["llama", "gpt2", "gpt_neox", "qwen2", "gemma"]
 # -- three tensors --
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_models_with_the_same_unembedding_share_one_output_space() -> None:
+    known = Spaces()
+    model, twin, other = tiny("llama"), tiny("llama"), tiny("gpt2")
+    first = known.of(model)
+    assert known.of(twin) is first
+    assert known.of(other) is not first
+    close(first.outer, output_space(model.unembedding, model.final_norm_gain, centred=False).outer)
+    with torch.no_grad():
+        twin.model.lm_head.weight[0] += 1
+    assert known.of(twin) is not first
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma2", "gemma3", "olmo2"])
 def test_a_checkpoint_gives_the_neurons_of_the_loaded_model(family: str, tmp_path: Path) -> None:
     network = build(family)
     network.save_pretrained(tmp_path)

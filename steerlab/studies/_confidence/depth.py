@@ -20,10 +20,9 @@ from steerlab.neurons.head import NeuronHead
 from steerlab.neurons.weights import (
     Neurons,
     Rule,
+    Spaces,
     layer_neurons,
     matched_neurons,
-    norm_centres,
-    output_space,
 )
 from steerlab.readouts.confidence import AnswerReading
 from steerlab.record import Record, Role
@@ -85,17 +84,16 @@ def depth(
     randoms: int,
     rule: Rule = "published",
     seed: int = 0,
+    known: Spaces | None = None,
 ) -> Depth:
-    """Everything that this pair can take."""
+    """Everything that this pair can take; `known`: output spaces that were made already, with the same seed."""
+    known = known or Spaces(seed)
     missing: list[str] = []
     heads: dict[Role, NeuronHead] = {}
     chosen: dict[Role, tuple[Neurons, list[int]]] = {}
     for role, model in models.items():
         try:
-            space = output_space(
-                model.unembedding, model.final_norm_gain, centred=norm_centres(model), seed=seed
-            )
-            neurons = layer_neurons(model, model.n_layers - 1, space)
+            neurons = layer_neurons(model, model.n_layers - 1, known.of(model))
             chosen[role] = neurons, neurons.chosen(rule)
             heads[role] = NeuronHead(model, within(model, texts))
         except SteerlabError as error:

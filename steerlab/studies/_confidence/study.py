@@ -10,6 +10,7 @@ at random text by text). Source for the question: Du et al., 2025 (arXiv 2504.02
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from steerlab.datasets import ChoiceQuestion, StatementSet, StudyData, choice_qu
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.neurons.overlap import compare_neurons
+from steerlab.neurons.weights import Spaces
 from steerlab.readouts.confidence import (
     AnswerConfidence,
     AnswerReading,
@@ -101,8 +103,9 @@ def confidence(
     choices = _choices(models, data.labelled_statements, data.questions, budget, seed)
     changes = text_changes(readings, pair.same_tokenizer, seed) + answer_changes(asked, answered, seed)
     few = texts[: budget.ablation_texts]
-    neurons = compare_neurons(pair.base, pair.post, few, randoms=budget.randoms, seed=seed)
-    behind = depth(models, few, asked, same_tokenizer=pair.same_tokenizer, randoms=budget.randoms, seed=seed)
+    how: dict[str, Any] = {"randoms": budget.randoms, "seed": seed, "known": Spaces(seed)}
+    neurons = compare_neurons(pair.base, pair.post, few, **how)
+    behind = depth(models, few, asked, same_tokenizer=pair.same_tokenizer, **how)
     return ConfidenceResult(
         status="done" if _identified(on_texts, changes, answered) else "not identified",
         summary=[
