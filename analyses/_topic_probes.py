@@ -43,6 +43,8 @@ ESTIMATORS: dict[str, LinearDirection] = {
     "CCS": Ccs(restarts=3, steps=200, learning_rate=3e-3),
 }
 MIXED_ONLY, AFFIRMED_ONLY = ("TTPD", "TTPD, standardised", "CCS"), ("difference in means, winsorised",)
+#: What is chosen among on training topics; mass-mean would cost as much as the others together.
+CHOICES = ("difference in means", "difference in means, standardised", "logistic regression, standardised")
 WITHIN = ("difference in means, standardised", "logistic regression, standardised")
 APART, SETS_APART, TOGETHER = "topics apart", "sets apart", "together"
 

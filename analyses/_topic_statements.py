@@ -43,8 +43,10 @@ def statements_of(
             affirmed = name.removeprefix(NEGATED)
             if affirmed not in numbers:
                 numbers[affirmed] = _chosen(read, per_set, seed)
+            paired = NEGATED + affirmed in sets
             rows += [
-                (*read[n], name, topic, _polarity(name, read[n][0]), n) for n in numbers[affirmed].tolist()
+                (*read[n], name, topic, _polarity(name, read[n][0], paired), n)
+                for n in numbers[affirmed].tolist()
             ]
     texts, labels, names, of, polarity, number = zip(*rows, strict=True)
     return Statements(
@@ -86,5 +88,6 @@ def _chosen(read: Sequence[tuple[str, bool]], n: int, seed: int) -> NDArray[np.i
     return np.array([number for pair in pairs for number in pair])
 
 
-def _polarity(name: str, text: str) -> int:
-    return -1 if name.startswith(NEGATED) or " not " in text else 1
+def _polarity(name: str, text: str, paired: bool) -> int:
+    """-1 for a set of negations; where affirmations and negations share a set, for a text with "not"."""
+    return -1 if name.startswith(NEGATED) or (not paired and " not " in text) else 1

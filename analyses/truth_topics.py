@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from _local_copies import data_files, model_folder
 from _topic_probes import (
     AFFIRMED_ONLY,
     APART,
+    CHOICES,
     ESTIMATORS,
     MIXED_ONLY,
     SETS_APART,
@@ -69,7 +71,7 @@ COLUMNS = {
 KINDS = {
     "affirmed": (APART, TOGETHER),
     "affirmed and negated": (APART, SETS_APART, TOGETHER),
-    "all": (APART, SETS_APART),
+    "all": (APART,),
 }
 Stack = dict[int, np.ndarray]
 Row = dict[str, Any]
@@ -159,7 +161,7 @@ def chosen(
     labels = draws_of(given, plan["chosen_shuffles"], plan["seed"])
     centred_stack = {layer: centred(x, given, APART) for layer, x in stack.items()}
     right = np.zeros(labels.shape, dtype=bool)
-    names = [name for name in estimators_of(kind, APART) if name not in (*AFFIRMED_ONLY, "CCS")]
+    names = [*CHOICES, "TTPD, standardised"] if kind != "affirmed" else CHOICES
     for topic, name, layer, inner in nested(centred_stack, given, names):
         rows, x = given.topics == topic, centred_stack[layer]
         for number, draw in enumerate(labels):
@@ -190,7 +192,7 @@ def run_part(
     """Measure a part and add its rows to the files, those of `by_layer.csv` last: they say that it is done."""
     kind = part["statements"]
     rows = part_of(given, kind, plan)
-    step = plan["layer_step"] if kind == "affirmed" else plan["mixed_layer_step"]
+    step = plan["models"][part["model"]]["layer_step"] * (1 if kind == "affirmed" else 2)
     mine = some(given, rows)
     states = {layer: x[rows] for layer, x in stack().items() if layer % step == 0}
     if kind == "affirmed":
@@ -307,9 +309,10 @@ def main() -> None:
     plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
     folder = arguments.figures / plan["name"]
     given = used_statements(plan)
+    texts_hash = hashlib.sha256("\n".join(given.texts).encode()).hexdigest()[:16]
     try:
         for name in arguments.only or plan["models"]:
-            sha256 = plan["models"][name]
+            sha256, step = plan["models"][name]["sha256"], plan["models"][name]["layer_step"]
             place = model_folder(name, sha256)
             parts = [dict(zip(PART, (name, sha256, kind), strict=True)) for kind in KINDS]
             left = [part for part in parts if not is_done(folder, part)]
@@ -319,8 +322,8 @@ def main() -> None:
                     f"{[part['statements'] for part in left]}"
                 )
                 continue
-            kept = arguments.runs / plan["name"] / f"{sha256[:16]}.npz"
-            stack = once(lambda: states_of(name, place, given.texts, plan["layer_step"], kept))  # noqa: B023
+            kept = arguments.runs / plan["name"] / f"{sha256[:16]}_{step}_{texts_hash}.npz"
+            stack = once(lambda: states_of(name, place, given.texts, step, kept))  # noqa: B023
             for part in left:
                 run_part(part, stack, given, plan, folder)
             draw(folder, name)
