@@ -58,7 +58,7 @@ def test_one_loud_coordinate_is_the_estimator() -> None:
     x[:, :, 1] *= 300.0
     said = reason(reasons_of("base", x, used, seed=0))
     assert said.startswith("the estimator: in standardised coordinates 0.")
-    assert "it knows" in said
+    assert "within a topic 0." in said
     assert "shuffled labels" in said
 
 

@@ -1,13 +1,13 @@
-"""Why is no truth direction identified: does the model not know, do the statements mix, or is it the estimator?
+"""Why is no truth direction identified: is it the estimator, do the statements mix, or does the model not know?
 
-Asked in this order, each beside the same with shuffled labels:
+Asked in this order, each beside the same with shuffled labels; the first that is above chance is the reason:
 
-1. What the model knows. Within a topic, among affirmed statements: a difference in means found on one half of the
-   subjects, judged on the other half, both ways, in standardised coordinates. The layer is the one where the other
-   topics' halves read each other best.
-2. The estimator. All statements, every topic held out, in the coordinates that the study did not use.
-3. The statements. The affirmed ones alone, every topic held out, in either coordinates: a direction of affirmed
+1. The estimator. All statements, every topic held out, in plain and in standardised coordinates.
+2. The statements. The affirmed ones alone, every topic held out, in either coordinates: a direction of affirmed
    statements may turn round under negation, and then one direction of both is none.
+3. What the model knows. Within a topic, among affirmed statements: a difference in means found on one half of the
+   subjects, judged on the other half, both ways, in standardised coordinates. The layer is the one where the other
+   topics' halves read each other best. At chance, the model does not know; above it, topics share no direction.
 """
 
 from __future__ import annotations
@@ -53,15 +53,12 @@ def reasons_of(name: str, states: Stack, used: Plan, seed: int) -> list[Tried]:
 
 
 def reason(tried: Sequence[Tried]) -> str:
-    """The reason in words, with its numbers."""
+    """The reason in words, with its numbers.
+
+    A direction that reads topics it never saw says more than halves of one, of which there are few statements.
+    """
     within = next(row for row in tried if (row.what, row.topic) == ("within a topic", "all"))
-    known = [
-        row.topic for row in tried if row.what == "within a topic" and row.topic != "all" and row.above_chance
-    ]
     found = f"within a topic {_beside(within)}"
-    if not within.above_chance:
-        return f"the model does not know these topics ({found})"
-    knows = f"it knows {', '.join(known)}" if known else "it knows something of them, no topic for certain"
     for what, said in (
         ("all statements", "the estimator: in {} coordinates {}"),
         (
@@ -73,7 +70,13 @@ def reason(tried: Sequence[Tried]) -> str:
             (row for row in tried if row.what == what), key=lambda row: row.accuracy.value, default=None
         )
         if best is not None and best.above_chance:
-            return f"{said.format(best.coordinates, _beside(best))} ({knows}; {found})"
+            return f"{said.format(best.coordinates, _beside(best))} ({found})"
+    if not within.above_chance:
+        return f"the model does not know these topics ({found})"
+    known = [
+        row.topic for row in tried if row.what == "within a topic" and row.topic != "all" and row.above_chance
+    ]
+    knows = f"it knows {', '.join(known)}" if known else "no topic for certain"
     return f"what it knows of one topic is no direction shared with others ({knows}; {found})"
 
 
