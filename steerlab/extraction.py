@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steerlab.activations import capture
 from steerlab.directions import Direction, LinearDirection, fit_direction
+from steerlab.directions.coordinates import Coordinates
 from steerlab.directions.held_out import FOLDS, groups_by_class
 from steerlab.directions.registry import estimator_of
 from steerlab.errors import DatasetError, DirectionError
@@ -63,6 +64,8 @@ def extract(
     positions: Selector = Last(),  # noqa: B008  # frozen
     template: Template | None = None,
     groups: Sequence[Hashable] | None = None,
+    coordinates: Coordinates = "plain",
+    centre_groups: bool = False,
     label: str | None = None,
     seed: int = 0,
     announce: Callable[[str], None] = lambda sentence: None,
@@ -81,6 +84,8 @@ def extract(
         template: "none" reads the texts as they are; "auto", "chat" or "plain" render them as instructions. By default
             harmful and harmless requests are rendered, and other texts read as they are.
         groups: what is held out together, one name a text; None finds matched and reworded texts.
+        coordinates: "standardised" or "winsorised" for a direction that reads (`fit_direction`); "plain" to steer.
+        centre_groups: takes out of every group (topic) its own mean first.
         label: the class that the direction points to, where the classes have names.
         seed: of the folds.
         announce: is told what was found about the texts.
@@ -95,7 +100,16 @@ def extract(
     data = own_prompts(model, positive, negative, groups=groups, label=label, template=template)
     if data.sentence:
         announce(data.sentence)
-    return extract_from(model, data, estimator=estimator, layers=layers, positions=positions, seed=seed)
+    return extract_from(
+        model,
+        data,
+        estimator=estimator,
+        layers=layers,
+        positions=positions,
+        coordinates=coordinates,
+        centre_groups=centre_groups,
+        seed=seed,
+    )
 
 
 def own_prompts(
@@ -197,6 +211,8 @@ def extract_from(
     estimator: LinearDirection | str = "difference-in-means",
     layers: Layers = "all",
     positions: Selector = Last(),  # noqa: B008  # frozen
+    coordinates: Coordinates = "plain",
+    centre_groups: bool = False,
     seed: int = 0,
 ) -> Direction:
     """Fit a direction at `resid_post` of `layers` and hold it out.
@@ -220,6 +236,8 @@ def extract_from(
         pairs=data.pairs,
         polarity=data.polarity,
         groups=data.groups,
+        coordinates=coordinates,
+        centre_groups=centre_groups,
         seed=seed,
     )
 

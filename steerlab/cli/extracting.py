@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -39,6 +39,12 @@ def extract(
         str, typer.Option(help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them.")
     ] = "difference-in-means",
     layers: Annotated[str, typer.Option(help="`all`, `4`, `4-8` or `2,5,7`.")] = "all",
+    coordinates: Annotated[
+        Literal["plain", "standardised", "winsorised"],
+        typer.Option(
+            help="standardised or winsorised for a direction that reads, plain for one that steers."
+        ),
+    ] = "plain",
     template: Annotated[
         Template | None,
         typer.Option(help="auto, chat, plain or none; requests are rendered, other texts read as they are."),
@@ -58,7 +64,7 @@ def extract(
     data = _data(loaded, contrast, positive, negative, label, template)
     if data.sentence:
         out.print(data.sentence, markup=False, highlight=False, soft_wrap=True)
-    direction = extract_from(loaded, data, estimator=estimator, layers=layers)
+    direction = extract_from(loaded, data, estimator=estimator, layers=layers, coordinates=coordinates)
     direction.save(output)
     out.print(_accuracy_table(direction))
     out.print(

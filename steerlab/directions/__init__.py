@@ -5,6 +5,7 @@ from __future__ import annotations
 from steerlab.directions._header import ModelRef, SiteStatistics
 from steerlab.directions.caa import caa_direction, choice_prompts, equal_norms, swap_choices
 from steerlab.directions.ccs import Ccs
+from steerlab.directions.coordinates import InCoordinates, dominance
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
 from steerlab.directions.fitting import fit_direction
@@ -24,6 +25,7 @@ __all__ = [
     "DifferenceInMeans",
     "Direction",
     "HeadScores",
+    "InCoordinates",
     "Lda",
     "LinearDirection",
     "LogisticProbe",
@@ -34,6 +36,7 @@ __all__ = [
     "Ttpd",
     "caa_direction",
     "choice_prompts",
+    "dominance",
     "equal_norms",
     "fit_direction",
     "head_direction",

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -22,6 +22,7 @@ from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_
 from steerlab.datasets.frames import columns_of
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions._means import ALL
+from steerlab.directions.coordinates import Coordinates, centred_apart, described, in_coordinates
 from steerlab.directions.direction import Direction
 from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
 from steerlab.directions.linear import LinearDirection
@@ -75,6 +76,8 @@ def fit_direction(
     pairs: Sequence[Hashable] | NDArray[Any] | Tensor | None = None,
     polarity: Sequence[int] | NDArray[Any] | Tensor | None = None,
     groups: Sequence[Hashable] | NDArray[Any] | Tensor | None = None,
+    coordinates: Coordinates = "plain",
+    centre_groups: bool = False,
     hold_out: bool = True,
     seed: int = 0,
 ) -> Direction:
@@ -95,6 +98,11 @@ def fit_direction(
             several tokens of a prompt were read, the k-th of one member is held against the k-th of the other.
         polarity: +1 or -1 a prompt, affirmed or negated; for estimators that know it. Others are fitted without.
         groups: what is held out together, one name a prompt; by default `pairs`, else each prompt by itself.
+        coordinates: "standardised" or "winsorised" fits on coordinates of one scale (`directions.coordinates`) and
+            carries the weight back: for reading, where one mean dominates the states. A direction that is to steer
+            stays in the states' own scale, "plain".
+        centre_groups: moves every one of the `groups` (topics) to the mean of all before the fit, a held-out one by its
+            own mean as well, so that what tells groups apart is no part of the direction. Groups hold both classes.
         hold_out: False leaves accuracy and best site unknown and fits once a site instead of six times.
         seed: of the folds.
 
@@ -105,24 +113,31 @@ def fit_direction(
         DirectionError: for an unknown name, labels that are not two classes or give one text both, pairs that are not
             one prompt of each class, or states of another model.
     """
-    activations, estimator = _states(states), estimator_of(estimator)
+    activations, estimator = _states(states), in_coordinates(estimator_of(estimator), coordinates)
     name, fingerprint = _read_in(activations, model)
     if isinstance(activations, Moments):
+        if centre_groups:
+            raise DirectionError(
+                "Centring groups apart needs the rows; capture them without into=Moments(...)."
+            )
         fitted, accuracy = _from_moments(estimator, activations, positive), {}
         means = _means_of_moments(activations)
     else:
         rows = _Rows.of(estimator, activations, labels, positive, pairs, polarity)
+        means = {site: _class_means(activations[site], rows) for site in activations.sites}
+        if centre_groups:
+            activations = _centred(activations, groups, rows)
         fitted = {site: _fit_rows(estimator, activations[site], site, rows) for site in activations.sites}
         together = _groups(activations, pairs, groups)
         accuracy = _held_out(estimator, activations, rows, together, seed) if hold_out else {}
-        means = {site: _class_means(activations[site], rows) for site in activations.sites}
     found = {site: statistics for site, (_, statistics) in fitted.items()}
+    kind, parameters = described(estimator)
     return Direction(
         vectors={site: vector for site, (vector, _) in fitted.items()},
         model_name=name,
         fingerprint=fingerprint,
-        estimator=type(estimator).__name__,
-        parameters=estimator.get_params(),
+        estimator=kind,
+        parameters=parameters | ({"centre_groups": True} if centre_groups else {}),
         dataset_hash=dataset_hash or _data_hash(activations, labels),
         position=(position if isinstance(position, str) else repr(position)) or activations.positions,
         statistics=found,
@@ -163,6 +178,15 @@ def _from_moments(
 ) -> dict[Site, tuple[Tensor, SiteStatistics]]:
     classes = classes_of([label for label in moments.labels if label != DIFFERENCE], positive)
     return {site: _fit_moments(estimator, moments, site, *classes) for site in moments.sites}
+
+
+def _centred(activations: Activations, groups: Any, rows: _Rows) -> Activations:
+    """The states with every group moved to the mean of all."""
+    if groups is None:
+        raise DirectionError("Centring groups apart needs groups=, one name a prompt (its topic).")
+    names = by_row(activations, groups, "groups")
+    moved = {site: centred_apart(x, names, rows.is_positive) for site, x in activations.states.items()}
+    return replace(activations, states=moved)
 
 
 def _groups(activations: Activations, pairs: Any, groups: Any) -> list[Label]:

@@ -16,10 +16,10 @@ import torch
 
 from steerlab import datasets
 from steerlab.activations import capture
+from steerlab.directions.coordinates import DOMINANT
 from steerlab.models import All, LanguageModel, Prompt
 from steerlab.record import Record
 
-DOMINANT = 0.9
 _TEXTS = 6
 
 

@@ -9,12 +9,22 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from sklearn.base import clone
 from studies import planted_models as planted
 from tolerances import close
 
 from steerlab import datasets
 from steerlab.datasets import Statement, StatementSet
-from steerlab.directions import Ccs, DifferenceInMeans, LogisticProbe, MassMean, PcaReader, Ttpd
+from steerlab.directions import (
+    Ccs,
+    DifferenceInMeans,
+    InCoordinates,
+    LogisticProbe,
+    MassMean,
+    PcaReader,
+    Ttpd,
+    dominance,
+)
 from steerlab.errors import DirectionError, PromptError, SiteError
 from steerlab.models import LanguageModel, Last, Prompt, Site, Span, load_model
 from steerlab.models.metering import metered
@@ -66,15 +76,30 @@ def test_other_estimators_are_fitted_on_centred_topics() -> None:
     layer = _states(used)[1]
     train = used.folds[0].train
     rows = used.rows(train)
-    for estimator in (LogisticProbe(), MassMean(tilt=True)):
-        probe = fitter(layer, used, None, estimator)(train)
-        expected = type(estimator)(**estimator.get_params()).fit(
-            centre(layer[rows], used.groups[rows]), used.labels[rows]
-        )
+    for estimator in (LogisticProbe(), MassMean(tilt=True), InCoordinates(DifferenceInMeans())):
+        probe = fitter(layer, used, None, estimator, "plain")(train)
+        expected = clone(estimator).fit(centre(layer[rows], used.groups[rows]), used.labels[rows])
         np.testing.assert_allclose(probe.directions[0], expected.direction_)
         along = probe.projections(centre(layer[rows], used.groups[rows]))[:, 0]
         gap = along[used.labels[rows]].mean() - along[~used.labels[rows]].mean()
         assert gap == pytest.approx(1.0)
+
+
+def test_probes_are_standardised_where_one_mean_dominates() -> None:
+    used = plan(planted.statements(), per_topic=40, seed=0)
+    layer = _states(used)[1] * np.logspace(0, 2, 12)
+    plain = layer - layer.mean(axis=0)
+    assert dominance(layer) > 0.95 > dominance(plain)
+    train = used.folds[0].train
+    for x, chosen in ((layer, "standardised"), (plain, "plain")):
+        (automatic,) = fitter(x, used)(train).directions
+        (named,) = fitter(x, used, None, None, chosen)(train).directions
+        np.testing.assert_array_equal(automatic, named)
+    for slow, coordinates in ((InCoordinates(Rowwise()), "plain"), (Rowwise(), "standardised")):
+        by_rows = fitter(layer, used, None, slow, coordinates)(train)
+        by_sums = fitter(layer, used)(train)
+        for field in ("directions", "thresholds", "gaps"):
+            np.testing.assert_allclose(getattr(by_sums, field), getattr(by_rows, field), rtol=1e-7, atol=1e-9)
 
 
 def test_agreement_is_the_same_by_weights_and_by_refitting() -> None:
@@ -307,7 +332,10 @@ def test_the_published_preset_fixes_layers_dose_and_lines() -> None:
     rng = np.random.default_rng(0)
     base, post = (
         Examinee(
-            name, model, words, tuple(fitter(x, used) for x in _states(used, 8, seed=int(rng.integers(99))))
+            name,
+            model,
+            words,
+            tuple(fitter(x, used, None, None, "plain") for x in _states(used, 8, seed=int(rng.integers(99)))),
         )
         for name, model in models.items()
     )

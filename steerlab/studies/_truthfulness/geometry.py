@@ -15,6 +15,7 @@ from sklearn.base import clone
 from steerlab.activations import Activations
 from steerlab.datasets import StatementSet
 from steerlab.directions import DifferenceInMeans, Direction, LinearDirection, fit_direction
+from steerlab.directions.coordinates import Coordinates
 from steerlab.models import LanguageModel
 from steerlab.readouts.agreement import Agreement, Fit, Stack, agreement_by_layer, centre
 from steerlab.readouts.agreement import difference_in_means as by_weights
@@ -74,9 +75,13 @@ def points(
     used: Plan,
     at: Mapping[str, Sequence[int]],
     estimator: LinearDirection | None,
+    coordinates: Coordinates | None,
 ) -> tuple[Point, ...]:
     """Held-out statements along the directions of the models that have one."""
-    lying = {name: held_out_projections(stack, used, at[name], estimator) for name, stack in stacks.items()}
+    lying = {
+        name: held_out_projections(stack, used, at[name], estimator, coordinates)
+        for name, stack in stacks.items()
+    }
     if not lying:
         return ()
     return tuple(

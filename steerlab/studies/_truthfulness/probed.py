@@ -10,6 +10,7 @@ import numpy as np
 
 from steerlab.activations import Activations
 from steerlab.directions import LinearDirection
+from steerlab.directions.coordinates import Coordinates
 from steerlab.models import LanguageModel
 from steerlab.progress import track
 from steerlab.readouts.agreement import Stack
@@ -20,8 +21,10 @@ from steerlab.studies._truthfulness.probes import (
     Accuracy,
     accuracy_by_layer,
     choose_layers,
+    coordinates_at,
     transfer,
 )
+from steerlab.studies._truthfulness.reasons import reasons_of
 from steerlab.studies._truthfulness.steering import Window
 
 
@@ -31,6 +34,7 @@ class Probed:
 
     stacks: states by model. layers: of each model's probe, by fold. by_layer, cells: accuracies. has_direction: whose
     own probe is above chance on held-out statements. comparable: whether one model's probe fits the other's states.
+    coordinates: of the probes; None chooses them at each layer.
     """
 
     stacks: dict[str, Stack]
@@ -39,6 +43,7 @@ class Probed:
     cells: list[Accuracy]
     has_direction: dict[str, bool]
     comparable: bool
+    coordinates: Coordinates | None
 
     def fields(self, used: Plan, estimator: LinearDirection | None, seed: int) -> dict[str, Any]:
         """The fields of the result: what leans on a direction only where there is one."""
@@ -51,7 +56,17 @@ class Probed:
                 cell for cell in self.cells if cell.probe == cell.states or self.has_direction[cell.probe]
             ),
             "agreement": agreements(self.stacks, used, seed, estimator) if both else (),
-            "points": points(own, used, self.layers, estimator),
+            "points": points(own, used, self.layers, estimator, self.coordinates),
+            "coordinates": {
+                name: tuple(self.coordinates or coordinates_at(x, used) for x in stack)
+                for name, stack in self.stacks.items()
+            },
+            "reasons": tuple(
+                row
+                for name, stack in self.stacks.items()
+                if not self.has_direction[name]
+                for row in reasons_of(name, stack, used, seed)
+            ),
         }
 
 
@@ -61,6 +76,7 @@ def probed_states(
     used: Plan,
     fixed: Mapping[str, Window],
     estimator: LinearDirection | None,
+    coordinates: Coordinates | None,
     missing: dict[str, str],
     seed: int,
 ) -> Probed:
@@ -69,25 +85,24 @@ def probed_states(
         name: np.stack([states[site].numpy() for site in states.sites]) for name, states in read.items()
     }
     comparable = _comparable(models, missing)
+    fit: dict[str, Any] = {"estimator": estimator, "coordinates": coordinates}
     layers = {
-        name: [fixed[name][1]] * len(used.folds) if name in fixed else choose_layers(stack, used, estimator)
+        name: [fixed[name][1]] * len(used.folds) if name in fixed else choose_layers(stack, used, **fit)
         for name, stack in stacks.items()
     }
     by_layer = [
         row
         for name, stack in track(stacks.items(), "probing truth by layer", len(stacks))
-        for row in accuracy_by_layer(name, stack, used, seed=seed, estimator=estimator)
+        for row in accuracy_by_layer(name, stack, used, seed=seed, **fit)
     ]
     groups = [stacks] if comparable else [{name: stack} for name, stack in stacks.items()]
-    cells = [
-        cell for group in groups for cell in transfer(group, used, layers, seed=seed, estimator=estimator)
-    ]
+    cells = [cell for group in groups for cell in transfer(group, used, layers, seed=seed, **fit)]
     has_direction = {
         cell.probe: cell.above_chance
         for cell in cells
         if (cell.probe, cell.centred_by, cell.statements, cell.topic) == (cell.states, OWN, "all", "all")
     }
-    return Probed(stacks, layers, by_layer, cells, has_direction, comparable)
+    return Probed(stacks, layers, by_layer, cells, has_direction, comparable, coordinates)
 
 
 def _comparable(models: Mapping[str, LanguageModel], missing: dict[str, str]) -> bool:

@@ -8,6 +8,9 @@ in the probe's model (the probe exactly as trained). The layer is chosen by leav
 earliest one within a standard error of the best. Control: all labels shuffled inside each topic, for fitting and for
 judging alike. Source: Marks and Tegmark (2023).
 
+Coordinates: standardised at the layers where one mean dominates the states (its share of their norm is 0.95 or more),
+for there a few coordinates hold most of a plain difference; plain elsewhere. `coordinates=None` is this rule.
+
 A difference of means is linear in the rows, so the probes of all folds, inner folds and shuffles are sums of the same
 class sums by topic: the rows are multiplied once a layer. Other estimators are fitted on the centred rows.
 """
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from steerlab.directions import DifferenceInMeans, LinearDirection
+from steerlab.directions.coordinates import Coordinates, chosen_coordinates, in_coordinates
 from steerlab.readouts.agreement import Stack, States, centre, shuffled_labels
 from steerlab.readouts.questions import Fold, Plan
 from steerlab.record import Record
@@ -86,7 +90,11 @@ Fit = Callable[[tuple[str, ...]], Probe]
 
 
 def fitter(
-    states: States, plan: Plan, labels: Labels | None = None, estimator: LinearDirection | None = None
+    states: States,
+    plan: Plan,
+    labels: Labels | None = None,
+    estimator: LinearDirection | None = None,
+    coordinates: Coordinates | None = None,
 ) -> Fit:
     """The function that fits the probe of some topics on `states` [row of the plan, width].
 
@@ -94,30 +102,50 @@ def fitter(
     means, by class sums.
     """
     draws = plan.labels[None] if labels is None else labels
-    if estimator is None or type(estimator) is DifferenceInMeans:
-        return _by_sums(states, plan, draws)
-    return lru_cache(maxsize=None)(_by_rows(states, plan, draws, estimator))
+    found = coordinates or coordinates_at(states, plan)
+    if _is_fast(estimator, coordinates):
+        return _by_sums(states, plan, draws, standardised=found == "standardised")
+    fitted = in_coordinates(estimator or DifferenceInMeans(), found)
+    return lru_cache(maxsize=None)(_by_rows(states, plan, draws, fitted))
+
+
+def coordinates_at(states: States, plan: Plan) -> Coordinates:
+    """Standardised where one mean dominates the states of the simple statements, plain elsewhere."""
+    return chosen_coordinates(states[plan.simple])
 
 
 def choose_layer(states: Stack, plan: Plan, fold: Fold, estimator: LinearDirection | None = None) -> int:
     """The layer (index into `states`) at which truth is read best on training topics left out in turn."""
-    return _chosen([fitter(x, plan, None, estimator) for x in states], states, plan, fold, estimator)
+    inner = _inner_folds(fold, _is_fast(estimator, None))
+    return _chosen([fitter(x, plan, None, estimator) for x in states], states, plan, fold, inner)
 
 
-def choose_layers(states: Stack, plan: Plan, estimator: LinearDirection | None = None) -> list[int]:
+def choose_layers(
+    states: Stack,
+    plan: Plan,
+    estimator: LinearDirection | None = None,
+    coordinates: Coordinates | None = None,
+) -> list[int]:
     """`choose_layer` for every fold of the plan; what the folds share is computed once."""
-    fits = [fitter(x, plan, None, estimator) for x in states]
-    return [_chosen(fits, states, plan, fold, estimator) for fold in plan.folds]
+    fits = [fitter(x, plan, None, estimator, coordinates) for x in states]
+    fast = _is_fast(estimator, coordinates)
+    return [_chosen(fits, states, plan, fold, _inner_folds(fold, fast)) for fold in plan.folds]
 
 
 def accuracy_by_layer(
-    name: str, states: Stack, plan: Plan, *, seed: int, estimator: LinearDirection | None = None
+    name: str,
+    states: Stack,
+    plan: Plan,
+    *,
+    seed: int,
+    estimator: LinearDirection | None = None,
+    coordinates: Coordinates | None = None,
 ) -> list[Accuracy]:
     """Held-out accuracy of a model's own probe at every layer, all folds together."""
-    labels = _draws(plan, seed, estimator)
+    labels = _draws(plan, seed, _is_fast(estimator, coordinates))
     rows = []
     for layer, x in enumerate(states):
-        fits = {layer: fitter(x, plan, labels, estimator)}
+        fits = {layer: fitter(x, plan, labels, estimator, coordinates)}
         right = _held_out(fits, states, plan, [layer] * len(plan.folds), labels, OWN)
         rows.append(_accuracy((name, name, OWN), [layer] * len(plan.folds), right, plan, plan.simple))
     return rows
@@ -130,16 +158,19 @@ def transfer(
     *,
     seed: int,
     estimator: LinearDirection | None = None,
+    coordinates: Coordinates | None = None,
 ) -> list[Accuracy]:
     """Every model's probe on every model's states, at the probe's chosen layers, with each centring.
 
     With the states' own mean also for affirmed, negated and joined statements apart, and for every topic.
     """
-    labels = _draws(plan, seed, estimator)
+    labels = _draws(plan, seed, _is_fast(estimator, coordinates))
     cells = []
     for source in readings:
         at = chosen[source]
-        fits = {layer: fitter(readings[source][layer], plan, labels, estimator) for layer in set(at)}
+        fits = {
+            layer: fitter(readings[source][layer], plan, labels, estimator, coordinates) for layer in set(at)
+        }
         for target in readings:
             for centred_by in (OWN, _THIS, AS_TRAINED):
                 if centred_by == _THIS and source == target:
@@ -159,11 +190,15 @@ def transfer(
 
 
 def held_out_projections(
-    states: Stack, plan: Plan, chosen: Sequence[int], estimator: LinearDirection | None = None
+    states: Stack,
+    plan: Plan,
+    chosen: Sequence[int],
+    estimator: LinearDirection | None = None,
+    coordinates: Coordinates | None = None,
 ) -> Float[np.ndarray, " row"]:
     """[row] where a held-out statement lies along the own probe's direction; NaN for joined statements."""
     places = np.full(len(plan.statements), np.nan)
-    fits = {layer: fitter(states[layer], plan, None, estimator) for layer in set(chosen)}
+    fits = {layer: fitter(states[layer], plan, None, estimator, coordinates) for layer in set(chosen)}
     for fold, layer in zip(plan.folds, chosen, strict=True):
         rows = plan.rows(fold.test)
         probe = fits[layer](fold.train)
@@ -174,16 +209,20 @@ def held_out_projections(
 # -- private, in the order they are called --
 
 
-def _by_sums(states: States, plan: Plan, draws: Labels) -> Fit:
-    """Probes as sums over topics of the centred states' sums by class: [draw, topic, class, width]."""
+def _by_sums(states: States, plan: Plan, draws: Labels, *, standardised: bool) -> Fit:
+    """Probes as sums over topics of the centred states' sums by class: [draw, topic, class, width].
+
+    In standardised coordinates the difference is divided by the variance of the training topics' centred states.
+    """
     topics = list(dict.fromkeys(plan.groups[plan.simple].tolist()))
     sums = np.zeros((len(draws), len(topics), 2, states.shape[1]))
     counts = np.zeros((len(draws), len(topics), 2))
-    means = np.zeros((len(topics), states.shape[1]))
+    means, squares = np.zeros((2, len(topics), states.shape[1]))
     for place, topic in enumerate(topics):
         rows = plan.rows([topic])
         x = states[rows].astype(np.float64)
         means[place] = x.mean(axis=0)
+        squares[place] = ((x - means[place]) ** 2).sum(axis=0)
         true = draws[:, rows].astype(np.float64)
         for side, weights in enumerate((1 - true, true)):
             sums[:, place, side] = weights @ (x - means[place])
@@ -195,9 +234,13 @@ def _by_sums(states: States, plan: Plan, draws: Labels) -> Fit:
         class_means = np.divide(
             sums[:, at].sum(axis=1), total, out=np.zeros_like(sums[:, 0]), where=total > 0
         )
-        directions = class_means[:, 1] - class_means[:, 0]
+        gap = class_means[:, 1] - class_means[:, 0]
+        directions = gap
+        if standardised:
+            variance = squares[at].sum(axis=0) / counts[0, at].sum()
+            directions = gap / np.where(variance > 0, variance, 1.0)
         thresholds = (directions * class_means.mean(axis=1)).sum(axis=1)
-        return Probe(directions, thresholds, (directions**2).sum(axis=1), means[at].mean(axis=0))
+        return Probe(directions, thresholds, (directions * gap).sum(axis=1), means[at].mean(axis=0))
 
     return fit
 
@@ -225,10 +268,11 @@ def _by_rows(states: States, plan: Plan, draws: Labels, estimator: LinearDirecti
     return fit
 
 
-def _chosen(
-    fits: Sequence[Fit], states: Stack, plan: Plan, fold: Fold, estimator: LinearDirection | None
-) -> int:
-    inner = fold.train if _is_fast(estimator) else fold.train[:_SLOW_INNER]
+def _inner_folds(fold: Fold, fast: bool) -> tuple[str, ...]:
+    return fold.train if fast else fold.train[:_SLOW_INNER]
+
+
+def _chosen(fits: Sequence[Fit], states: Stack, plan: Plan, fold: Fold, inner: Sequence[str]) -> int:
     right = np.concatenate([_inner_right(fits, states, plan, fold, out) for out in inner])
     accuracy = right.mean(axis=0)
     best = float(accuracy.max())
@@ -249,16 +293,16 @@ def _inner_right(
     return right
 
 
-def _is_fast(estimator: LinearDirection | None) -> bool:
-    return estimator is None or type(estimator) is DifferenceInMeans
+def _is_fast(estimator: LinearDirection | None, coordinates: Coordinates | None) -> bool:
+    return coordinates != "winsorised" and (estimator is None or type(estimator) is DifferenceInMeans)
 
 
-def _draws(plan: Plan, seed: int, estimator: LinearDirection | None) -> Labels:
+def _draws(plan: Plan, seed: int, fast: bool) -> Labels:
     """Row 0 the real labels; in the others all labels are shuffled, those that judge the held-out rows as well.
 
     A probe of shuffled labels may lie along the real direction, either way round, and must gain nothing by it.
     """
-    n = _SHUFFLES if _is_fast(estimator) else _SLOW_SHUFFLES
+    n = _SHUFFLES if fast else _SLOW_SHUFFLES
     shuffled = shuffled_labels(plan.labels, plan.strata, np.random.default_rng(seed), n)
     return np.vstack([plan.labels[None], shuffled])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from steerlab.readouts.agreement import Agreement
 from steerlab.record import Record
 from steerlab.results import StudyResult, Table
@@ -13,6 +15,7 @@ from steerlab.studies._truthfulness.answers import Labels
 from steerlab.studies._truthfulness.figures import figures
 from steerlab.studies._truthfulness.price import SteeringPrice
 from steerlab.studies._truthfulness.probes import OWN, Accuracy, Centring
+from steerlab.studies._truthfulness.reasons import Tried
 from steerlab.studies._truthfulness.steering import Steering
 from steerlab.studies._truthfulness.tables import tables
 
@@ -50,7 +53,8 @@ class TruthfulnessResult(StudyResult):
     chosen: for each model the probe's layer in each fold (every topic is one). by_layer: each model's own probe on
     held-out topics. transfer: every probe on every model's states, also by kind of statement and by topic. agreement:
     cosines by layer. labels: how well each model labels statements itself. steering: every direction in every model;
-    prices: the same edits on plain text. missing: parts that were not run, and why.
+    prices: the same edits on plain text. coordinates: by model, those of the probe at each layer. reasons: what was
+    tried where a model has no direction. missing: parts that were not run, and why.
     """
 
     study: str = "truthfulness"
@@ -63,6 +67,8 @@ class TruthfulnessResult(StudyResult):
     steering: tuple[Steering, ...] = ()
     prices: tuple[SteeringPrice, ...] = ()
     points: tuple[Point, ...] = ()
+    coordinates: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    reasons: tuple[Tried, ...] = ()
     missing: dict[str, str]
 
     def own(self, model: str) -> Accuracy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from steerlab.readouts.agreement import Agreement
 from steerlab.results import Headline
 from steerlab.statistics import Estimate
+from steerlab.studies._truthfulness.reasons import reason
 from steerlab.studies._truthfulness.result import TruthfulnessResult
 
 
@@ -55,12 +56,18 @@ def _probe_sentence(result: TruthfulnessResult, model: str) -> str:
     if not own.above_chance:
         return (
             f"{name}: truth direction not identified: accuracy at chance ({own.accuracy} on held-out {what}, with "
-            f"shuffled labels {own.control})."
+            f"shuffled labels {own.control}).{_reason_sentence(result, model)}"
         )
     return (
         f"{name}: a direction found on other {what} tells true from false statements it never saw in {own.accuracy} "
         f"of cases (layer {result.layer(model)}; with shuffled labels {own.control})."
     )
+
+
+def _reason_sentence(result: TruthfulnessResult, model: str) -> str:
+    """Why, where it was asked; a result of before does not say."""
+    tried = [row for row in result.reasons if row.probe == model]
+    return f" Reason: {reason(tried)}." if tried else ""
 
 
 def _cosine_sentence(result: TruthfulnessResult) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from steerlab.activations import Activations, capture
 from steerlab.datasets import StatementSet, StudyData
 from steerlab.directions import Ccs, DifferenceInMeans, LinearDirection, PcaReader
+from steerlab.directions.coordinates import Coordinates, InCoordinates, require_coordinates
 from steerlab.errors import DirectionError, SiteError, SteerlabError
 from steerlab.models import LanguageModel, Last, Selector, Span
 from steerlab.progress import track
@@ -86,6 +87,7 @@ def truthfulness(
     seed: int = 0,
     answers: tuple[str, str] = (" TRUE", " FALSE"),
     estimator: LinearDirection | None = None,
+    coordinates: Coordinates | None = None,
     layers: Window | None = None,
     places: Mapping[str, Selector] | None = None,
     plain_text: Sequence[str] | None = None,
@@ -103,6 +105,8 @@ def truthfulness(
         preset: "published" takes the choices of Du et al. (2025): the probe's layer at 0.375 of the depth and a window
             that begins at 0.25 of it, strength 1, one vector with its own length in the whole window, four lines.
         estimator: what makes a direction of a topic-centred training set; the difference in means by default.
+        coordinates: those in which probes are fitted; None standardises them at the layers where one mean dominates the
+            states (its share of their norm is 0.95 or more). What steers and is compared stays in plain ones.
         layers: first and last layer steered; probes are then read at the last. None chooses both on training topics.
         places: tokens to steer, by name; the spans "answer_site" and "question_end" are at hand.
         plain_text: passages on which steering is priced; None takes those of `data`, an empty list leaves it out.
@@ -118,6 +122,7 @@ def truthfulness(
         DirectionError: an estimator that reads pairs, which resampled and shuffled statements are not.
     """
     _require_single(estimator)
+    require_coordinates(coordinates or "plain")
     check_options("The truthfulness study", size=size, preset=preset, presets=get_args(Preset))
     pair = Pair.of(pair)
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text)
@@ -127,7 +132,7 @@ def truthfulness(
     fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}
     missing = _few_topics(used)
-    probed = probed_states(models, read, used, fixed, estimator, missing, seed)
+    probed = probed_states(models, read, used, fixed, estimator, coordinates, missing, seed)
     rule = _rule(models, used, amount, fixed, preset, places, seed)
     labels, steering, priced = _answers(
         models, probed, used, answers, amount, rule, estimator, data.plain_text, missing
@@ -159,9 +164,10 @@ def truthfulness(
 
 def _require_single(estimator: LinearDirection | None) -> None:
     """Raise DirectionError for an estimator that reads pairs."""
-    if isinstance(estimator, Ccs | PcaReader):
+    inner = estimator.estimator if isinstance(estimator, InCoordinates) else estimator
+    if isinstance(inner, Ccs | PcaReader):
         raise DirectionError(
-            f"{type(estimator).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
+            f"{type(inner).__name__} reads pairs of a statement and its negation, which the resampled and shuffled "
             "statements of this study are not; fit it with sl.directions.fit_direction or `steerlab extract`."
         )
 
@@ -332,5 +338,5 @@ def _examinee(
         name,
         model,
         words_for(model, words, questions),
-        tuple(fitter(x, used, None, estimator) for x in stack),
+        tuple(fitter(x, used, None, estimator, "plain") for x in stack),
     )

@@ -16,6 +16,7 @@ def tables(result: TruthfulnessResult) -> list[Table]:
     """Every table that has a row, in reading order."""
     return with_rows(
         _accuracy(result),
+        _reasons(result),
         _cosine(result),
         _transfer(result),
         _topics(result),
@@ -41,7 +42,37 @@ def _accuracy(result: TruthfulnessResult) -> Table:
             "shuffled labels": "control",
         },
         note=f"Each model's own probe ({result.setting.estimator} of the other topics), every topic held out in turn "
-        "and centred by its own mean. Intervals resample subjects.",
+        f"and centred by its own mean. Intervals resample subjects.{_coordinates(result)}",
+    )
+
+
+def _coordinates(result: TruthfulnessResult) -> str:
+    """At which layers coordinates are not plain, as a sentence."""
+    at = {
+        name: [layer for layer, found in enumerate(layers) if found != "plain"]
+        for name, layers in result.coordinates.items()
+    }
+    said = [f"{name}: {', '.join(map(str, layers))}" for name, layers in at.items() if layers]
+    return f" Coordinates of one scale at layers ({'; '.join(said)})." if said else ""
+
+
+def _reasons(result: TruthfulnessResult) -> Table:
+    return Table.of(
+        "reasons",
+        "Where a truth direction is not identified: what else was tried",
+        result.reasons,
+        {
+            "model": "probe",
+            "tried": "what",
+            "topic": "topic",
+            "coordinates": "coordinates",
+            "layer": lambda row: _numbers(row.layers),
+            "accuracy": "accuracy",
+            "shuffled labels": "control",
+        },
+        note="Differences in means. Within a topic: found on one half of its subjects and judged on the other, at the "
+        "layer where the other topics' halves read each other best; what a model knows lies above chance there. The "
+        "others hold every topic out in turn.",
     )
 
 
