@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
+from steerlab.activations import DIFFERENCE, Moments
 from steerlab.errors import DirectionError
 from steerlab.models import Site, site_of
 
@@ -52,6 +55,27 @@ def mean_among(means: Means, site: Site, of: str) -> Float[Tensor, " width"]:
         classes = ", ".join(repr(label) for label in known if label)
         raise DirectionError(f"The direction knows no mean of {of!r} at {site}; it knows 'mean', {classes}.")
     return known[key]
+
+
+def class_means_of(
+    states: Float[Tensor, "row width"], is_positive: NDArray[np.bool_], negative: str, positive: str
+) -> dict[str, Tensor]:
+    """Mean states of all rows and of either class, float64."""
+    rows = torch.from_numpy(is_positive)
+    parts = {ALL: states, negative: states[~rows], positive: states[rows]}
+    return {label: part.mean(dim=0, dtype=torch.float64) for label, part in parts.items()}
+
+
+def means_of_moments(moments: Moments) -> dict[Site, dict[str, Tensor]]:
+    """Mean states by site of everything that was streamed and of each class."""
+    labels = [label for label in moments.labels if label != DIFFERENCE]
+    counts = torch.tensor([moments.count(label) for label in labels], dtype=torch.float64)
+    means: dict[Site, dict[str, Tensor]] = {}
+    for site in moments.sites:
+        of_class = {str(label): moments.mean(site, label) for label in labels}
+        together = (counts / counts.sum()) @ torch.stack([*of_class.values()]).double()
+        means[site] = {ALL: together, **of_class}
+    return means
 
 
 def _twin(site: Site) -> Site:

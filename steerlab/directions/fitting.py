@@ -21,7 +21,7 @@ from torch import Tensor
 from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_label
 from steerlab.datasets.frames import columns_of
 from steerlab.directions._header import SiteStatistics
-from steerlab.directions._means import ALL
+from steerlab.directions._means import class_means_of, means_of_moments
 from steerlab.directions.coordinates import Coordinates, centred_apart, described, in_coordinates
 from steerlab.directions.direction import Direction
 from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
@@ -121,10 +121,13 @@ def fit_direction(
                 "Centring groups apart needs the rows; capture them without into=Moments(...)."
             )
         fitted, accuracy = _from_moments(estimator, activations, positive), {}
-        means = _means_of_moments(activations)
+        means = means_of_moments(activations)
     else:
         rows = _Rows.of(estimator, activations, labels, positive, pairs, polarity)
-        means = {site: _class_means(activations[site], rows) for site in activations.sites}
+        ends = str(rows.negative), str(rows.positive)
+        means = {
+            site: class_means_of(activations[site], rows.is_positive, *ends) for site in activations.sites
+        }
         if centre_groups:
             activations = _centred(activations, groups, rows)
         fitted = {site: _fit_rows(estimator, activations[site], site, rows) for site in activations.sites}
@@ -326,24 +329,6 @@ def _fit_rows(
         sigma=_sigma(float((within**2).sum()), len(within)),
     )
     return torch.from_numpy(model.direction_), statistics
-
-
-def _class_means(states: Tensor, rows: _Rows) -> dict[str, Tensor]:
-    """Mean states [width] of all rows and of either class."""
-    is_positive = torch.from_numpy(rows.is_positive)
-    parts = {ALL: states, str(rows.negative): states[~is_positive], str(rows.positive): states[is_positive]}
-    return {label: part.mean(dim=0, dtype=torch.float64) for label, part in parts.items()}
-
-
-def _means_of_moments(moments: Moments) -> dict[Site, dict[str, Tensor]]:
-    labels = [label for label in moments.labels if label != DIFFERENCE]
-    counts = np.array([moments.count(label) for label in labels], dtype=np.float64)
-    shares = torch.from_numpy(counts / counts.sum())
-    means: dict[Site, dict[str, Tensor]] = {}
-    for site in moments.sites:
-        of_class = {str(label): moments.mean(site, label) for label in labels}
-        means[site] = {ALL: shares @ torch.stack([*of_class.values()]).double(), **of_class}
-    return means
 
 
 def _fit_moments(

@@ -16,7 +16,7 @@ import torch
 
 from steerlab import datasets
 from steerlab.activations import capture
-from steerlab.directions.coordinates import DOMINANT
+from steerlab.directions.coordinates import DOMINANT as DOMINANT
 from steerlab.models import All, LanguageModel, Prompt
 from steerlab.record import Record
 
