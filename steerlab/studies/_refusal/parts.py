@@ -173,13 +173,8 @@ def effects(
             rows.append(
                 outcome(target.name, kind, name, source, after, plain[kind], judged=judged, seed=seed)
             )
-        if name == "ablation" and not own.choice.as_published:
-            published = cast(Edit, Ablate(own.selection.direction))
-            after = target.judge.verdicts(prompts, [published])
-            rows.append(
-                outcome(target.name, kind, name, as_published(target.name), after, plain[kind],
-                        judged=judged, seed=seed)
-            )  # fmt: skip
+        if name == "ablation":
+            rows += _beside(target, own, plain, seed)
         # An added direction is as long as the gap at its layer, so its control is added at that layer as well.
         at = {
             random_name(name, directions, target.name, source): directions[source].choice.layer
@@ -188,6 +183,28 @@ def effects(
         for control, layer in at.items():
             rows.append(_random(target, name, edit, kind, control, layer, plain[kind], amount, seed))
     return rows
+
+
+def _beside(target: Subject, own: Found, plain: Mapping[str, Verdicts], seed: int) -> list[Outcome]:
+    """What ablating its own direction leaves of harmless answers, and the published way where another was chosen."""
+    edits = [("harmless", target.name, removed(own, own.unit))]
+    if not own.choice.as_published:
+        edits.append(("harmful", as_published(target.name), cast(Edit, Ablate(own.selection.direction))))
+    prompts = dict(zip(("harmful", "harmless"), target.test.kinds, strict=True))
+    judged = target.judge.decides is not None
+    return [
+        outcome(
+            target.name,
+            kind,
+            "ablation",
+            direction,
+            target.judge.verdicts(prompts[kind], [edit]),
+            plain[kind],
+            judged=judged,
+            seed=seed,
+        )
+        for kind, direction, edit in edits
+    ]
 
 
 def _random(

@@ -33,7 +33,7 @@ def sentences(result: RefusalResult) -> list[str]:
     for model in result.setting.models:
         for direction in (model, *(other for other in result.setting.models if other != model)):
             made += [_effect_sentence(result, model, direction, kind) for kind in ("ablation", "addition")]
-        made.append(_published_sentence(result, model))
+        made += [_kept_sentence(result, model), _published_sentence(result, model)]
         made.append(_mean_sentence(result, model))
     made = [sentence for sentence in made if sentence]
     for name, rows in (
@@ -131,6 +131,17 @@ def _way(result: RefusalResult, model: str, intervention: str) -> str:
     if intervention != "ablation" or choice is None or choice.chosen.as_published:
         return ""
     return f" {choice.ablated()}"
+
+
+def _kept_sentence(result: RefusalResult, model: str) -> str:
+    """What the ablation leaves of answers to the other kind of prompts."""
+    row = result.outcome(model, "ablation", model, "harmless")
+    if row is None or not result.separates[model]:
+        return ""
+    return (
+        f"Of {result.setting.kinds[1]} prompts the {model} model then refuses {row.refused}, and {row.gibberish} of "
+        "its answers are gibberish."
+    )
 
 
 def _published_sentence(result: RefusalResult, model: str) -> str:

@@ -67,8 +67,8 @@ _AMOUNTS: dict[str, Amount] = {
         12,
         24,
         (1.0, 2.0, 4.0),
-        randoms=10,
-        random_share=1 / 4,
+        randoms=20,  # fewer could not say that a direction does more than nineteen of twenty
+        random_share=1 / 8,
         texts=12,
         task=16,
         priced_randoms=2,
