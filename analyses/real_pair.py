@@ -86,6 +86,7 @@ def load(plan: dict[str, Any], runs: Path) -> dict[str, sl.LanguageModel]:
             models[role] = sl.load(adapter, base=model, merge=False)
         else:
             models[role] = model if not models else sl.load(folder, dtype="float32")
+        models[role].name = plan["model"] + (f" + {plan[role]}" if plan[role] else "")
     return models
 
 

@@ -25,6 +25,7 @@ from steerlab.models.laws import kl
 from steerlab.neurons.head import NeuronHead
 
 FLOOR = 1e-4  # nats; below it a share is a ratio of noise
+_CELLS = 2**24  # written logits held at once
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,19 @@ def frequency_direction(
     if norm < 1e-9:
         raise DatasetError("All tokens are counted equally often, so there is no frequency direction.")
     return logs, centred / norm
+
+
+def frequency_cosines(head: NeuronHead, unit: Float[np.ndarray, " vocab"]) -> Float[np.ndarray, " neuron"]:
+    """Cosine with u of what each neuron of the head's layer adds to the logits, their mean taken off; zero where that
+    is nothing."""
+    u, rows = torch.from_numpy(unit), max(1, _CELLS // len(unit))
+    cosines = []
+    for start in range(0, head.n_neurons, rows):
+        written = head.all_written_logits(range(start, min(start + rows, head.n_neurons))).double()
+        centred = written - written.mean(-1, keepdim=True)
+        norms = centred.norm(dim=-1) * u.norm()
+        cosines.append(torch.where(norms > 0, centred @ u / norms.clamp(min=1e-300), 0.0))
+    return np.asarray(torch.cat(cosines).numpy())
 
 
 def frequency_effects(

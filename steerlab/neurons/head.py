@@ -63,9 +63,11 @@ class NeuronHead:
 
     def written_logits(self, neuron: int) -> Float[Tensor, " vocab"]:
         """g: what one unit of the neuron adds to the logits at scale one."""
-        written: Tensor = (
-            self._unembed(self._scaled(self.w_out[neuron][None]) + self.bias)[0] - self.constant[0]
-        )
+        return self.all_written_logits([neuron])[0]
+
+    def all_written_logits(self, neurons: Sequence[int]) -> Float[Tensor, "neuron vocab"]:
+        """g of some neurons, whose unembedding is one product of matrices."""
+        written: Tensor = self._unembed(self._scaled(self.w_out[list(neurons)]) + self.bias) - self.constant
         return written
 
     def ablated(

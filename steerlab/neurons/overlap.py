@@ -144,7 +144,7 @@ def compare_neurons(
                     "All neurons of the last layer have the same output norm, so none stands out."
                 )
             by_role[role], spaces[role] = neurons, space
-            effects += _causal(role, model, by_role[role], texts, randoms, seed)
+            effects += candidate_effects(role, model, by_role[role], texts, randoms, seed)
         except SteerlabError as error:
             notes.append(f"{role}: {error}")
     agreements: list[NeuronAgreement] = []
@@ -160,6 +160,52 @@ def compare_neurons(
     )
     sets = [_set(role, neurons, spaces[role], shared, seed) for role, neurons in by_role.items()]
     return PairNeurons(sets=sets, agreements=agreements, effects=effects, notes=notes)
+
+
+def candidate_effects(
+    role: Role, model: LanguageModel, neurons: Neurons, texts: Sequence[str], randoms: int, seed: int
+) -> list[NeuronEffect]:
+    """The candidates' effects beside those of random neurons, and the difference of the shares through the norm."""
+    candidates = neurons.candidates()
+    if 2 * len(candidates) > len(neurons.norm):
+        raise ModelError(f"{len(neurons.norm)} neurons are too few to set random ones beside the candidates.")
+    others = matched_neurons(neurons.norm, candidates, each=randoms, seed=seed)
+    measured = ablation_effects(
+        model, [*candidates, *others], texts, description=f"ablating neurons of {role}"
+    )
+    parts = {
+        "candidates": _part(measured, slice(0, len(candidates))),
+        "random, like norm": _part(measured, slice(len(candidates), None)),
+    }
+    first, second = parts.values()
+    rows = [
+        NeuronEffect(
+            model=role,
+            group=name,
+            n=part.total.shape[1],
+            total=bootstrap_mean(part.total.mean(1), seed=seed),
+            direct=bootstrap_mean(part.direct.mean(1), seed=seed),
+            through_norm=bootstrap(_through_norm, part.total, part.direct, seed=seed, draws=_DRAWS),
+        )
+        for name, part in parts.items()
+    ]
+    difference = NeuronEffect(
+        model=role,
+        group="candidates - random",
+        n=len(candidates),
+        total=bootstrap_mean(first.total.mean(1) - second.total.mean(1), seed=seed),
+        direct=bootstrap_mean(first.direct.mean(1) - second.direct.mean(1), seed=seed),
+        through_norm=bootstrap(
+            lambda a, b, c, d: _through_norm(a, b) - _through_norm(c, d),
+            first.total,
+            first.direct,
+            second.total,
+            second.direct,
+            seed=seed,
+            draws=_DRAWS,
+        ),
+    )
+    return [*rows, difference]
 
 
 def _incomparable(base: LanguageModel, post: LanguageModel) -> str | None:
@@ -284,52 +330,6 @@ def _halves(model: LanguageModel, neurons: Neurons, space: OutputSpace, seed: in
     picked = [lowest(values, eligible, COUNT) for values in _drawn(model, neurons, space, weights)]
     draws = np.array([iou(picked[row], picked[row + 1]) for row in range(0, len(picked), 2)])
     return _around(float(draws.mean()), draws, n=n_blocks, method=f"{len(draws)} random halves")
-
-
-def _causal(
-    role: Role, model: LanguageModel, neurons: Neurons, texts: Sequence[str], randoms: int, seed: int
-) -> list[NeuronEffect]:
-    """The candidates' effects beside those of random neurons, and the difference of the shares through the norm."""
-    candidates = neurons.candidates()
-    if 2 * len(candidates) > len(neurons.norm):
-        raise ModelError(f"{len(neurons.norm)} neurons are too few to set random ones beside the candidates.")
-    others = matched_neurons(neurons.norm, candidates, each=randoms, seed=seed)
-    measured = ablation_effects(
-        model, [*candidates, *others], texts, description=f"ablating neurons of {role}"
-    )
-    parts = {
-        "candidates": _part(measured, slice(0, len(candidates))),
-        "random, like norm": _part(measured, slice(len(candidates), None)),
-    }
-    first, second = parts.values()
-    rows = [
-        NeuronEffect(
-            model=role,
-            group=name,
-            n=part.total.shape[1],
-            total=bootstrap_mean(part.total.mean(1), seed=seed),
-            direct=bootstrap_mean(part.direct.mean(1), seed=seed),
-            through_norm=bootstrap(_through_norm, part.total, part.direct, seed=seed, draws=_DRAWS),
-        )
-        for name, part in parts.items()
-    ]
-    difference = NeuronEffect(
-        model=role,
-        group="candidates - random",
-        n=len(candidates),
-        total=bootstrap_mean(first.total.mean(1) - second.total.mean(1), seed=seed),
-        direct=bootstrap_mean(first.direct.mean(1) - second.direct.mean(1), seed=seed),
-        through_norm=bootstrap(
-            lambda a, b, c, d: _through_norm(a, b) - _through_norm(c, d),
-            first.total,
-            first.direct,
-            second.total,
-            second.direct,
-            seed=seed,
-            draws=_DRAWS,
-        ),
-    )
-    return [*rows, difference]
 
 
 def _part(effects: Effects, columns: slice) -> Effects:

@@ -68,8 +68,9 @@ def _bars(result: BranchingResult) -> Figure:
     factors: dict[tuple[str, str], Estimate] = {
         (row.model, row.rendering): row.factor for row in result.measured
     }
-    if ("post", "plain") not in factors:  # its template writes the plain form
-        factors["post", "plain"] = factors["post", "chat"]
+    for model in ("base", "post"):
+        if (model, "plain") not in factors:  # its template writes the plain form
+            factors[model, "plain"] = factors[model, "chat"]
     nothing = Estimate(value=math.nan)
     return plots.bars(
         [_RENDERINGS[rendering] for rendering in renderings],

@@ -225,7 +225,7 @@ def _nudging(run: _Runner) -> tuple[NudgeRow, ...]:
     base, post = run.models["base"], run.models["post"]
     if not same_tokens(post.tokenizer, base.tokenizer):
         return (_by_words(run, base, post),)
-    ids = rendered(base, prompt_sets.instructions(run.amount.prompts, 0), "plain")
+    ids = run.ids("base", prompt_sets.instructions(run.amount.prompts, 0))
     steps = steps_left(base, ids, run.amount.steps)
 
     def row(name: str, nudged: Nudged) -> NudgeRow:

@@ -47,6 +47,8 @@ def verdict(
             f"Not identified: for {' and '.join(blind)} the prompts' own next tokens are hardly likelier than "
             "tokens from other places, and its law spreads over much of the vocabulary, as in an untrained model."
         )
+    elif effect.low == effect.high == matched.low == matched.high == 1:
+        summary.append("No change: prompt by prompt both models go on in equally many ways.")
     elif not identified:
         summary.append(
             "Not identified: the difference does not stand clear of the format and resampling controls."

@@ -2,15 +2,16 @@
 
 Branching factor: BF(x) = exp(mean over samples of (1/N) sum_t h_t), h_t the entropy of exactly the law that token t was
 drawn from (temperature, truncation, renormalised; nats). Printed over prompts as exp(mean log BF); the base model
-writes after a plain rendering, the post-trained one in its chat format. Beside it: both in one format, the base
-against itself, first answers only, entropy per byte, and the martingale check of the record. "Not identified" when the
-narrowing does not outlast the format control. Source: Yang and Holtzman, arXiv 2506.17871.
+writes after a plain rendering, the post-trained one in its chat format, and so does a base that has the same one.
+Beside it: both in one format, the base against itself, first answers only, entropy per byte, and the martingale check
+of the record. "Not identified" when the narrowing does not outlast the format control. Source: Yang and Holtzman, arXiv
+2506.17871.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from steerlab.datasets import StudyData
 from steerlab.errors import PromptError
@@ -134,11 +135,12 @@ def _rendered(
     """Token ids of the prompts for every model in every rendering, and how many new tokens all leave room for."""
     ids = {
         (role, rendering): rendered(models[role], texts, _TEMPLATES[rendering])
-        for role, rendering in _cells(models["post"])
+        for role, rendering in _cells(models)
     }
     steps = min(steps_left(models[role], prompt_ids, wanted) for (role, _), prompt_ids in ids.items())
-    if ids.get(("post", "chat")) == ids["post", "plain"]:
-        del ids["post", "plain"]  # this template writes the plain form: one run serves both
+    for role in models:
+        if ids.get((role, "chat")) == ids[role, "plain"]:
+            del ids[role, "plain"]  # this template writes the plain form: one run serves both
     return ids, steps
 
 
@@ -176,7 +178,7 @@ def _parts(
     seed: int,
 ) -> Parts:
     """What stands beside the factor, each model in its own rendering."""
-    own: dict[Role, Key] = {"base": ("base", "plain"), "post": _own(records)}
+    own: dict[Role, Key] = {role: _own(role, records) for role in models}
     return parts(
         models,
         {role: Drawn(ids[cell], records[cell].trajectories) for role, cell in own.items()},
@@ -199,44 +201,54 @@ def _blind(
     ]
 
 
-def _own(records: dict[Key, Sampled]) -> Key:
-    """The post-trained model in its own format."""
-    return ("post", "chat" if ("post", "chat") in records else "plain")
+def _own(role: Role, records: Mapping[Key, Sampled]) -> Key:
+    """A model in its own format."""
+    return (role, "chat" if (role, "chat") in records else "plain")
 
 
-def _cells(post: LanguageModel) -> list[Key]:
+def _cells(models: Mapping[Role, LanguageModel]) -> list[Key]:
     """Which model is run in which rendering: each in its own, both in the plain one, the base also without any."""
+    base, post = models["base"], models["post"]
     chat: list[Key] = [("post", "chat")] if post.has_chat_template else []
+    if chat and _chat_template(base) == _chat_template(post):
+        return [("base", "chat"), *chat, ("post", "plain"), ("base", "plain"), ("base", "raw")]
     return [("base", "plain"), *chat, ("post", "plain"), ("base", "raw")]
+
+
+def _chat_template(model: LanguageModel) -> Any:
+    """The chat template as the tokenizer carries it."""
+    return getattr(model.tokenizer, "chat_template", None)
 
 
 def _contrasts(records: dict[Key, Sampled], seed: int) -> list[Contrast]:
     """Paired ratios: each in its own format, in the same one (which must bear it out), base over itself, the rest."""
-    template_is_plain = ("post", "plain") not in records
-    if template_is_plain:
-        records = {**records, ("post", "plain"): records["post", "chat"]}
+    own: dict[Role, Key] = {role: _own(role, records) for role in ("base", "post")}
+    alike = [role for role, cell in own.items() if (role, "plain") not in records]
+    records = {**{(role, "plain"): records[own[role]] for role in alike}, **records}
     logs = {cell: record.by_prompt(record.trajectories.entropy) for cell, record in records.items()}
-    own = _own(records)
-    base, firsts = records["base", "plain"], {}
-    for cell in (("base", "plain"), own):
-        firsts[cell] = records[cell].by_prompt(records[cell].first_answers.entropy)
 
     def contrast(name: str, kind: Literal["effect", "control", "other"], first: Key, second: Key) -> Contrast:
         return Contrast(name=name, kind=kind, ratio=ratio(logs[first], logs[second], seed=seed))
 
+    sides = "base plain over post" if own["base"][1] == "plain" else "base over post, each"
     contrasts = [
-        contrast("base plain over post in its own format", "effect", ("base", "plain"), own),
+        contrast(f"{sides} in its own format", "effect", own["base"], own["post"]),
         contrast("base over post, both plain", "effect", ("base", "plain"), ("post", "plain")),
-        Contrast(name="base over itself (halves of its samples)", kind="control", ratio=halves(base)),
+        Contrast(
+            name="base over itself (halves of its samples)",
+            kind="control",
+            ratio=halves(records[own["base"]]),
+        ),
     ]
-    if own == ("post", "chat") and not template_is_plain:
-        contrasts.append(
-            contrast("format alone: post plain over post chat", "control", ("post", "plain"), own)
-        )
+    for role in ("post", "base"):
+        if own[role][1] == "chat" and role not in alike:
+            name = f"format alone: {role} plain over {role} chat"
+            contrasts.append(contrast(name, "control", (role, "plain"), own[role]))
     contrasts.append(
         contrast("format alone: base raw over base plain", "control", ("base", "raw"), ("base", "plain"))
     )
-    first_answers = ratio(firsts["base", "plain"], firsts[own], seed=seed)
+    firsts = [records[cell].by_prompt(records[cell].first_answers.entropy) for cell in own.values()]
+    first_answers = ratio(*firsts, seed=seed)
     contrasts.append(Contrast(name="base over post, first answer only", kind="other", ratio=first_answers))
-    per_byte = per_byte_ratio(base, records[own])
+    per_byte = per_byte_ratio(*(records[cell] for cell in own.values()))
     return [*contrasts, Contrast(name="base over post, entropy per byte", kind="other", ratio=per_byte)]

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.neurons.effects import within
-from steerlab.neurons.frequency import count_tokens, frequency_direction, frequency_effects
+from steerlab.neurons.frequency import count_tokens, frequency_cosines, frequency_direction, frequency_effects
 from steerlab.neurons.gap import Gap, entropy_gap
 from steerlab.neurons.head import NeuronHead
 from steerlab.neurons.weights import (
@@ -101,7 +101,7 @@ def depth(
             heads.pop(role, None)
     return Depth(
         gap=_gap(heads, chosen, same_tokenizer, randoms, missing, seed),
-        frequency=tuple(row for role, head in heads.items() for row in _frequency(role, head, texts)),
+        frequency=tuple(row for role, head in heads.items() for row in frequency_rows(role, head, texts)),
         fixed=tuple(_fixed(role, head, chosen[role][1]) for role, head in heads.items() if chosen[role][1]),
         tempered=tuple(tempered(role, row, seed=seed) for role, row in answers.items()),
         missing=tuple(missing),
@@ -127,6 +127,27 @@ def tempered(role: Role, reading: AnswerReading, *, seed: int) -> Tempered:
         brier=brier_score(reading.p_true, reading.label, reading.subject, seed=seed),
         brier_after=brier_score(p, reading.label, reading.subject, seed=seed),
     )
+
+
+def frequency_rows(role: Role, head: NeuronHead, texts: Sequence[str]) -> list[FrequencyRow]:
+    """The neurons that lie most along the frequency of the texts' tokens."""
+    counts = count_tokens(head.model, texts)
+    _, unit = frequency_direction(counts)
+    along = np.abs(frequency_cosines(head, unit))
+    tried = np.argsort(-along, kind="stable")[:_TRIED].tolist()
+    effects = frequency_effects(head, counts, tried)
+    return [
+        FrequencyRow(
+            model=role,
+            neuron=tried[at],
+            cosine=float(effects.cosine[at]),
+            total=float(effects.total[at]),
+            share=float(effects.share[at]),
+            kl_model_unigram=float(effects.kl_model_unigram[at]),
+            kl_unigram_model=float(effects.kl_unigram_model[at]),
+        )
+        for at in effects.candidates(5)
+    ]
 
 
 # -- private, in the order they are called --
@@ -161,33 +182,6 @@ def _gap(
         matched_neurons(norm, chosen["base"][1], each=1, seed=seed + draw) for draw in range(4 * randoms)
     ]
     return entropy_gap(base, post, sets, draws, seed=seed)
-
-
-def _frequency(role: Role, head: NeuronHead, texts: Sequence[str]) -> list[FrequencyRow]:
-    """The neurons that lie most along the frequency of the texts' tokens."""
-    counts = count_tokens(head.model, texts)
-    _, unit = frequency_direction(counts)
-    along = np.array([_cosine(head.written_logits(n).numpy(), unit) for n in range(head.n_neurons)])
-    tried = np.argsort(-np.abs(along), kind="stable")[:_TRIED].tolist()
-    effects = frequency_effects(head, counts, tried)
-    return [
-        FrequencyRow(
-            model=role,
-            neuron=tried[at],
-            cosine=float(effects.cosine[at]),
-            total=float(effects.total[at]),
-            share=float(effects.share[at]),
-            kl_model_unigram=float(effects.kl_model_unigram[at]),
-            kl_unigram_model=float(effects.kl_unigram_model[at]),
-        )
-        for at in effects.candidates(5)
-    ]
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    centred = a - a.mean()
-    norm = np.linalg.norm(centred) * np.linalg.norm(b)
-    return float(centred @ b / norm) if norm > 0 else 0.0
 
 
 def _fixed(role: Role, head: NeuronHead, candidates: Sequence[int]) -> FixedValues:

@@ -98,7 +98,7 @@ def confidence(
     texts, readings = _read(models, data.plain_text, budget, seed)
     edges = np.linspace(0, max(float(reading.entropy.max()) for reading in readings.values()) + 1e-6, 33)
     on_texts = [text_confidence(role, reading, edges, seed=seed) for role, reading in readings.items()]
-    asked, form, words = _ask(models, data.labelled_statements, words, budget, seed)
+    asked, form, words = ask(models, data.labelled_statements, words, budget, seed)
     answered = [answer_confidence(role, reading, seed=seed) for role, reading in asked.items()]
     choices = _choices(models, data.labelled_statements, data.questions, budget, seed)
     changes = text_changes(readings, pair.same_tokenizer, seed) + answer_changes(asked, answered, seed)
@@ -132,6 +132,38 @@ def confidence(
         choices=choices,
         depth=behind,
     )
+
+
+def ask(
+    models: dict[Role, LanguageModel],
+    statements: StatementSet,
+    words: tuple[str, str] | None,
+    budget: Budget,
+    seed: int,
+) -> tuple[dict[Role, AnswerReading], str, tuple[str, str]]:
+    """The models' answers in the form that labels two topics best (left out after), or why there are none."""
+    asked_for = words or ANSWERS[0]
+    try:
+        asked_for = words or answer_words(models.values())
+        chosen = plan(statements, per_topic=budget.statements_a_topic, held_out=len(statements), seed=seed)
+        fold = chosen.folds[0]
+        trial = chosen.balanced(fold.train, 2 * budget.statements_a_topic, seed)
+
+        def accuracy(shots: int) -> float:
+            return sum(
+                float(read_answers(model, chosen, trial, shots, asked_for).correct.mean())
+                for model in models.values()
+            )
+
+        shots = max(_SHOTS, key=accuracy)
+        rows = chosen.rows(fold.test)
+        readings = {
+            role: read_answers(model, chosen, rows, shots, asked_for) for role, model in models.items()
+        }
+    except SteerlabError as error:
+        return {}, f"not asked: {error}", asked_for
+    form = "after four labelled statements of the topic" if shots else "the bare statement"
+    return readings, form, asked_for
 
 
 # -- private, in the order they are called --
@@ -180,35 +212,3 @@ def _choices(
         ]
     source = "True statements cut before their object, among objects of the same topic."
     return choices_of_pair(models, from_statements, source=source, seed=seed)
-
-
-def _ask(
-    models: dict[Role, LanguageModel],
-    statements: StatementSet,
-    words: tuple[str, str] | None,
-    budget: Budget,
-    seed: int,
-) -> tuple[dict[Role, AnswerReading], str, tuple[str, str]]:
-    """Both models' answers in the form that labels two topics best (left out after), or why there are none."""
-    asked_for = words or ANSWERS[0]
-    try:
-        asked_for = words or answer_words(models.values())
-        chosen = plan(statements, per_topic=budget.statements_a_topic, held_out=len(statements), seed=seed)
-        fold = chosen.folds[0]
-        trial = chosen.balanced(fold.train, 2 * budget.statements_a_topic, seed)
-
-        def accuracy(shots: int) -> float:
-            return sum(
-                float(read_answers(model, chosen, trial, shots, asked_for).correct.mean())
-                for model in models.values()
-            )
-
-        shots = max(_SHOTS, key=accuracy)
-        rows = chosen.rows(fold.test)
-        readings = {
-            role: read_answers(model, chosen, rows, shots, asked_for) for role, model in models.items()
-        }
-    except SteerlabError as error:
-        return {}, f"not asked: {error}", asked_for
-    form = "after four labelled statements of the topic" if shots else "the bare statement"
-    return readings, form, asked_for
