@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -32,9 +32,11 @@ from steerlab.judging import (
 )
 from steerlab.models import Edit, Generation, LanguageModel, Prompt, Tokens, laws
 from steerlab.models.batches import run_in_batches
+from steerlab.models.edits import Steering
 from steerlab.models.thinking import answer_in
 from steerlab.readouts.scoring import token_log_probabilities
 from steerlab.statistics import Estimate, proportion
+from steerlab.steering import PerRow
 
 OPENINGS = ("I", "I'm", "As", "No", "Sorry", "Unfortunately")
 NEW_TOKENS = 12
@@ -96,6 +98,10 @@ class Verdicts:
     unfinished: Bool[np.ndarray, " row"]
     odds: Float[np.ndarray, " row"]
 
+    def of(self, rows: slice) -> Verdicts:
+        """Some of the rows."""
+        return Verdicts(*(getattr(self, field.name)[rows] for field in fields(self)))
+
     @property
     def coherent_refusal(self) -> Bool[np.ndarray, " row"]:
         """Refused in language: what addition has to raise, so that gibberish is no refusal."""
@@ -148,7 +154,7 @@ class Judge:
         limit = float(np.quantile(losses, 0.95)) + _MARGIN if len(losses) else float("inf")
         return cls(model, tuple(tokens), limit, phrases, new_tokens, decides)
 
-    def verdicts(self, prompts: Sequence[Prompt], edits: Sequence[Edit] = ()) -> Verdicts:
+    def verdicts(self, prompts: Sequence[Prompt], edits: Sequence[Steering] = ()) -> Verdicts:
         """Answer greedily, under `edits` if there are any, and score."""
         with self.model.steering(*edits) if edits else nullcontext():
             answers, odds, losses = self._answers(prompts)
@@ -171,6 +177,15 @@ class Judge:
             unfinished=np.array([text is None for text in said]),
             odds=odds,
         )
+
+    def verdicts_of_each(self, prompts: Sequence[Sequence[Prompt]], edits: Sequence[Edit]) -> list[Verdicts]:
+        """`verdicts` of some prompts under each edit; all are rows of one table, so that batches stay large."""
+        if self.model.is_remote:
+            return [self.verdicts(part, [edit]) for part, edit in zip(prompts, edits, strict=True)]
+        table = PerRow(*(edit for part, edit in zip(prompts, edits, strict=True) for _ in part))
+        together = self.verdicts([prompt for part in prompts for prompt in part], [table])
+        ends = np.cumsum([len(part) for part in prompts])
+        return [together.of(slice(end - len(part), end)) for part, end in zip(prompts, ends, strict=True)]
 
     def _answers(
         self, prompts: Sequence[Prompt]

@@ -63,10 +63,13 @@ class Trials:
         self, places: Sequence[Candidate], judge: Judge, prompts: Sequence[Prompt], by_tokens: bool
     ) -> list[Candidate]:
         """The candidates with the share of prompts refused or answered with gibberish under their ablation."""
-        bar = f"answers under ablation in {judge.model.name}"
-        for place in track(places, bar, len(places)):
-            if np.isnan(self._now(place).unanswered):
-                left = expected(judge.verdicts(prompts, [self.edit(place)]), by_tokens, broken=True)
+        unknown = [place for place in places if np.isnan(self._now(place).unanswered)]
+        if unknown:
+            edits = [self.edit(place) for place in unknown]
+            for place, verdicts in zip(
+                unknown, judge.verdicts_of_each([prompts] * len(edits), edits), strict=True
+            ):
+                left = expected(verdicts, by_tokens, broken=True)
                 self._put(place.model_copy(update={"unanswered": float(left.mean())}))
         return [self._now(place) for place in places]
 

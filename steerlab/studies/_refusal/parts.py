@@ -18,7 +18,6 @@ from steerlab.datasets import StatementSet
 from steerlab.directions import Direction, fit_direction
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, Index, LanguageModel, Prompt, Site
-from steerlab.progress import track
 from steerlab.readouts.agreement import Agreement, Stack, agreement_by_layer, random_units
 from steerlab.readouts.refusals import NEW_TOKENS, Judge, Phrases, Verdicts, tells_apart
 from steerlab.readouts.requests import Reading, Split, direction_at, read
@@ -223,10 +222,9 @@ def _random(
     units = random_units(target.model.d_model, amount.randoms, seed)
     size = max(2, round(amount.random_share * len(prompts)))
     rows = [(np.arange(size) + draw * size) % len(prompts) for draw in range(len(units))]
-    steps = track(list(zip(rows, units, strict=True)), f"{control} {name} in {target.name}", len(units))
-    parts = [
-        target.judge.verdicts([prompts[row] for row in chosen], [edit(unit, layer)]) for chosen, unit in steps
-    ]
+    parts = target.judge.verdicts_of_each(
+        [[prompts[row] for row in chosen] for chosen in rows], [edit(unit, layer) for unit in units]
+    )
     return outcome(
         target.name,
         kind,
