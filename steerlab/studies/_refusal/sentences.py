@@ -139,8 +139,8 @@ def _kept_sentence(result: RefusalResult, model: str) -> str:
     if row is None or not result.separates[model]:
         return ""
     return (
-        f"With its own direction removed, the {model} model refuses {row.refused} of {result.setting.kinds[1]} prompts, "
-        f"and {row.gibberish} of its answers to them are gibberish."
+        f"With its own direction removed, the {model} model refuses {row.refused} of {result.setting.kinds[1]} "
+        f"prompts, and {row.gibberish} of its answers to them are gibberish."
     )
 
 
