@@ -38,6 +38,7 @@ from steerlab.studies._confidence.study import Budget, ask
 from steerlab.studies._confidence.temperature import law_at, tempered_law
 
 Rendering = Literal["chat", "plain", "raw"]
+_CONTROLS = 20  # random neurons beside frequency neurons, of which there are few
 _ROLE: Role = "base"  # the studies' functions name the model by its role in a pair
 
 
@@ -65,7 +66,7 @@ def neuron_rows(
     else:
         yield from _by_ablation(effects, neurons)
     try:
-        yield from _by_frequency(NeuronHead(model, few), neurons, few, budget, seed)
+        yield from _by_frequency(NeuronHead(model, few), neurons, few, seed)
     except SteerlabError as error:
         yield {"quantity": "frequency neurons", "reason": str(error)}
 
@@ -111,15 +112,13 @@ def _by_ablation(effects: Sequence[NeuronEffect], neurons: Neurons) -> Iterator[
     }
 
 
-def _by_frequency(
-    head: NeuronHead, neurons: Neurons, texts: Sequence[str], budget: Budget, seed: int
-) -> Iterator[Row]:
+def _by_frequency(head: NeuronHead, neurons: Neurons, texts: Sequence[str], seed: int) -> Iterator[Row]:
     """The study's candidates along the frequency of the texts' tokens, beside random neurons of like norm."""
     chosen = [row.neuron for row in frequency_rows(_ROLE, head, texts)]
     if not chosen:
         yield {"quantity": "frequency neurons", "reason": "No neuron moves the law towards frequent tokens."}
         return
-    others = matched_neurons(neurons.norm, chosen, each=budget.randoms, seed=seed)
+    others = matched_neurons(neurons.norm, chosen, each=_CONTROLS // len(chosen), seed=seed)
     counts = count_tokens(head.model, texts)
     found, random = (frequency_effects(head, counts, some) for some in (chosen, others))
     for quantity, values, control in (

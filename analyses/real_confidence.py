@@ -89,7 +89,9 @@ def run_part(
     """The rows of a part."""
     seed, budget, mine = plan["seed"], Budget(**plan["confidence"]), plan["models"][part["model"]]
     if file == "confidence_neurons":
-        return list(neuron_rows(model, plain_text(), budget, spaces, seed))
+        rows = list(neuron_rows(model, plain_text(), budget, spaces, seed))
+        reasons = ({"reason": row.get("reason", "").replace(model.name, part["model"])} for row in rows)
+        return [row | reason for row, reason in zip(rows, reasons, strict=True)]
     if file == "calibration":
         return list(calibration_rows(model, plain_text(), statements(), budget, seed))
     renderings: dict[Rendering, Template] = {"plain": "plain", "chat": "chat"}

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from steerlab.record import Record
-from steerlab.statistics import Estimate, Number, bootstrap_mean, permutation_p_value
+from steerlab.statistics import Estimate, Number, bootstrap_mean, but_for_rounding, permutation_p_value
 
 
 class Attribution(Record):
@@ -57,7 +57,8 @@ def attribute(
             pairs = _pairs(levels, places, first, second)
             if not pairs:
                 continue
-            changes = np.array([logs[b] - logs[a] for a, b in pairs])
+            before, after = logs[[a for a, _ in pairs]], logs[[b for _, b in pairs]]
+            changes = but_for_rounding(after, before) - before
             clusters = np.array([prompt[a] for a, _ in pairs])
             rows.append(
                 Attribution(

@@ -22,6 +22,7 @@ from steerlab.statistics import (
     bootstrap,
     bootstrap_curve,
     bootstrap_mean,
+    but_for_rounding,
     paired_difference,
     proportion,
 )
@@ -174,9 +175,11 @@ def ratio(
 
 def per_byte_ratio(first: Sampled, second: Sampled) -> Estimate:
     """Ratio of the entropies per UTF-8 byte, paired by prompt."""
-    sums = [column for record in (first, second) for column in _nats_and_bytes(record)]
+    (a_nats, a_bytes), (b_nats, b_bytes) = (_nats_and_bytes(record) for record in (first, second))
     return bootstrap(
-        lambda a, b, c, d: float(a.sum() / b.sum() / (c.sum() / d.sum())), *sums, seed=first.seed
+        lambda a, b, c, d: float(a.sum() / b.sum() / (c.sum() / d.sum())),
+        *(but_for_rounding(a_nats, b_nats), a_bytes, b_nats, b_bytes),
+        seed=first.seed,
     )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from steerlab.readouts.confidence import AnswerConfidence, AnswerReading, TextReading
 from steerlab.record import Record, Role
-from steerlab.statistics import Estimate, bootstrap, paired_difference
+from steerlab.statistics import Estimate, bootstrap, but_for_rounding, paired_difference
 
 Of = Literal["texts", "answers", "choices"]
 Numbers = NDArray[Any]
@@ -124,7 +124,7 @@ def _change(
     seed: int,
 ) -> Change:
     value = paired_difference(post, base, clusters, seed=seed)
-    gaps = post - base
+    gaps = but_for_rounding(post, base) - base
     group = np.arange(len(gaps)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(2000, int(group.max()) + 1))
     return Change(
@@ -150,8 +150,8 @@ def _calibration_change(
     def gap(p: Numbers, y: Numbers, q: Numbers, z: Numbers) -> float:
         return error(p, y) - error(q, z)
 
-    p, y, q, z = arrays
-    value = bootstrap(gap, *arrays, clusters=clusters, seed=seed, draws=1000)
+    p, y, q, z = but_for_rounding(arrays[0], arrays[2]), *arrays[1:]
+    value = bootstrap(gap, p, y, q, z, clusters=clusters, seed=seed, draws=1000)
     group = np.unique(clusters, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     null = []

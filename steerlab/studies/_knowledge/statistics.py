@@ -20,6 +20,7 @@ from steerlab.statistics import (
     benjamini_hochberg,
     bootstrap,
     bootstrap_curve,
+    but_for_rounding,
     mean_test,
     split_half,
 )
@@ -110,7 +111,7 @@ def compare_maps(
         return split_half(lambda pairs: mean_map(knowledge[name][pairs]), _pearson, clusters, seed=seed)
 
     halves = halves_of(clusters, seed)
-    difference = effects["post"] - effects["base"]
+    difference = but_for_rounding(effects["post"], effects["base"]) - effects["base"]
     cells, largest, p = _cells(difference, places, clusters, seed, rows)
     return Comparison(
         cells=tuple(cells),
