@@ -12,6 +12,7 @@ from steerlab.statistics import (
     bootstrap,
     bootstrap_curve,
     bootstrap_mean,
+    but_for_rounding,
     paired_difference,
     paired_log_ratio,
 )
@@ -176,3 +177,14 @@ def test_one_cluster_has_no_interval() -> None:
 def test_wrong_input_is_a_sentence(call: object, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()  # type: ignore[operator]
+
+
+def test_what_rounding_makes_of_equal_rows_is_no_difference() -> None:
+    rows = np.random.default_rng(0).normal(size=200)
+    alike = rows + 1e-8
+    assert bootstrap_mean(alike - rows, seed=0).excludes(0)
+    found = paired_difference(alike, rows, seed=0)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+    moved = rows + np.where(np.arange(200) % 2, 1e-3, 0)
+    assert paired_difference(moved, rows, seed=0).value == pytest.approx(5e-4)
+    assert but_for_rounding(np.array([np.nan, 1.0]), np.array([2.0, 1.0]))[1] == 1

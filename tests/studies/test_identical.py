@@ -119,18 +119,18 @@ def test_the_same_batches_give_exactly_no_difference(study: str, pair: Pair) -> 
 
 @pytest.fixture
 def other_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second call cuts its batches a third as large, so that base and post are read in different ones."""
-    turn = itertools.count()
+    """Every call cuts its batches to a size of its own, so that base and post are read in different ones."""
+    draw = np.random.default_rng(0)
     by_length, drawn = batches.batches_by_length, samples.sample_tokens
 
     def cut(lengths: list[int], token_budget: int, **options: float) -> list[list[int]]:
-        return by_length(lengths, token_budget // (1 + 2 * (next(turn) % 2)), **options)
+        return by_length(lengths, token_budget // int(draw.choice([1, 8, 32, 128])), **options)
 
     monkeypatch.setattr(batches, "batches_by_length", cut)
     monkeypatch.setattr(
         samples,
         "sample_tokens",
-        lambda *given, **options: drawn(*given, **{**options, "rows": 24 - 11 * (next(turn) % 2)}),
+        lambda *given, **options: drawn(*given, **{**options, "rows": int(draw.choice([7, 12, 24]))}),
     )
 
 
