@@ -47,8 +47,12 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
-    found: dict[str, Any] = {}
-    for run in parser.parse_args().runs:
+    parser.add_argument(
+        "--keep", action="store_true", help="studies that no run has stay as they are in the file"
+    )
+    arguments = parser.parse_args()
+    found: dict[str, Any] = json.loads(RESULT.read_text("utf-8")) if arguments.keep else {}
+    for run in arguments.runs:
         one = rows(run)
         found = {**one, "studies": {**found.get("studies", {}), **one["studies"]}}
     found["minutes"] = round(sum(study["seconds"] for study in found["studies"].values()) / 60, 1)
