@@ -192,8 +192,12 @@ def test_extract_and_generate_on_the_command_line(
     assert run("generate", tmp_path / "model", "owls are", "--ablate", file, "--max-new-tokens", 2) == 0
     assert run("generate", tmp_path / "model", "owls are", "--steer", f"{file}:1", "--max-new-tokens", 2) == 0
     capsys.readouterr()
-    assert run("generate", tmp_path / "model", "owls are", "--ablate", f"{file}:2@0") == 2
-    assert "strength" in capsys.readouterr().err
+    for toward in ("mean@0", "mean", "2", "0.5@0-1"):
+        ablate = f"{file}:{toward}"
+        assert run("generate", tmp_path / "model", "owls are", "--ablate", ablate, "--max-new-tokens", 2) == 0
+    capsys.readouterr()
+    assert run("generate", tmp_path / "model", "owls are", "--ablate", f"{file}:strange@0") == 2
+    assert "knows no mean of 'strange'" in capsys.readouterr().err
     assert run("extract", tmp_path / "model", "--contrast", data, "--out", tmp_path / "d.pt") == 2
     assert "end in .safetensors" in capsys.readouterr().err
     data.write_text("text,label\nowls are birds,true\nowls are fish,false\n")
