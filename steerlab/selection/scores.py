@@ -187,11 +187,6 @@ def _units(vectors: Vectors) -> Vectors:
     return units
 
 
-def _exact(logits: Tensor) -> Tensor:
-    """Float64; MPS has none, so its logits move to the CPU."""
-    return (logits.cpu() if logits.device.type == "mps" else logits).double()
-
-
 def _mean(parts: Sequence[Tensor]) -> Scores:
     joined = torch.cat([part.double() for part in parts], dim=1)
     means: Scores = joined.mean(dim=1).numpy()

@@ -16,9 +16,10 @@ candidate meets the published conditions. So candidates with induce at least 0 a
 negative class, and toward 0, in a window of layers (`trials`). Of those with KL at most 0.1 (at most 0.5 where they
 leave more than half unanswered), the six smallest bypasses of the published way and the smallest of every other one,
 the one wins under which fewest validation answers are refused or gibberish, and between equals the one with the least
-KL. In a model that does not separate the two kinds there is
-nothing to bypass, and of the six candidates that separate the states best the largest induce with KL <= 0.1 wins.
-`rule` of the result says which decided, `ablated()` how the chosen direction is removed.
+KL. In a model that does not separate the two kinds there is nothing to bypass: of the six candidates that separate the
+states best the largest induce with KL <= 0.1 wins, and where none has such a KL, the largest induce, removed toward the
+negative mean in its own block. `rule` of the result says which decided, `ablated()` how the chosen direction is
+removed.
 
 Candidates lie in `resid_post` (the block's output), as all directions of these studies; the published ones in
 `resid_pre`, so that a published layer l is `resid_post` l - 1. Training prompts make the vectors, validation prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerlab.models import All, FirstGenerated, Generated, Last, Selector, WholePrompt
+from steerlab.models import All, FirstGenerated, Generated, Index, Last, Selector, WholePrompt
 
 _TOKENS: dict[type[Selector], str] = {
     All: "every token",
@@ -44,6 +44,8 @@ def tokens(positions: Selector) -> str:
     """Which tokens, in words where there are some."""
     if isinstance(positions, FirstGenerated):
         return f"the first {positions.count} generated tokens"
+    if positions == All() - Index(0):
+        return "every token but the first"
     return _TOKENS.get(type(positions), str(positions))
 
 

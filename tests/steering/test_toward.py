@@ -244,4 +244,6 @@ def test_an_ablation_says_what_it_does(model: LanguageModel) -> None:
         sl.Ablate(found, toward="cold", layers=(0, 1))
     )
     assert "toward the mean at every resid_post" in repr(sl.Ablate(found, toward="mean"))
+    beside = sl.Ablate(found, toward="cold", layers=[1], positions=sl.All() - sl.Index(0))
+    assert repr(beside).endswith("resid_post.1, every token but the first")
     assert "toward 0.5 everywhere" in repr(sl.Ablate(found, toward=0.5))
