@@ -29,6 +29,12 @@ def run_script(script: Path, arguments: Sequence[object], folder: Path) -> objec
     return None
 
 
+def run_analysis(script: Path, plan: Path, folder: Path, *options: str) -> object:
+    """Run an analysis with a TOML file, its figures and runs below `folder`; the exit code as of `run_script`."""
+    folders = ["--figures", folder / "figures", "--runs", folder / "runs"]
+    return run_script(script, [plan, *options, *folders], folder)
+
+
 def run_command(arguments: Sequence[object], folder: Path) -> int:
     """Run `steerlab ARGUMENTS` in `folder` with nothing typed in; its exit code."""
     from steerlab import cli

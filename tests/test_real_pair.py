@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from scripts import run_script
+from scripts import run_analysis
 from smaller import use_smaller_amounts
 from tolerances import close
 
@@ -34,8 +34,7 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(plan: Path, folder: Path, *options: str) -> object:
-    folders = ["--figures", str(folder / "figures"), "--runs", str(folder / "runs")]
-    return run_script(SCRIPT, [plan, *options, *folders], folder)
+    return run_analysis(SCRIPT, plan, folder, *options)
 
 
 @pytest.mark.filterwarnings("ignore")

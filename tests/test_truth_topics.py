@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from scripts import run_script
+from scripts import run_analysis
 
 SCRIPT = Path(__file__).parents[1] / "analyses" / "truth_topics.py"
 COUNTRIES = ("France", "Spain", "Italy", "Japan")
@@ -56,8 +56,7 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(plan: Path, folder: Path, *options: str) -> object:
-    folders = ["--figures", str(folder / "figures"), "--runs", str(folder / "runs")]
-    return run_script(SCRIPT, [plan, *options, *folders], folder)
+    return run_analysis(SCRIPT, plan, folder, *options)
 
 
 @pytest.mark.filterwarnings("ignore")
