@@ -14,7 +14,7 @@ from steerlab.datasets.multiple_choice import (
 from steerlab.datasets.passages import open_prompts, plain_text
 from steerlab.datasets.prompt_sets import read_prompts
 from steerlab.datasets.questions import Question, question_statements
-from steerlab.datasets.readers import read_caa, read_requests, read_statements, read_truthful_qa
+from steerlab.datasets.readers import read_caa, read_facts, read_requests, read_statements, read_truthful_qa
 from steerlab.datasets.requests import requests
 from steerlab.datasets.statement_pairs import Differ, Matching, StatementPair, match, read_pairs
 from steerlab.datasets.statement_set import Statement, StatementSet
@@ -43,6 +43,7 @@ __all__ = [
     "question_statements",
     "questions_hash",
     "read_caa",
+    "read_facts",
     "read_multiple_choice",
     "read_pairs",
     "read_prompts",

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from steerlab.studies._confidence.choices import choice_confidence, read_choices
     from steerlab.studies._confidence.study import confidence
     from steerlab.studies._knowledge.maps import answer, trace
-    from steerlab.studies._knowledge.noise import facts_of, noise_trace
+    from steerlab.studies._knowledge.noise import noise_trace
+    from steerlab.studies._knowledge.noise_effects import facts_of, noise_effects
     from steerlab.studies._knowledge.pairs import TracingPairs, tracing_pairs
     from steerlab.studies._knowledge.statistics import compare_maps
     from steerlab.studies._knowledge.study import knowledge
@@ -40,7 +41,8 @@ _PARTS = {
     "branching_factor": "_branching.single",
     "choice_confidence": "_confidence.choices",
     "compare_maps": "_knowledge.statistics",
-    "facts_of": "_knowledge.noise",
+    "facts_of": "_knowledge.noise_effects",
+    "noise_effects": "_knowledge.noise_effects",
     "noise_trace": "_knowledge.noise",
     "read_choices": "_confidence.choices",
     "trace": "_knowledge.maps",
@@ -88,6 +90,7 @@ __all__ = [
     "confidence",
     "facts_of",
     "knowledge",
+    "noise_effects",
     "noise_trace",
     "read_choices",
     "refusal",

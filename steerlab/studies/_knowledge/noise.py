@@ -1,57 +1,25 @@
-"""Where does a fact come back when its subject was drowned in noise? Causal tracing.
+"""Where does a fact come back when its subject was drowned in noise? Causal tracing, means over facts.
 
-The embeddings of a subject's tokens get Gaussian noise of three times the standard deviation of all elements of the
-subjects' embeddings; one clean state is put back at a time, and the probability of the right word is read:
-
-    TE = P(clean) - P(corrupted),    IE(site, layer, token) = P(corrupted, one state restored) - P(corrupted)
-
-MLP and attention outputs are restored in windows of layers. A severed path holds a token's later MLP (or attention)
-outputs at their corrupted values while the stream before them is restored: what is then lost went through them.
-Averages run over the facts that the model knows, by the token's role. Source: Meng et al. (2022), "Locating and
-editing factual associations in GPT", section 2 and appendix B.
+See `noise_effects` for what is measured. Averages run over the facts that the model knows, by the token's role.
+Source: Meng et al. (2022), "Locating and editing factual associations in GPT", section 2 and appendix B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-
-from steerlab.activations import (
-    Cell,
-    Noise,
-    PatchMeasure,
-    PatchSweep,
-    Probability,
-    Run,
-    StatePatch,
-    capture,
-    window,
-)
-from steerlab.activations.measures import LogProbability
-from steerlab.datasets import Statement, StatementSet
-from steerlab.errors import DatasetError, SiteError
-from steerlab.models import LanguageModel, Prompt, Site, Span
-from steerlab.models.laws import exact
-from steerlab.models.positions import overlapping
+from steerlab.models import LanguageModel
 from steerlab.record import Record
 from steerlab.statistics import Estimate, bootstrap_curve, bootstrap_mean
-
-FACT_ROLES = (
-    "first subject",
-    "middle subject",
-    "last subject",
-    "after subject",
-    "further",
-    "last token",
+from steerlab.studies._knowledge.noise_effects import (
+    KINDS,
+    LEVEL,
+    Fact,
+    Measured,
+    NoiseEffects,
+    noise_effects,
 )
-KINDS = ("resid_post", "mlp_out", "attn_out")
-_LEVEL = 3.0  # standard deviations of the subjects' embeddings
-_SPAN = 10 / 48  # of the depth: ten layers of GPT-2 XL
 
 
 class RestoredBy(Record):
@@ -92,45 +60,6 @@ class NoiseTrace(Record):
         return {part.kind: part for part in self.restored}[kind]
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A prompt that ends before the word it asks for.
-
-    Attributes:
-        prompt: its span "subject" is what it is about.
-        answer: the next word's first token.
-    """
-
-    prompt: Prompt
-    answer: int
-
-
-def facts_of(model: LanguageModel, statements: StatementSet) -> list[Fact]:
-    """True affirmed statements that end in their object, cut before it; each prompt once.
-
-    Raises:
-        DatasetError: no statement is one.
-    """
-    facts: dict[str, Fact] = {}
-    for item in statements:
-        if not item.label or item.polarity < 0 or item.form != "simple" or not _ends_in_object(item):
-            continue
-        cut = item.text[: item.spans["object"][0]].rstrip()
-        whole, part = model.tokenize([item.text]), model.tokenize([cut])
-        length = part.lengths[0]
-        ids = [tokens.input_ids[0, tokens.column(0, 0) :].tolist() for tokens in (whole, part)]
-        if ids[0][:length] == ids[1] and len(ids[0]) > length:
-            prompt = Prompt(cut, {"subject": item.spans["subject"]})
-            facts.setdefault(cut, Fact(prompt, ids[0][length]))
-    if not facts:
-        raise DatasetError(
-            f"None of the {len(statements)} statements is a fact whose object stands at its end behind a marked "
-            "subject; give true statements like 'The city of Lyon is in France.' with both spans."
-        )
-    return list(facts.values())
-
-
-# Long: a third or more of it documents its options.
 def noise_trace(
     model: LanguageModel,
     facts: Sequence[Fact],
@@ -140,13 +69,13 @@ def noise_trace(
     copies: int = 10,
     kinds: Sequence[str] = KINDS,
     span: int | None = None,
-    level: float = _LEVEL,
-    measure: Literal["probability", "log-probability"] = "probability",
+    level: float = LEVEL,
+    measure: Measured = "probability",
     severed: bool = True,
     seed: int = 0,
     kept_in: Path | None = None,
 ) -> NoiseTrace:
-    """Trace the facts that the model knows.
+    """Trace the facts that the model knows; means over facts.
 
     Args:
         limit: at most so many facts.
@@ -159,212 +88,34 @@ def noise_trace(
         DatasetError: the model knows none of the facts.
         SiteError: a kind that the model has not.
     """
-    known = _known(model, facts)
-    chosen = known[:limit]
-    if not chosen:
-        raise DatasetError(
-            f"{model.name} says the right word of none of {len(facts)} facts, so nothing can be traced; give "
-            "facts that it knows."
-        )
-    noised = _Noised(
-        model, chosen, copies, Noise(level * _spread(model, chosen), seed), _windows(model, kinds, span)
-    )
-    paths = _paths(model, kinds) if severed else {}
-    answers = [fact.answer for fact in chosen for _ in range(copies)]
-    read: PatchMeasure = LogProbability(answers) if measure == "log-probability" else Probability(answers)
-    sweep = PatchSweep(model, noised.prompts, noised.cells(paths), read, base=noised.base)
-    patched = sweep.run(progress=f"tracing noise in {name or model.name}", kept_in=kept_in)
-    effects = patched.values - patched.plain[:, None]
-    low = patched.plain.reshape(len(chosen), copies).mean(axis=1)
-    high = _clean(model, chosen, measure)
-    by_role = noised.by_role(effects)
+    found = noise_effects(
+        model, facts, limit=limit, copies=copies, kinds=kinds, span=span, level=level, measure=measure,
+        severed=severed, seed=seed, kept_in=kept_in, progress=f"tracing noise in {name or model.name}",
+    )  # fmt: skip
     return NoiseTrace(
         model=name or model.name,
-        facts=len(chosen),
-        unknown=len(facts) - len(known),
+        facts=len(found.clean),
+        unknown=found.unknown,
         copies=copies,
-        noise=noised.noise.scale,
+        noise=found.noise,
         measure=measure,
-        clean=bootstrap_mean(high, seed=seed),
-        corrupted=bootstrap_mean(low, seed=seed),
-        total=bootstrap_mean(high - low, seed=seed),
-        roles=FACT_ROLES,
-        restored=tuple(_restored(by_role, noised.windows, kind, seed) for kind in kinds),
-        severed={
-            path: tuple(bootstrap_curve(noised.path_effects(effects, number), seed=seed))
-            for number, path in enumerate(paths)
-        },
+        clean=bootstrap_mean(found.clean, seed=seed),
+        corrupted=bootstrap_mean(found.corrupted, seed=seed),
+        total=bootstrap_mean(found.clean - found.corrupted, seed=seed),
+        roles=found.roles,
+        restored=tuple(_restored(found, kind, seed) for kind in kinds),
+        severed={path: tuple(bootstrap_curve(rows, seed=seed)) for path, rows in found.severed.items()},
     )
 
 
-# -- private, in the order they are called --
-
-
-def _ends_in_object(item: Statement) -> bool:
-    spans = item.spans
-    return (
-        {"subject", "object"} <= set(spans)
-        and spans["subject"][1] <= spans["object"][0]
-        and not item.text[spans["object"][1] :].strip(" .'\"")
-        and bool(item.text[: spans["object"][0]].strip())
-    )
-
-
-def _known(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
-    """Facts whose right word is the model's own first choice."""
-    words = model.logits(
-        [fact.prompt for fact in facts], reduce=lambda logits: logits.argmax(dim=-1)
-    ).tolist()
-    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
-
-
-def _spread(model: LanguageModel, facts: Sequence[Fact]) -> float:
-    """Standard deviation over all elements of all subject tokens' embeddings, where the noise is added."""
-    states = capture(model, [fact.prompt for fact in facts], Site("embed"), positions=Span("subject"))
-    return float(states[Site("embed")].double().std(correction=0))
-
-
-def _subject(model: LanguageModel, prompt: Prompt) -> tuple[int, ...]:
-    return tuple(overlapping(model.tokenize([prompt]), 0, "subject"))
-
-
-def _roles(model: LanguageModel, prompt: Prompt) -> list[str]:
-    """Of every token from the subject's first on."""
-    tokens = model.tokenize([prompt])
-    subject = overlapping(tokens, 0, "subject")
-    after = tokens.lengths[0] - subject[-1] - 1
-    names = ["middle subject"] * len(subject) + ["further"] * after
-    names[0], names[len(subject) - 1] = "first subject", "last subject"
-    if after:
-        names[len(subject)] = "after subject"
-    names[-1] = "last token"
-    return names
-
-
-def _layers(model: LanguageModel, kind: str) -> list[int]:
-    return [site.layer for site in model.sites(kind) if site.layer is not None]
-
-
-class _Window(NamedTuple):
-    """So many layers of one kind of state, restored together around a layer."""
-
-    kind: str
-    layer: int
-    width: int
-
-
-def _windows(model: LanguageModel, kinds: Sequence[str], span: int | None) -> list[_Window]:
-    """The rows of the maps: the stream layer by layer, everything else in windows."""
-    wide = max(1, round(_SPAN * model.n_layers)) if span is None else span
-    return [
-        _Window(kind, layer, 1 if kind == "resid_post" else wide)
-        for kind in kinds
-        for layer in _layers(model, kind)
-    ]
-
-
-class _Noised:
-    """Copies of the facts' prompts with noise on their subjects, and the cells in which a clean state is restored."""
-
-    def __init__(
-        self, model: LanguageModel, facts: Sequence[Fact], copies: int, noise: Noise, windows: list[_Window]
-    ) -> None:
-        self.model, self.noise, self.windows = model, noise, windows
-        self.shape = (len(facts), copies)
-        self.prompts = [fact.prompt for fact in facts for _ in range(copies)]
-        self.subjects = [_subject(model, prompt) for prompt in self.prompts]
-        self.roles = [_roles(model, prompt) for prompt in self.prompts]
-        self.base: list[Cell] = [(StatePatch(Site("embed"), tokens, noise),) for tokens in self.subjects]
-
-    def cells(self, paths: Mapping[str, str | None]) -> list[list[Cell]]:
-        """By prompt: every window at every token from the subject on, then every path at every layer."""
-        model, clean = self.model, Run(self.model, self.prompts)
-        corrupted = Run(model, self.prompts, self.base)
-        return [
-            [
-                window(kind, layer, width, model.n_layers, (position,), clean)
-                for kind, layer, width in self.windows
-                for position in range(tokens[0], tokens[0] + len(roles))
-            ]
-            + [
-                _severed(model, layer, tokens[-1], clean, corrupted, path)
-                for path in paths.values()
-                for layer in range(model.n_layers)
-            ]
-            for tokens, roles in zip(self.subjects, self.roles, strict=True)
-        ]
-
-    def by_role(self, effects: Float[np.ndarray, "prompt cell"]) -> Float[np.ndarray, "fact row role"]:
-        """Mean over a fact's copies and over tokens of one role; NaN where it has none."""
-        rows = len(self.windows)
-        table = np.full((len(self.roles), rows, len(FACT_ROLES)), np.nan)
-        for number, roles in enumerate(self.roles):
-            values = effects[number, : rows * len(roles)].reshape(rows, len(roles))
-            for column, role in enumerate(FACT_ROLES):
-                tokens = [token for token, own in enumerate(roles) if own == role]
-                if tokens:
-                    table[number, :, column] = values[:, tokens].mean(axis=1)
-        means: Float[np.ndarray, "fact row role"] = table.reshape(*self.shape, *table.shape[1:]).mean(axis=1)
-        return means
-
-    def path_effects(
-        self, effects: Float[np.ndarray, "prompt cell"], path: int
-    ) -> Float[np.ndarray, "fact layer"]:
-        """Effects of restoring the stream at the subject's last token with one path severed, over a fact's copies."""
-        layers = self.model.n_layers
-        rows = []
-        for number, roles in enumerate(self.roles):
-            start = len(self.windows) * len(roles) + path * layers
-            rows.append(effects[number, start : start + layers])
-        means: Float[np.ndarray, "fact layer"] = np.stack(rows).reshape(*self.shape, layers).mean(axis=1)
-        return means
-
-
-def _paths(model: LanguageModel, kinds: Sequence[str]) -> dict[str, str | None]:
-    """What is severed, by name: nothing, and the site whose later outputs are held."""
-    paths: dict[str, str | None] = {"whole": None}
-    for kind, name in (("mlp_out", "MLPs severed"), ("attn_out", "attention severed")):
-        try:
-            model.sites(kind)
-        except SiteError:
-            continue
-        if kind in kinds:
-            paths[name] = kind
-    return paths
-
-
-def _severed(
-    model: LanguageModel, layer: int, position: int, clean: Run, corrupted: Run, path: str | None
-) -> Cell:
-    """The clean stream at one token, and there what the path adds later as in the corrupted run."""
-    restored = StatePatch(Site("resid_post", layer), (position,), clean)
-    if path is None:
-        return (restored,)
-    held = [
-        StatePatch(site, (position,), corrupted) for site in model.sites(path) if (site.layer or 0) > layer
-    ]
-    return (restored, *held)
-
-
-def _clean(model: LanguageModel, facts: Sequence[Fact], measure: str) -> Float[np.ndarray, " fact"]:
-    words = [fact.answer for fact in facts]
-    law = model.logits(
-        [fact.prompt for fact in facts], reduce=lambda logits: exact(logits).log_softmax(dim=-1)[:, words]
-    )
-    right: Float[np.ndarray, " fact"] = law.numpy().diagonal()
-    return right if measure == "log-probability" else np.exp(right)
-
-
-def _restored(
-    by_role: Float[np.ndarray, "fact row role"], windows: Sequence[_Window], kind: str, seed: int
-) -> RestoredBy:
-    rows = [row for row, window in enumerate(windows) if window.kind == kind]
-    part = by_role[:, rows]
+def _restored(found: NoiseEffects, kind: str, seed: int) -> RestoredBy:
+    rows = [row for row, window in enumerate(found.rows) if window.kind == kind]
+    part = found.by_role[:, rows]
     flat = bootstrap_curve(part.reshape(len(part), -1), seed=seed)
-    n = len(FACT_ROLES)
+    n = len(found.roles)
     return RestoredBy(
         kind=kind,
-        window=windows[rows[0]].width,
-        layers=tuple(windows[row].layer for row in rows),
+        window=found.rows[rows[0]].width,
+        layers=tuple(found.rows[row].layer for row in rows),
         effects=tuple(tuple(flat[row * n : (row + 1) * n]) for row in range(len(rows))),
     )

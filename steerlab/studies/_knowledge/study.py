@@ -29,7 +29,8 @@ from steerlab.registry import Preset, Size, check_options
 from steerlab.statistics import Estimate, bootstrap_curve
 from steerlab.studies._knowledge.gates import answered_pairs, at_chance, gate
 from steerlab.studies._knowledge.maps import Traced, of_one_layout, trace
-from steerlab.studies._knowledge.noise import NoiseTrace, facts_of, noise_trace
+from steerlab.studies._knowledge.noise import NoiseTrace, noise_trace
+from steerlab.studies._knowledge.noise_effects import facts_of
 from steerlab.studies._knowledge.pairs import Columns, TracingPairs
 from steerlab.studies._knowledge.recovery import Maps, Recovery, recover
 from steerlab.studies._knowledge.result import (
@@ -367,9 +368,8 @@ def _fitted(
 def _noise(
     work: _Work, statements: StatementSet | Sequence[StatementPair], amount: _Amount
 ) -> tuple[NoiseTrace, ...]:
-    true = (
-        statements if isinstance(statements, StatementSet) else StatementSet(pair.true for pair in statements)
-    )
+    given = statements
+    true = given if isinstance(given, StatementSet) else StatementSet(pair.true for pair in given)
     traces = []
     for name, model in work.models.items():
         try:
