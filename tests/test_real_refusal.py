@@ -1,0 +1,71 @@
+"""The analysis of refusal in small real models: both rules, part by part, and no answer in any file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from scripts import run_script
+
+from steerlab import datasets, zoo
+
+SCRIPT = Path(__file__).parents[1] / "analyses" / "real_refusal.py"
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundled post-trained model, and the packaged requests in the files of the refusal paper."""
+    folder = tmp_path / "data" / "instructions"
+    folder.mkdir(parents=True)
+    requests = datasets.requests()
+    for name in ("train", "val", "test"):
+        part = requests.split(name)
+        for kind, texts in (("harmful", part.positive), ("harmless", part.negative)):
+            rows = [{"instruction": text} for text in texts]
+            (folder / f"{kind}_{name}.json").write_text(json.dumps(rows))
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    model = zoo.path("small-post")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / model.name.lower()).symlink_to(model)
+    monkeypatch.setenv("STEERLAB_REAL_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("STEERLAB_DATA", str(tmp_path / "data"))
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    written = tmp_path / "refusal.toml"
+    written.write_text(
+        'name = "tried"\nseed = 0\nrandoms = 4\ntexts = 2\ntask = 8\nstrengths = [1.0, 2.0]\n'
+        '[data]\nrepository = "ours"\nfolder = "instructions"\n[data.files]\n'
+        + "".join(f'"{name}" = "{total}"\n' for name, total in sums.items())
+        + f'[models."someone/{model.name}"]\nsha256 = "{weights}"\n'
+        "requests = { train = 16, val = 8, test = 12 }\n"
+    )
+    return written
+
+
+def test_both_rules_are_written_beside_random_directions(
+    plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = ["--figures", str(tmp_path / "figures")]
+    run_script(SCRIPT, [plan, "--dry-run", *figures], tmp_path)
+    assert "tokens to read" in capsys.readouterr().out
+    run_script(SCRIPT, [plan, *figures], tmp_path)
+    tables = {}
+    for name in ("choices", "rates", "prices", "judges"):
+        with (tmp_path / "figures" / "tried" / f"{name}.csv").open() as file:
+            tables[name] = list(csv.DictReader(file))
+    assert [row["rule"] for row in tables["choices"]] == ["corrected", "published"]
+    corrected = [row for row in tables["rates"] if row["rule"] == "corrected"]
+    by_way = {(row["prompts"], row["intervention"], row["direction"]): row for row in corrected}
+    unsteered = by_way["harmful", "none", "none"]
+    ablated = by_way["harmful", "ablation", "model"]
+    random = by_way["harmful", "ablation", "random"]
+    assert float(unsteered["refused"]) > 0.8 > float(ablated["refused"])
+    assert float(random["refused"]) > float(ablated["refused"])
+    assert random["draws"] == "4"
+    assert {row["direction"] for row in tables["prices"]} >= {"own", "random"}
+    assert all(0 <= float(row["same"]) <= 1 for row in tables["judges"])
+    capsys.readouterr()
+    run_script(SCRIPT, [plan, *figures], tmp_path)
+    assert "0 parts are left" in capsys.readouterr().out
