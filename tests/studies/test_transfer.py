@@ -20,11 +20,13 @@ from steerlab.datasets import Task
 from steerlab.errors import AlignmentError, DatasetError, DirectionError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, Last, load_model
 from steerlab.results import result_from_dict
+from steerlab.statistics import proportion
 from steerlab.steering import Add, Rotate
 from steerlab.studies import transfer, unlock
 from steerlab.studies._transfer import study
 from steerlab.studies._transfer.capability import aggregated
 from steerlab.studies._transfer.proxy import arithmetic, same_vocabulary
+from steerlab.studies._transfer.reasons import sentence
 from steerlab.studies._transfer.result import UNLOCK, TransferResult
 from steerlab.studies._transfer.sharpening import log_probability
 from steerlab.studies._transfer.strength import choose_strength
@@ -216,6 +218,65 @@ def test_the_study_unlocks_and_says_what_else_does(large_to_small: TransferResul
     assert {"first 1 forced", "first 4 forced", "another task", "negated"} <= {
         one.name for one in result.conditions
     }
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected", "word"),
+    [
+        ({UNLOCK: 0.9}, "carried", "the aligner carries it"),
+        ({"unlocked prompt": 0.05}, "capability", "nothing that a direction could unlock"),
+        ({}, "direction", "so the aligner is not to blame"),
+        ({"native, same layers": 0.9}, "aligner", "the carried one does not"),
+        ({"native, all layers, own strength": 0.9}, "aligner", "the carried one does not"),
+    ],
+)
+def test_what_is_missing_is_named(
+    large_to_small: TransferResult, shares: dict[str, float], expected: str, word: str
+) -> None:
+    planted = {"unlocked prompt": 0.95} | shares
+    found = large_to_small.model_copy(
+        update={
+            "conditions": tuple(
+                row.model_copy(
+                    update={
+                        "behaves": proportion(np.arange(100) < 100 * planted.get(row.name, 0.05)),
+                        "draws": (),
+                    }
+                )
+                for row in large_to_small.conditions
+            )
+        }
+    )
+    assert found.reason("behaves") == expected
+    assert word in sentence(found, "behaves")
+
+
+def test_without_a_native_direction_nothing_is_blamed(large_to_small: TransferResult) -> None:
+    rows = [row for row in large_to_small.conditions if not row.name.startswith("native")]
+    rows = [
+        row.model_copy(update={"behaves": proportion(np.arange(100) < share), "draws": ()})
+        for row in rows
+        for share in [95 if row.name == "unlocked prompt" else 5]
+    ]
+    assert large_to_small.model_copy(update={"conditions": tuple(rows)}).reason() == "unknown"
+
+
+def test_every_control_goes_through_the_same_map(large_to_small: TransferResult) -> None:
+    names = {row.name for row in large_to_small.controls}
+    assert {"random source direction", "another layer", "shuffled pairs", "rank one", "negated"} <= names
+    assert large_to_small.condition("another layer").strength == large_to_small.condition(UNLOCK).strength
+
+
+def test_a_map_fitted_on_word_ends_carries_as_well(pair: tuple[LanguageModel, LanguageModel]) -> None:
+    narrow, wide = pair
+    found = unlock(
+        (narrow, narrow), wide, questions(), aligner=al.Ridge(1e-9), rule="end_of_word", strength=0.5
+    )
+    assert found.pairs.rule == "end_of_word"
+    assert len(found.pairs.source) > 4 * len(questions()[0])
+    for site in found.direction.sites:
+        truth = found.source[site] @ shared_latent.turn()
+        assert torch.cosine_similarity(found.direction[site], truth, dim=0) > 0.99
 
 
 def test_the_result_reads_back_and_draws(large_to_small: TransferResult) -> None:

@@ -13,7 +13,7 @@ from steerlab.alignment import ShuffledPairs, SvdRegression
 from steerlab.datasets import Task, requests
 from steerlab.directions import Direction
 from steerlab.errors import AlignmentError, DirectionError
-from steerlab.models import Edit, LanguageModel
+from steerlab.models import Edit, LanguageModel, Site
 from steerlab.progress import track
 from steerlab.statistics import Estimate, mcnemar, paired_difference, proportion
 from steerlab.steering import side_effects
@@ -81,7 +81,7 @@ def conditions_of(
     if source[0] is source[1]:
         prompts = asked(target, trials.test.unlocked, trials.template)
         add("unlocked prompt", "ceiling", write(target, prompts, trials.test, least=trials.least))
-    for name, role, direction, sign in _directions(result, source, trials, missing):
+    for name, role, direction, sign in _directions(result, source, trials, missing, seed):
         edits = turn(direction, sign * alpha)
         add(name, role, trials.steered(edits), edits, sign * alpha)
     if result.native is not None:
@@ -103,7 +103,11 @@ def conditions_of(
 
 
 def _directions(
-    result: Unlocked, source: tuple[LanguageModel, LanguageModel], trials: Trials, missing: dict[str, str]
+    result: Unlocked,
+    source: tuple[LanguageModel, LanguageModel],
+    trials: Trials,
+    missing: dict[str, str],
+    seed: int,
 ) -> list[tuple[str, ConditionRole, Direction, int]]:
     """UNLOCK, the native direction at the same layers, and directions that must not work."""
     made: list[tuple[str, ConditionRole, Direction, int]] = [(UNLOCK, "transfer", result.direction, 1)]
@@ -114,11 +118,35 @@ def _directions(
     for name, aligner in (("rank one", SvdRegression(1)), ("shuffled pairs", ShuffledPairs(clone(own)))):
         made.append((name, "control", refitted(result, aligner)[0], 1))
     made.append(("negated", "control", result.direction, -1))
+    made.append(
+        ("random source direction", "control", _carried(result, _random_vectors(result.source, seed)), 1)
+    )
+    if len(result.source.sites) > 1:
+        made.append(("another layer", "control", _carried(result, _other_layers(result.source)), 1))
     try:
         made.append(("another task", "control", _another(result, source[0], trials.template), 1))
     except (DirectionError, AlignmentError) as error:
         missing["another task"] = f"A direction of another task was not carried: {error}"
     return made
+
+
+def _carried(result: Unlocked, vectors: dict[Site, torch.Tensor]) -> Direction:
+    """Other vectors of the source, carried by the same map to the same layers."""
+    return result.alignment.transfer(replace(result.source, vectors=vectors)).at(*result.direction.sites)
+
+
+def _random_vectors(direction: Direction, seed: int) -> dict[Site, torch.Tensor]:
+    """A random vector of the same length at every site."""
+    rng = torch.Generator().manual_seed(seed)
+    drawn = {site: torch.randn(direction[site].shape, generator=rng) for site in direction.sites}
+    return {site: vector / vector.norm() * direction[site].norm() for site, vector in drawn.items()}
+
+
+def _other_layers(direction: Direction) -> dict[Site, torch.Tensor]:
+    """At every site the vector of the site half of the depth away."""
+    sites = direction.sites
+    half = max(1, len(sites) // 2)
+    return {site: direction[sites[(at + half) % len(sites)]] for at, site in enumerate(sites)}
 
 
 def _another(result: Unlocked, source: LanguageModel, template: str) -> Direction:

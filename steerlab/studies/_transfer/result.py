@@ -11,6 +11,7 @@ from steerlab.record import Record
 from steerlab.results import StudyResult, Table
 from steerlab.statistics import Estimate, Number
 from steerlab.studies._transfer.figures import figures
+from steerlab.studies._transfer.reasons import Reason, bar, reason
 from steerlab.studies._transfer.tables import tables
 
 if TYPE_CHECKING:
@@ -116,10 +117,12 @@ class TransferResult(StudyResult):
         """True when the lower end of UNLOCK's interval lies above every control's share and the furthest random
         draw."""
         own: Estimate = getattr(self.condition(UNLOCK), outcome)
-        bar: float = max(getattr(row, outcome).value for row in self.controls)
-        if outcome == "behaves":
-            bar = max([bar, *(draw for row in self.controls for draw in row.draws)])
-        return bool(own.low > bar)
+        return bool(own.low > bar(self.controls, outcome))
+
+    def reason(self, outcome: Literal["right", "behaves"] = "behaves") -> Reason:
+        """ "carried", or what it is that is not: "capability", "direction", "aligner" ("unknown" without a native
+        direction); see `reasons`."""
+        return reason(self, outcome)
 
     def tables(self) -> list[Table]:
         """Conditions, the map, the sweep, sharpening."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steerlab.results import Headline
+from steerlab.studies._transfer.reasons import sentence
 from steerlab.studies._transfer.result import UNLOCK, Condition, Sharpening, TransferResult
 
 
@@ -17,6 +18,8 @@ def sentences(result: TransferResult) -> list[str]:
         f"{locked.right}).",
         _against_controls(result, "behaves", "the manner"),
         _against_controls(result, "right", "right answers"),
+        sentence(result, "behaves"),
+        sentence(result, "right"),
     ]
     if ceilings := [row for row in result.conditions if row.role == "ceiling"]:
         made.append(f"Ceilings (manner and right answers): {_both(ceilings)}.")

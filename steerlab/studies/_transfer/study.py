@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from steerlab.alignment import Aligner, LayerMap, SvdRegression, r2_diff
+from steerlab.alignment.paired import Rule
 from steerlab.datasets import Task
 from steerlab.directions import Direction
 from steerlab.models import LanguageModel
 from steerlab.progress import track
 from steerlab.registry import Preset, Size, check_options
 from steerlab.statistics import proportion
+from steerlab.studies._pair import LARGE, Pair, amounts_note, amounts_of
 from steerlab.studies._transfer.capability import Aggregator
 from steerlab.studies._transfer.conditions import Trials, conditions_of, least_length
 from steerlab.studies._transfer.result import UNLOCK, Setting, SweepCell, TransferResult
@@ -49,8 +51,9 @@ class Amount:
     samples: int
 
 
-_AMOUNTS: dict[Size, Amount] = {
+_AMOUNTS: dict[str, Amount] = {
     "quick": Amount(200, 24, 48, 10, (1, 4, 16, 64), (16, 64, 150), 8),
+    LARGE: Amount(160, 12, 32, 10, (4, 32), (120,), 4),
     "full": Amount(640, 100, 200, 20, (1, 4, 16, 64, 128, 256), (16, 64, 128, 256, 480), 16),
 }
 
@@ -68,6 +71,7 @@ def transfer(
     layers: LayerMap | None = None,
     target_unlocked: LanguageModel | None = None,
     template: str = "plain",
+    rule: Rule = "last_prompt",
     strength: float | None = None,
     steered: Steered = "identified",
     by: Literal["manner", "labels"] = "manner",
@@ -80,7 +84,7 @@ def transfer(
         target: the model to be unlocked.
         task: questions with answers.
         size: "full" takes more questions, random directions and cells of the sweep.
-        preset: as in `unlock`, and so are `aggregator`, `aligner`, `layers`, `template` and `steered`.
+        preset: as in `unlock`, and so are `aggregator`, `aligner`, `layers`, `template`, `rule` and `steered`.
         target_unlocked: a post-trained target, for its native direction where the contrast is one of weights.
         strength: α; None chooses it on dev questions.
         by: what chooses it: the share that answers in the unlocked manner (no labels), or right answers (published).
@@ -94,7 +98,8 @@ def transfer(
         AlignmentError, DirectionError: as in `unlock`.
     """
     check_options("The transfer study", size=size, preset=preset, presets=get_args(Preset))
-    amount = _AMOUNTS[size]
+    amounts = amounts_of(size, Pair(source[0], target))
+    amount = _AMOUNTS[amounts]
     fit, dev, test = task.split(amount.fit, amount.dev, amount.test, seed)
     by_weights = source[0] is not source[1]
     trials = Trials(target, dev, test, template, least_length(source[1], dev, template, by_weights))
@@ -108,6 +113,7 @@ def transfer(
         layers=layers,
         target_unlocked=target_unlocked if by_weights else None,
         template=template,
+        rule=rule,
         strength=strength,
         steered=steered,
         grid=GRID,
@@ -115,12 +121,18 @@ def transfer(
         seed=seed,
     )
     result = _tried(
-        trials, source, unlocked, amount, by, seed, _setting(source, target, task, size, seed, unlocked)
+        trials,
+        source,
+        unlocked,
+        amount,
+        by,
+        seed,
+        _setting(source, target, task, size, amount, seed, unlocked),
     )
     identified = result.beats_controls("behaves") or result.beats_controls("right")
     update = {
         "status": "done" if identified else "not identified",
-        "summary": sentences(result),
+        "summary": [*sentences(result), *amounts_note(amounts)],
         "headline": headline(result),
     }
     return result.model_copy(update=update).with_artefacts(
@@ -129,7 +141,7 @@ def transfer(
 
 
 def transfer_amount(size: Size = "quick") -> Amount:
-    """How many questions, random directions and cells a size takes."""
+    """How many questions, random directions and cells a size takes; a quick run of large models takes fewer."""
     return _AMOUNTS[size]
 
 
@@ -214,10 +226,10 @@ def _setting(
     target: LanguageModel,
     task: Task,
     size: Size,
+    amount: Amount,
     seed: int,
     unlocked: Unlocked,
 ) -> Setting:
-    amount = _AMOUNTS[size]
     return Setting(
         size=size,
         seed=seed,

@@ -35,7 +35,7 @@ from steerlab.alignment import (
     SvdRegression,
     align,
 )
-from steerlab.alignment.paired import Part, digest, split
+from steerlab.alignment.paired import Part, Rule, digest, split
 from steerlab.directions import Direction
 from steerlab.errors import AlignmentError
 from steerlab.models import LanguageModel, Last, Selector, Site
@@ -128,6 +128,7 @@ def unlock(
     layers: LayerMap | None = None,
     target_unlocked: LanguageModel | None = None,
     template: str = "plain",
+    rule: Rule = "last_prompt",
     strength: float | None = None,
     steered: Steered = "identified",
     grid: Sequence[float] = GRID,
@@ -149,6 +150,8 @@ def unlock(
         target_unlocked: a post-trained target, for its native direction where the change is one of weights. Where
             it is one of prompts the target itself gives it. Only diagnostics use it.
         template: how the texts are rendered in every model; the published prompts are plain text.
+        rule: which tokens of the locked prompts the map is fitted on; "end_of_word" takes every word's last one in
+            both models, where tokenizers differ and the rendered texts are equal.
         strength: α; None chooses it on dev questions by `score`.
         steered: "all" layers, or those whose map is not called "not identified" (the published code steers all).
         grid: α to choose from.
@@ -173,7 +176,11 @@ def unlock(
         for model, texts in ((source[0], locked), (source[1], unlocked), (target, locked))
     ]
     texts = asked(source[0], locked, template), asked(target, locked, template)
-    pairs = PairedActivations(reads[0], reads[2], parts, "last_prompt", digest(*texts, "last_prompt", parts))
+    if rule == "last_prompt":
+        pairs = PairedActivations(reads[0], reads[2], parts, rule, digest(*texts, rule, parts))
+    else:
+        read = PairedActivations.read(source[0], target, texts[0], target_prompts=texts[1], rule=rule)
+        pairs = replace(read, splits=parts, hash=digest(*texts, rule, parts))
     change = _of(deltas(reads[1], reads[0]), parts["fit"])
     direction = capability_direction(
         change,
