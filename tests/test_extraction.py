@@ -149,7 +149,7 @@ def test_an_unknown_name_lists_the_packaged_contrasts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DatasetError, match=r"no contrast 'glad'; write truth, refusal, .*spanish, or the name"
+        DatasetError, match=r"no contrast 'glad'; write truth, refusal, .*spanish, .*or the name"
     ):
         sl.extract(tiny("llama"), "glad")
     Path("spanish").write_text("a file")  # the name comes first; a path is a file
