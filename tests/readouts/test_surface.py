@@ -93,3 +93,5 @@ def test_texts_that_are_no_pairs_have_no_twins_to_share_words_with() -> None:
 def test_too_few_texts_are_a_sentence() -> None:
     with pytest.raises(DatasetError, match="are too few for 5 folds"):
         shortcuts(["a b", "c d"], ["e f", "g h"])
+    with pytest.raises(DatasetError, match=r"^1 groups of texts of a class"):
+        shortcuts([f"one{n} more{n}" for n in range(9)], ["only this"])
