@@ -24,6 +24,7 @@ import torch
 
 import steerlab as sl
 from steerlab.errors import SteerlabError
+from steerlab.models import Generation
 from steerlab.plots import Series, bars, save
 from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.statistics import Estimate, bootstrap_mean
@@ -73,22 +74,26 @@ def contrast(model: sl.LanguageModel, name: str, data: dict[str, Any]) -> Contra
 
 
 def log_odds(model: sl.LanguageModel, probes: Contrast) -> np.ndarray:
-    """ln P(towards) - ln P(away) of each probe's continuations, from where they differ; nats."""
+    """`odds_of` a contrast's probes."""
+    return odds_of(model, probes.prompts, probes.towards, probes.away)
+
+
+def odds_of(
+    model: sl.LanguageModel, prompts: Sequence[sl.Prompt], towards: Sequence[str], away: Sequence[str]
+) -> np.ndarray:
+    """ln P(towards) - ln P(away) of each prompt's continuations, from where they differ; nats."""
     tokens = [
         model.tokenize(
-            [
-                replace(prompt, text=prompt.text + text)
-                for prompt, text in zip(probes.prompts, texts, strict=True)
-            ],
+            [replace(prompt, text=prompt.text + text) for prompt, text in zip(prompts, texts, strict=True)],
             padding_side="right",
         )
-        for texts in (probes.towards, probes.away)
+        for texts in (towards, away)
     ]
     width = min(side.width for side in tokens)
     same = tokens[0].input_ids[:, :width] == tokens[1].input_ids[:, :width]
     starts = same.int().cumprod(dim=1).sum(dim=1).tolist()
-    towards, away = (continuation_log_probability(model, side, starts).numpy() for side in tokens)
-    difference: np.ndarray = towards - away
+    first, second = (continuation_log_probability(model, side, starts).numpy() for side in tokens)
+    difference: np.ndarray = first - second
     return difference
 
 
@@ -96,11 +101,13 @@ def loops(
     model: sl.LanguageModel, prompts: Sequence[sl.Prompt], new_tokens: int, *, sampled: bool
 ) -> np.ndarray:
     """By prompt, whether most windows of its continuation stood in it before."""
-    written = [
-        answer.token_ids
-        for answer in model.generate(prompts, max_new_tokens=new_tokens, do_sample=sampled, seed=0)
-    ]
-    windows = [[ids[at : at + WINDOW] for at in range(len(ids) - WINDOW + 1)] for ids in written]
+    return loops_of(model.generate(prompts, max_new_tokens=new_tokens, do_sample=sampled, seed=0))
+
+
+def loops_of(written: Sequence[Generation]) -> np.ndarray:
+    """Of each answer, whether most windows of it stood in it before."""
+    ids_of = [answer.token_ids for answer in written]
+    windows = [[ids[at : at + WINDOW] for at in range(len(ids) - WINDOW + 1)] for ids in ids_of]
     return np.array([2 * len(set(seen)) < len(seen) for seen in windows])
 
 
