@@ -8,8 +8,8 @@ with the least KL on plain text; one class gap where none does. `effects.csv`: w
 ln P(away) of the other probes (`contrasts.toml`; they share no sentence with the pairs), beside random directions of
 the same length and beside the wish written into the prompt; the price on plain text; and of answers to packaged open
 prompts the share that loops, and the share that a bag of words fitted on the contrast calls of the wished kind,
-unsteered, steered and asked. `samples.csv`: some of these answers, harmless all of them. A part is a model and a contrast; a part whose
-rows are in the files is not run again. STEERLAB_REAL_MODELS names the folder of local copies.
+unsteered, steered and asked. `samples.csv`: some of these answers, harmless all of them. A part is a model and a
+contrast; a part whose rows are in the files is not run again. STEERLAB_REAL_MODELS names the folder of local copies.
 """
 
 from __future__ import annotations
