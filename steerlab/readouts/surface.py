@@ -1,4 +1,4 @@
-"""Can the two kinds of prompts be told apart by their form alone? Then a direction between them may be one of form.
+"""Can the two kinds of prompts be told apart by their form or their words alone? Then a direction may be one of these.
 
 A logistic regression (scikit-learn, five folds, standardised) sees length in characters, length in words and the final
 character, nothing else. In the published sets harmful requests end without a full stop and harmless ones with one.
@@ -10,16 +10,19 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from steerlab.directions.held_out import held_out_folds
 from steerlab.record import Record
 from steerlab.statistics import Estimate, proportion
 
 _FOLDS = 5
 _ENDINGS = ".?!"
+_WORD = r"(?u)\w+|[^\w\s]"  # a word, or a mark
 
 
 class Surface(Record):
@@ -63,6 +66,20 @@ def surface(positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) 
         words=(_words(positive), _words(negative)),
         ends_in_punctuation=(_punctuated(positive), _punctuated(negative)),
     )
+
+
+def bag_of_words(
+    texts: Sequence[str], labels: Sequence[int], groups: Sequence[int], *, seed: int = 0
+) -> Estimate:
+    """Share of held-out texts whose class a logistic regression on counts of words and marks calls right.
+
+    labels: 0 or 1 a text. groups: what is held out together, one number a text. The five folds are those of a
+    direction's held-out accuracy (`directions.held_out`), the interval is Wilson's, clustered by group.
+    """
+    truth = np.asarray(labels)
+    words = make_pipeline(CountVectorizer(token_pattern=_WORD), LogisticRegression(max_iter=1000))
+    predicted = cross_val_predict(words, list(texts), truth, cv=held_out_folds(truth, groups, seed=seed))
+    return proportion(predicted == truth, clusters=groups)
 
 
 def _form(text: str) -> Float[np.ndarray, " feature"]:
