@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from steerlab.activations import capture
 from steerlab.directions import Direction, LinearDirection, fit_direction
@@ -26,6 +26,7 @@ from steerlab.directions.registry import estimator_of
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt, Selector
 from steerlab.models.messages import is_conversation, plain_messages
+from steerlab.showing import cut
 
 if TYPE_CHECKING:
     from steerlab.datasets import ContrastSet, StatementSet
@@ -74,7 +75,8 @@ def extract(
 
     Args:
         model: a loaded model.
-        positive: the texts that the direction points to, with `negative`; else everything that
+        positive: the texts that the direction points to, with `negative`; else the name of a packaged contrast
+            ("truth", "refusal", "formal" and all of `datasets.contrasts()`), or everything that
             `datasets.labelled_texts` reads: pairs, a contrast set, a file, a DataFrame, a Dataset. In lists, pairs and
             rows a text may be a conversation (a list of chat messages), which is rendered whatever `template` says.
         negative: the other texts.
@@ -121,9 +123,10 @@ def own_prompts(
     label: str | None = None,
     template: Template | None = None,
 ) -> LabelledPrompts:
-    """A person's own contrast as prompts; statements and requests in a published format are known by their files.
+    """A contrast as prompts: a packaged one by its name, or a person's own.
 
-    Requests of a file are drawn in equal numbers, unless `groups` names each of them.
+    Statements and requests in a published format are known by their files. Requests of a file are drawn in equal
+    numbers, unless `groups` names each of them. A packaged name comes before a file of that name, which is a `Path`.
 
     Raises:
         DatasetError: texts or a file that are no contrast.
@@ -134,7 +137,7 @@ def own_prompts(
 
     published = None
     if negative is None and isinstance(positive, str | Path):
-        published = read_published(positive)
+        published = _packaged(model, positive) or read_published(positive)
     if isinstance(published, ContrastSet) and groups is None:
         published = published.balanced()
     given = positive if published is None else published
@@ -147,18 +150,15 @@ def own_prompts(
 
 
 def packaged_prompts(
-    model: LanguageModel, contrast: Literal["truth", "refusal"], template: Template | None = None
+    model: LanguageModel, contrast: str, template: Template | None = None
 ) -> LabelledPrompts:
-    """The prompts of a packaged contrast.
+    """The prompts of a packaged contrast: "truth", "refusal" (harmful and harmless requests) or a name of
+    `datasets.contrasts()`.
 
     Statements are read as they are unless a template is named; for a model that says which topics it was
     trained to judge they are of these. Requests are rendered in the model's template, equally many of each kind.
     """
-    from steerlab import datasets
-
-    if contrast == "truth":
-        return statement_prompts(model, datasets.statements(model.topics or None), template)
-    return request_prompts(model, datasets.requests(), template)
+    return own_prompts(model, contrast, template=template)
 
 
 def statement_prompts(
@@ -176,16 +176,6 @@ def statement_prompts(
     polarity = statements.polarity if len(set(statements.polarity)) == 2 else None
     prompts = _rendered(model, data, template, statements)
     return replace(prompts, pairs=negation_pairs(statements), polarity=polarity)
-
-
-def request_prompts(
-    model: LanguageModel, requests: ContrastSet, template: Template | None = None
-) -> LabelledPrompts:
-    """Two kinds of requests, equally many of each."""
-    from steerlab.datasets.labelled_texts import labelled_texts
-
-    balanced = requests.balanced()
-    return _rendered(model, labelled_texts(balanced), template, balanced)
 
 
 def negation_pairs(statements: StatementSet) -> list[int] | None:
@@ -325,6 +315,25 @@ def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Dire
             f"{file} has no vector at layer {layers}; its sites are {', '.join(map(str, direction.sites))}."
         )
     return direction.at(*sites)
+
+
+def _packaged(model: LanguageModel, given: str | Path) -> StatementSet | ContrastSet | None:
+    """The packaged contrast that a text names, before a file of that name; None for a file."""
+    from steerlab import datasets
+    from steerlab.datasets.contrasts import names
+
+    if given == "truth":
+        return datasets.statements(model.topics or None)
+    if given == "refusal":
+        return datasets.requests()
+    if isinstance(given, str) and given in names():
+        return datasets.contrast(given)
+    if not os.path.exists(given):
+        known = ", ".join(("truth", "refusal", *names()))
+        raise DatasetError(
+            f"There is no contrast {cut(str(given), 60)!r}; write {known}, or the name of a file."
+        )
+    return None
 
 
 def _said(model: LanguageModel, given: Any, known: dict[str, Prompt]) -> Any:

@@ -132,6 +132,38 @@ def test_what_is_read_without_a_file_depends_on_the_model(tmp_path: Path) -> Non
     assert packaged_prompts(model, "truth").hash == sl.zoo.known_statements().hash
 
 
+def test_a_packaged_contrast_is_known_by_its_name_and_held_out_by_pairs() -> None:
+    model, spanish = tiny("llama"), sl.datasets.contrasts()["spanish"]
+    data = own_prompts(model, "spanish")
+    assert data.hash == own_prompts(model, spanish).hash == spanish.hash
+    assert [prompt.text for prompt in data.prompts] == [*spanish.positive, *spanish.negative]
+    assert data.groups[: len(spanish.positive)] == data.groups[len(spanish.positive) :]
+    assert sl.extract(model, "spanish", layers=1).dataset_hash == spanish.hash
+    other = own_prompts(model, "spanish", label="english")
+    assert other.labels == [1 - label for label in data.labels]
+    assert packaged_prompts(model, "refusal").hash == sl.datasets.requests().hash
+
+
+def test_an_unknown_name_lists_the_packaged_contrasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DatasetError, match=r"no contrast 'glad'; write truth, refusal, .*spanish, or the name"
+    ):
+        sl.extract(tiny("llama"), "glad")
+    Path("spanish").write_text("a file")  # the name comes first; a path is a file
+    assert own_prompts(tiny("llama"), "spanish").hash == sl.datasets.contrast("spanish").hash
+    with pytest.raises(DatasetError, match="the format is told by the ending"):
+        own_prompts(tiny("llama"), Path("spanish"))
+    arguments = ["extract", "zoo:small-post", "--layers", "1", "--out", "d.safetensors", "--contrast"]
+    monkeypatch.setattr(sys, "argv", ["steerlab", *arguments, "formal"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert sl.Direction.load("d.safetensors").dataset_hash == sl.datasets.contrast("formal").hash
+    assert "from 'plain' to 'formal'" in capsys.readouterr().out
+
+
 def test_a_named_template_is_used_for_statements_too() -> None:
     model = tiny("llama")
     bare, rendered = packaged_prompts(model, "truth"), packaged_prompts(model, "truth", "plain")

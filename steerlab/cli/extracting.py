@@ -24,8 +24,8 @@ def extract(
     contrast: Annotated[
         str | None,
         typer.Option(
-            help="truth (if nothing is named), refusal, or a file of your own: rows of text and label (any two), or of "
-            "positive and negative."
+            help="truth (if nothing is named), refusal, another packaged contrast (formal, happy, ...; a wrong "
+            "name lists them), or a file of your own: rows of text and label (any two), or of positive and negative."
         ),
     ] = None,
     positive: Annotated[
@@ -83,9 +83,9 @@ def _data(
     label: str | None,
     template: Template | None,
 ) -> LabelledPrompts:
-    """The packaged contrast, a file, or two files of texts."""
+    """A packaged contrast or a file, or two files of texts."""
     from steerlab.errors import DatasetError
-    from steerlab.extraction import own_prompts, packaged_prompts
+    from steerlab.extraction import own_prompts
 
     if (positive is None) != (negative is None):
         raise DatasetError("A contrast has two sides; give both --positive and --negative.")
@@ -93,15 +93,7 @@ def _data(
         if contrast is not None:
             raise DatasetError("--contrast and --positive name two contrasts; give one of them.")
         return own_prompts(model, positive, negative, label=label, template=template)
-    if contrast in (None, "truth", "refusal"):
-        if label is not None:
-            raise DatasetError(
-                "A packaged contrast has its own direction; --label is for a file of your own."
-            )
-        return packaged_prompts(model, "refusal" if contrast == "refusal" else "truth", template)
-    if not Path(contrast).exists():
-        raise DatasetError(f"There is no contrast {contrast!r}; write truth, refusal, or the name of a file.")
-    return own_prompts(model, Path(contrast), None, label=label, template=template)
+    return own_prompts(model, "truth" if contrast is None else contrast, label=label, template=template)
 
 
 def _accuracy_table(direction: Direction) -> Table:

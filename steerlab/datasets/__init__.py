@@ -1,10 +1,11 @@
-"""Packaged statements, requests and passages, and readers for the files people have."""
+"""Packaged statements, requests, contrasts and passages, and readers for the files people have."""
 
 from __future__ import annotations
 
 from steerlab.datasets import prompt_sets
 from steerlab.datasets.choices import ChoicePair
-from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.contrast_set import ContrastSet
+from steerlab.datasets.contrasts import contrast, contrasts
 from steerlab.datasets.multiple_choice import (
     ChoiceQuestion,
     choice_questions,
@@ -36,6 +37,8 @@ __all__ = [
     "StudyData",
     "Task",
     "choice_questions",
+    "contrast",
+    "contrasts",
     "match",
     "open_prompts",
     "plain_text",

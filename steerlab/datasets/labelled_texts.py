@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.contrast_set import ContrastSet
 from steerlab.datasets.frames import row_advice, rows_of, table_advice
 from steerlab.datasets.groups import Groups, groups_of
 from steerlab.datasets.messages import with_text
@@ -85,9 +85,12 @@ def labelled_texts(
 def _read(given: Any, negative: Any, groups: Sequence[Hashable] | None) -> LabelledTexts:
     if negative is not None:
         return _two_lists(given, negative, groups)
+    if isinstance(given, LabelledTexts) and groups is None:
+        return given
     if isinstance(given, ContrastSet):
         names = (given.positive_name, given.negative_name)
-        return _two_lists(given.positive, given.negative, groups, names)
+        known = given.pairs if groups is None else groups
+        return _two_lists(given.positive, given.negative, known, names)
     if isinstance(given, StatementSet):
         labels = [int(label) for label in given.labels]
         return _made(given.texts, labels, ("true", "false"), _subjects(given) if groups is None else groups)

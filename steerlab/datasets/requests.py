@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from steerlab.datasets.contrast import SPLITS, ContrastSet
+from steerlab.datasets.contrast_set import SPLITS, ContrastSet
 from steerlab.datasets.facts import share_of
 
 WORDINGS = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.contrast_set import ContrastSet
 from steerlab.datasets.multiple_choice import ChoiceQuestion
 from steerlab.datasets.passages import open_prompts, plain_text
 from steerlab.datasets.requests import requests

@@ -7,6 +7,7 @@ Texts are read as they are. Harmful and harmless requests, and conversations, ar
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,14 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerlab.datasets import ContrastSet, StatementSet
+from steerlab.datasets.contrasts import contrast, names
 from steerlab.datasets.frames import rows_of
 from steerlab.datasets.labelled_texts import LabelledTexts, labelled_texts
 from steerlab.datasets.readers import read_published
 from steerlab.datasets.readers.source import stem_of
 from steerlab.datasets.readers.table import name_of
+from steerlab.datasets.study_data import PACKAGED
 from steerlab.errors import DatasetError, kind_of
 from steerlab.models import Prompt
 from steerlab.models.messages import is_conversation, plain_messages
+from steerlab.showing import cut
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
@@ -142,17 +146,32 @@ def _read(name: str, given: Any) -> Contrast:
             f"The contrast {name!r} holds {kinds[1]} groups of {data.names[0]!r} and {kinds[0]} of {data.names[1]!r} "
             f"(a matched pair is one group); it needs at least {FEWEST_GROUPS} of each, to hold some out."
         )
-    return Contrast(name, data, name_of(given), conversations)
+    packaged = isinstance(given, str) and given in names()
+    return Contrast(name, data, PACKAGED if packaged else name_of(given), conversations)
 
 
 def _labelled(given: Any) -> LabelledTexts:
-    if isinstance(given, LabelledTexts):
-        return given
-    if isinstance(given, str | Path):
-        published = read_published(given)
-        given = given if published is None else published
-        given = given.balanced() if isinstance(given, ContrastSet) else given
-    return labelled_texts(given)
+    if not isinstance(given, str | Path):
+        return labelled_texts(given)
+    published = _packaged(given) or read_published(given)
+    if isinstance(published, ContrastSet):
+        published = published.balanced()
+    return labelled_texts(given if published is None else published)
+
+
+def _packaged(given: str | Path) -> ContrastSet | None:
+    """The packaged contrast that a text names, before a file of that name; None for a file."""
+    if isinstance(given, str) and given in names():
+        return contrast(given)
+    if given in ("truth", "refusal"):
+        raise DatasetError(
+            f"{str(given).capitalize()} has a study of its own, which needs no contrast; leave it out."
+        )
+    if not os.path.exists(given):
+        raise DatasetError(
+            f"There is no contrast {cut(str(given), 60)!r}; write {', '.join(names())}, or the name of a file."
+        )
+    return None
 
 
 def _said(given: Any, known: dict[str, Any]) -> Any:

@@ -1,28 +1,36 @@
-"""Can the two kinds of prompts be told apart by their form or their words alone? Then a direction may be one of these.
+"""Can the two kinds of prompts be told apart by their form alone? Then a direction between them may be one of form.
 
-A logistic regression (scikit-learn, five folds, standardised) sees length in characters, length in words and the final
-character, nothing else. In the published sets harmful requests end without a full stop and harmless ones with one.
+`surface`: a logistic regression (scikit-learn, five folds, standardised) sees length in characters, length in words and
+the final character, nothing else. In the published sets harmful requests end without a full stop and harmless ones with
+one.
+
+`shortcuts`: one such classifier for each cheap way to tell two classes of texts apart, with matched and reworded texts
+held out together as `extract` does. `shortcuts_table` puts contrasts beside each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.feature_extraction.text import CountVectorizer
+from numpy.typing import NDArray
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from steerlab.directions.held_out import held_out_folds
+from steerlab.datasets.labelled_texts import LabelledTexts, labelled_texts
+from steerlab.datasets.similarity import similarity
+from steerlab.errors import DatasetError
 from steerlab.record import Record
 from steerlab.statistics import Estimate, proportion
 
 _FOLDS = 5
 _ENDINGS = ".?!"
-_WORD = r"(?u)\w+|[^\w\s]"  # a word, or a mark
 
 
 class Surface(Record):
@@ -40,6 +48,90 @@ class Surface(Record):
     def above_chance(self) -> bool:
         """Whether form alone tells the kinds apart."""
         return self.accuracy.low > self.chance
+
+
+class Shortcuts(Record):
+    """What tells the two classes of a contrast apart without reading it.
+
+    texts: number in each class, the one that a direction points to first; words: their mean number. length, first_word,
+    bag_of_words: held-out accuracy of a classifier that sees the number of words, the first word, or which words there
+    are. chance: what each is where it tells nothing (below it, where the texts held out undo what was learnt).
+    same_ending: share of pairs whose last characters are equal. shared_words: mean Jaccard similarity of the word sets
+    of a pair; both None where the texts do not come as pairs.
+    """
+
+    names: tuple[str, str]
+    texts: tuple[int, int]
+    words: tuple[float, float]
+    length: Estimate
+    first_word: Estimate
+    bag_of_words: Estimate
+    chance: float
+    same_ending: float | None
+    shared_words: float | None
+
+
+def shortcuts(given: Any, negative: Sequence[str] | None = None, *, seed: int = 0) -> Shortcuts:
+    """What tells a contrast apart by its surface.
+
+    Args:
+        given: a contrast in any way that `datasets.labelled_texts` reads: a `ContrastSet`, pairs, a file, the positive
+            texts where `negative` are given.
+        negative: the other texts.
+        seed: of the five folds.
+
+    Raises:
+        DatasetError: texts that are no contrast, or fewer than five groups of them.
+    """
+    data = labelled_texts(given, negative)
+    if len(data.groups) < _FOLDS:
+        raise DatasetError(
+            f"{len(data.groups)} groups of texts are too few for {_FOLDS} folds; give more texts."
+        )
+    positive, other = _by_class(data)
+    pairs = _pairs(data)
+    return Shortcuts(
+        names=data.names,
+        texts=(len(positive), len(other)),
+        words=(_words(positive), _words(other)),
+        length=_told(data, [{"words": len(text.split())} for text in data.texts], seed),
+        first_word=_told(data, [{word: 1 for word in _word_list(text)[:1]} for text in data.texts], seed),
+        bag_of_words=_told(data, [dict.fromkeys(_word_list(text), 1) for text in data.texts], seed),
+        chance=max(len(positive), len(other)) / len(data.texts),
+        same_ending=float(np.mean([a[-1:] == b[-1:] for a, b in pairs])) if pairs else None,
+        shared_words=float(np.mean([similarity([a], [b])[0, 0] for a, b in pairs])) if pairs else None,
+    )
+
+
+def shortcuts_table(contrasts: Mapping[str, Any], *, seed: int = 0) -> str:
+    """The shortcuts of some contrasts by name as a table in Markdown: a row each, shares to two digits.
+
+    Raises `DatasetError` as `shortcuts` does.
+    """
+    head = (
+        "contrast",
+        "other class",
+        "texts",
+        "words",
+        "length",
+        "first word",
+        "bag of words",
+        "shared words",
+    )
+    rows = [head, ("---",) * len(head)]
+    for name, given in contrasts.items():
+        found = shortcuts(given, seed=seed)
+        rows.append(
+            (
+                f"`{name}`",
+                found.names[1],
+                " + ".join(map(str, found.texts)),
+                " / ".join(f"{mean:.1f}" for mean in found.words),
+                *(f"{share.value:.2f}" for share in (found.length, found.first_word, found.bag_of_words)),
+                "–" if found.shared_words is None else f"{found.shared_words:.2f}",
+            )
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def surface(positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Surface | None:
@@ -68,18 +160,38 @@ def surface(positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) 
     )
 
 
-def bag_of_words(
-    texts: Sequence[str], labels: Sequence[int], groups: Sequence[int], *, seed: int = 0
-) -> Estimate:
-    """Share of held-out texts whose class a logistic regression on counts of words and marks calls right.
+# -- private --
 
-    labels: 0 or 1 a text. groups: what is held out together, one number a text. The five folds are those of a
-    direction's held-out accuracy (`directions.held_out`), the interval is Wilson's, clustered by group.
-    """
-    truth = np.asarray(labels)
-    words = make_pipeline(CountVectorizer(token_pattern=_WORD), LogisticRegression(max_iter=1000))
-    predicted = cross_val_predict(words, list(texts), truth, cv=held_out_folds(truth, groups, seed=seed))
-    return proportion(predicted == truth, clusters=groups)
+
+def _told(data: LabelledTexts, features: list[dict[str, int]], seed: int) -> Estimate:
+    """Share of texts whose class a logistic regression on their features names while their group is held out."""
+    labels, groups = np.array(data.labels), np.array(data.groups.numbers)
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    classifier = make_pipeline(DictVectorizer(), LogisticRegression(max_iter=1000))
+    predicted: NDArray[np.int64] = cross_val_predict(classifier, features, labels, groups=groups, cv=folds)
+    return proportion(predicted == labels, clusters=groups)
+
+
+def _by_class(data: LabelledTexts) -> tuple[list[str], list[str]]:
+    first, second = (
+        [text for text, label in zip(data.texts, data.labels, strict=True) if label == kind]
+        for kind in (1, 0)
+    )
+    return first, second
+
+
+def _pairs(data: LabelledTexts) -> list[tuple[str, str]]:
+    """The two texts of each group, where every group is one of each class."""
+    members: dict[int, list[tuple[int, str]]] = {}
+    for number, label, text in zip(data.groups.numbers, data.labels, data.texts, strict=True):
+        members.setdefault(number, []).append((label, text))
+    if any(sorted(label for label, _ in group) != [0, 1] for group in members.values()):
+        return []
+    return [(max(group)[1], min(group)[1]) for group in members.values()]
+
+
+def _word_list(text: str) -> list[str]:
+    return re.findall(r"[\w'’]+", text.lower())
 
 
 def _form(text: str) -> Float[np.ndarray, " feature"]:

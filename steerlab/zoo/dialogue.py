@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from steerlab.datasets.contrast import SPLITS
+from steerlab.datasets.contrast_set import SPLITS
 from steerlab.datasets.passages import open_prompts
 from steerlab.datasets.requests import KINDS, WORDINGS
 from steerlab.zoo.documents import Document, chat, question

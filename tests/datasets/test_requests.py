@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steerlab.datasets import ContrastSet, open_prompts, plain_text, requests
-from steerlab.datasets.contrast import SPLITS
+from steerlab.datasets.contrast_set import SPLITS
 from steerlab.datasets.requests import KINDS
 from steerlab.datasets.similarity import NEAR_DUPLICATE, near_duplicate_groups, similarity
 from steerlab.errors import DatasetError

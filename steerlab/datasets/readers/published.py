@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from steerlab.datasets.contrast import ContrastSet
+from steerlab.datasets.contrast_set import ContrastSet
 from steerlab.datasets.readers.requests import read_requests
 from steerlab.datasets.readers.statements import read_statements
 from steerlab.datasets.readers.table import Table, folder_of, read_table

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from steerlab.datasets.contrast import SPLITS, ContrastSet
+from steerlab.datasets.contrast_set import SPLITS, ContrastSet
 from steerlab.datasets.readers.source import stem_of
 from steerlab.datasets.readers.table import ENDINGS, Table, files_in, folder_of, name_of, read_table
 from steerlab.errors import DatasetError

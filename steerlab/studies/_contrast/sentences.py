@@ -49,7 +49,7 @@ def _reading(one: Outcome) -> str:
     if not one.identified:
         return ""
     read = " and ".join(
-        f"{one.own(model).accuracy} in {model} (layer {one.best[model]})" for model in one.identified
+        f"{one.own(model).accuracy} in {model} ({_layers(one.own(model).layers)})" for model in one.identified
     )
     enough = all(one.words.value >= one.own(model).accuracy.value for model in one.identified)
     words = f"a bag of words reads {one.words}" + (", so the words are enough" if enough else "")
@@ -77,11 +77,16 @@ def _cosine(one: Outcome) -> list[str]:
 
 def _transfer(one: Outcome) -> list[str]:
     parts = [
-        f"{direction}'s direction classifies {states}'s states at {cell.accuracy}"
+        f"{direction}'s direction classifies {states}'s states at {cell.accuracy}, decided at {states}'s midpoint"
         for direction, states in (("base", "post"), ("post", "base"))
         if (cell := one.cell(direction, states)) is not None
     ]
-    return [f"{one.name}: {' and '.join(parts)}."] if parts else []
+    return [f"{one.name}: {', and '.join(parts)}."] if parts else []
+
+
+def _layers(layers: Sequence[int]) -> str:
+    known = sorted(set(layers))
+    return f"layer {known[0]}" if len(known) == 1 else f"layers {', '.join(map(str, known))}"
 
 
 def _steered(one: Outcome, model: str) -> str:

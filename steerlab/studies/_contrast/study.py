@@ -22,7 +22,7 @@ from steerlab.models import LanguageModel
 from steerlab.readouts.agreement import Agreement, agreement_by_layer
 from steerlab.readouts.confidence import fitting
 from steerlab.readouts.contrasts import Contrast, file_name, read_contrasts
-from steerlab.readouts.surface import bag_of_words
+from steerlab.readouts.surface import shortcuts
 from steerlab.registry import Preset, Size, check_options
 from steerlab.statistics import paired_difference
 from steerlab.studies._contrast.probes import accuracy_by_layer, cells_of, draws_of
@@ -128,7 +128,7 @@ def _studied(
         texts=len(texts.labels),
         groups=len(one.data.groups),
         matched=one.data.groups.matched,
-        words=bag_of_words(one.data.texts, one.data.labels, one.data.groups.numbers, seed=seed),
+        words=shortcuts(one.data, seed=seed).bag_of_words,
         best={
             role: own.whole.best.layer or 0 for role, own in readings.items() if own.whole.best is not None
         },

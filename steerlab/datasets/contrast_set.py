@@ -23,8 +23,9 @@ SHARES = (0.5, 0.2, 0.3)
 class ContrastSet:
     """Prompts of two kinds; `splits` names, for each positive and each negative prompt, its split.
 
-    An empty `splits` means that the prompts are not split (or are one split already). Raises `DatasetError` for a text
-    of both kinds.
+    An empty `splits` means that the prompts are not split (or are one split already). `matched` says that the i-th
+    positive and the i-th negative prompt are a pair, which is held out whole. Raises `DatasetError` for a text of both
+    kinds, and for matched prompts that do not come in pairs of one split.
     """
 
     positive: tuple[str, ...]
@@ -32,6 +33,7 @@ class ContrastSet:
     positive_name: str = "harmful"
     negative_name: str = "harmless"
     splits: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    matched: bool = False
 
     def __post_init__(self) -> None:
         both = set(self.positive) & set(self.negative)
@@ -39,6 +41,11 @@ class ContrastSet:
             kinds = f"{self.positive_name} and {self.negative_name} ({len(both)} of them)"
             raise DatasetError(
                 f"Texts stand in both kinds, {kinds}; a text has one label, so leave out what has two."
+            )
+        if self.matched and (len(self.positive) != len(self.negative) or self.splits[0] != self.splits[1]):
+            raise DatasetError(
+                f"{len(self.positive)} {self.positive_name} and {len(self.negative)} {self.negative_name} texts are no "
+                "pairs; matched texts come in equal numbers, both of a pair in one split."
             )
 
     @classmethod
@@ -50,16 +57,23 @@ class ContrastSet:
         positive_name: str = "harmful",
         negative_name: str = "harmless",
         groups: Sequence[Hashable] | None = None,
+        matched: bool = False,
         seed: int = 0,
     ) -> ContrastSet:
         """A set whose splits are drawn here, fixed by the seed; whole groups stand in one split.
 
-        groups: one name a prompt, positive first; None finds matched prompts and rewordings.
+        groups: one name a prompt, positive first; None finds matched prompts and rewordings. matched: the i-th prompts
+        of both kinds are a pair, whatever their words; without `groups` each pair is a group.
         """
+        one = cls(tuple(positive), tuple(negative), positive_name, negative_name, matched=matched)
         texts, kinds = [*positive, *negative], [0] * len(positive) + [1] * len(negative)
-        names = _assign(groups_of(texts, kinds, groups).numbers, kinds, seed)
-        splits = (tuple(names[: len(positive)]), tuple(names[len(positive) :]))
-        return cls(tuple(positive), tuple(negative), positive_name, negative_name, splits)
+        names = _assign(groups_of(texts, kinds, groups or one.pairs).numbers, kinds, seed)
+        return replace(one, splits=(tuple(names[: len(positive)]), tuple(names[len(positive) :])))
+
+    @property
+    def pairs(self) -> list[int] | None:
+        """The number of each prompt's pair, positive first, where they are matched; else None."""
+        return [*range(len(self.positive))] * 2 if self.matched else None
 
     def split(self, name: str) -> ContrastSet:
         """The prompts of one split, "train", "val" or "test"; DatasetError for another name or an unsplit set."""
@@ -70,10 +84,15 @@ class ContrastSet:
             tuple(text for text, at in zip(texts, where, strict=True) if at == name)
             for texts, where in zip((self.positive, self.negative), self.splits, strict=True)
         )
-        return ContrastSet(positive, negative, self.positive_name, self.negative_name)
+        return replace(self, positive=positive, negative=negative, splits=((), ()))
 
     def balanced(self, seed: int = 0) -> ContrastSet:
-        """As many prompts of either kind in every split: some of the larger kind are drawn by the seed."""
+        """As many prompts of either kind in every split: some of the larger kind are drawn by the seed.
+
+        Matched prompts are as many already.
+        """
+        if self.matched:
+            return self
         rng = random.Random(seed)
         kinds = (self.positive, self.negative)
         places = [where or ("",) * len(texts) for texts, where in zip(kinds, self.splits, strict=True)]
@@ -96,9 +115,11 @@ class ContrastSet:
 
     @property
     def hash(self) -> str:
-        """A stable hash of both lists and their splits, for manifests and saved directions."""
+        """A stable hash of both lists, their splits and whether they match, for manifests and saved directions."""
         parts = (self.positive, self.negative, self.positive_name, self.negative_name, self.splits)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        # Sets that are not matched keep the hash that manifests of before hold.
+        content = repr((*parts, "matched") if self.matched else parts)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.positive) + len(self.negative)
