@@ -125,8 +125,8 @@ def test_a_model_without_it_is_said_to_have_none() -> None:
     assert result["drawn"].agreement == ()
     assert result.headline is not None
     assert result.headline.control_name == "shuffled labels"
-    assert "is not identified in base: accuracy at chance" in " ".join(result.summary)
-    assert "base is not steered, since it has no direction" in " ".join(result.summary)
+    assert "is not identified, accuracy at chance in base (" in " ".join(result.summary)
+    assert "base and post are not steered: they have no direction" in " ".join(result.summary)
 
 
 def test_accuracies_by_layer_are_those_of_extract_and_the_layer_is_chosen_without_the_held_out() -> None:
@@ -201,10 +201,10 @@ def test_a_result_reads_back_draws_and_lists(found: ContrastResult) -> None:
     assert again.to_dict() == found.to_dict()
     keys = [table.key for table in found.tables()]
     assert keys == ["verdicts", "transfer", "accuracy", "cosine", "steering", "changes"]
-    assert [*found.figures()] == ["accuracy", "cosine", "steering"]
+    assert [*found.figures()] == ["verdicts", "accuracy", "cosine", "steering"]
     assert {*found.artefacts()} == {"contrast_truth_base", "contrast_truth_post"}
     two = found.model_copy(update={"contrasts": (*found.contrasts, *found.contrasts)})
-    assert [*two.figures()][3:] == ["accuracy_truth", "cosine_truth", "steering_truth"]
+    assert [*two.figures()][4:] == ["accuracy_truth", "cosine_truth", "steering_truth"]
     assert len(two.tables()[0].rows) == 2
 
 

@@ -1,4 +1,4 @@
-"""The figures of the study of contrasts: three a contrast, where there is something to show."""
+"""The figures of the study of contrasts: all at a glance, and three of each, where there is something to show."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def figures(result: ContrastResult) -> dict[str, Figure]:
-    """Accuracy, cosine and steering of every contrast; a single contrast's are called by what they show."""
-    made: dict[str, Figure] = {}
+    """All contrasts at a glance; accuracy, cosine and steering of each, the first one's called by what they show."""
+    made: dict[str, Figure] = {"verdicts": _overview(result)}
     for number, one in enumerate(result.contrasts):
         behind = f"_{file_name(one.name)}" if number else ""
         made[f"accuracy{behind}"] = _accuracy(one)
@@ -31,6 +31,22 @@ def figures(result: ContrastResult) -> dict[str, Figure]:
 
 
 # -- private, in the order of the page --
+
+
+def _overview(result: ContrastResult) -> Figure:
+    return plots.bars(
+        [one.name for one in result.contrasts],
+        [
+            *(
+                Series.of(model, [one.own(model).accuracy for one in result.contrasts])
+                for model in ("base", "post")
+            ),
+            Series.of("bag of words", [one.words for one in result.contrasts], role="control"),
+        ],
+        title="Held-out texts told apart",
+        y_title="Held-out accuracy",
+        y_range=(0.0, 1.03),
+    )
 
 
 def _accuracy(one: Outcome) -> Figure:

@@ -115,5 +115,5 @@ class ContrastResult(StudyResult):
         return tables(self)
 
     def figures(self) -> dict[str, Figure]:
-        """Of every contrast accuracy by layer, cosine by layer, and steering beside random directions."""
+        """All at a glance; of each accuracy by layer, cosine by layer, and steering beside random directions."""
         return figures(self)

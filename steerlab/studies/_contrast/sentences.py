@@ -12,12 +12,18 @@ from steerlab.studies._contrast.result import Outcome
 def sentences(one: Outcome) -> list[str]:
     """A contrast in plain words."""
     known = one.identified
-    made = [_reading(one), *(_not_identified(one, model) for model in one.best if model not in known)]
+    made = [_reading(one), _not_identified(one)]
     if len(known) == 2:
         made += [*_cosine(one), *_transfer(one)]
     made += [_steered(one, model) for model in known if one.steered(model, model)]
     made += _changes(one)
     return [sentence for sentence in made if sentence] + list(dict.fromkeys(one.missing.values()))
+
+
+def verdicts(contrasts: Sequence[Outcome]) -> list[str]:
+    """Several contrasts in one sentence."""
+    said = "; ".join(f"{one.name} is {one.verdict.replace('; ', ' and ')}" for one in contrasts)
+    return [f"In short: {said}."] if len(contrasts) > 1 else []
 
 
 def headline(contrasts: Sequence[Outcome]) -> Headline:
@@ -56,11 +62,19 @@ def _reading(one: Outcome) -> str:
     return f"{one.name}: the direction from {one.ends[1]} to {one.ends[0]} is read at {read}; {words}."
 
 
-def _not_identified(one: Outcome, model: str) -> str:
-    own = one.own(model)
+def _not_identified(one: Outcome) -> str:
+    """In which models there is no direction, and by what numbers."""
+    parts = [
+        f"in {model} ({own.accuracy}, with shuffled labels {own.control})"
+        for model in one.best
+        if not (own := one.own(model)).above_chance
+    ]
+    words = "" if one.identified else f"; a bag of words reads {one.words}"
     return (
-        f"{one.name}: the direction from {one.ends[1]} to {one.ends[0]} is not identified in {model}: accuracy at "
-        f"chance ({own.accuracy}, with shuffled labels {own.control}; a bag of words reads {one.words})."
+        f"{one.name}: the direction from {one.ends[1]} to {one.ends[0]} is not identified, accuracy at chance "
+        f"{' and '.join(parts)}{words}."
+        if parts
+        else ""
     )
 
 

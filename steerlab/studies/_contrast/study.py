@@ -28,7 +28,7 @@ from steerlab.statistics import paired_difference
 from steerlab.studies._contrast.probes import accuracy_by_layer, cells_of, draws_of
 from steerlab.studies._contrast.reading import Reading, Texts, read
 from steerlab.studies._contrast.result import Change, ContrastResult, Outcome
-from steerlab.studies._contrast.sentences import headline, sentences
+from steerlab.studies._contrast.sentences import headline, sentences, verdicts
 from steerlab.studies._contrast.steering import Dose, Steered, steer
 from steerlab.studies._pair import LARGE, Models, Pair, amounts_note, amounts_of
 
@@ -93,6 +93,7 @@ def contrast(
     result = ContrastResult(
         status="done" if any(one.identified for one in outcomes) else "not identified",
         summary=[
+            *verdicts(outcomes),
             *(said for one in outcomes for said in sentences(one)),
             *missing.values(),
             *amounts_note(amounts),
@@ -196,11 +197,13 @@ def _steered(
 ) -> dict[str, Steered]:
     """The models that have a direction, steered; `missing` says why another one was not."""
     steered: dict[str, Steered] = {}
-    for role, target in readings.items():
+    without = [role for role in readings if role not in outcome.identified]
+    if without:
+        why = "is not steered: it has" if len(without) == 1 else "are not steered: they have"
+        missing["steering"] = f"{outcome.name}: {' and '.join(without)} {why} no direction."
+    for role in outcome.identified:
+        target = readings[role]
         others = [readings[name] for name in outcome.identified if name != role and alike]
-        if role not in outcome.identified:
-            missing[f"steering {role}"] = f"{outcome.name}: {role} is not steered, since it has no direction."
-            continue
         found = steer(target, others[0] if others else None, texts, dose, passages, seed)
         if found is None:
             missing[f"steering {role}"] = (
