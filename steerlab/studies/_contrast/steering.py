@@ -99,9 +99,7 @@ def steer(
         track(chosen, f"steering {texts.contrast.name} in {target.role}", len(chosen))
     ):
         vectors = [_vector(source, target, fold) for source in sources]
-        vectors += _randoms(
-            target.folds[fold].class_gap[target.sites[fold]], target, dose.randoms, seed + fold
-        )
+        vectors += _randoms(target.folds[fold].class_gap[target.sites[fold]], target, dose.randoms, seed)
         prompts, begin = [target.prompts[row] for row in some], starts[some].tolist()
         plain = _log_probability(target.model, prompts, begin, None)
         for number, vector in enumerate(vectors):
@@ -178,6 +176,7 @@ def _vector(source: Reading, target: Reading, fold: int) -> Vector:
 
 
 def _randoms(length: float, target: Reading, n: int, seed: int) -> list[Vector]:
+    """The same in every fold, as a real direction is nearly the same: others would average out over the folds."""
     return [unit * length for unit in random_units(target.model.d_model, n, seed)]
 
 
@@ -222,7 +221,7 @@ def _prices(
     """KL of all texts' directions at the target's best site, and of random ones of the same length."""
     if not plain_text:
         return {}
-    site, gap = Site("resid_post", _best(target)), 0.0
+    site = Site("resid_post", _best(target))
     gap = target.whole.class_gap[site]
     units = {
         source.role: torch.nn.functional.normalize(source.whole[site].double(), dim=0).numpy()
