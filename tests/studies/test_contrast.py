@@ -22,6 +22,7 @@ from steerlab.datasets import ContrastSet, StudyData, contrast
 from steerlab.errors import DatasetError, RunError, SteerlabError
 from steerlab.models.metering import metered
 from steerlab.readouts.contrasts import FEWEST_GROUPS, read_contrasts
+from steerlab.report import terminal_table
 from steerlab.results import SkippedResult, result_from_dict
 from steerlab.run_data import data_facts, read_data
 from steerlab.statistics import Estimate
@@ -205,7 +206,8 @@ def test_a_result_reads_back_draws_and_lists(found: ContrastResult) -> None:
     assert {*found.artefacts()} == {"contrast_truth_base", "contrast_truth_post"}
     two = found.model_copy(update={"contrasts": (*found.contrasts, *found.contrasts)})
     assert [*two.figures()][4:] == ["accuracy_truth", "cosine_truth", "steering_truth"]
-    assert len(two.tables()[0].rows) == 2
+    assert len(two.tables()[0].rows) == len(two.headlines()) == 2
+    assert terminal_table([two]).row_count == 2
 
 
 def test_unknown_numbers_are_never_nan_in_a_sentence(found: ContrastResult) -> None:
@@ -283,7 +285,7 @@ def test_a_bad_file_is_a_sentence_before_anything_is_loaded_or_written(
 def test_other_input_that_is_no_contrast_is_a_sentence(tmp_path: Path) -> None:
     file = mood(tmp_path)
     for given, words_ in (
-        ("no-such-contrast", "no contrast 'no-such-contrast'; write formal"),
+        ("no-such-contrast", "no contrast 'no-such-contrast'; write animal"),
         ("truth", "has a study of its own"),
         ([file, str(file)], "Two contrasts are called 'mood'"),
         ([["a", "b"]], "need a name"),
@@ -325,6 +327,8 @@ def test_a_run_is_shown_resumed_and_reported(
 ) -> None:
     small = replace(AMOUNTS["quick"], groups=1, randoms=2, passages=1, priced_randoms=1)
     monkeypatch.setitem(of_contrast._AMOUNTS, "quick", small)
+    speed = forecast._Speed(read=0.01, generated=0.1, patched=0.001, unembedded=0.02)
+    monkeypatch.setattr(forecast, "_speed", lambda model: speed)
     file, out = mood(tmp_path), tmp_path / "run"
     asked = ["compare", "zoo:small-base", "zoo:small-post", "--studies", "contrast", "--contrast", str(file)]
 

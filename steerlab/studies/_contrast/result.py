@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from steerlab.readouts.agreement import Agreement
 from steerlab.record import Record
-from steerlab.results import StudyResult, Table
+from steerlab.results import Headline, StudyResult, Table
 from steerlab.statistics import Estimate
 from steerlab.studies._contrast.figures import figures
 from steerlab.studies._contrast.probes import Cell, LayerAccuracy
+from steerlab.studies._contrast.sentences import headline
 from steerlab.studies._contrast.steering import Steering
 from steerlab.studies._contrast.tables import tables
 
@@ -109,6 +110,10 @@ class ContrastResult(StudyResult):
         """One contrast. Raises KeyError for an unknown one."""
         found = {outcome.name: outcome for outcome in self.contrasts}
         return found[name]
+
+    def headlines(self) -> list[Headline]:
+        """One a contrast."""
+        return [headline(one) for one in self.contrasts]
 
     def tables(self) -> list[Table]:
         """Verdicts, accuracies by layer and across models, cosines, steering with its price, and changes."""

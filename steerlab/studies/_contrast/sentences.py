@@ -1,12 +1,15 @@
-"""The study of contrasts in plain sentences, and its main number."""
+"""The study of contrasts in plain sentences, and its main numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from steerlab.results import Headline
 from steerlab.statistics import Estimate
-from steerlab.studies._contrast.result import Outcome
+
+if TYPE_CHECKING:
+    from steerlab.studies._contrast.result import Outcome
 
 
 def sentences(one: Outcome) -> list[str]:
@@ -26,23 +29,20 @@ def verdicts(contrasts: Sequence[Outcome]) -> list[str]:
     return [f"In short: {said}."] if len(contrasts) > 1 else []
 
 
-def headline(contrasts: Sequence[Outcome]) -> Headline:
-    """Of the first contrast that both models know the cosine, beside random directions; else how one is read."""
-    shared = [one for one in contrasts if len(one.identified) == 2 and one.at_best is not None]
-    if shared and (at := shared[0].at_best) is not None:
+def headline(one: Outcome) -> Headline:
+    """The cosine beside random directions where both models have a direction; else how one reads, or fails to."""
+    if (at := one.at_best) is not None:
         return Headline(
-            what=f"{shared[0].name}: cosine of the two directions (layer {at.layer}, ceiling {at.ceiling.value:.2f})",
+            what=f"{one.name}: cosine of the two directions (layer {at.layer}, ceiling {at.ceiling.value:.2f})",
             value=at.cosine,
             control=Estimate(value=0.0, low=-at.random, high=at.random, method="exact"),
             control_name="random directions",
         )
-    one = next((one for one in contrasts if one.identified), contrasts[0])
     model = one.identified[-1] if one.identified else "post"
-    own = one.own(model)
     return Headline(
         what=f"{one.name}: held-out texts told apart in {model}",
-        value=own.accuracy,
-        control=own.control,
+        value=one.own(model).accuracy,
+        control=one.own(model).control,
         control_name="shuffled labels",
     )
 

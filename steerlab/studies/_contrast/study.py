@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from steerlab.datasets import StudyData
-from steerlab.directions import Direction
 from steerlab.errors import DatasetError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.readouts.agreement import Agreement, agreement_by_layer
@@ -76,20 +75,8 @@ def contrast(
             "The contrast study needs a contrast; give a file, a set, or the name of a packaged one."
         )
     dose = _AMOUNTS[amounts := amounts_of(size, pair)]
-    passages = fitting([*pair], data.plain_text)[: dose.passages]
-    outcomes: list[Outcome] = []
-    artefacts: dict[str, Direction] = {}
-    missing: dict[str, str] = {}
-    for name, one in contrasts.items():
-        try:
-            outcome, readings = _studied(pair, one, dose, passages, seed)
-        except SteerlabError as error:
-            missing[name] = f"{name}: not studied: {error}"
-            continue
-        outcomes.append(outcome)
-        artefacts |= {f"contrast_{file_name(name)}_{role}": own.whole for role, own in readings.items()}
-    if not outcomes:
-        raise SteerlabError(" ".join(missing.values()))
+    studied, missing = _all(pair, contrasts, dose, fitting([*pair], data.plain_text)[: dose.passages], seed)
+    outcomes = tuple(outcome for outcome, _ in studied)
     result = ContrastResult(
         status="done" if any(one.identified for one in outcomes) else "not identified",
         summary=[
@@ -98,14 +85,35 @@ def contrast(
             *missing.values(),
             *amounts_note(amounts),
         ],
-        headline=headline(outcomes),
-        contrasts=tuple(outcomes),
+        headline=headline(outcomes[0]),
+        contrasts=outcomes,
         missing=missing,
     )
-    return result.with_artefacts(artefacts)
+    return result.with_artefacts(
+        {
+            f"contrast_{file_name(outcome.name)}_{role}": own.whole
+            for outcome, readings in studied
+            for role, own in readings.items()
+        }
+    )
 
 
 # -- private, in the order they are called --
+
+
+def _all(
+    pair: Pair, contrasts: Mapping[str, Contrast], dose: Dose, passages: Sequence[str], seed: int
+) -> tuple[list[tuple[Outcome, dict[str, Reading]]], dict[str, str]]:
+    """Every contrast that both models can read, and why the others are not studied. Raises where there is none."""
+    studied, missing = [], {}
+    for name, one in contrasts.items():
+        try:
+            studied.append(_studied(pair, one, dose, passages, seed))
+        except SteerlabError as error:
+            missing[name] = f"{name}: not studied: {error}"
+    if not studied:
+        raise SteerlabError(" ".join(missing.values()))
+    return studied, missing
 
 
 def _studied(

@@ -35,21 +35,19 @@ def _verdicts(result: ContrastResult) -> Table:
         result.contrasts,
         {
             "contrast": "name",
-            "from": lambda one: one.ends[1],
-            "to": lambda one: one.ends[0],
+            "verdict": "verdict",
+            "from, to": lambda one: f"{one.ends[1]}, {one.ends[0]}",
             "texts": "texts",
             "groups": "groups",
-            "matched pairs": "matched",
             "base": lambda one: one.own("base").accuracy,
             "post": lambda one: one.own("post").accuracy,
             "bag of words": "words",
             "cosine": lambda one: one.at_best.cosine if one.at_best else None,
             "ceiling": lambda one: one.at_best.ceiling if one.at_best else None,
-            "verdict": "verdict",
         },
-        note="base, post: share of held-out texts that the model's own direction calls right, at a layer chosen "
-        "without them. Where a bag of words does as well, the words are enough. Cosine at post's best layer; its "
-        "ceiling is one model with itself across halves of the texts.",
+        note="A matched pair is one group. base, post: share of held-out texts that the model's own direction calls "
+        "right, at a layer chosen without them. Where a bag of words does as well, the words are enough. Cosine at "
+        "post's best layer; its ceiling is one model with itself across halves of the texts.",
     )
 
 
