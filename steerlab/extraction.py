@@ -132,7 +132,7 @@ def own_prompts(
         DatasetError: texts or a file that are no contrast.
     """
     from steerlab.datasets import ContrastSet, StatementSet
-    from steerlab.datasets.labelled_texts import labelled_texts
+    from steerlab.datasets.labelled_texts import labelled_texts, naming
     from steerlab.datasets.readers import read_published
 
     published = None
@@ -141,11 +141,12 @@ def own_prompts(
     if isinstance(published, ContrastSet) and groups is None:
         published = published.balanced()
     given = positive if published is None else published
-    if isinstance(given, StatementSet):
-        return statement_prompts(model, given, template, groups=groups, label=label)
     known: dict[str, Prompt] = {}
-    given, negative = (_said(model, part, known) for part in (given, negative))
-    data = labelled_texts(given, negative, groups=groups, positive=label)
+    with naming(positive if negative is None else None):
+        if isinstance(given, StatementSet):
+            return statement_prompts(model, given, template, groups=groups, label=label)
+        given, negative = (_said(model, part, known) for part in (given, negative))
+        data = labelled_texts(given, negative, groups=groups, positive=label)
     return _rendered(model, data, template, given, known)
 
 

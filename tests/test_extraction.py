@@ -149,7 +149,7 @@ def test_an_unknown_name_lists_the_packaged_contrasts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        DatasetError, match=r"no contrast 'glad'; write truth, refusal, .*spanish, or the name"
+        DatasetError, match=r"no contrast 'glad'; write truth, refusal, .*spanish, .*or the name"
     ):
         sl.extract(tiny("llama"), "glad")
     Path("spanish").write_text("a file")  # the name comes first; a path is a file
@@ -235,6 +235,19 @@ def test_extract_and_generate_on_the_command_line(
     data.write_text("text,label\nowls are birds,true\nowls are fish,false\n")
     assert run("extract", tmp_path / "model", "--contrast", data, "--out", tmp_path / "e.safetensors") == 2
     assert "at least 5 each" in capsys.readouterr().err
+    for content, sentence in (
+        ("text,label\nowls,true\nhens,\n", ", row 2, column 'label': empty; every row needs one."),
+        ("text,label\nowls,a\nhens,a\n", ": All 2 rows have the label 'a'; add rows with a second label."),
+        (
+            "text,label\nowls,a\nhens,b\ngulls,c\n",
+            ": There are 3 labels, 'a' (first in row 1), 'b' (first in",
+        ),
+        ("positive,negative\nowls,\n", ", row 1, column 'negative': empty; write a text or delete the row."),
+    ):
+        data.write_text(content)
+        bad = ("extract", tmp_path / "model", "--contrast", data, "--out", tmp_path / "e.safetensors")
+        assert run(*bad) == 2
+        assert capsys.readouterr().err.startswith(f"steerlab: {data}{sentence}")
     assert not (tmp_path / "e.safetensors").exists()
     assert run("generate", tmp_path / "model", "owls are", "--template", "chat") == 2
     assert "no chat template" in capsys.readouterr().err

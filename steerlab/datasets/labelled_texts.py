@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from steerlab.datasets.groups import Groups, groups_of
 from steerlab.datasets.messages import with_text
 from steerlab.datasets.prompt_sets import read_prompts
 from steerlab.datasets.readers.source import ending_of, lines_of
-from steerlab.datasets.readers.table import ENDINGS, Row, read_table
+from steerlab.datasets.readers.table import ENDINGS, Table, name_of, read_table
 from steerlab.datasets.statement_set import StatementSet
 from steerlab.errors import DatasetError
+from steerlab.showing import cut
 
 _TEXTS = ("text", "statement", "prompt", "instruction")
 _GROUPS = ("group", "pair")
@@ -73,10 +75,24 @@ def labelled_texts(
             default a table's label that reads as yes (1, true, positive, harmful), else its first.
 
     Raises:
-        DatasetError: nothing of these, one class only, other than two labels, or a text that is no text.
+        DatasetError: nothing of these, one class only, other than two labels, or a text that is no text; of a file or
+            frame the sentence names it, and the row where one is at fault.
     """
-    data = _read(given, negative, groups)
-    return data if positive is None else _pointing_to(str(_plain(positive)), data)
+    with naming(given if negative is None else None):
+        data = _read(given, negative, groups)
+        return data if positive is None else _pointing_to(str(_plain(positive)), data)
+
+
+@contextmanager
+def naming(given: Any) -> Iterator[None]:
+    """Errors of data begin with the name of the file, folder or frame that they are of."""
+    try:
+        yield
+    except DatasetError as error:
+        of_file = isinstance(given, str | Path) or rows_of(given) is not None
+        if not of_file or str(error).startswith(name_of(given)):
+            raise
+        raise DatasetError(f"{name_of(given)}: {error}") from error
 
 
 # -- private, in the order they are called --
@@ -143,7 +159,10 @@ def _lines(given: Any) -> list[str]:
     if isinstance(given, Path) or (isinstance(given, str) and Path(given).is_file()):
         file = Path(given)
         rows = ending_of(file) in ENDINGS
-        return list(read_prompts(file)) if rows else [line for _, line in lines_of(file)]
+        lines = list(read_prompts(file)) if rows else [line for _, line in lines_of(file)]
+        if not lines:
+            raise DatasetError(f"{file}: empty; write the texts of one class, one a line.")
+        return lines
     if isinstance(given, str):
         raise DatasetError(
             f"One text is no list of texts, and {given[:40]!r} is no file; give a list or a file."
@@ -156,7 +175,7 @@ def _lines(given: Any) -> list[str]:
 def _rows(given: Any) -> list[Any]:
     """Rows of a file, a DataFrame (pandas or polars), a Dataset, or a list."""
     if isinstance(given, str | Path) or rows_of(given) is not None:
-        return [_whole(row) for row in read_table(given).rows]
+        return _table_rows(read_table(given))
     if isinstance(given, Iterable) and not isinstance(given, Mapping):
         rows = [_said(number, row) for number, row in enumerate(given)]
         if rows:
@@ -172,15 +191,25 @@ def _said(number: int, row: Any) -> Any:
         raise DatasetError(f"Row {number}, column 'messages': {error}") from error
 
 
-def _whole(row: Row) -> dict[str, Any]:
-    """A row of a file or frame, whose texts and label are there."""
-    pair = [column for column in ("positive", "negative") if column in row.cells]
-    texts = pair if len(pair) == 2 else [column for column in _TEXTS if column in row.cells][:1]
-    for column in texts:
-        row.text(column)
-    if "label" in row.cells and not row.has("label"):
-        raise row.fault("label", "empty; every row needs one.")
-    return dict(row.cells)
+def _table_rows(table: Table) -> list[dict[str, Any]]:
+    """Rows of a file or frame: all of them pairs, or all of them a text and a label."""
+    columns = {column for row in table.rows for column in row.cells}
+    text = next((column for column in _TEXTS if column in columns), None)
+    if columns >= {"positive", "negative"}:
+        texts = ["positive", "negative"]
+    elif text is not None and "label" in columns:
+        texts = [text]
+    else:
+        raise DatasetError(
+            f"{table.file}, row 0: the columns are {table.named}; name those of a contrast text and label, or positive "
+            "and negative."
+        )
+    for row in table.rows:
+        for column in texts:
+            row.text(column)
+        if "label" in columns and not row.has("label"):
+            raise row.fault("label", "empty; every row needs one.")
+    return [dict(row.cells) for row in table.rows]
 
 
 def _group_column(rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
@@ -214,11 +243,22 @@ def _labelled(rows: Sequence[Mapping[str, Any]], groups: Sequence[Hashable] | No
     labels = [str(_plain(row["label"])).strip() for row in rows]
     kinds = list(dict.fromkeys(labels))
     if len(kinds) != 2:
-        raise DatasetError(f"The labels are {', '.join(map(repr, kinds[:5]))}; a contrast has two.")
+        raise DatasetError(_labels_sentence(labels, kinds))
     first = next((kind for kind in kinds if kind.lower() in _FIRST), kinds[0])
     other = kinds[1] if kinds[0] == first else kinds[0]
     given = _group_column(rows) if groups is None else groups
     return _made(texts, [int(label == first) for label in labels], (first, other), given)
+
+
+def _labels_sentence(labels: Sequence[str], kinds: Sequence[str]) -> str:
+    """What is wrong with labels that are not two, and what to do."""
+    if len(kinds) == 1:
+        return f"All {len(labels)} rows have the label {cut(kinds[0], 40)!r}; add rows with a second label."
+    more = f" and {len(kinds) - 5} more" if len(kinds) > 5 else ""
+    first = ", ".join(f"{cut(kind, 40)!r} (first in row {labels.index(kind) + 1})" for kind in kinds[:5])
+    return (
+        f"There are {len(kinds)} labels, {first}{more}; a contrast has two, so keep the rows of two of them."
+    )
 
 
 def _plain(label: Any) -> Any:
@@ -234,7 +274,7 @@ def _made(
             kind = "empty; every row needs a text" if isinstance(text, str) else row_advice(text)
             raise DatasetError(f"Text {number} of the contrast is {kind}.")
     if len(set(labels)) != 2:
-        raise DatasetError("The contrast holds one class only; give texts of both.")
+        raise DatasetError("The contrast holds one class only; add texts of the other.")
     both = {text for text, label in zip(texts, labels, strict=True) if label} & {
         text for text, label in zip(texts, labels, strict=True) if not label
     }

@@ -1,7 +1,7 @@
 """What a model is asked and what is read from its answers, shared by the studies.
 
 Sampling with the law that was sampled from, resampling, nudging, questions and answers, refusals, requests, confidence,
-agreement of two directions, and the surface of prompts.
+agreement of two directions, and what the surface of prompts tells.
 """
 
 from __future__ import annotations
@@ -10,5 +10,15 @@ from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.nudging import nudge, nudge_words
 from steerlab.readouts.resampling import resample
 from steerlab.readouts.sampling import sample_tokens
+from steerlab.readouts.surface import Shortcuts, shortcuts, shortcuts_table
 
-__all__ = ["SamplingLaw", "nudge", "nudge_words", "resample", "sample_tokens"]
+__all__ = [
+    "SamplingLaw",
+    "Shortcuts",
+    "nudge",
+    "nudge_words",
+    "resample",
+    "sample_tokens",
+    "shortcuts",
+    "shortcuts_table",
+]

@@ -11,6 +11,7 @@ held out together as `extract` does. `shortcuts_table` puts contrasts beside eac
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,13 +82,14 @@ def shortcuts(given: Any, negative: Sequence[str] | None = None, *, seed: int = 
         seed: of the five folds.
 
     Raises:
-        DatasetError: texts that are no contrast, or fewer than five groups of them.
+        DatasetError: texts that are no contrast, or fewer than five groups of a class.
     """
     data = labelled_texts(given, negative)
-    if len(data.groups) < _FOLDS:
-        raise DatasetError(
-            f"{len(data.groups)} groups of texts are too few for {_FOLDS} folds; give more texts."
-        )
+    fewest = min(
+        Counter(kind for _, kind in set(zip(data.groups.numbers, data.labels, strict=True))).values()
+    )
+    if fewest < _FOLDS:
+        raise DatasetError(f"{fewest} groups of texts of a class are too few for {_FOLDS} folds; give more.")
     positive, other = _by_class(data)
     pairs = _pairs(data)
     return Shortcuts(

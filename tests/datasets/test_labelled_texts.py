@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from families import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+import steerlab as sl
 from steerlab.datasets import ContrastSet, Statement, StatementSet, read_requests
 from steerlab.datasets.groups import groups_of
 from steerlab.datasets.labelled_texts import labelled_texts
@@ -176,6 +179,63 @@ def test_published_formats_are_told_from_a_persons_own_rows(
 def test_what_is_no_contrast_is_a_sentence(given_as: tuple[Any, ...], sentence: str) -> None:
     with pytest.raises(DatasetError, match=sentence):
         labelled_texts(*given_as)
+
+
+FAULTS = {  # what stands in a file of a contrast: what the sentence says behind the file's name
+    "positive,negative\nGlad.,Sorry.\nHappy.,\n": ", row 2, column 'negative': empty; write a text or delete the row",
+    "positive,negative\nGlad.,Sorry.\n,Sad.\n": ", row 2, column 'positive': empty; write a text or delete the row",
+    "positive,negative\nGlad.,Sorry.\nHappy.\n": ", row 2: 1 cells where the header has 2",
+    "positive,negative\nGlad.,Sorry.\nHappy., \n": ", row 2, column 'negative': empty",
+    "positive,negative\nGlad.,Sorry.\nSorry.,Sad.\n": ": Texts stand in both classes .1 of them.; a text has one label",
+    "positive\nGlad.\nHappy.\n": ", row 0: the columns are positive; name those of a contrast text and label, or",
+    "text\nGlad.\nSad.\n": ", row 0: the columns are text; name those of a contrast text and label, or",
+    "words,label\nGlad.,1\nSad.,0\n": ", row 0: the columns are words, label; name those of a contrast text and label",
+    "text,label\nGlad.,happy\n,sad\n": ", row 2, column 'text': empty; write a text or delete the row",
+    "text,label\nGlad.,happy\nSad.,\n": ", row 2, column 'label': empty; every row needs one",
+    "text,label\nGlad.,happy\nMerry.,happy\n": ": All 2 rows have the label 'happy'; add rows with a second label",
+    "text,label\nGlad.,harmful\nMerry.,harmful\n": ": All 2 rows have the label 'harmful'; add rows with a second",
+    "statement,label\nIce is cold.,1\nFire is hot.,1\n": ".*(add rows with a second|both true and false .* needed)",
+    "text,label\nA b.,x\nC d.,y\nE f.,x\nG h.,z\n": ": There are 3 labels, 'x' .first in row 1., 'y' .first in row 2., "
+    "'z' .first in row 4.; a contrast has two, so keep the rows of two of them",
+    "text,label\nSame.,happy\nSame.,sad\n": ": Texts stand in both classes .1 of them.; a text has one label",
+    "text,label\nWise.,harmful\n,harmless\n": ", row 2, column 'text': empty; write a text or delete the row",
+    '{"positive": "Glad.", "negative": "Sorry."}\n{"positive": "Happy."}\n': ", row 2, column 'negative': missing",
+    '{"text": "Glad.", "label": "happy"}\n{"text": "Sad."}\n': ", row 2, column 'label': empty; every row needs one",
+    '{"text": "Glad.", "label": "happy"}\n{"label": "sad"}\n': ", row 2, column 'text': missing; every row needs one",
+    '{"text": "Glad.", "label": "happy"}\n{"text": 3, "label": "sad"}\n': ", row 2, column 'text': not a text but a",
+    '{"positive": "Glad.", "negative": null}\n': ", row 1, column 'negative': empty; write a text or delete the row",
+    "": ": empty; a header with the columns' names is needed",
+    "text,label\n": ": there is no row; at least one prompt is needed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content", FAULTS)
+def test_a_bad_file_is_named_with_its_row_or_labels(content: str, tmp_path: Path) -> None:
+    file = tmp_path / ("own.jsonl" if content.startswith("{") else "own.csv")
+    file.write_text(content)
+    sentence = f"^{re.escape(str(file))}{FAULTS[content]}"
+    if "harmful" not in content:  # requests have a reader of their own
+        with pytest.raises(DatasetError, match=sentence):
+            labelled_texts(file)
+    with pytest.raises(DatasetError, match=sentence):
+        sl.extract(tiny("llama"), file)
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_an_empty_file_of_texts_is_named(side: str, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.txt" for name in ("positive", "negative")}
+    for name, file in files.items():
+        file.write_text("\n" if name == side else "Some text.\nAnother one.\n")
+    with pytest.raises(DatasetError, match=rf"{side}\.txt: empty; write the texts of one class, one a line"):
+        labelled_texts(files["positive"], files["negative"])
+
+
+def test_a_frame_is_named_too() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DatasetError, match=r"^DataFrame: There are 3 labels"):
+        labelled_texts(pandas.DataFrame({"text": list("abc"), "label": list("xyz")}))
+    with pytest.raises(DatasetError, match=r"^DataFrame, row 2, column 'negative': empty"):
+        labelled_texts(pandas.DataFrame({"positive": ["a", "b"], "negative": ["c", None]}))
 
 
 def test_a_text_has_one_label(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from steerlab import datasets
-from steerlab.readouts.surface import surface
+from steerlab.errors import DatasetError
+from steerlab.readouts.surface import shortcuts, shortcuts_table, surface
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -54,3 +55,43 @@ def test_the_level_of_the_verdict() -> None:
         assert found is not None
         fired += found.above_chance
     assert fired <= 5
+
+
+THINGS = [
+    f"{animal} near {place}"
+    for animal in ("owls", "foxes", "hens")
+    for place in ("Oslo", "Rome", "Lima", "Bonn")
+]
+PLANTED = {  # what tells the classes apart: a pair of texts about one thing
+    "length": ("There were {} once, they say, a good while ago.", "There were {}."),
+    "first_word": ("Yesterday I saw {}.", "Tomorrow I saw {}."),
+    "bag_of_words": ("There were happy {}.", "There were gloomy {}."),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_shortcut_is_found_where_it_was_planted(planted: str) -> None:
+    found = shortcuts([tuple(frame.format(thing) for frame in PLANTED[planted]) for thing in THINGS])
+    told = {name for name in PLANTED if getattr(found, name).value > 0.9}
+    assert told == {planted, "bag_of_words"}  # whatever tells is words
+    assert found.texts == (len(THINGS), len(THINGS))
+    assert found.same_ending == 1.0
+    assert found.shared_words is not None
+
+
+def test_texts_that_are_no_pairs_have_no_twins_to_share_words_with() -> None:
+    texts = [[f"{word}{n} is {word}{n + 50}" for n in range(size)] for word, size in (("a", 20), ("b", 10))]
+    found = shortcuts(*texts)
+    assert (found.shared_words, found.same_ending) == (None, None)
+    assert found.chance == pytest.approx(2 / 3)
+    labelled = [
+        {"text": text, "label": kind} for kind, side in zip("xy", texts, strict=True) for text in side
+    ]
+    assert "| `own` | y | 20 + 10 | 3.0 / 3.0 |" in shortcuts_table({"own": labelled})
+
+
+def test_too_few_texts_are_a_sentence() -> None:
+    with pytest.raises(DatasetError, match="are too few for 5 folds"):
+        shortcuts(["a b", "c d"], ["e f", "g h"])
+    with pytest.raises(DatasetError, match=r"^1 groups of texts of a class"):
+        shortcuts([f"one{n} more{n}" for n in range(9)], ["only this"])
