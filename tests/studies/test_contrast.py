@@ -267,7 +267,7 @@ def mood(folder: Path, n: int = 8, **cells: str) -> Path:
         ({"last": ",happy"}, "row 17, column 'text'"),
         ({"last": "a .,"}, "row 17, column 'label'"),
         ({"last": "a .,angry"}, "a contrast has two"),
-        ({"other": "happy"}, "'happy'; a contrast has two"),
+        ({"other": "happy"}, "All 16 rows have the label 'happy'"),
         ({"n": FEWEST_GROUPS - 1}, f"at least {FEWEST_GROUPS} of each"),
     ],
     ids=["empty text", "no label", "three labels", "one label", "few"],
