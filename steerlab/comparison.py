@@ -8,7 +8,7 @@ the results of an uninterrupted one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from inspect import signature
@@ -21,7 +21,7 @@ from steerlab.forecast import Forecast, forecast
 from steerlab.lock import locked
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
-from steerlab.run_data import Facts, data_facts, on_topics, read_data, require_readable
+from steerlab.run_data import Facts, data_facts, model_facts, on_topics, read_data, require_readable
 from steerlab.run_folder import Manifest, RunFolder
 from steerlab.showing import html_table
 
@@ -72,6 +72,7 @@ def compare(
     statements: Any = None,
     requests: Any = None,
     questions: Any = None,
+    contrasts: Any = None,
     answers: tuple[str, str] | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -93,6 +94,8 @@ def compare(
             ones) are asked about these.
         requests: likewise (`datasets.read_requests`, `ContrastSet`).
         questions: multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
+        contrasts: contrasts of one's own, studied beside the rest: files or names of packaged ones in a list, or a
+            mapping from names to whatever `sl.extract` takes (`readouts.contrasts.read_contrasts`).
         answers: the words for true and false that statements are asked with (" Yes", " No"), each one token in both
             models; by default every study chooses.
         seed: of every draw.
@@ -110,10 +113,16 @@ def compare(
     from steerlab.opening import load_pair
     from steerlab.studies import Pair
 
-    chosen = known_studies(studies)
+    chosen = known_studies(studies, {"contrasts"} if contrasts else ())
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
-    _require_read({"statements": statements, "requests": requests, "questions": questions}, chosen)
-    given = read_data(statements, requests, questions)
+    own = {
+        "statements": statements,
+        "requests": requests,
+        "questions": questions,
+        "contrasts": contrasts or None,
+    }
+    _require_read(own, chosen)
+    given = read_data(**own)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     configuration: dict[str, str | int | list[str]] = {
         "studies": chosen,
@@ -128,7 +137,7 @@ def compare(
         require_readable(data, pair)
         _require_asked(answers, chosen, pair)
         if not any(model.is_remote for model in pair):
-            announce(forecast(pair, chosen, size).sentence)
+            announce(forecast(pair, chosen, size, data).sentence)
         manifest = _manifest(pair.by_name, data_facts(data), configuration)
         folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
         try:
@@ -156,6 +165,7 @@ def foresee(
     *,
     studies: Sequence[str] | None = None,
     size: Size = "quick",
+    contrasts: Any = None,
     announce: Callable[[str], None] = lambda line: None,
     **loading: Any,
 ) -> Forecast:
@@ -169,7 +179,11 @@ def foresee(
     from steerlab.opening import load_pair
     from steerlab.studies import Pair
 
-    return forecast(Pair(*load_pair(base, post, loading, announce)), known_studies(studies), size)
+    chosen, data = (
+        known_studies(studies, {"contrasts"} if contrasts else ()),
+        read_data(contrasts=contrasts or None),
+    )
+    return forecast(Pair(*load_pair(base, post, loading, announce)), chosen, size, data)
 
 
 def _require_read(given: Mapping[str, object], chosen: Sequence[str]) -> None:
@@ -258,9 +272,13 @@ def rewrite_report(path: str | Path) -> Run:
         return _reported(folder, folder.manifest())
 
 
-def known_studies(names: Sequence[str] | None) -> list[str]:
-    """The named studies, or all that take a pair. Raises RunError for a name that `compare` cannot run."""
-    able = [study.name for study in ordered_studies(in_compare=True)]
+def known_studies(names: Sequence[str] | None, given: Collection[str] = ()) -> list[str]:
+    """The named studies, or all that take a pair and have what they need; `given`: fields of data that were named.
+
+    Raises RunError for a name that `compare` cannot run, or not without data that are not given.
+    """
+    studies = ordered_studies(in_compare=True)
+    able = [study.name for study in studies if not study.needs or study.needs in given]
     chosen = able if names is None else [names] if isinstance(names, str) else list(names)
     if not chosen:
         raise RunError(f"No study is named; choose from {', '.join(able)}.")
@@ -268,6 +286,10 @@ def known_studies(names: Sequence[str] | None) -> list[str]:
         if not STUDIES[name].in_compare:
             raise RunError(
                 f"The study {name!r} does not take a base and a post-trained model; choose from {', '.join(able)}."
+            )
+        if STUDIES[name].needs and STUDIES[name].needs not in given:
+            raise RunError(
+                f"The study {name!r} needs {STUDIES[name].needs}, and none are given; name them as well."
             )
     return chosen
 
@@ -296,31 +318,12 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        models={role: _model_facts(model) for role, model in models.items()},
+        models={role: model_facts(model) for role, model in models.items()},
         data=data,
         configuration=configuration,
         versions={**library_versions(), "steerlab code": code_version()},
         hardware=hardware(),
     )
-
-
-def _model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | None]:
-    from steerlab.activations.in_force import interventions_in_force
-
-    return {
-        "name": model.name,
-        "fingerprint": model.fingerprint,
-        "architecture": model.family,
-        "layers": model.n_layers,
-        "width": model.d_model,
-        "vocabulary": model.vocab_size,
-        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-        "interventions": interventions_in_force(model),
-        "chat template": model.has_chat_template,
-        **({"stored as": model.stored_as} if model.stored_as else {}),
-    }
 
 
 def _finished(folder: RunFolder, name: str, announce: Callable[[str], None]) -> bool:

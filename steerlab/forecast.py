@@ -16,10 +16,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from steerlab.errors import RunError
-from steerlab.registry import Size
+from steerlab.registry import STUDIES, Size
 from steerlab.showing import html_table
 
 if TYPE_CHECKING:
+    from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
     from steerlab.studies import Pair
 
@@ -82,8 +83,12 @@ class Forecast:
 COLUMNS = ("Study", "Tokens read", "Tokens generated", "Token-layers patched", "States unembedded", "Time")
 
 
-def forecast(pair: Pair, studies: Sequence[str], size: Size = "quick") -> Forecast:
+def forecast(
+    pair: Pair, studies: Sequence[str], size: Size = "quick", data: StudyData | None = None
+) -> Forecast:
     """Expected tokens and seconds of studies on a loaded pair.
+
+    data: what they read; a study of several things (contrasts) takes its measured cost for each.
 
     Raises:
         RunError: a remote model, whose speed is the server's.
@@ -95,10 +100,11 @@ def forecast(pair: Pair, studies: Sequence[str], size: Size = "quick") -> Foreca
     speeds = [_speed(model) for model in dict.fromkeys(pair)]
     layers = max(model.n_layers for model in pair)
     own = amounts_of(size, pair)
-    costs = tuple(_cost(study, own, layers, speeds) for study in studies)
+    times = {study: _things(study, data) for study in studies}
+    costs = tuple(_cost(study, own, layers, speeds, times[study]) for study in studies)
     full = None
     if size == "quick":
-        found = [_cost(study, "full", layers, speeds).seconds for study in studies]
+        found = [_cost(study, "full", layers, speeds, times[study]).seconds for study in studies]
         full = None if None in found else sum(value for value in found if value is not None)
     return Forecast(costs, full)
 
@@ -131,13 +137,19 @@ def measured() -> dict[str, Any]:
     return found
 
 
-def _cost(study: str, amounts: str, layers: int, speeds: Sequence[_Speed]) -> StudyCost:
+def _things(study: str, data: StudyData | None) -> int:
+    """How many things a study studies one after the other."""
+    needs = STUDIES[study].needs if study in STUDIES else ""
+    return len(getattr(data, needs)) if needs and data is not None else 1
+
+
+def _cost(study: str, amounts: str, layers: int, speeds: Sequence[_Speed], times: int = 1) -> StudyCost:
     known = measured()["amounts"].get(amounts, {}).get(study)
     if known is None:
         return StudyCost(study, 0, 0, 0, 0, None)
-    patched = round(known["patched"] * layers / measured()["layers"][amounts])
+    patched = round(times * known["patched"] * layers / measured()["layers"][amounts])
     counts = {
-        **{name: round(known[name]) for name in ("read", "generated", "unembedded")},
+        **{name: round(times * known[name]) for name in ("read", "generated", "unembedded")},
         "patched": patched,
     }
     inside = sum(

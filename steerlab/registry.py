@@ -135,6 +135,8 @@ class Study:
         result: "module:class".
         in_compare: whether it takes a pair (`pair, data, *, size, preset, seed`) and `steerlab compare` runs it.
         order: studies come in ascending order in runs and reports.
+        needs: the field of `datasets.StudyData` without which there is nothing to study, "" for none: `compare` runs
+            the study where that is given.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Study:
     result: str
     in_compare: bool = True
     order: int = 100
+    needs: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):

@@ -138,6 +138,10 @@ class StudyResult(Record):
             raise ValueError(f"a study has a name of small letters, digits and _, not {study!r}")
         return study
 
+    def headlines(self) -> list[Headline]:
+        """The main number; a study of several things has one for each."""
+        return [] if self.headline is None else [self.headline]
+
     def tables(self) -> list[Table]:
         """The numbers, each with its interval and its control."""
         return []

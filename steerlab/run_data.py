@@ -1,10 +1,11 @@
-"""What a run reads: the packaged prompts or the user's files in their place, and what its manifest says of them."""
+"""What a run reads: the packaged prompts or the user's files in their place, and what its manifest says of them and of
+the models."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from steerlab.errors import DatasetError, PromptError
 if TYPE_CHECKING:
     from steerlab.datasets import StatementPair, StatementSet, StudyData, Task
     from steerlab.models import LanguageModel
+    from steerlab.readouts.contrasts import Contrast
 
 Facts = dict[str, str | int]
 T = TypeVar("T")
@@ -27,6 +29,7 @@ def read_data(
     pairs: Any = None,
     template: str | None = None,
     prompts: Any = None,
+    contrasts: Any = None,
 ) -> StudyData:
     """The packaged prompts, or the user's in their place: files, folders, frames, or what `datasets` reads of them.
 
@@ -37,6 +40,7 @@ def read_data(
         pairs: pairs of statements in place of statements, for `datasets.read_pairs`.
         template: where subject and object stand in statements or pairs.
         prompts: open prompts, for `datasets.read_prompts`.
+        contrasts: contrasts of one's own, for `readouts.contrasts.read_contrasts`.
 
     Raises:
         DatasetError: bad data, or statements as well as pairs.
@@ -65,6 +69,7 @@ def read_data(
         requests=_read(requests, datasets.ContrastSet, datasets.read_requests, datasets.requests),
         questions=None if questions is None else datasets.read_multiple_choice(questions),
         open_prompts=datasets.open_prompts() if prompts is None else datasets.read_prompts(prompts),
+        contrasts={} if contrasts is None else _contrasts(contrasts),
         sources={name: name_of(source) for name, source in given.items() if source is not None},
     )
 
@@ -73,6 +78,12 @@ def _read(given: Any, kind: type[T], read: Callable[[Any], T], packaged: Callabl
     if given is None:
         return packaged()
     return given if isinstance(given, kind) else read(given)
+
+
+def _contrasts(given: Any) -> dict[str, Contrast]:
+    from steerlab.readouts.contrasts import read_contrasts
+
+    return read_contrasts(given)
 
 
 def on_topics(data: StudyData, topics: Collection[str]) -> StudyData:
@@ -112,12 +123,43 @@ def require_readable(data: StudyData, models: Iterable[LanguageModel]) -> None:
             raise DatasetError(
                 f"The {kind} of {data.source(name)}, counted from 0, cannot be given to {model.name}. {error}"
             ) from error
+    _require_contrasts(data.contrasts, models)
+
+
+def _require_contrasts(contrasts: Mapping[str, Contrast], models: Iterable[LanguageModel]) -> None:
+    for one, model in itertools.product(contrasts.values(), models):
+        try:
+            model.lengths(one.prompts(model))
+        except PromptError as error:
+            raise DatasetError(
+                f"The texts of the contrast {one.name!r}, counted from 0, cannot be given to {model.name}. {error}"
+            ) from error
 
 
 def text_facts(texts: Sequence[str], source: str, *, n: int | None = None, example: int = 0) -> Facts:
     """What a manifest says of texts: their number (or `n`), hash in order, source and one of them."""
     hash_ = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     return {"n": len(texts) if n is None else n, "hash": hash_, "source": source, "example": texts[example]}
+
+
+def model_facts(model: LanguageModel) -> dict[str, str | int | float | bool | None]:
+    """What a manifest says of a model."""
+    from steerlab.activations.in_force import interventions_in_force
+
+    return {
+        "name": model.name,
+        "fingerprint": model.fingerprint,
+        "architecture": model.family,
+        "layers": model.n_layers,
+        "width": model.d_model,
+        "vocabulary": model.vocab_size,
+        "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "interventions": interventions_in_force(model),
+        "chat template": model.has_chat_template,
+        **({"stored as": model.stored_as} if model.stored_as else {}),
+    }
 
 
 def task_facts(task: Task, source: str) -> Facts:
@@ -143,7 +185,19 @@ def data_facts(data: StudyData, reads: Collection[str] | None = None) -> dict[st
     if data.questions:
         asked = text_facts([question.text for question in data.questions], data.source("questions"))
         facts["questions"] = {**asked, "hash": questions_hash(data.questions)}
-    return {name: said for name, said in facts.items() if reads is None or name in reads}
+    facts = {name: said for name, said in facts.items() if reads is None or name in reads}
+    return facts | _contrast_facts(data.contrasts) if reads is None or "contrasts" in reads else facts
+
+
+def _contrast_facts(contrasts: Mapping[str, Contrast]) -> dict[str, Facts]:
+    """By contrast; the example is of the class that a direction points away from, a harmless one where one is not."""
+    return {
+        f"contrast {name}": {
+            **text_facts(one.data.texts, one.source, example=one.data.labels.index(0)),
+            "hash": one.hash,
+        }
+        for name, one in contrasts.items()
+    }
 
 
 def _statement_facts(data: StudyData) -> Facts:

@@ -32,6 +32,7 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
         {"prompts": 4, "samples": 3, "steps": 12, "questions": 4, "rollouts": 3, "continuations": 2,
          "positions": (0, 4), "sum_steps": 48},
     ),
+    "_contrast.study": ("_AMOUNTS", {"groups": 1, "randoms": 4, "passages": 2, "priced_randoms": 1}),
     "_knowledge.study": ("_AMOUNTS", {"pairs": 12, "facts": 6, "copies": 2}),
     "_transfer.study": (
         "_AMOUNTS",

@@ -50,8 +50,18 @@ def compare(
     questions: Annotated[
         Path | None, typer.Option(help="File of multiple choice, in place of questions made from statements.")
     ] = None,
+    contrasts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--contrast",
+            help="Your own contrast: a file (text,label or positive,negative) or a packaged one's name; repeatable.",
+        ),
+    ] = None,
     studies: Annotated[
-        str | None, typer.Option(help=f"Comma-separated, all of them by default: {', '.join(_able())}.")
+        str | None,
+        typer.Option(
+            help=f"Comma-separated, all of them by default: {', '.join(_able())}; contrast runs with --contrast."
+        ),
     ] = None,
     size: SizeOption = "quick",
     preset: Annotated[
@@ -84,7 +94,9 @@ def compare(
         import steerlab.models  # noqa: F401  (seconds, once)
     loading = {"device": device, "dtype": dtype, "merge": merge, "trust_remote_code": trust_remote_code}
     if dry_run:
-        print_forecast(foresee(base, post, studies=names, size=size, announce=_say, **loading))
+        print_forecast(
+            foresee(base, post, studies=names, size=size, contrasts=contrasts, announce=_say, **loading)
+        )
         return
     if output is None:
         raise typer.BadParameter("name the run folder", param_hint="'--out'")
@@ -99,6 +111,7 @@ def compare(
             statements=statements,
             requests=renamed(prompts, "--prompts", requests, "--requests"),
             questions=questions,
+            contrasts=contrasts,
             answers=answers,
             seed=seed,
             resume=resume,

@@ -101,6 +101,8 @@ def naming(given: Any) -> Iterator[None]:
 def _read(given: Any, negative: Any, groups: Sequence[Hashable] | None) -> LabelledTexts:
     if negative is not None:
         return _two_lists(given, negative, groups)
+    if isinstance(given, LabelledTexts) and groups is None:
+        return given
     if isinstance(given, ContrastSet):
         names = (given.positive_name, given.negative_name)
         known = given.pairs if groups is None else groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ class StudyData:
         open_prompts: prompts without a right answer.
         plain_text: unrelated plain passages.
         questions: multiple choice; None: made from the statements.
+        contrasts: contrasts of one's own by name, or what `readouts.contrasts.read_contrasts` reads; none by default.
         sources: by field, where its data come from in a word or a path.
     """
 
@@ -37,6 +38,7 @@ class StudyData:
     open_prompts: Sequence[str] = field(default_factory=open_prompts)
     plain_text: Sequence[str] = field(default_factory=plain_text)
     questions: Sequence[ChoiceQuestion] | None = None
+    contrasts: Any = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -75,7 +77,12 @@ class StudyData:
             (name, len(value), self.source(name))
             for name in fields
             if (value := getattr(self, name)) is not None
-        ]
+        ] + [(f"contrast {name}", len(one.data.texts), one.source) for name, one in self._read_contrasts()]
+
+    def _read_contrasts(self) -> list[tuple[str, Any]]:
+        """Contrasts that were read; what still is to be read has no size."""
+        known = self.contrasts.items() if isinstance(self.contrasts, Mapping) else ()
+        return [(name, one) for name, one in known if hasattr(one, "data")]
 
     def source(self, name: str) -> str:
         """Where a field's data come from."""

@@ -46,11 +46,19 @@ def held_out_accuracy(
     """
     numbers = _numbered(groups, len(rows))
     alone = len(set(numbers.tolist())) == len(rows)
-    folds = (StratifiedKFold if alone else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=seed)
-    predicted = cross_val_predict(
-        estimator, rows, labels, groups=None if alone else numbers, cv=folds, params=dict(extra or {})
-    )
+    folds = held_out_folds(labels, groups, seed=seed)
+    predicted = cross_val_predict(estimator, rows, labels, cv=folds, params=dict(extra or {}))
     return proportion(predicted == labels, clusters=None if alone else numbers)
+
+
+def held_out_folds(
+    labels: Int[np.ndarray, " row"], groups: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The rows of each of five folds, those to fit on and those held out; arguments as of `held_out_accuracy`."""
+    numbers = _numbered(groups, len(labels))
+    alone = len(set(numbers.tolist())) == len(labels)
+    folds = (StratifiedKFold if alone else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=seed)
+    return list(folds.split(np.zeros((len(labels), 1)), labels, None if alone else numbers))
 
 
 def groups_by_class(groups: Sequence[Hashable], labels: Sequence[Any]) -> Counter[Any]:

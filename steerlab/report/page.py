@@ -109,15 +109,20 @@ def label(key: object) -> str:
 def _study(result: StudyResult) -> dict[str, Any]:
     tables = {table.key: table for table in result.tables()}
     figures = [_figure(result.study, key, figure, tables) for key, figure in result.figures().items()]
-    headline = result.headline
     return {
         "id": f"study-{result.study}",
         "title": study_title(result.study),
         "status": result.status,
         "summary": result.summary,
-        "headline": headline,
-        "value": shown(headline.value) if headline else None,
-        "control": shown(headline.control) if headline and headline.control else None,
+        "headlines": [
+            {
+                "what": headline.what,
+                "value": shown(headline.value),
+                "control": shown(headline.control) if headline.control else None,
+                "control_name": headline.control_name or "control",
+            }
+            for headline in result.headlines()
+        ],
         "figures": figures,
         "tables": [_table(f"{result.study}-{table.key}", table) for table in tables.values()],
         "download": _data_uri("application/json", json.dumps(result.to_dict(), indent=1)),

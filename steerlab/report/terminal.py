@@ -15,7 +15,7 @@ _STYLES = {"done": "green", "not identified": "yellow", "skipped": "dim"}
 
 
 def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -> Table:
-    """One row a study; for a study without a main number the reason."""
+    """One row a study, or one for each of its main numbers; for a study without any the reason."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("Study", "Status", "What", "Value", "Control"):
         table.add_column(column, overflow="fold")
@@ -23,12 +23,14 @@ def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -
         # Text, not str: rich would read [0.79, 0.87] or a model's words as markup
         status = Text(result.status, style=_STYLES[result.status])
         name = Text(visible(study_title(result.study)))
-        if result.headline is None:
+        if not result.headlines():
             table.add_row(name, status, Text(visible(result.summary[0] if result.summary else "")), "", "")
-            continue
-        headline = result.headline
-        control = "" if headline.control is None else f"{headline.control} {headline.control_name}".strip()
-        table.add_row(
-            name, status, Text(visible(headline.what)), Text(str(headline.value)), Text(visible(control))
-        )
+        for headline in result.headlines():
+            control = (
+                "" if headline.control is None else f"{headline.control} {headline.control_name}".strip()
+            )
+            table.add_row(
+                name, status, Text(visible(headline.what)), Text(str(headline.value)), Text(visible(control))
+            )
+            name, status = Text(""), Text("")
     return table

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steerlab.studies._branching.study import branching
     from steerlab.studies._confidence.choices import choice_confidence, read_choices
     from steerlab.studies._confidence.study import confidence
+    from steerlab.studies._contrast.study import contrast
     from steerlab.studies._knowledge.maps import answer, trace
     from steerlab.studies._knowledge.noise import noise_trace
     from steerlab.studies._knowledge.noise_effects import facts_of, noise_effects
@@ -88,6 +89,7 @@ __all__ = [
     "choice_confidence",
     "compare_maps",
     "confidence",
+    "contrast",
     "facts_of",
     "knowledge",
     "noise_effects",
