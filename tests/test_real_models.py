@@ -111,3 +111,36 @@ def test_losses_on_text_are_transformers_own(pair: Pair) -> None:
             with torch.no_grad():
                 own = model.model(input_ids=ids, labels=ids).loss
             close(found.loss[found.text == number].mean(), float(own))
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> sl.LanguageModel:
+    return sl.load(Path(os.environ["STEERLAB_REAL_MODELS"]) / "smollm2-135m-instruct")
+
+
+def test_known_facts_come_back_late_at_the_last_token(smollm2: sl.LanguageModel, shared: Path) -> None:
+    """Noise on the subject takes the word away; late attention to the last token, put back, gives more of it back than
+    late attention to the token behind the subject."""
+    facts = sl.datasets.read_facts(shared / "data" / "facts" / "rome" / "known_1000.json")
+    found = sl.studies.noise_effects(
+        smollm2,
+        sl.studies.facts_of(smollm2, facts[:60]),
+        limit=6,
+        copies=2,
+        kinds=["attn_out"],
+        layers=[18],
+        severed=False,
+    )
+    assert (found.clean - found.corrupted).mean() > 0.05
+    last, after = (found.by_role[:, 0, found.roles.index(role)] for role in ("last token", "after subject"))
+    assert last.mean() > max(after[after == after].mean(), 0)
+
+
+@pytest.mark.parametrize(("name", "least"), [("formal", 0.9), ("spanish", 0.95)])
+def test_a_packaged_contrast_is_read_in_a_real_model(
+    name: str, least: float, smollm2: sl.LanguageModel
+) -> None:
+    direction = sl.extract(smollm2, name)
+    assert direction.best is not None
+    assert direction.accuracy[direction.best].value >= least
+    assert direction.class_gap[direction.best] > 0
