@@ -254,7 +254,9 @@ def chosen_layers(layers: Layers, n_layers: int) -> list[int]:
         chosen += range(first, last + 1)
     missing = [layer for layer in chosen if layer >= n_layers]
     if missing or not chosen:
-        raise DirectionError(f"Layers {text!r} name none of, or more than, the layers 0 to {n_layers - 1}.")
+        raise DirectionError(
+            f"The model has the layers 0 to {n_layers - 1}, so {text!r} cannot be read; name layers among them."
+        )
     return sorted(set(chosen))
 
 

@@ -87,7 +87,7 @@ class Candidate(Record):
         if self.induce < INDUCE_BOUND:
             return f"induce below {INDUCE_BOUND:g}"
         if np.isnan([self.bypass, self.induce, self.kl]).any():
-            return "a score is not a number, or was not needed"
+            return "a score is missing: it is undefined, or the choice did not need it"
         return ""
 
 

@@ -29,7 +29,7 @@ def verdict(
     if not same_tokenizer:  # then a token is not the same unit in both: the entropy per byte must agree
         identified = identified and per_byte.excludes(1) and (per_byte.value > 1) == (effect.value > 1)
     summary = [
-        f"The base model goes on in {base.factor:.2f} ways a token and the post-trained one in {own.factor:.2f}: "
+        f"The branching factor is {base.factor:.2f} in the base model and {own.factor:.2f} in the post-trained one: "
         f"a ratio of {effect:.2f} over the same {base.n_prompts} prompts.",
         f"With both in the same plain format the ratio is {matched:.2f}; the base against itself gives {itself:.2f}.",
     ]

@@ -47,9 +47,7 @@ class BranchingFactor(Record):
     thinking: Thinking = "none"
 
     def __str__(self) -> str:
-        return (
-            f"{self.model} goes on in {self.factor:.2f} ways a token ({self.law}, {self.n_prompts} prompts)"
-        )
+        return f"The branching factor of {self.model} is {self.factor:.2f} ({self.law}, {self.n_prompts} prompts)"
 
     def plot(self) -> Figure:
         """The local factor by position."""

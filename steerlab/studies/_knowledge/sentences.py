@@ -74,7 +74,7 @@ def _where(effects: EffectMap) -> str:
         (row for row in effects.layers if effects.effects[row][last].value >= 0.5), effects.layers[-1]
     )
     text = (
-        f"In {effects.target} half of the whole effect has reached the last token behind layer {effects.rows[reached]} "
+        f"In {effects.target} the last token holds half of the effect from layer {effects.rows[reached]} on "
         f"({effects.effects[reached][last].value:.2f})"
     )
     inside = effects.peaks(1, effects.knowledge)
@@ -82,11 +82,11 @@ def _where(effects: EffectMap) -> str:
     if effects.carries and best is not None:
         row, column = inside[0]
         text += (
-            f"; of subject and object tokens the {effects.columns[column]} behind layer {effects.rows[row]} carries "
-            f"most, {best}"
+            f". Of subject and object tokens the {effects.columns[column]} at layer {effects.rows[row]} carries most, "
+            f"{best}"
         )
     else:
-        text += f"; no subject or object token carries a tenth behind any block (at most {best})"
+        text += f". No subject or object token carries a tenth of it at any layer (at most {best})"
     others = tuple(at for at in range(len(effects.columns)) if at != last and at not in effects.knowledge)
     if (between := effects.peaks(1, others)) and effects.effects[between[0][0]][between[0][1]].value >= LEAST:
         row, column = between[0]

@@ -128,4 +128,7 @@ def _steering_sentence(result: TruthfulnessResult, place: str) -> str:
             f" On plain text the same edits cost at most {worse} nats a token (random directions of that length "
             f"{dearest.random_kl})."
         )
-    return f"Steered at the {place}, the answer moves this share of the way to the other one: {', '.join(parts)}.{cost}"
+    return (
+        f"Steering at the {place} moves the answer towards the other word. Share of the distance, direction in model: "
+        f"{', '.join(parts)}.{cost}"
+    )
