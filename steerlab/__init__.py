@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from steerlab.models import Window as Window
     from steerlab.neurons import entropy_neurons as entropy_neurons
     from steerlab.opening import load as load
+    from steerlab.readouts import lens as lens
+    from steerlab.readouts import patchscope as patchscope
     from steerlab.selection import select_direction as select_direction
     from steerlab.steering import Ablate as Ablate
     from steerlab.steering import Add as Add
@@ -103,6 +105,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "activations": ("Activations", "Moments", "PatchSweep", "capture"),
     "directions": ("Direction", "fit_direction"),
+    "readouts": ("lens", "patchscope"),
     "selection": ("select_direction",),
     "steering": (
         *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
