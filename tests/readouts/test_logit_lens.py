@@ -38,9 +38,8 @@ def test_every_layer_is_transformer_lens_own(tmp_path: Path) -> None:
     states = sl.capture(model, PROMPTS[:1], "resid_post", positions=sl.All())
     read = sl.lens(model, states, top=model.vocab_size)
     for layer in range(model.n_layers):
-        theirs = bridge.unembed(bridge.ln_final(cache[f"blocks.{layer}.hook_resid_post"]))[0].log_softmax(
-            dim=-1
-        )
+        logits = bridge.unembed(bridge.ln_final(cache[f"blocks.{layer}.hook_resid_post"]))[0]
+        theirs = logits[:, : model.vocab_size].log_softmax(dim=-1)  # without padded rows of the unembedding
         site = sl.Site("resid_post", layer)
         mine = torch.empty_like(theirs).scatter_(1, read.ids[site], read.log_probabilities[site])
         close(mine, theirs.detach())
