@@ -30,6 +30,7 @@ bench: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	$(BIN)/python notebooks/add_pictures.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

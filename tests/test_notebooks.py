@@ -49,5 +49,18 @@ def test_notebook_is_committed_with_outputs(path: Path) -> None:
     assert any(cell.outputs for cell in cells)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_has_a_picture_beside_it(path: Path) -> None:
+    """Code hosts strip scripts, so plotly's own output shows nothing there (`notebooks/add_pictures.py`)."""
+    outputs = [
+        output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])
+    ]
+    figures = [
+        data for output in outputs if "application/vnd.plotly.v1+json" in (data := output.get("data", {}))
+    ]
+    assert figures
+    assert all(data.get("image/png", "").startswith("iVBOR") for data in figures)
+
+
 def test_there_is_a_quick_start() -> None:
     assert "01_quick_start" in [path.stem for path in NOTEBOOKS]
