@@ -1,14 +1,57 @@
 (function () {
   "use strict";
+  var root = document.documentElement;
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
-  var boxes = Array.prototype.slice.call(document.querySelectorAll(".plot"));
   var PRINT_WIDTH = 660;
   var PRINTED_ROWS = 60;
+  var MOST_HITS = 30;
   var LIGHTER = [
     ["#0072B2", "#4aa8e0"], ["rgba(0, 114, 178", "rgba(74, 168, 224"],
     ["#D55E00", "#f08a45"], ["rgba(213, 94, 0", "rgba(240, 138, 69"],
     ["#24292F", "#d5dae0"], ["#7A5195", "#b08fd0"], ["#009E73", "#35c79b"], ["rgba(0, 158, 115", "rgba(53, 199, 155"]
   ];
+
+  function all(selector, inside) { return Array.prototype.slice.call((inside || document).querySelectorAll(selector)); }
+
+  // -- pages: the one that the address names is shown, all of them without this script and on paper --
+
+  var pages = all(".page");
+
+  function target() {
+    var id = decodeURIComponent(window.location.hash.slice(1));
+    return (id && document.getElementById(id)) || pages[0];
+  }
+
+  function show() {
+    var wanted = target();
+    var page = wanted.closest(".page") || pages[0];
+    pages.forEach(function (one) { one.classList.toggle("shown", one === page); });
+    all("nav li a").forEach(function (link) {
+      if (link.hash === "#" + page.id) { link.setAttribute("aria-current", "page"); } else { link.removeAttribute("aria-current"); }
+    });
+    for (var outer = wanted; outer && outer !== page; outer = outer.parentElement) {
+      if (outer.tagName === "DETAILS") { outer.open = true; }
+    }
+    drawShown().then(function () {
+      if (wanted === page) { window.scrollTo(0, 0); } else { wanted.scrollIntoView(); }
+    });
+  }
+
+  // -- figures: drawn when they are first seen --
+
+  var boxes = all(".plot");
+
+  function library() {
+    var packed = document.getElementById("plotly");
+    if (!packed) { return Promise.resolve(); }
+    var bytes = Uint8Array.from(atob(packed.textContent), function (letter) { return letter.charCodeAt(0); });
+    var stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text().then(function (source) {
+      var script = document.createElement("script");
+      script.textContent = source;
+      document.head.appendChild(script);
+    });
+  }
 
   function colours(isDark) {
     var ink = isDark ? "#e6e9ec" : "#24292f";
@@ -35,37 +78,112 @@
   }
 
   function draw(box, isDark, width) {
-    var figure = JSON.parse(document.getElementById(box.id + "-data").textContent);
+    var figure = JSON.parse(document.getElementById(box.id.replace(/-plot$/, "-data")).textContent);
     if (isDark) { lighter(figure.data); lighter(figure.layout.shapes || []); lighter(figure.layout.annotations || []); }
     var layout = Object.assign(figure.layout, {autosize: true, modebar: {bgcolor: "rgba(0,0,0,0)", orientation: "v"}});
-    if (width) { layout.width = width; }
+    layout.width = width;
+    box.dataset.look = [isDark, width].join();
     return window.Plotly.react(box, figure.data, layout, {
-      responsive: true,
+      responsive: false,
       displaylogo: false,
       plotlyServerURL: "",
       modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]]
     }).then(function () { return window.Plotly.relayout(box, colours(isDark)); });
   }
 
-  function redraw(isDark, width) {
-    return Promise.all(boxes.map(function (box) { return draw(box, isDark, width); }));
+  // marks the page when every figure in sight stands, for tests and for printing from scripts
+  function drawShown() {
+    delete root.dataset.drawn;
+    return ready.then(function () {
+      return Promise.all(boxes.map(function (box) {
+        var width = Math.floor(box.clientWidth);
+        return width && box.dataset.look !== [dark.matches, width].join() ? draw(box, dark.matches, width) : null;
+      }));
+    }).then(function () {
+      root.dataset.drawn = boxes.filter(function (box) { return box.dataset.look; }).length;
+    });
   }
 
-  // marks the page when every figure stands, for tests and for printing from scripts
-  redraw(dark.matches).then(function () { document.documentElement.dataset.drawn = boxes.length; });
+  var ready = library();
+  root.classList.add("paged");
+  window.addEventListener("hashchange", show);
+  show();
+  document.addEventListener("toggle", function (event) {
+    if (event.target.open && event.target.querySelector(".plot")) { drawShown(); }
+  }, true);
+  dark.addEventListener("change", drawShown);
+  var waiting = 0;
+  window.addEventListener("resize", function () {
+    window.clearTimeout(waiting);
+    waiting = window.setTimeout(drawShown, 120);
+  });
 
-  dark.addEventListener("change", function (event) { redraw(event.matches); });
+  // -- paper: every figure at its width, every table that is not endless --
 
   var folded = [];
   window.addEventListener("beforeprint", function () {
-    folded = Array.prototype.filter.call(document.querySelectorAll("details"), function (one) {
-      return !one.open && one.querySelectorAll("tbody tr").length <= PRINTED_ROWS;
+    folded = all("details").filter(function (one) {
+      return !one.open && (!one.matches(".table") || one.querySelectorAll("tbody tr").length <= PRINTED_ROWS);
     });
     folded.forEach(function (one) { one.open = true; });
-    redraw(false, PRINT_WIDTH);
+    if (window.Plotly) { boxes.forEach(function (box) { draw(box, false, PRINT_WIDTH); }); }
   });
   window.addEventListener("afterprint", function () {
     folded.forEach(function (one) { one.open = false; });
-    redraw(dark.matches);
+    drawShown();
+  });
+
+  // -- search: sentences, figures and rows of tables, each with the place that it stands in --
+
+  var field = document.getElementById("search");
+  var hits = document.getElementById("hits");
+  if (!field) { return; }
+
+  function place(element) {
+    var at = element.closest("[id]");
+    return at.id.replace(/-title$/, "");
+  }
+
+  function said(element) {
+    var texts = element.cells ? Array.from(element.cells, function (cell) { return cell.textContent; }) : [element.textContent];
+    return texts.join(" · ").replace(/\s+/g, " ").trim();
+  }
+
+  function found(words) {
+    return all("main h2, main h3, main p, main figcaption, main summary, main tbody tr").filter(function (element) {
+      var text = said(element).toLowerCase();
+      return words.every(function (word) { return text.indexOf(word) >= 0; });
+    });
+  }
+
+  function hit(element) {
+    var item = document.createElement("li");
+    var link = document.createElement("a");
+    var page = element.closest(".page");
+    var heading = page && page.querySelector("h2");
+    var text = said(element);
+    link.href = "#" + place(element);
+    link.textContent = (heading ? heading.firstChild.textContent.trim() + ": " : "") + (text.length > 120 ? text.slice(0, 119) + "…" : text);
+    item.appendChild(link);
+    return item;
+  }
+
+  function search() {
+    var words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    var elements = words.length ? found(words) : [];
+    var items = elements.slice(0, MOST_HITS).map(hit);
+    if (words.length && !items.length) {
+      items = [document.createElement("li")];
+      items[0].textContent = "Nothing holds these words.";
+    }
+    hits.replaceChildren.apply(hits, items);
+    hits.hidden = !words.length;
+  }
+
+  field.addEventListener("input", search);
+  hits.addEventListener("click", function (event) { if (event.target.closest("a")) { hits.hidden = true; } });
+  document.addEventListener("keydown", function (event) {
+    if (event.key === "Escape") { hits.hidden = true; }
+    if (event.key === "/" && !event.target.closest("input, textarea")) { event.preventDefault(); field.focus(); }
   });
 })();
