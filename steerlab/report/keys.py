@@ -45,9 +45,10 @@ def marks(figure: KeyFigure | None) -> Marks | None:
 
     def mark(row: KeyRow) -> Mark:
         cell = shown(row.value)
+        interval = cell.interval if row.value.has_interval else ""
         left, right = (place(end) for end in _ends(row))
         return Mark(
-            row.name, cell.text, cell.interval, row.role, place(row.value.value), left, round(right - left, 2)
+            row.name, cell.text, interval, row.role, place(row.value.value), left, round(right - left, 2)
         )
 
     return Marks(
