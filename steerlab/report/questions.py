@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from steerlab.plots import draws_something
-from steerlab.report.cells import csv_text, numeric_columns, shown, table_of_figure
+from steerlab.report.cells import axis_titles, csv_text, numeric_columns, shown, table_of_figure
 from steerlab.report.keys import marks
 from steerlab.report.manifest import label
 from steerlab.results import STUDIES, StudyResult, Table, study_title
@@ -99,9 +99,7 @@ def _figure(
 
 def _caption(figure: Figure) -> str:
     """What a figure shows, from its axes and its kind of marks, where its study says nothing of it."""
-    down, across = (
-        html.unescape(axis.title.text or "") for axis in (figure.layout.yaxis, figure.layout.xaxis)
-    )
+    across, down = axis_titles(figure)
     if any(trace.type == "heatmap" for trace in figure.data):
         axes = f"Rows: {down[:1].lower() + down[1:]}. " if down else ""
         return f"{axes}Colours and numbers are the values; point at a cell to read it."

@@ -3,6 +3,7 @@
   var root = document.documentElement;
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
   var PRINT_WIDTH = 660;
+  var NARROW = 560, LETTER = 6.6, LINE = 15, HEIGHT = 380;
   var PRINTED_ROWS = 60;
   var MOST_HITS = 30;
   var LIGHTER = [
@@ -77,11 +78,65 @@
     return found ? value.replace(found[0], found[1]) : value;
   }
 
+  function wrap(text, letters) {
+    var lines = [];
+    text.split(" ").forEach(function (word) {
+      var last = lines.length - 1;
+      if (last >= 0 && (lines[last] + " " + word).length <= letters) { lines[last] += " " + word; } else { lines.push(word); }
+    });
+    return lines;
+  }
+
+  // category labels that would touch are turned, in as many lines as a category is wide
+  function turnLabels(layout, room) {
+    var axis = layout.xaxis;
+    var texts = axis && axis.ticktext;
+    if (!texts || !texts.length) { return; }
+    var step = room / texts.length;
+    var longest = Math.max.apply(null, texts.join("<br>").split("<br>").map(function (line) { return line.length; }));
+    if (longest * LETTER < step) { return; }
+    var lines = Math.max(1, Math.floor(step / LINE));
+    axis.ticktext = texts.map(function (text) {
+      var plain = text.replace(/<br>/g, " ");
+      return wrap(plain, Math.max(16, Math.ceil(plain.length / lines))).join("<br>");
+    });
+    axis.tickangle = -90;
+    longest = Math.max.apply(null, axis.ticktext.join("<br>").split("<br>").map(function (line) { return line.length; }));
+    layout.height = (layout.height || HEIGHT) + Math.max(0, longest * LETTER - 40);
+  }
+
+  // a phone has no room for names at the ends of lines, nor for titles of panels in one line
+  function narrow(data, layout, width) {
+    data.forEach(function (trace) {
+      var bar = trace.colorbar;
+      if (!bar || bar.orientation !== "h" || !bar.ticktext) { return; }
+      bar.tickvals = [bar.tickvals[0], bar.tickvals[2]];
+      bar.ticktext = [bar.ticktext[0], bar.ticktext[2]];
+      bar.tickfont = {size: 9};
+      bar.len *= 0.85;
+    });
+    var room = width - 70;
+    var direct = (layout.annotations || []).some(function (note) { return note.name === "direct"; });
+    layout.annotations = (layout.annotations || []).filter(function (note) { return note.name !== "direct"; });
+    if (direct) { layout.showlegend = true; layout.margin.r = 20; }
+    var titles = layout.annotations.filter(function (note) { return note.xref === "paper" && note.yref === "paper"; });
+    var most = 1;
+    titles.forEach(function (note) {
+      var lines = wrap(note.text, Math.floor(room / titles.length / LETTER));
+      note.text = lines.join("<br>");
+      most = Math.max(most, lines.length);
+    });
+    layout.margin.t += (most - 1) * LINE;
+    layout.height = (layout.height || HEIGHT) + (most - 1) * LINE;
+    turnLabels(layout, room);
+  }
+
   function draw(box, isDark, width) {
     var figure = JSON.parse(document.getElementById(box.id.replace(/-plot$/, "-data")).textContent);
     if (isDark) { lighter(figure.data); lighter(figure.layout.shapes || []); lighter(figure.layout.annotations || []); }
     var layout = Object.assign(figure.layout, {autosize: true, modebar: {bgcolor: "rgba(0,0,0,0)", orientation: "v"}});
     layout.width = width;
+    if (width < NARROW) { narrow(figure.data, layout, width); }
     box.dataset.look = [isDark, width].join();
     return window.Plotly.react(box, figure.data, layout, {
       responsive: false,

@@ -15,8 +15,8 @@ CAPTIONS = {
     "by_position": "Ways in which an output goes on by position in it, over the sequences still running there. "
     "Bands: 95 % intervals.",
     "prompt_sets": "The branching factor by set of prompts and level of instruction. Whiskers: 95 % intervals.",
-    "nudged_share": "Share of tokens that a nudging model put in place of the base model's own, by position of the "
-    "output; sequences that have ended no longer count, and positions that few reach are left out.",
+    "nudged_share": "Share of the tokens up to each position that somebody put in place of the base model's own (it is "
+    "nudged where its likeliest token is improbable), by who nudges.",
 }
 
 
