@@ -42,16 +42,79 @@
 
   var boxes = all(".plot");
 
+  // DEFLATE (RFC 1951), at once: what is printed from a script has no time for the browser's own, which answers later
+  function inflated(bytes, size) {
+    var BASES = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258];
+    var FAR = [1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145,
+      8193, 12289, 16385, 24577];
+    var ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+    var out = new Uint8Array(size), written = 0, at = 0, hold = 0, held = 0;
+
+    function bits(need) {
+      while (held < need) { hold |= bytes[at++] << held; held += 8; }
+      var value = hold & ((1 << need) - 1);
+      hold >>>= need;
+      held -= need;
+      return value;
+    }
+    function tree(lengths) {
+      var counts = new Uint16Array(16), starts = new Uint16Array(16), symbols = new Uint16Array(lengths.length);
+      lengths.forEach(function (length) { counts[length] += 1; });
+      counts[0] = 0;
+      for (var i = 1; i < 15; i += 1) { starts[i + 1] = starts[i] + counts[i]; }
+      lengths.forEach(function (length, symbol) { if (length) { symbols[starts[length]++] = symbol; } });
+      return {counts: counts, symbols: symbols};
+    }
+    function symbolOf(codes) {
+      for (var code = 0, first = 0, index = 0, length = 1; length < 16; length += 1) {
+        code |= bits(1);
+        var count = codes.counts[length];
+        if (code - count < first) { return codes.symbols[index + code - first]; }
+        index += count;
+        first = (first + count) << 1;
+        code <<= 1;
+      }
+      throw new Error("the packed library is damaged");
+    }
+    function ownTrees() {
+      var literals = bits(5) + 257, distances = bits(5) + 1, coded = bits(4) + 4, lengths = [], i;
+      for (i = 0; i < 19; i += 1) { lengths[ORDER[i]] = i < coded ? bits(3) : 0; }
+      var codes = tree(lengths);
+      for (lengths = []; lengths.length < literals + distances;) {
+        var symbol = symbolOf(codes), last = lengths[lengths.length - 1];
+        if (symbol < 16) { lengths.push(symbol); continue; }
+        var times = symbol === 16 ? 3 + bits(2) : symbol === 17 ? 3 + bits(3) : 11 + bits(7);
+        for (i = 0; i < times; i += 1) { lengths.push(symbol === 16 ? last : 0); }
+      }
+      return [tree(lengths.slice(0, literals)), tree(lengths.slice(literals))];
+    }
+    function block(trees) {
+      for (var symbol = symbolOf(trees[0]); symbol !== 256; symbol = symbolOf(trees[0])) {
+        if (symbol < 256) { out[written++] = symbol; continue; }
+        symbol -= 257;
+        var extra = symbol < 8 || symbol === 28 ? 0 : (symbol >> 2) - 1;
+        var length = BASES[symbol] + bits(extra);
+        var far = symbolOf(trees[1]);
+        var distance = FAR[far] + bits(far < 4 ? 0 : (far >> 1) - 1);
+        for (; length; length -= 1) { out[written] = out[written - distance]; written += 1; }
+      }
+    }
+    for (var last = 0; !last;) {
+      last = bits(1);
+      if (bits(2) !== 2) { throw new Error("the packed library has another kind of block"); }
+      block(ownTrees());
+    }
+    return new TextDecoder().decode(out);
+  }
+
+  // the library is unpacked when the first figure is drawn
   function library() {
     var packed = document.getElementById("plotly");
-    if (!packed) { return Promise.resolve(); }
+    if (window.Plotly || !packed) { return; }
     var bytes = Uint8Array.from(atob(packed.textContent), function (letter) { return letter.charCodeAt(0); });
-    var stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).text().then(function (source) {
-      var script = document.createElement("script");
-      script.textContent = source;
-      document.head.appendChild(script);
-    });
+    var script = document.createElement("script");
+    script.textContent = inflated(bytes, Number(packed.dataset.size));
+    document.head.appendChild(script);
   }
 
   function colours(isDark) {
@@ -132,6 +195,7 @@
   }
 
   function draw(box, isDark, width) {
+    library();
     var figure = JSON.parse(document.getElementById(box.id.replace(/-plot$/, "-data")).textContent);
     if (isDark) { lighter(figure.data); lighter(figure.layout.shapes || []); lighter(figure.layout.annotations || []); }
     var layout = Object.assign(figure.layout, {autosize: true, modebar: {bgcolor: "rgba(0,0,0,0)", orientation: "v"}});
@@ -149,17 +213,14 @@
   // marks the page when every figure in sight stands, for tests and for printing from scripts
   function drawShown() {
     delete root.dataset.drawn;
-    return ready.then(function () {
-      return Promise.all(boxes.map(function (box) {
-        var width = Math.floor(box.clientWidth);
-        return width && box.dataset.look !== [dark.matches, width].join() ? draw(box, dark.matches, width) : null;
-      }));
-    }).then(function () {
+    return Promise.all(boxes.map(function (box) {
+      var width = Math.floor(box.clientWidth);
+      return width && box.dataset.look !== [dark.matches, width].join() ? draw(box, dark.matches, width) : null;
+    })).then(function () {
       root.dataset.drawn = boxes.filter(function (box) { return box.dataset.look; }).length;
     });
   }
 
-  var ready = library();
   root.classList.add("paged");
   window.addEventListener("hashchange", show);
   show();
@@ -173,15 +234,17 @@
     waiting = window.setTimeout(drawShown, 120);
   });
 
-  // -- paper: every figure at its width, every table that is not endless --
+  // -- paper: what the page shows, every sentence, and every table that is not endless --
 
   var folded = [];
   window.addEventListener("beforeprint", function () {
-    folded = all("details").filter(function (one) {
+    folded = all(".argument details, details.tables, details.tables .table").filter(function (one) {
       return !one.open && (!one.matches(".table") || one.querySelectorAll("tbody tr").length <= PRINTED_ROWS);
     });
     folded.forEach(function (one) { one.open = true; });
-    if (window.Plotly) { boxes.forEach(function (box) { draw(box, false, PRINT_WIDTH); }); }
+    boxes.forEach(function (box) {
+      if (!box.closest("details:not([open])")) { draw(box, false, PRINT_WIDTH); }
+    });
   });
   window.addEventListener("afterprint", function () {
     folded.forEach(function (one) { one.open = false; });
