@@ -296,6 +296,8 @@ def _frame(figure: go.Figure, series: Sequence[Series], frame: tuple[float, floa
                     x=category + (number - (len(series) - 1) / 2) * _GROUP / len(series),
                     y=low if value < low else high,
                     yanchor="top" if value < low else "bottom",
+                    xanchor="left",
+                    xshift=12,
                     text=f"{value:.3g}",
                     showarrow=False,
                 )

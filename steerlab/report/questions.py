@@ -68,6 +68,21 @@ def data_uri(kind: str, text: str) -> str:
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode(errors='replace')).decode()}"
 
 
+def caption_of(figure: Figure) -> str:
+    """What a figure shows, from its axes and its kind of marks, where its study says nothing of it."""
+    across, down = axis_titles(figure)
+    if any(trace.type == "heatmap" for trace in figure.data):
+        axes = f"Rows: {down[:1].lower() + down[1:]}. " if down else ""
+        return f"{axes}Colours and numbers are the values; point at a cell to read it."
+    axes = f"{down} by {across[:1].lower() + across[1:]}. " if down and across else f"{down or across}. "
+    whiskers = any(
+        trace.type in ("bar", "scatter") and trace.error_y.array is not None for trace in figure.data
+    )
+    bands = any(trace.type == "scatter" and trace.fill == "toself" for trace in figure.data)
+    spread = "Whiskers are 95 % intervals." if whiskers else "Bands are 95 % intervals." if bands else ""
+    return f"{axes if axes != '. ' else ''}{spread}".strip()
+
+
 # -- private, in the order they are called --
 
 
@@ -88,28 +103,13 @@ def _figure(
     return {
         "id": f"figure-{study}-{key}",
         "title": title,
-        "caption": caption or _caption(figure),
+        "caption": caption or caption_of(figure),
         "captioned": caption is not None,
         "drawn": drawn,
         "json": json_for_html(json.dumps(fields, separators=(",", ":"))) if drawn else "",
         "height": int(figure.layout.height or figure.layout.template.layout.height or 420),
         "table": _table(f"{study}-{key}", table) if table is not None and table.rows else None,
     }
-
-
-def _caption(figure: Figure) -> str:
-    """What a figure shows, from its axes and its kind of marks, where its study says nothing of it."""
-    across, down = axis_titles(figure)
-    if any(trace.type == "heatmap" for trace in figure.data):
-        axes = f"Rows: {down[:1].lower() + down[1:]}. " if down else ""
-        return f"{axes}Colours and numbers are the values; point at a cell to read it."
-    axes = f"{down} by {across[:1].lower() + across[1:]}. " if down and across else f"{down or across}. "
-    whiskers = any(
-        trace.type in ("bar", "scatter") and trace.error_y.array is not None for trace in figure.data
-    )
-    bands = any(trace.type == "scatter" and trace.fill == "toself" for trace in figure.data)
-    spread = "Whiskers are 95 % intervals." if whiskers else "Bands are 95 % intervals." if bands else ""
-    return f"{axes if axes != '. ' else ''}{spread}".strip()
 
 
 def _isolated_in(value: Any) -> Any:
