@@ -258,6 +258,15 @@ def rewrite_report(path: str | Path) -> Run:
         return _reported(folder, folder.manifest())
 
 
+def diff_runs(a: str | Path, b: str | Path, out: str | Path) -> Path:
+    """Write a page that sets two stored runs side by side. Raises RunError where one cannot be read."""
+    from steerlab.report import Side, write_diff
+
+    one, two = (RunFolder.open(path) for path in (a, b))
+    first, second = (Side(run.path.name, _stored(run), run.manifest().model_dump()) for run in (one, two))
+    return write_diff((first, second), one.manifest().differences(two.manifest()), out)
+
+
 def known_studies(names: Sequence[str] | None) -> list[str]:
     """The named studies, or all that take a pair. Raises RunError for a name that `compare` cannot run."""
     able = [study.name for study in ordered_studies(in_compare=True)]
@@ -375,11 +384,16 @@ def _finish(folder: RunFolder, manifest: Manifest) -> Run:
 
 
 def _reported(folder: RunFolder, manifest: Manifest) -> Run:
-    """Write the report of what is stored, studies in the registry's order."""
+    """Write the report of what is stored."""
     from steerlab.report import write_report
 
-    known = [study.name for study in ordered_studies()]
-    order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
-    results = {name: result_from_dict(folder.read_result(name)) for name in order}
+    results = _stored(folder)
     write_report(results, manifest.model_dump(), folder.report)
     return Run(folder, manifest, results)
+
+
+def _stored(folder: RunFolder) -> dict[str, StudyResult]:
+    """The results in a folder, studies in the registry's order."""
+    known = [study.name for study in ordered_studies()]
+    order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
+    return {name: result_from_dict(folder.read_result(name)) for name in order}

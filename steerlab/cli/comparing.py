@@ -128,12 +128,20 @@ def compare(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
+    other: Annotated[Path | None, typer.Argument(help="With --diff, another one.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Set two runs side by side on one page.")] = False,
+    output: Annotated[Path, typer.Option("--out", help="With --diff, the page.")] = Path("diff.html"),
     figures: Figures = False,
     column: ColumnOption = "double",
 ) -> None:
-    """Write the report of a stored run again, and show its table."""
-    from steerlab.comparison import rewrite_report
+    """Write the report of a stored run again, and show its table; or set two runs side by side."""
+    from steerlab.comparison import diff_runs, rewrite_report
 
+    if diff != (other is not None):
+        raise typer.BadParameter("two run folders and --diff go together", param_hint="'--diff'")
+    if other is not None:
+        out.print(f"Side by side: {diff_runs(run, other, output)}", markup=False, soft_wrap=True)
+        return
     written = rewrite_report(run)
     print_run(written)
     if figures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steerlab.report.cells import shown
@@ -57,6 +58,13 @@ def marks(figure: KeyFigure | None) -> Marks | None:
         ends=(f"{low:.3g}", f"{high:.3g}"),
         zero=place(0.0) if low < 0 < high else None,
     )
+
+
+def on_one_axis(figures: Sequence[KeyFigure]) -> list[KeyFigure]:
+    """The same figures with one pair of limits, so that they can be compared by eye."""
+    rows = [row for figure in figures for row in figure.rows if math.isfinite(row.value.value)]
+    ends = [end for figure in figures for end in figure.limits or axis_of(rows)]
+    return [figure.model_copy(update={"limits": (min(ends), max(ends))}) for figure in figures]
 
 
 def axis_of(rows: list[KeyRow]) -> tuple[float, float]:

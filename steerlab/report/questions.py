@@ -25,18 +25,20 @@ _SENTENCES = 3
 """Sentences that stand below the answer; the others are folded."""
 
 
-def question(result: StudyResult) -> dict[str, Any]:
-    """All that the templates show of a study."""
+def question(result: StudyResult, mark: str = "") -> dict[str, Any]:
+    """All that the templates show of a study.
+
+    mark: what anchors begin with where two results of one study share a page.
+    """
+    name = f"{mark}{result.study}"
     tables = {table.key: table for table in result.tables()}
     said = result.captions()
-    figures = [
-        _figure(result.study, key, figure, tables, said.get(key)) for key, figure in result.figures().items()
-    ]
+    figures = [_figure(name, key, figure, tables, said.get(key)) for key, figure in result.figures().items()]
     first = [figure for figure in figures if figure["captioned"]] or figures[:_ON_THE_PAGE]
     argument = result.argument()
     sentences = [sentence for sentence in result.summary if sentence != argument.answer]
     return {
-        "id": f"study-{result.study}",
+        "id": f"study-{name}",
         "study": result.study,
         "title": study_title(result.study),
         "question": STUDIES[result.study].question if result.study in STUDIES else "",
@@ -50,9 +52,9 @@ def question(result: StudyResult) -> dict[str, Any]:
         "key": marks(result.key_figure()),
         "figures": first,
         "more_figures": [figure for figure in figures if figure not in first],
-        "tables": [_table(f"{result.study}-{table.key}", table) for table in tables.values()],
+        "tables": [_table(f"{name}-{table.key}", table) for table in tables.values()],
         "download": data_uri("application/json", json.dumps(result.to_dict(), separators=(",", ":"))),
-        "file": f"{result.study}.json",
+        "file": f"{name}.json",
     }
 
 
@@ -102,6 +104,7 @@ def _figure(
     fields["layout"].setdefault("margin", {})["t"] = 28 if has_note else 16
     return {
         "id": f"figure-{study}-{key}",
+        "key": key,
         "title": title,
         "caption": caption or caption_of(figure),
         "captioned": caption is not None,
