@@ -18,8 +18,8 @@ from steerlab.errors import RunError
 from steerlab.report import write_report
 from steerlab.report.manifest import label
 from steerlab.report.page import render
-from steerlab.report.questions import json_for_html
-from steerlab.results import StudyResult
+from steerlab.report.questions import json_for_html, question
+from steerlab.results import StudyResult, result_from_dict
 
 
 class Reader(HTMLParser):
@@ -201,3 +201,36 @@ def test_control_characters_are_shown_and_words_from_the_right_isolated() -> Non
     assert not {chr(code) for code in range(32) if code not in (9, 10)} & set(page)
     studies = [StudyResult(study="refusal", summary=["\x07 שלום 0.9"])]
     assert '<p class="answer">␇ \u2068שלום\u2069 0.9</p>' in render(studies, {})
+
+
+def test_the_bundled_pair_has_answers_captions_and_little_weight(tmp_path: Path) -> None:
+    """The stored run of `make compare`: under 4 MB, three to five figures a page, each with a caption of its study."""
+    stored = Path(__file__).parents[1] / "goldens" / "compare"
+    found = [
+        result_from_dict(json.loads(path.read_text("utf-8")))
+        for path in sorted((stored / "results").glob("*.json"))
+    ]
+    page = write_report(
+        found, json.loads((stored / "manifest.json").read_text("utf-8")), tmp_path / "report.html"
+    )
+    assert page.stat().st_size < 4_000_000
+    assert len(found) == 5
+    for result in found:
+        shown = question(result)
+        assert 3 <= len(shown["figures"]) <= 5
+        assert all(figure["captioned"] for figure in shown["figures"])
+        assert shown["key"] is not None
+        assert all(shown["argument"].model_dump().values()), result.study
+        assert len(shown["argument"].answer) < 220
+
+
+def test_a_study_that_says_nothing_more_has_the_defaults() -> None:
+    """Somebody else's study, and what was stored before studies said more."""
+    bare = question(results()[1])
+    assert bare["argument"].answer == results()[1].summary[0]
+    assert "More data" in bare["argument"].would_change
+    assert [row.name for row in bare["key"].rows] == ["found"]
+    shown = question(results()[2])
+    assert [len(shown[kind]) for kind in ("figures", "more_figures")] == [4, 0]
+    assert shown["figures"][1]["caption"] == "Accuracy. Whiskers are 95 % intervals."
+    assert question(StudyResult(study="theirs", summary=[]))["question"] == ""
