@@ -95,7 +95,7 @@ def _figure(
     title = html.unescape(figure.layout.title.text or "") or label(key)
     drawn = draws_something(figure)
     table = tables.pop(key, None) or (
-        table_of_figure(key, "The numbers of this figure", figure) if drawn else None
+        table_of_figure(key, f"The numbers of: {title}", figure) if drawn else None
     )
     fields = _isolated_in(json.loads(figure.to_json()))
     # the page carries the title as text that wraps; the drawing then needs less room on top
@@ -125,9 +125,11 @@ def _isolated_in(value: Any) -> Any:
 
 
 def _table(name: str, table: Table) -> dict[str, Any]:
+    run = name[:2] if name[1:2] == "-" else ""  # of two that share a page
     return {
         "id": f"table-{name}",
         "title": table.title,
+        "label": f"{table.title}, run {run[0].upper()}" if run else table.title,
         "note": table.note,
         "columns": list(zip(table.columns, numeric_columns(table), strict=True)),
         "wide": len(table.columns) > 7,
