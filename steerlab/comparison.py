@@ -272,11 +272,17 @@ def rewrite_report(path: str | Path) -> Run:
         return _reported(folder, folder.manifest())
 
 
-def known_studies(names: Sequence[str] | None, given: Collection[str] = ()) -> list[str]:
-    """The named studies, or all that take a pair and have what they need; `given`: fields of data that were named.
+def diff_runs(a: str | Path, b: str | Path, out: str | Path) -> Path:
+    """Write a page that sets two stored runs side by side. Raises RunError where one cannot be read."""
+    from steerlab.report import Side, write_diff
 
-    Raises RunError for a name that `compare` cannot run, or not without data that are not given.
-    """
+    runs = [RunFolder.open(path) for path in (a, b)]
+    one, two = (Side(run.path.name, _stored(run), run.manifest().model_dump()) for run in runs)
+    return write_diff((one, two), runs[0].manifest().differences(runs[1].manifest()), out)
+
+
+def known_studies(names: Sequence[str] | None, given: Collection[str] = ()) -> list[str]:
+    """The named studies, or all that can run with the data `given`. Raises RunError for one that cannot."""
     studies = ordered_studies(in_compare=True)
     able = [study.name for study in studies if not study.needs or study.needs in given]
     chosen = able if names is None else [names] if isinstance(names, str) else list(names)
@@ -378,11 +384,16 @@ def _finish(folder: RunFolder, manifest: Manifest) -> Run:
 
 
 def _reported(folder: RunFolder, manifest: Manifest) -> Run:
-    """Write the report of what is stored, studies in the registry's order."""
+    """Write the report of what is stored."""
     from steerlab.report import write_report
 
-    known = [study.name for study in ordered_studies()]
-    order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
-    results = {name: result_from_dict(folder.read_result(name)) for name in order}
+    results = _stored(folder)
     write_report(results, manifest.model_dump(), folder.report)
     return Run(folder, manifest, results)
+
+
+def _stored(folder: RunFolder) -> dict[str, StudyResult]:
+    """The results in a folder, studies in the registry's order."""
+    known = [study.name for study in ordered_studies()]
+    order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
+    return {name: result_from_dict(folder.read_result(name)) for name in order}

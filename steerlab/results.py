@@ -3,6 +3,7 @@
 A study's package registers itself in `STUDIES` with a name, a title, what it reads and where its function and its
 result class are; nothing of it is imported before it is run or read. Its result subclasses `StudyResult`, gives
 `study` a fixed default (the registered name), adds its own numbers as fields and overrides `tables` and `figures`.
+A result may say more for its page (`argument`, `key_figure`, `captions`); without them the page takes its defaults.
 JSON is strict: unknown keys are refused, NaN is null. A table whose key is a figure's key is that figure's table.
 """
 
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STUDIES",
+    "Argument",
     "Headline",
+    "KeyFigure",
+    "KeyRow",
     "SkippedResult",
     "Study",
     "StudyResult",
@@ -114,6 +118,41 @@ class Headline(Record):
     control_name: str = ""
 
 
+class KeyRow(Record):
+    """One number of a key figure: whose it is, and the role that gives it its colour."""
+
+    name: str
+    value: Estimate
+    role: Literal["base", "post", "control", "other"] = "other"
+
+
+class KeyFigure(Record):
+    """The one small figure of a study: a few numbers with their intervals on one axis.
+
+    what: what the axis measures. limits: its ends; None for those of the numbers and zero.
+    """
+
+    what: str
+    rows: tuple[KeyRow, ...]
+    limits: tuple[float, float] | None = None
+
+
+class Argument(Record):
+    """What a study says for itself, in the order of its page: one sentence each."""
+
+    answer: str
+    compared: str = ""
+    sure: str = ""
+    would_change: str = ""
+
+
+_WOULD_CHANGE: dict[Status, str] = {
+    "done": "A control that reaches the number above, or other data on which its interval holds the control's value.",
+    "not identified": "More data or a stronger effect: an interval that its own control does not reach.",
+    "skipped": "A pair of models for which the reason above does not hold.",
+}
+
+
 class Savable(Protocol):
     """Anything a study keeps in a file of its own (a `Direction`)."""
 
@@ -149,6 +188,30 @@ class StudyResult(Record):
     def figures(self) -> dict[str, Figure]:
         """Interactive figures by key, in reading order."""
         return {}
+
+    def captions(self) -> dict[str, str]:
+        """Captions by figure, each readable alone. Figures with one stand on the page, the others are folded."""
+        return {}
+
+    def key_figure(self) -> KeyFigure | None:
+        """The one figure of the first screen; by default the headline and its control."""
+        if self.headline is None:
+            return None
+        rows = [KeyRow(name="found", value=self.headline.value)]
+        if self.headline.control is not None:
+            name = self.headline.control_name or "control"
+            rows.append(KeyRow(name=name, value=self.headline.control, role="control"))
+        return KeyFigure(what=self.headline.what, rows=tuple(rows))
+
+    def argument(self) -> Argument:
+        """Answer, comparison, certainty, and what would change the answer; by default from summary and headline."""
+        answer = self.summary[0] if self.summary else "No sentence was written for this study."
+        return Argument(
+            answer=answer,
+            compared=_compared(self.headline),
+            sure=_sure(self.headline),
+            would_change=_WOULD_CHANGE[self.status],
+        )
 
     def plot(self) -> Figure:
         """The first figure. Raises RunError when the study has none."""
@@ -222,6 +285,27 @@ class SkippedResult(StudyResult):
         if isinstance(fields, dict) and "reason" in fields and not fields.get("summary"):
             return {**fields, "summary": [fields["reason"]]}
         return fields
+
+
+def _compared(headline: Headline | None) -> str:
+    if headline is None or headline.control is None:
+        return ""
+    found = f"{headline.what[:1].upper()}{headline.what[1:]}: {headline.value}"
+    return f"{found}; {headline.control_name or 'the control'}: {headline.control}."
+
+
+def _sure(headline: Headline | None) -> str:
+    if headline is None:
+        return ""
+    value = headline.value
+    over = f" over {value.n} units" if value.n else ""
+    how = f" ({value.method})" if value.method else ""
+    level = (
+        f"{100 * value.level:.0f} % interval{over}{how}"
+        if value.has_interval
+        else "No interval could be made"
+    )
+    return f"{level}: {value}."
 
 
 def study_title(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A run is a folder: `manifest.json`, `results/<study>.json`, `directions/*.safetensors`, `report.html`.
+"""A run is a folder: `manifest.json`, `results/<study>.json`, `directions/*.safetensors`, `report.html`, `figures/`.
 
 Every file is written to a temporary name and renamed, so a reader never meets half a file, and an
 interrupted run can be taken up where it stopped: by a run that is made with the same, and by no other.
@@ -22,7 +22,7 @@ from steerlab.files import is_partial, system_reason, whole, write_text
 from steerlab.lock import LOCK
 
 SCHEMA_VERSION = 1
-_FOLDERS = ("results", "directions")
+_FOLDERS = ("results", "directions", "figures")
 _NEEDED_BYTES = 64 * 2**20
 #: Where killed runs leave temporary files.
 _PARTIAL = (".*.manifest.json", ".*.report.html", "results/.*.json", "directions/.*.safetensors")

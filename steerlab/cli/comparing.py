@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,15 @@ from steerlab.registry import Preset, ordered_studies
 if TYPE_CHECKING:
     from steerlab.comparison import Run
     from steerlab.forecast import Forecast
+
+
+Figures = Annotated[
+    bool, typer.Option("--figures", help="Write every figure as PNG, SVG and PDF into the run folder.")
+]
+ColumnOption = Annotated[
+    Literal["single", "double"],
+    typer.Option("--column", help="Width of these files: one column of a paper (3.3 in) or two (7 in)."),
+]
 
 
 def _able() -> list[str]:
@@ -83,6 +92,8 @@ def compare(
         bool,
         typer.Option(help="Fold an adapter into the weights, or keep it apart in the memory of one model."),
     ] = True,
+    figures: Figures = False,
+    column: ColumnOption = "double",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
@@ -123,14 +134,31 @@ def compare(
         err.print("Finished studies are kept; the same command with --resume goes on.")
         raise
     print_run(run)
+    if figures:
+        draw_figures(run, column)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Write the report of a stored run again, and show its table."""
-    from steerlab.comparison import rewrite_report
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    other: Annotated[Path | None, typer.Argument(help="With --diff, another one.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Set two runs side by side on one page.")] = False,
+    output: Annotated[Path, typer.Option("--out", help="With --diff, the page.")] = Path("diff.html"),
+    figures: Figures = False,
+    column: ColumnOption = "double",
+) -> None:
+    """Write the report of a stored run again, and show its table; or set two runs side by side."""
+    from steerlab.comparison import diff_runs, rewrite_report
 
-    print_run(rewrite_report(run))
+    if diff != (other is not None):
+        raise typer.BadParameter("two run folders and --diff go together", param_hint="'--diff'")
+    if other is not None:
+        out.print(f"Side by side: {diff_runs(run, other, output)}", markup=False, soft_wrap=True)
+        return
+    written = rewrite_report(run)
+    print_run(written)
+    if figures:
+        draw_figures(written, column)
 
 
 def _say(line: str) -> None:
@@ -156,3 +184,13 @@ def print_run(run: Run) -> None:
 
     out.print(terminal_table(list(run.results.values())))
     out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+
+
+def draw_figures(run: Run, column: Literal["single", "double"]) -> None:
+    """Figure files of a run, and where they lie; or the reason why there are none."""
+    from steerlab.report import write_figures
+
+    place = run.folder.path / "figures"
+    with err.status("Drawing the figures"):
+        reason = write_figures(run.results, place, column)
+    out.print(reason or f"Figures: {place}", markup=False, soft_wrap=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from steerlab.plots.heatmaps import heatmap
 from steerlab.plots.panels import heatmaps
+from steerlab.plots.paper import INCHES, Column, paper
 from steerlab.plots.primitives import bars, curves, draws_something, histogram, reliability, scatter
 from steerlab.plots.series import Series
-from steerlab.plots.static import Saved, find_browser, save, save_all
+from steerlab.plots.static import Saved, find_browser, save, save_all, why_no_picture
 from steerlab.plots.theme import BASE, CONTROL, POST
 
 __all__ = [
     "BASE",
     "CONTROL",
+    "INCHES",
     "POST",
+    "Column",
     "Saved",
     "Series",
     "bars",
@@ -22,8 +25,10 @@ __all__ = [
     "heatmap",
     "heatmaps",
     "histogram",
+    "paper",
     "reliability",
     "save",
     "save_all",
     "scatter",
+    "why_no_picture",
 ]

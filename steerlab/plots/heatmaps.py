@@ -52,7 +52,8 @@ def heatmap(
                 "tickfont": {"size": 12},
                 "thickness": 12,
                 "outlinewidth": 0,
-                "len": 0.9,
+                "len": 0.86,
+                "nticks": 5,
             },
             text=_cell_texts(cells, ends, _CELLS_WITH_INTERVAL),
             texttemplate="%{text}" if cells.size <= _CELLS_WITH_TEXT else None,
@@ -63,8 +64,8 @@ def heatmap(
             ygap=2 if cells.size <= _CELLS_WITH_TEXT else 0,
         )
     )
-    figure.update_xaxes(theme.category_axis(x, 18))
-    figure.update_yaxes(theme.category_axis(y, 30))
+    figure.update_xaxes(theme.category_axis(x, 12))
+    figure.update_yaxes(theme.category_axis(y, 18))
     figure.update_yaxes(range=[len(y) - 0.5, -0.5])
     figure.update_layout(
         meta={"x": theme.full_labels(x), "y": theme.full_labels(y)},

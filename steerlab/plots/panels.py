@@ -44,34 +44,35 @@ def heatmaps(
     labels_x, labels_y = ([str(value) for value in axis] for axis in (x, y))
     for column, (name, values) in enumerate(cells.items(), start=1):
         at = {"row": 1, "col": column}
-        domain = figure.layout[f"xaxis{column if column > 1 else ''}"].domain
+        scale = _scale(
+            values, diverging, limits, figure.layout[f"xaxis{column if column > 1 else ''}"].domain
+        )
         figure.add_trace(
             go.Heatmap(
                 z=values,
                 x=labels_x,
                 y=labels_y,
                 name=theme.text(name),
-                colorbar=_colorbar(*domain),
                 hovertemplate=f"{theme.text(x_title)} %{{x}}, {theme.text(y_title)} %{{y}}<br>"
                 f"<b>{theme.text(name)} %{{z:.3g}}</b><extra></extra>",
                 xgap=1,
                 ygap=1,
-                **_colours(values, diverging, limits),
+                **scale,
             ),
             **at,
         )
-        for cell in [*([marked] if marked is not None else []), *(framed or {}).get(name, ())]:
-            figure.add_shape(**_frame(cell, width=3 if cell == marked else 2), **at)
-        figure.update_xaxes(title_text=theme.text(x_title), type="category", **at)
-    figure.update_yaxes(type="category", autorange="reversed")
-    figure.update_yaxes(title_text=theme.text(y_title), row=1, col=1)
-    figure.update_annotations(font_size=13)
-    figure.update_layout(meta={"x": theme.full_labels(x), "y": theme.full_labels(y)})
-    figure.update_layout(height=int(np.clip(260 + 30 * len(y), 360, 620)), margin={"t": 90, "b": 150})
+        if marked is not None:
+            figure.add_shape(**_frame(marked, width=3), **at)
+        for cell in (framed or {}).get(name, ()):
+            figure.add_shape(**_frame(cell, width=2), **at)
+    _lay_out(figure, x, y, x_title, y_title)
     return figure
 
 
 # -- private --
+
+_BAR = 44
+"""Pixels of a colour bar with its numbers."""
 
 
 def _checked(maps: Mapping[str, ArrayLike], shape: tuple[int, int]) -> dict[str, NDArray[np.float64]]:
@@ -85,22 +86,67 @@ def _checked(maps: Mapping[str, ArrayLike], shape: tuple[int, int]) -> dict[str,
     return cells
 
 
-def _colours(
+def _lay_out(figure: go.Figure, x: Sequence[object], y: Sequence[object], x_title: str, y_title: str) -> None:
+    """Axes, titles of panels, and the height that labels and colour bars leave the cells."""
+    turned, below = _tick_room([str(value) for value in x], bool(x_title))
+    figure.update_xaxes(title_text=theme.text(x_title), type="category", automargin=False, tickangle=turned)
+    figure.update_xaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False, zeroline=False)
+    figure.update_yaxes(title_text=theme.text(y_title), row=1, col=1)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(meta={"x": theme.full_labels(x), "y": theme.full_labels(y)})
+    figure.update_layout(
+        height=int(np.clip(90 + 30 * len(y), 220, 500)) + below, margin={"t": 76, "b": below}
+    )
+
+
+def _limits(
     values: NDArray[np.float64], diverging: bool, limits: tuple[float, float] | None
+) -> tuple[float, float]:
+    """The ends of one panel's scale."""
+    known = values[np.isfinite(values)]
+    if limits is not None or len(known) == 0:
+        return limits or ((-1.0, 1.0) if diverging else (0.0, 1.0))
+    reach = float(np.abs(known).max()) or 1.0
+    low, high = (-reach, reach) if diverging else (float(known.min()), float(known.max()))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _scale(
+    values: NDArray[np.float64],
+    diverging: bool,
+    limits: tuple[float, float] | None,
+    across: tuple[float, float],
 ) -> dict[str, Any]:
-    """The colour scale of one panel and its ends."""
-    reach = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
-    low, high = limits or ((-reach, reach) if diverging else (None, None))
-    return {"zmin": low, "zmax": high, "colorscale": theme.DIVERGING if diverging else theme.SEQUENTIAL}
+    """Colours of one panel, their ends, and the bar that shows them below the panel, which lies `across` the figure."""
+    low, high = _limits(values, diverging, limits)
+    return {
+        "zmin": low,
+        "zmax": high,
+        "colorscale": theme.DIVERGING if diverging else theme.SEQUENTIAL,
+        "colorbar": _colorbar(*across, low, high),
+    }
 
 
-def _colorbar(left: float, right: float) -> dict[str, Any]:
-    """A horizontal bar under the panel that spans `left` to `right` of the figure."""
+def _tick_room(labels: Sequence[str], titled: bool) -> tuple[int, int]:
+    """The angle of the labels below the panels, and the pixels that they, a title and the colour bar take there."""
+    longest = max((len(label) for label in labels), default=0)
+    turned = longest > 3
+    return (-90 if turned else 0), int(min(7 * longest, 160) if turned else 18) + (28 if titled else 8) + _BAR
+
+
+def _colorbar(left: float, right: float, low: float, high: float) -> dict[str, Any]:
+    """A bar at the foot of the figure, under the panel that spans `left` to `right` of it: both ends and the middle."""
+    marked = [low, (low + high) / 2, high]
     return {
         "orientation": "h",
         "x": (left + right) / 2,
-        "y": -0.42,
-        "yanchor": "top",
+        "yref": "container",
+        "y": 0,
+        "yanchor": "bottom",
+        "ypad": 4,
+        "tickvals": marked,
+        "ticktext": [f"{value:.2g}" for value in marked],
         "len": (right - left) * 0.95,
         "thickness": 9,
         "outlinewidth": 0,

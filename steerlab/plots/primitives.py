@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from steerlab.plots import theme
+from steerlab.plots.direct import label_directly
 from steerlab.plots.series import Look, Series, looks
 
 
@@ -42,6 +43,7 @@ def curves(
     figure.update_xaxes(_whole_ticks(figure))
     if y_range is not None:
         figure.update_yaxes(range=list(y_range))
+    label_directly(figure, series, looks(series))
     return figure
 
 
@@ -83,8 +85,11 @@ def bars(
     x_title: str = "",
     y_title: str = "",
     y_range: tuple[float, float] | None = None,
+    frame: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Groups of bars, one group a category and one bar a series, with intervals as error bars.
+
+    frame: what is shown of y at most; a bar that leaves it carries its value, a whisker is cut there.
 
     Raises:
         ValueError: a series without one value for each category.
@@ -110,12 +115,14 @@ def bars(
                 hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
             )
         )
-    figure.update_xaxes(theme.category_axis(categories, 28))
+    figure.update_xaxes(theme.category_axis(categories, 14))
     figure.update_layout(
-        meta={"x": theme.full_labels(categories)}, barmode="group", bargap=0.28, bargroupgap=0.06
+        meta={"x": theme.full_labels(categories)}, barmode="group", bargap=1 - _GROUP, bargroupgap=0.06
     )
     if y_range is not None:
         figure.update_yaxes(range=list(y_range))
+    if frame is not None:
+        _frame(figure, series, frame)
     return figure
 
 
@@ -158,7 +165,7 @@ def reliability(
                     hovertemplate="%{y} answers near %{x:.2f}<extra>%{fullData.name}</extra>",
                 )
             )
-    figure.update_xaxes(range=[-0.02, 1.02], title={"text": theme.text(x_title)})
+    figure.update_xaxes(range=[-0.02, 1.02], title={"text": theme.axis_title(x_title)})
     figure.update_yaxes(range=[-0.03, 1.03])
     figure.update_layout(barmode="overlay", height=460 if counted else 400)
     if counted:
@@ -267,6 +274,33 @@ def _line(line: Series, at: NDArray[np.float64], look: Look) -> go.Scatter:
         customdata=line.hover_ends(),
         hovertemplate="%{y:.3g}%{customdata[0]}<extra>%{fullData.name}</extra>",
     )
+
+
+_GROUP = 0.72
+"""Width of a group of bars: 1 less the gap between groups."""
+
+
+def _frame(figure: go.Figure, series: Sequence[Series], frame: tuple[float, float]) -> None:
+    """Keep y inside `frame` where something leaves it, and write the value at a bar that does."""
+    low, high = frame
+    drawn = np.concatenate([np.concatenate([one.values(), *(one.ends() or ())]) for one in series])
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn) or (drawn.min() >= low and drawn.max() <= high):
+        return
+    room = 0.08 * (high - low)
+    figure.update_yaxes(range=[max(low, drawn.min()) - room, min(high, drawn.max()) + room])
+    for number, one in enumerate(series):
+        for category, value in enumerate(one.values()):
+            if np.isfinite(value) and not low <= value <= high:
+                figure.add_annotation(
+                    x=category + (number - (len(series) - 1) / 2) * _GROUP / len(series),
+                    y=low if value < low else high,
+                    yanchor="top" if value < low else "bottom",
+                    xanchor="left",
+                    xshift=12,
+                    text=f"{value:.3g}",
+                    showarrow=False,
+                )
 
 
 def _solid(marker: str) -> str:

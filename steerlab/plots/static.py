@@ -18,6 +18,7 @@ import plotly.io
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # plotly's tool bar offers to upload the chart: nothing of ours leaves the machine
 _CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"], "plotlyServerURL": ""}
+_SCALE = 3  # of pixels in a PNG: 288 dots an inch
 _PICTURES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
@@ -36,7 +37,7 @@ def find_browser() -> str | None:
     return next((path for name in _BROWSERS if (path := shutil.which(name))), None)
 
 
-def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int | None = None) -> Saved:
+def save(figure: go.Figure, path: str | Path, *, width: int | None = 900, height: int | None = None) -> Saved:
     """Write `figure` to `path` (.png, .svg, .pdf, .html); without a browser as .html beside it, saying why.
 
     width, height: in pixels. Raises ValueError for another ending.
@@ -45,10 +46,15 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
     if target.suffix == ".html":
         figure.write_html(target, include_plotlyjs=True, config=_CONFIG)
         return Saved(target, "")
-    reason = _why_no_picture()
+    reason = why_no_picture()
     if not reason:
         try:
-            figure.write_image(target, width=width, height=height or _height(figure), scale=2)
+            figure.write_image(
+                target,
+                width=width or figure.layout.width,
+                height=height or _height(figure),
+                scale=_scale(target),
+            )
             return Saved(target, "")
         except Exception as error:  # the browser's failure, whatever its type: the figure is still wanted
             message = (str(error).splitlines() or [""])[0][:200]
@@ -58,14 +64,16 @@ def save(figure: go.Figure, path: str | Path, *, width: int = 900, height: int |
     return Saved(page, reason)
 
 
-def save_all(figures: Mapping[Path, go.Figure], *, width: int = 900) -> list[Saved]:
+def save_all(figures: Mapping[Path, go.Figure], *, width: int | None = 900) -> list[Saved]:
     """`save` for many pictures: the browser, which takes seconds to start, draws them all.
+
+    width: in pixels; None for each figure's own.
 
     What it cannot draw together is tried one by one. Raises ValueError for another ending, before anything is written.
     """
     targets = {_prepared(path): figure for path, figure in figures.items()}
     pictures = {path: figure for path, figure in targets.items() if path.suffix != ".html"}
-    if pictures and not _why_no_picture():
+    if pictures and not why_no_picture():
         for path in pictures:
             path.unlink(missing_ok=True)  # one of an earlier run must not pass for drawn
         # The browser's failure, whatever its type; what is missing is tried again and its reason said.
@@ -73,9 +81,9 @@ def save_all(figures: Mapping[Path, go.Figure], *, width: int = 900) -> list[Sav
             plotly.io.write_images(
                 list(pictures.values()),
                 list(pictures),
-                width=width,
+                width=[width or figure.layout.width for figure in pictures.values()],
                 height=[_height(figure) for figure in pictures.values()],
-                scale=2,
+                scale=[_scale(path) for path in pictures],
             )
     return [
         Saved(path, "")
@@ -94,11 +102,17 @@ def _prepared(path: str | Path) -> Path:
     return target
 
 
+def _scale(path: Path) -> int:
+    """A picture of dots has three for each pixel; drawings of lines keep their size in inches."""
+    return 1 if path.suffix in (".svg", ".pdf") else _SCALE
+
+
 def _height(figure: go.Figure) -> int:
     return int(figure.layout.height or 450)
 
 
-def _why_no_picture() -> str:
+def why_no_picture() -> str:
+    """Why no static picture can be made on this machine ("" where it can)."""
     try:
         import kaleido  # noqa: F401
     except ImportError:

@@ -35,6 +35,9 @@ DIVERGING = [
 ]
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_TICK_LINES = 6
+_X_TITLE, _Y_TITLE = 44, 34
+"""Characters in a line of an axis title: what a narrow figure has room for."""
 _CONTROL_WORDS = ("control", "random", "shuffled", "null", "unsteered", "chance", "split-half")
 
 
@@ -110,29 +113,32 @@ def themed(title: str, x_title: str = "", y_title: str = "") -> go.Figure:
     figure = go.Figure()
     figure.update_layout(template=_registered())
     figure.update_layout(title={"text": text(title)})
-    figure.update_xaxes(title={"text": text(x_title)})
-    figure.update_yaxes(title={"text": text(y_title)})
+    figure.update_xaxes(title={"text": axis_title(x_title, _X_TITLE)})
+    figure.update_yaxes(title={"text": axis_title(y_title, _Y_TITLE)})
     return figure
 
 
-def _two_lines(label: object, limit: int) -> str:
-    """A tick label cut at `limit` and set in two lines where it is longer than half of that."""
+def axis_title(title: str, width: int = _X_TITLE) -> str:
+    """A title of an axis, in lines of `width` characters."""
+    return "<br>".join(text(line) for line in textwrap.wrap(" ".join(title.split()), width))
+
+
+def _lines(label: object, width: int) -> str:
+    """A tick label in lines of `width` characters; only one that fills six lines is cut."""
     plain = " ".join(str(label).split())
-    if len(plain) <= limit // 2:
-        return text(plain)
-    first, _, rest = textwrap.fill(plain, max(limit // 2, 1)).partition("\n")
-    return "<br>".join(text(line, limit // 2) for line in (first, rest) if line)
+    lines = textwrap.wrap(plain, width, max_lines=_TICK_LINES, placeholder="…") or [""]
+    return "<br>".join(text(line) for line in lines)
 
 
-def category_axis(labels: Sequence[object], limit: int) -> dict[str, Any]:
-    """Numbered positions with the labels as ticks: all of them, or thinned where they would collide."""
+def category_axis(labels: Sequence[object], width: int) -> dict[str, Any]:
+    """Numbered positions with the labels as ticks, in lines of `width`: all, or thinned where they would collide."""
     step = max(1, -(-len(labels) // 40))
     shown = list(range(0, len(labels), step))
     return {
         "type": "linear",
         "tickmode": "array",
         "tickvals": shown,
-        "ticktext": [_two_lines(labels[position], limit) for position in shown],
+        "ticktext": [_lines(labels[position], width) for position in shown],
         "range": [-0.5, len(labels) - 0.5],
         "showgrid": False,
         "zeroline": False,

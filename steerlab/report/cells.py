@@ -85,9 +85,15 @@ def table_of_figure(key: str, title: str, figure: Figure) -> Table:
         values = _with_intervals(trace.y, trace.meta)
         name = html.unescape(trace.name or "")
         rows += [[name, at, value] for at, value in zip(_labels(figure, "x", trace.x), values, strict=True)]
-    axes = (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text)
-    x_title, y_title = (html.unescape(text or "") for text in axes)
+    x_title, y_title = axis_titles(figure)
     return Table(key=key, title=title, columns=["Series", x_title, y_title or "Value"], rows=rows)
+
+
+def axis_titles(figure: Figure) -> tuple[str, str]:
+    """What stands along x and y, as plain text in one line."""
+    axes = (figure.layout.xaxis, figure.layout.yaxis)
+    across, down = (html.unescape((axis.title.text or "").replace("<br>", " ")) for axis in axes)
+    return across, down
 
 
 def _heatmap_table(key: str, title: str, figure: Figure) -> Table:

@@ -94,7 +94,7 @@ class Estimate(Record):
     def _decimals(self) -> int:
         """At least two (fewer for wide intervals), or as many as show the interval's half width."""
         half = (self.high - self.low) / 2 if self.has_interval else abs(self.value) / 10
-        if half == 0:
+        if half <= 1e-4 * abs(self.value):  # digits that no reader compares: 1.000000 [1.000000, 1.000000]
             return 2
         if half >= 10:
             return 0 if half >= 100 else 1

@@ -23,28 +23,62 @@ _FLAGS = (
 )
 _COUNT = """JSON.stringify({
   boxes: document.querySelectorAll('.plot').length,
+  seen: Array.from(document.querySelectorAll('.plot')).filter(function (box) { return box.clientWidth; }).length,
   drawn: Array.from(document.querySelectorAll('.plot')).filter(function (box) {
     var svg = box.querySelector('svg.main-svg');
     var mark = svg && svg.querySelector('.trace, .heatmaplayer image, .barlayer path');
-    return mark && svg.getBoundingClientRect().height > 100;
+    return mark && box.clientWidth && svg.getBoundingClientRect().height > 100;
   }).length,
   wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   overflowing: Array.from(document.querySelectorAll('.plot')).filter(function (box) {
     var svg = box.querySelector('svg.main-svg');
     return svg && svg.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
   }).length,
+  outside: Array.from(document.querySelectorAll('.page.shown *')).filter(function (one) {
+    var box = one.getBoundingClientRect();
+    return box.width && !one.closest('.scroll, svg, .modebar, .unseen, #hits') &&
+      (box.left < -1 || box.right > document.documentElement.clientWidth + 1);
+  }).map(function (one) { return one.tagName + '.' + one.getAttribute('class'); }),
+  cut: Array.from(document.querySelectorAll('.page.shown .plot')).flatMap(function (box) {
+    var all = box.getBoundingClientRect();
+    return Array.from(box.querySelectorAll('svg.main-svg text')).filter(function (text) {
+      var at = text.getBoundingClientRect();
+      return at.width && !text.closest('.hoverlayer') &&
+        (at.left < all.left - 1 || at.right > all.right + 1 || at.bottom > all.bottom + 1 || at.top < all.top - 1);
+    }).map(function (text) { return box.id + ': ' + text.textContent; });
+  }),
+  covered: Array.from(document.querySelectorAll('.page.shown .plot')).flatMap(function (box) {
+    var texts = Array.from(box.querySelectorAll('svg.main-svg text')).filter(function (text) {
+      return text.textContent.trim() && !text.closest('.hoverlayer, .heatmap-label, .heatmaplayer');
+    });
+    return texts.flatMap(function (one, i) {
+      var a = one.getBoundingClientRect();
+      return texts.slice(i + 1).filter(function (other) {
+        var b = other.getBoundingClientRect();
+        return a.width && b.width && Math.min(a.right, b.right) - Math.max(a.left, b.left) > 3 &&
+          Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+      }).map(function (other) { return box.id + ': ' + one.textContent + ' / ' + other.textContent; });
+    });
+  }),
   text: document.body.innerText
 })"""
 
 
 @dataclass
 class Seen:
-    """What a page did: figure boxes and how many are drawn, errors, requests beyond the file, its visible text."""
+    """What a page did: figure boxes, how many are seen and drawn, errors, requests beyond the file, its visible text.
+
+    outside: elements that leave the window. cut: labels that leave their figure. covered: labels over one another.
+    """
 
     boxes: int = 0
+    seen: int = 0
     drawn: int = 0
     wider: int = 0
     overflowing: int = 0
+    outside: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    covered: list[str] = field(default_factory=list)
     text: str = ""
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
@@ -99,9 +133,16 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call(
+            "Page.navigate", url="about:blank"
+        )  # another fragment of the same file would not load it again
         self.call("Page.navigate", url=url)
         self.until(ready)
         time.sleep(0.3)
+        return self.seen()
+
+    def seen(self) -> Seen:
+        """What is there now."""
         return Seen(**json.loads(self.evaluate(_COUNT)), errors=self.errors, requests=self.requests)
 
     def _next(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from report.sample import MANIFEST, NASTY, results
 
 from steerlab.errors import RunError
 from steerlab.report import write_report
-from steerlab.report.page import json_for_html, label, render
-from steerlab.results import StudyResult
+from steerlab.report.manifest import label
+from steerlab.report.page import render
+from steerlab.report.questions import json_for_html, question
+from steerlab.results import StudyResult, result_from_dict
 
 
 class Reader(HTMLParser):
@@ -49,7 +52,7 @@ def read(page: str) -> Reader:
 def test_hostile_text_adds_no_element(read: Reader) -> None:
     kinds = [tag for tag, _ in read.tags]
     assert "img" not in kinds
-    # seven figures, the library and the page's own script
+    # seven figures, the packed library and the page's own script
     assert kinds.count("script") == 9
     assert any(NASTY in piece for piece in read.text)
 
@@ -66,20 +69,21 @@ def test_nothing_points_outside(read: Reader) -> None:
 
 
 def test_plotly_is_inside_once_and_only_where_it_draws(page: str) -> None:
-    assert page.count("plotly.js v") == 1
-    assert "plotly.js v" not in render([], MANIFEST)
+    (packed,) = re.findall(r'<script type="text/plain" id="plotly" data-size="\d+">(.*?)</script>', page)
+    assert "plotly.js v" in zlib.decompress(base64.b64decode(packed), wbits=-15).decode()[:200]
+    assert 'id="plotly"' not in render([], MANIFEST)
     assert len(render([], MANIFEST)) < 40_000
 
 
 def test_every_figure_has_a_table_and_an_empty_one_a_sentence(page: str) -> None:
-    figures = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    figures = re.findall(r"<figure id=.*?</figure>", page, flags=re.DOTALL)
     assert len(figures) == 8
     empty = [figure for figure in figures if "<table>" not in figure]
     assert len(empty) == 1
     assert "nothing to draw" in empty[0]
     assert '<div class="plot"' not in empty[0]
     # the study's own table stands under its figure, once
-    assert page.count("Cosine by layer</summary>") == 1
+    assert page.count("<summary>Cosine by layer") == 1
     assert "Cosine by layer" in figures[0]
     # intervals reach the tables that are made from figures
     assert re.search(r'0\.95 <span class="interval">\[0\.91, 0\.97\]', figures[1])
@@ -101,6 +105,7 @@ def test_figure_json_is_the_figure(page: str) -> None:
 
 def test_statuses_sentences_and_headlines(page: str) -> None:
     assert page.count('<span class="badge not-identified">not identified</span>') == 2
+    assert page.count('<figure class="key">') == 2
     assert page.count("The two models have different vocabularies.") >= 2
     assert "A probe fitted on one model reads the other" in page
     assert '<strong>0.93</strong> <span class="interval">[0.88, 0.98]</span>' in page
@@ -195,4 +200,37 @@ def test_control_characters_are_shown_and_words_from_the_right_isolated() -> Non
     assert "<h1>␛[2J␀\\u202e \u2068שלום\u2069 7</h1>" in page
     assert not {chr(code) for code in range(32) if code not in (9, 10)} & set(page)
     studies = [StudyResult(study="refusal", summary=["\x07 שלום 0.9"])]
-    assert "<p>␇ \u2068שלום\u2069 0.9</p>" in render(studies, {})
+    assert '<p class="answer">␇ \u2068שלום\u2069 0.9</p>' in render(studies, {})
+
+
+def test_the_bundled_pair_has_answers_captions_and_little_weight(tmp_path: Path) -> None:
+    """The stored run of `make compare`: under 4 MB, three to five figures a page, each with a caption of its study."""
+    stored = Path(__file__).parents[1] / "goldens" / "compare"
+    found = [
+        result_from_dict(json.loads(path.read_text("utf-8")))
+        for path in sorted((stored / "results").glob("*.json"))
+    ]
+    page = write_report(
+        found, json.loads((stored / "manifest.json").read_text("utf-8")), tmp_path / "report.html"
+    )
+    assert page.stat().st_size < 4_000_000
+    assert len(found) == 5
+    for result in found:
+        shown = question(result)
+        assert 3 <= len(shown["figures"]) <= 5
+        assert all(figure["captioned"] for figure in shown["figures"])
+        assert shown["key"] is not None
+        assert all(shown["argument"].model_dump().values()), result.study
+        assert len(shown["argument"].answer) < 220
+
+
+def test_a_study_that_says_nothing_more_has_the_defaults() -> None:
+    """Somebody else's study, and what was stored before studies said more."""
+    bare = question(results()[1])
+    assert bare["argument"].answer == results()[1].summary[0]
+    assert "More data" in bare["argument"].would_change
+    assert [row.name for row in bare["key"].rows] == ["found"]
+    shown = question(results()[2])
+    assert [len(shown[kind]) for kind in ("figures", "more_figures")] == [4, 0]
+    assert shown["figures"][1]["caption"] == "Accuracy. Whiskers are 95 % intervals."
+    assert question(StudyResult(study="theirs", summary=[]))["question"] == ""

@@ -145,15 +145,30 @@ def _aep(panels: Sequence[Panels]) -> dict[str, Figure]:
 
 
 def _nudged_share(parts: Parts) -> Figure:
-    shown = [row for row in parts.nudging if "prefix" not in row.name]
+    """Running means: position by position, greedy texts of one pattern are all nudged or none."""
+    shown = [row for row in parts.nudging if "prefix" not in row.name and len(row.share)]
     return plots.curves(
-        [Series(row.name, row.share) for row in shown],
-        np.arange(1, 1 + max(len(row.share) for row in shown)),
-        title="Share of nudged tokens by position",
+        [
+            Series(_nudge_name(row.name), _running_mean(row.share), x=np.arange(1, 1 + len(row.share)))
+            for row in shown
+        ],
+        title="Share of tokens nudged so far",
         x_title=_POSITION,
-        y_title="Share of running sequences",
+        y_title="Share of the tokens up to here",
         y_range=(0.0, 1.02),
     )
+
+
+def _running_mean(shares: Sequence[float]) -> list[float]:
+    """The mean over this position and all before it."""
+    known = np.asarray(shares, dtype=np.float64)
+    seen = np.cumsum(np.isfinite(known))
+    return list(np.cumsum(np.nan_to_num(known)) / np.maximum(seen, 1))
+
+
+def _nudge_name(name: str) -> str:
+    """Who nudges, as every figure names the models."""
+    return name.replace("the post-trained model", "post").replace("the base model itself", "base itself")
 
 
 def _commitment(rows: Sequence[CommitmentRow]) -> Figure:

@@ -128,8 +128,9 @@ def _explained(gap: Gap) -> Figure:
             Series.of("share of the entropy gap explained", [row.share for row in rows], role="post"),
             Series.of("random sets of like norm", [row.random for row in rows], role="control"),
         ],
-        title="What explains the entropy gap between base and post-trained model",
+        title="What explains the entropy gap between base and post",
         y_title="Share of the gap",
+        frame=(-1.0, 1.25),
     )
 
 

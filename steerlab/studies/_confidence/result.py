@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from steerlab.neurons.overlap import PairNeurons
 from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
 from steerlab.readouts.questions import ANSWERS
-from steerlab.results import StudyResult, Table
+from steerlab.results import Argument, KeyFigure, StudyResult, Table
+from steerlab.studies._confidence.argument import CAPTIONS, argument, key_figure
 from steerlab.studies._confidence.changes import Change
 from steerlab.studies._confidence.choices import Choices
 from steerlab.studies._confidence.depth import Depth
@@ -42,3 +43,15 @@ class ConfidenceResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """Entropy distributions, reliability diagrams, neurons by their weights, the explained gap."""
         return figures(self)
+
+    def captions(self) -> dict[str, str]:
+        """Of the figures that make the argument."""
+        return CAPTIONS
+
+    def key_figure(self) -> KeyFigure | None:
+        """The figure of the first screen."""
+        return key_figure(self) or super().key_figure()
+
+    def argument(self) -> Argument:
+        """The answer and what it rests on."""
+        return argument(self, super().argument())

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from steerlab.record import Record
-from steerlab.results import StudyResult, Table
+from steerlab.results import Argument, KeyFigure, StudyResult, Table
 from steerlab.statistics import Estimate, Number
+from steerlab.studies._knowledge.argument import CAPTIONS, argument, key_figure
 from steerlab.studies._knowledge.figures import figures
 from steerlab.studies._knowledge.noise import NoiseTrace
 from steerlab.studies._knowledge.recovery import LEAST, Recovery
@@ -158,3 +159,15 @@ class KnowledgeResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """The maps with their difference, maps of other kinds, cross-model maps, recovery, noise."""
         return figures(self)
+
+    def captions(self) -> dict[str, str]:
+        """Of the figures that make the argument."""
+        return CAPTIONS
+
+    def key_figure(self) -> KeyFigure | None:
+        """The figure of the first screen."""
+        return key_figure(self) or super().key_figure()
+
+    def argument(self) -> Argument:
+        """The answer and what it rests on."""
+        return argument(self, super().argument())

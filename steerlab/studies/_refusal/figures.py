@@ -120,8 +120,8 @@ def _projections(points: Sequence[Projection], kinds: tuple[str, str]) -> Figure
     return plots.scatter(
         [cloud(True), cloud(False)],
         title=title,
-        x_title="Place along the base direction, base model",
-        y_title="Place along the post direction, post-trained model",
+        x_title="Place along the base direction, in base",
+        y_title="Place along the post direction, in post",
     )
 
 

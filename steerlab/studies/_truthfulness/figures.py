@@ -140,8 +140,8 @@ def _projection(result: TruthfulnessResult) -> Figure:
     figure = plots.scatter(
         [cloud(*kind) for kind in kinds],
         title=title,
-        x_title="Place along the base direction, base model",
-        y_title="Place along the post direction, post-trained model",
+        x_title="Place along the base direction, in base",
+        y_title="Place along the post direction, in post",
         diagonal=True,
     )
     for trace, (true, negated) in zip(figure.data[-len(kinds) :], kinds, strict=True):

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from steerlab.readouts.agreement import Agreement
 from steerlab.record import Record
-from steerlab.results import StudyResult, Table
+from steerlab.results import Argument, KeyFigure, StudyResult, Table
 from steerlab.statistics import Number
 from steerlab.studies._truthfulness.answers import Labels
+from steerlab.studies._truthfulness.argument import CAPTIONS, argument, key_figure
 from steerlab.studies._truthfulness.figures import figures
 from steerlab.studies._truthfulness.price import SteeringPrice
 from steerlab.studies._truthfulness.probes import OWN, Accuracy, Centring
@@ -108,3 +109,15 @@ class TruthfulnessResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """Accuracy by layer; where a direction was found also cosines, transfer, topics, projections and steering."""
         return figures(self)
+
+    def captions(self) -> dict[str, str]:
+        """Of the figures that make the argument."""
+        return CAPTIONS
+
+    def key_figure(self) -> KeyFigure | None:
+        """The figure of the first screen."""
+        return key_figure(self) or super().key_figure()
+
+    def argument(self) -> Argument:
+        """The answer and what it rests on."""
+        return argument(self, super().argument())
