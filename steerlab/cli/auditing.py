@@ -1,0 +1,50 @@
+"""`steerlab audit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from steerlab.cli._app import app, out
+from steerlab.showing import text_of
+
+if TYPE_CHECKING:
+    from steerlab.auditing import AuditResult
+
+_SHOWN = ("matrix", "verdict", "change", "over rounding", "top share", "rank", "alignment", "strength")
+_ROWS = 12
+
+
+@app.command()
+def audit(
+    base: Annotated[str, typer.Argument(help="What the candidate is held against.")],
+    candidate: Annotated[str, typer.Argument(help="Hub name, folder, adapter, GGUF file, or zoo:NAME.")],
+    other: Annotated[
+        str | None, typer.Option(help="A second model that the candidate may be merged with.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what was done to a set of weights, and run nothing: a cast, an ablation, an adapter, a merge, a fine-tune."""
+    from steerlab.auditing import audit as audited
+
+    found = audited(base, candidate, other=other)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    for line in (f"{found.kind}: {found.sentence}", *found.details):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(_table(found))
+
+
+def _table(found: AuditResult) -> Table:
+    """The matrices that moved most."""
+    every = found.tables()[0]
+    places = [every.columns.index(column) for column in _SHOWN]
+    moved = every.columns.index("change")
+    rows = sorted(every.rows, key=lambda row: -float(str(row[moved])))[:_ROWS]
+    table = Table(*_SHOWN, title=f"{every.title} ({len(rows)} of {len(every.rows)})", title_justify="left")
+    for row in rows:
+        table.add_row(*(text_of(row[place]) for place in places))
+    return table
