@@ -27,13 +27,15 @@ MOST = 0.9
 class Sums:
     """What one pass gathers.
 
-    rows, columns: squared norms of the change's. fourth: the sum of its entries' fourth powers. rolled: the product of
-    the base with the candidate's rows in another order. casts: the types whose rounding explains every entry so far.
+    rows, columns: squared norms of the change's. touched: columns in which a number differs. largest: of each column's
+    weights in the base. fourth: the sum of the change's fourth powers. rolled: the product of the base with the
+    candidate's rows in another order. casts: the types whose rounding explains every entry so far.
     """
 
     rows: Float[Tensor, " rows"]
     columns: Float[Tensor, " columns"]
     touched: Tensor
+    largest: Float[Tensor, " columns"]
     fourth: float = 0.0
     before: float = 0.0
     after: float = 0.0
@@ -140,8 +142,8 @@ def measure(pair: Matched) -> Measured:
     edge = white_edge(sums.rows, sums.columns)
     rank = sharp_rank(spectrum.values, sums.energy, floor, pair.shape)
     is_white = float(spectrum.values[0]) <= edge
-    grid = _traces.grid(before, after, is_white=is_white)
-    removed = None if is_white else _removed(pair, spectrum, sums)
+    grid = _traces.grid(before, after, sums.largest, is_white=is_white)
+    removed = None if is_white and rank is None else _removed(pair, spectrum, sums)
     return Measured(pair, sums, floor, cast, spectrum, edge, rank, removed, grid)
 
 
@@ -159,7 +161,8 @@ def is_constant(measured: Measured) -> bool:
 
 def _gathered(pair: Matched) -> Sums:
     rows, columns = pair.shape
-    sums = Sums(torch.zeros(rows).double(), torch.zeros(columns).double(), torch.zeros(columns).bool())
+    wide = torch.zeros(columns)
+    sums = Sums(torch.zeros(rows).double(), wide.double(), wide.bool(), wide.clone())
     step = max(1, rows // _SAMPLED)
     samples: list[tuple[Tensor, Tensor]] = []
     for start, before, after in pair.blocks():
@@ -175,6 +178,7 @@ def _gathered(pair: Matched) -> Sums:
         sums.columns += (change * change).sum(0).double()
         sums.fourth += float((change * change).square().sum(1).double().sum())
         sums.touched |= (change != 0).any(0)
+        sums.largest = torch.maximum(sums.largest, before.abs().amax(0))
         sums.casts = [dtype for dtype in sums.casts if _traces.is_rounding(before, after, dtype)]
     sums.dot, sums.after = sums.before + sums.dot, sums.before + 2 * sums.dot + sums.energy
     sums.sample = tuple(torch.cat(side) for side in zip(*samples, strict=True))  # type: ignore[assignment]

@@ -78,8 +78,13 @@ def matched(base: Weights, candidate: Weights) -> list[Matched]:
         )
     alone = [name for name in base.shapes if name not in candidate.shapes]
     more = [name for name in candidate.shapes if name not in base.shapes]
-    named += [(name, name, other) for name in alone for other in _tied(name, base, candidate)]
-    named += [(name, other, name) for name in more for other in _tied(name, candidate, base)]
+    heads = [next(filter(_HEAD.search, names), None) for names in (alone, more)]
+    if heads[0] and heads[1]:  # one thing under two names
+        named.append((heads[0], heads[0], heads[1]))
+        more.remove(heads[1])
+    else:
+        named += [(name, name, other) for name in alone for other in _tied(name, base, candidate)]
+        named += [(name, other, name) for name in more for other in _tied(name, candidate, base)]
     found = [each for names in named for each in _both(base, candidate, *names)]
     for names, side in ((alone, base), (more, candidate)):
         biases = [name for name in names if len(side.shapes[name]) == 1]
@@ -92,6 +97,15 @@ def matched(base: Weights, candidate: Weights) -> list[Matched]:
             "are not of one architecture; name the model that the candidate was made from."
         )
     return found
+
+
+def is_named_alike(one: Weights, other: Weights) -> bool:
+    """Whether both have the same matrices, heads aside: files may hold apart the experts that a model has in a stack."""
+    names = [
+        {name for name, shape in side.shapes.items() if len(shape) > 1 and not _HEAD.search(name)}
+        for side in (one, other)
+    ]
+    return names[0] == names[1]
 
 
 def roles_of(config: Any) -> dict[str, str]:

@@ -55,7 +55,11 @@ def rounding_variance(sample: Tensor, bits: int) -> float:
 
 
 def grid(
-    before: Float[Tensor, "rows columns"], after: Float[Tensor, "rows columns"], *, is_white: bool
+    before: Float[Tensor, "rows columns"],
+    after: Float[Tensor, "rows columns"],
+    largest: Float[Tensor, " columns"],
+    *,
+    is_white: bool,
 ) -> str:
     """The grid that a sample of rows was rounded to, in words; "" where there is no trace of one.
 
@@ -66,12 +70,20 @@ def grid(
     levels = _levels(before), _levels(after)
     if levels[1] <= _FEW and 2 * levels[1] <= levels[0]:
         return f"{levels[1]} levels a group"
-    best = min(filter(None, (_flatness(before, after, size) for size in _GROUPS)), default=None)
-    if best is None or not is_white or best[0] > FLAT:
+    if not is_white or before.numel() < _ENOUGH:
         return ""
-    kurtosis, level, size = best
+    errors = {"a column": _flatness((after - before)[:, largest > 0] / largest[largest > 0])}
+    for size in _GROUPS:
+        width = size or before.shape[1]
+        if before.shape[1] % width == 0:
+            own = before.reshape(-1, width).abs().amax(dim=1, keepdim=True)
+            share = ((after - before).reshape(-1, width) / own)[own[:, 0] > 0]
+            errors[f"{size} weights" if size else "a row"] = _flatness(share)
+    scale, (kurtosis, level) = min(errors.items(), key=lambda error: error[1][0])
+    if kurtosis > FLAT:
+        return ""
     bits = math.log2(1 / (math.sqrt(12) * level) + 1) + 1
-    return f"about {bits:.0f} bits, a scale for {f'{size} weights' if size else 'a row'} (kurtosis {kurtosis:.2f})"
+    return f"about {bits:.0f} bits, a scale for {scale} (kurtosis {kurtosis:.2f})"
 
 
 # -- private --
@@ -84,12 +96,9 @@ def _levels(sample: Tensor) -> int:
     return int((groups.diff(dim=1) != 0).sum(dim=1).max()) + 1
 
 
-def _flatness(before: Tensor, after: Tensor, size: int) -> tuple[float, float, int] | None:
-    """Kurtosis and root mean square of the errors in units of their group's largest weight, and the group's size."""
-    width = size or before.shape[1]
-    if before.numel() < _ENOUGH or before.shape[1] % width:
-        return None
-    largest = before.reshape(-1, width).abs().amax(dim=1, keepdim=True)
-    error = ((after - before).reshape(-1, width) / largest)[largest[:, 0] > 0].double()
-    square = float((error**2).mean()) if error.numel() else 0.0
-    return None if square == 0 else (float((error**4).mean()) / square**2, math.sqrt(square), size)
+def _flatness(errors: Tensor) -> tuple[float, float]:
+    """Kurtosis and root mean square of the errors, in units of their group's largest weight."""
+    square = float((errors.double() ** 2).mean()) if errors.numel() else 0.0
+    return (
+        (float((errors.double() ** 4).mean()) / square**2, math.sqrt(square)) if square else (math.inf, 0.0)
+    )

@@ -94,7 +94,7 @@ def verdict(
     rounded = [each for each in changed if _ROUNDED.fullmatch(each.label)]
     if _most(rounded, changed):
         return _rounding(rounded, len(measured))
-    free = [each for each in matrices if each not in rounded]
+    free = [each for each in matrices if not _ROUNDED.fullmatch(each.label)]
     labels = Counter(each.label for each in free)
     if not free or _most([each for each in free if each.label == "constant"], free):
         return _addition(free, vectors, roles)
@@ -187,7 +187,8 @@ def _rounding(rounded: Sequence[Measured], number: int) -> Verdict:
 def _addition(free: Sequence[Measured], vectors: Sequence[Measured], roles: dict[str, str]) -> Verdict:
     """Only biases changed, or every row of the embedding by one vector."""
     biases = [each for each in vectors if each.pair.name.endswith("bias")]
-    other = [each for each in vectors if each not in biases and not _ROUNDED.fullmatch(each.label)]
+    gains = [each for each in vectors if not each.pair.name.endswith("bias")]
+    other = [each for each in gains if not _ROUNDED.fullmatch(each.label)]
     if other and not free:
         return Verdict(
             "full fine-tune",

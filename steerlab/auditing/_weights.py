@@ -164,6 +164,16 @@ def opened(given: Any, base: Any = None) -> Weights:
     return FileWeights(StoredTensors(source.where, None), source.name, source.folder, _config(source))
 
 
+def as_model(weights: FileWeights) -> ModelWeights:
+    """The same weights under the names that they have in a model; all of them in memory.
+
+    Raises:
+        ModelError: they are not those of a model that can be loaded.
+    """
+    source = Source(weights.name, Wishes(dtype=torch.float32))
+    return ModelWeights(source.model(), weights.name, weights.folder)
+
+
 def bare(name: str) -> str:
     """A tensor's name without what stands before the part that every form of a checkpoint shares."""
     return _ROOTS.sub("", name)

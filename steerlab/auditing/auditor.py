@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from steerlab.auditing._measure import Measured, measure
-from steerlab.auditing._pairs import Matched, matched, roles_of, vocabulary_note
+from steerlab.auditing._pairs import Matched, is_named_alike, matched, roles_of, vocabulary_note
 from steerlab.auditing._verdict import Merged, lineage_of, shared, verdict
-from steerlab.auditing._weights import Weights, opened
+from steerlab.auditing._weights import FileWeights, ModelWeights, Weights, as_model, opened
 from steerlab.auditing.result import AuditResult, MatrixChange
 from steerlab.models import LanguageModel
 from steerlab.progress import track
@@ -35,6 +35,8 @@ def audit(base: Any, candidate: Any, *, other: Any = None) -> AuditResult:
     """
     before = opened(base)
     after = opened(candidate, base if isinstance(base, LanguageModel | str | Path) else None)
+    if not is_named_alike(before, after):
+        before, after = _under_one_naming(before, after)
     pairs = matched(before, after)
     measured = [measure(pair) for pair in track(pairs, "auditing", len(pairs))]
     roles = roles_of(before.config if before.config is not None else after.config)
@@ -58,6 +60,15 @@ def audit(base: Any, candidate: Any, *, other: Any = None) -> AuditResult:
 
 
 # -- private --
+
+
+def _under_one_naming(one: Weights, other: Weights) -> tuple[Weights, Weights]:
+    """A file beside a model in memory becomes one, too; two files, or two models, stay what they are."""
+    if isinstance(one, FileWeights) and isinstance(other, ModelWeights):
+        return as_model(one), other
+    if isinstance(one, ModelWeights) and isinstance(other, FileWeights):
+        return one, as_model(other)
+    return one, other
 
 
 def _merged(base: Weights, candidate: Weights, other: Weights) -> Merged | None:
