@@ -100,7 +100,7 @@ def matched(base: Weights, candidate: Weights) -> list[Matched]:
 
 
 def is_named_alike(one: Weights, other: Weights) -> bool:
-    """Whether both have the same matrices, heads aside: files may hold apart the experts that a model has in a stack."""
+    """Whether both have the same matrices, heads aside: files may hold apart the experts that a model stacks."""
     names = [
         {name for name, shape in side.shapes.items() if len(shape) > 1 and not _HEAD.search(name)}
         for side in (one, other)
