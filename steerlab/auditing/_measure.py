@@ -130,12 +130,14 @@ class Measured:
 def measure(pair: Matched) -> Measured:
     """Read a matrix, and its change's spectrum where it has one."""
     sums = _gathered(pair)
+    before, after = sums.sample
+    if pair.is_matrix:
+        sums.sample = (torch.empty(0), torch.empty(0))  # hundreds of matrices are kept: what was read goes
     if sums.energy == 0:
         return Measured(pair, sums)
-    before, after = sums.sample
     bits = _traces.precision_of(after, pair.candidate.dtypes.get(pair.names[1] or "", torch.float32))
     floor = _traces.rounding_variance(after, bits) * pair.shape[0] * pair.shape[1]
-    cast = _cast(sums)
+    cast = _cast(sums.casts, before, after)
     if cast or not pair.is_matrix:
         return Measured(pair, sums, floor, cast)
     spectrum = Change(pair.blocks, pair.shape).spectrum()
@@ -144,7 +146,7 @@ def measure(pair: Matched) -> Measured:
     is_white = float(spectrum.values[0]) <= edge
     grid = _traces.grid(before, after, sums.largest, is_white=is_white)
     removed = None if is_white and rank is None else _removed(pair, spectrum, sums)
-    return Measured(pair, sums, floor, cast, spectrum, edge, rank, removed, grid)
+    return Measured(pair, sums, floor, cast, spectrum.first(), edge, rank, removed, grid)
 
 
 def is_constant(measured: Measured) -> bool:
@@ -189,10 +191,10 @@ def _square(block: Tensor) -> float:
     return float((block * block).sum(1).double().sum())
 
 
-def _cast(sums: Sums) -> str:
+def _cast(casts: list[torch.dtype], before: Tensor, after: Tensor) -> str:
     """The type that one of the two was rounded to and the other was not; "" where rounding does not explain all."""
-    for dtype in sums.casts:
-        held = [_traces.fits(side, dtype) for side in sums.sample]
+    for dtype in casts:
+        held = [_traces.fits(side, dtype) for side in (before, after)]
         if held[0] != held[1]:
             return str(dtype).removeprefix("torch.")
     return ""
@@ -219,5 +221,5 @@ def _removed(pair: Matched, spectrum: Spectrum, sums: Sums) -> Subspace:
         strength = product / max(size, 1e-30)
         taken = (2 * strength - strength**2) * size
         kept = 1 - (sums.before - sums.after) / taken if taken > 0 else 0.0
-        found.append(Subspace(basis, side, alignment, strength, float(shares[k - 1]), kept))
+        found.append(Subspace(basis.clone(), side, alignment, strength, float(shares[k - 1]), kept))
     return max(found, key=lambda subspace: subspace.alignment)

@@ -6,17 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.auditing._weights import Weights, bare, matrices_of
-from steerlab.errors import ModelError, SteerlabError
-from steerlab.models.adapters import auto_class
-from steerlab.models.anatomy import Anatomy
-from steerlab.progress import quiet
+from steerlab.auditing._weights import Weights, matrices_of
+from steerlab.errors import ModelError
 
 #: Entries of a block of rows: 16 MiB in float32.
 BLOCK = 1 << 22
@@ -106,32 +102,6 @@ def is_named_alike(one: Weights, other: Weights) -> bool:
         for side in (one, other)
     ]
     return names[0] == names[1]
-
-
-def roles_of(config: Any) -> dict[str, str]:
-    """What a tensor's module does, by bare name: "attention output.3", "MLP output.3", "embedding", "unembedding".
-
-    It is read off a skeleton without weights. Empty for a family that the adapters do not know.
-    """
-    if config is None:
-        return {}
-    try:
-        with torch.device("meta"), quiet():
-            skeleton = auto_class(config).from_config(config)
-        anatomy = Anatomy(skeleton)
-    except (SteerlabError, ValueError, KeyError, ImportError, AttributeError):
-        return {}
-    names = anatomy.names
-    path_of = {id(module): path for path, module in skeleton.named_modules()}
-    roles = {path_of.get(id(anatomy.head), ""): "unembedding", names.embed: "embedding"}
-    if names.positions is not None:
-        roles[names.positions] = "positions"
-    for layer in range(len(anatomy.blocks)):
-        block = f"{names.blocks}.{layer}"
-        if names.attention_output is not None:
-            roles[f"{block}.{names.attention_output}"] = f"attention output.{layer}"
-        roles |= {f"{block}.{down}": f"MLP output.{layer}" for down in names.mlp_down}
-    return {bare(path): role for path, role in roles.items()}
 
 
 def vocabulary_note(base: Weights, candidate: Weights) -> str:

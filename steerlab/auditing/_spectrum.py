@@ -32,6 +32,10 @@ class Spectrum:
     values: Float[Tensor, " k"]
     right: Float[Tensor, "columns k"]
 
+    def first(self) -> Spectrum:
+        """The first triple alone."""
+        return Spectrum(self.left[:, :1].clone(), self.values[:1].clone(), self.right[:, :1].clone())
+
 
 class Change:
     """D = C − B of one matrix, as a linear map."""

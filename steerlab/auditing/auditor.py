@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from steerlab.auditing._anatomy import fingerprint_of, roles_of, skeleton_of
 from steerlab.auditing._measure import Measured, measure
-from steerlab.auditing._pairs import Matched, is_named_alike, matched, roles_of, vocabulary_note
+from steerlab.auditing._pairs import Matched, is_named_alike, matched, vocabulary_note
 from steerlab.auditing._verdict import Merged, lineage_of, shared, verdict
 from steerlab.auditing._weights import FileWeights, ModelWeights, Weights, as_model, opened
 from steerlab.auditing.result import AuditResult, MatrixChange
@@ -39,7 +43,8 @@ def audit(base: Any, candidate: Any, *, other: Any = None) -> AuditResult:
         before, after = _under_one_naming(before, after)
     pairs = matched(before, after)
     measured = [measure(pair) for pair in track(pairs, "auditing", len(pairs))]
-    roles = roles_of(before.config if before.config is not None else after.config)
+    skeleton = skeleton_of(before.config)
+    roles = roles_of(skeleton)
     merged = None if other is None else _merged(before, after, opened(other))
     lineage = lineage_of(measured)
     said = verdict(measured, roles, lineage, merged)
@@ -55,7 +60,7 @@ def audit(base: Any, candidate: Any, *, other: Any = None) -> AuditResult:
         share=said.share,
         agreement=said.agreement,
         vectors={site: rows.tolist() for site, rows in said.vectors.items()},
-        fingerprint=base.fingerprint if isinstance(base, LanguageModel) else "",
+        fingerprint=_fingerprint(base, before, skeleton) if said.vectors else "",
     )
 
 
@@ -69,6 +74,12 @@ def _under_one_naming(one: Weights, other: Weights) -> tuple[Weights, Weights]:
     if isinstance(one, ModelWeights) and isinstance(other, FileWeights):
         return one, as_model(other)
     return one, other
+
+
+def _fingerprint(base: Any, weights: Weights, skeleton: nn.Module | None) -> str:
+    if isinstance(base, LanguageModel):
+        return base.fingerprint
+    return fingerprint_of(weights, skeleton) if isinstance(weights, FileWeights) else ""
 
 
 def _merged(base: Weights, candidate: Weights, other: Weights) -> Merged | None:
@@ -101,8 +112,14 @@ def _products(pair: Matched, twin: Matched) -> tuple[float, float, float]:
 
 
 def _notes(base: Weights, candidate: Weights, pairs: Sequence[Matched]) -> list[str]:
-    """Rows that only one side has, and tokenizers that differ."""
-    notes = [
+    """Types that differ, rows that only one side has, and tokenizers that differ."""
+    types = [Counter(side.dtypes.values()).most_common(1)[0][0] for side in (base, candidate)]
+    notes = (
+        [f"The base is stored in {types[0]} and the candidate in {types[1]}.".replace("torch.", "")]
+        if types[0] != types[1]
+        else []
+    )
+    notes += [
         f"{pair.name} has {abs(pair.added)} rows {'more' if pair.added > 0 else 'less'} than the base's; they are not "
         "compared."
         for pair in pairs

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from steerlab.directions import Direction
-from steerlab.errors import RunError
+from steerlab.errors import DirectionError, RunError
 from steerlab.files import system_reason, whole, write_text
 from steerlab.models import Site
 from steerlab.plots import Series, bars
@@ -125,12 +125,36 @@ class AuditResult(Record):
     def direction(self) -> Direction | None:
         """What was removed from the stream (its sign is not known) or added to it; None for other kinds.
 
-        It carries the base's fingerprint where that was a loaded model; else `direction.moved_to(model)` gives it one.
+        It belongs to the base. Where its fingerprint could not be read off the files (a buffer that only a loaded model
+        has), `direction.moved_to(model)` gives it one.
         """
         if not self.vectors:
             return None
         vectors = {Site.parse(site): torch.tensor(rows) for site, rows in self.vectors.items()}
         return Direction(vectors, self.base, self.fingerprint, "audit", {"kind": self.kind})
+
+    def cosines(self, direction: Direction) -> dict[Site, float]:
+        """Cosines between what was found and another direction, by its sites; absolute ones for an ablation.
+
+        Where several directions were found, the largest counts.
+
+        Raises:
+            DirectionError: nothing was found, the widths differ, or the other holds a subspace.
+        """
+        own = self.direction
+        if own is None:
+            raise DirectionError(f"The verdict is {self.kind!r}, so there is no direction to compare.")
+        rows = torch.cat(list(own.vectors.values())).double()
+        found = {}
+        for site in direction.sites:
+            vector = direction[site].double()
+            if len(vector) != rows.shape[1]:
+                raise DirectionError(
+                    f"The direction has width {len(vector)} at {site}, and what was found has {rows.shape[1]}."
+                )
+            each = torch.nn.functional.cosine_similarity(rows, vector[None], dim=1)
+            found[site] = float((each.abs() if self.kind == "directional ablation" else each).max())
+        return found
 
     def tables(self) -> list[Table]:
         """One row a matrix that changed, and the lineage."""

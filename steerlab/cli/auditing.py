@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from steerlab.showing import text_of
 
 if TYPE_CHECKING:
     from steerlab.auditing import AuditResult
+    from steerlab.directions import Direction
 
 _SHOWN = ("matrix", "verdict", "change", "over rounding", "top share", "rank", "alignment", "strength")
 _ROWS = 12
@@ -24,18 +26,42 @@ def audit(
     other: Annotated[
         str | None, typer.Option(help="A second model that the candidate may be merged with.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="A direction's file to hold the found one against, or a packaged contrast (refusal), for which the "
+            "base is loaded and run."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what was done to a set of weights, and run nothing: a cast, an ablation, an adapter, a merge, a fine-tune."""
     from steerlab.auditing import audit as audited
 
     found = audited(base, candidate, other=other)
+    known = None if against is None or found.direction is None else _direction(against, base)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
     for line in (f"{found.kind}: {found.sentence}", *found.details):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if known is not None:
+        site, cosine = max(found.cosines(known).items(), key=lambda pair: abs(pair[1]))
+        out.print(
+            f"Cosine with {against}: {cosine:.3f}, at {site}.", markup=False, highlight=False, soft_wrap=True
+        )
     out.print(_table(found))
+
+
+def _direction(name: str, base: str) -> Direction:
+    """A direction's file, or what a packaged contrast gives in the base."""
+    from steerlab.directions import Direction
+    from steerlab.extraction import extract
+    from steerlab.opening import load
+
+    if Path(name).suffix == ".safetensors":
+        return Direction.load(Path(name))
+    return extract(load(base), name)
 
 
 def _table(found: AuditResult) -> Table:
