@@ -166,10 +166,13 @@ def _gathered(pair: Matched) -> Sums:
     wide = torch.zeros(columns)
     sums = Sums(torch.zeros(rows).double(), wide.double(), wide.bool(), wide.clone())
     step = max(1, rows // _SAMPLED)
-    samples: list[tuple[Tensor, Tensor]] = []
+    # Made before the blocks: small pieces kept between large ones would hold the memory of all of them.
+    sample = torch.zeros(2, -(-rows // step), columns)
     for start, before, after in pair.blocks():
         here = slice(start, start + len(before))
-        samples.append((before[::step], after[::step]))
+        chosen = slice(-start % step, None, step)
+        places = slice(-(-start // step), -(-start // step) + len(before[chosen]))
+        sample[0, places], sample[1, places] = before[chosen], after[chosen]
         sums.before += _square(before)
         sums.rolled += float((before * after.roll(max(1, len(after) // 2), 0)).sum(1).double().sum())
         if torch.equal(before, after):
@@ -183,7 +186,7 @@ def _gathered(pair: Matched) -> Sums:
         sums.largest = torch.maximum(sums.largest, before.abs().amax(0))
         sums.casts = [dtype for dtype in sums.casts if _traces.is_rounding(before, after, dtype)]
     sums.dot, sums.after = sums.before + sums.dot, sums.before + 2 * sums.dot + sums.energy
-    sums.sample = tuple(torch.cat(side) for side in zip(*samples, strict=True))  # type: ignore[assignment]
+    sums.sample = (sample[0], sample[1])
     return sums
 
 
@@ -206,13 +209,13 @@ def _removed(pair: Matched, spectrum: Spectrum, sums: Sums) -> Subspace:
     k = min(int((shares < MOST).sum()) + 1, _SUBSPACE, len(shares))
     left, values, right = spectrum.left[:, :k], spectrum.values[:k], spectrum.right[:, :k]
     written = torch.zeros(k, pair.shape[1])
-    read: list[Tensor] = []
+    read = torch.zeros(pair.shape[0], k)
     for start, before, _ in pair.blocks():
         written += left[start : start + len(before)].T @ before
-        read.append(before @ right)
+        read[start : start + len(before)] = before @ right
     sides = (
         (left, written.double(), (right * values).double().T),
-        (right, torch.cat(read).double(), (left * values).double()),
+        (right, read.double(), (left * values).double()),
     )
     found = []
     for side, (basis, own, moved) in enumerate(sides):

@@ -14,8 +14,8 @@ from torch import Tensor
 from steerlab.auditing._weights import Weights, matrices_of
 from steerlab.errors import ModelError
 
-#: Entries of a block of rows: 16 MiB in float32.
-BLOCK = 1 << 22
+#: Entries of a block of rows: 4 MiB in float32, of which a pass holds a dozen.
+BLOCK = 1 << 20
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection)\.weight$")
 _EMBED = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 

@@ -43,9 +43,11 @@ class Change:
     def __init__(self, blocks: Blocks, shape: tuple[int, int]) -> None:
         self.shape = shape
         self._blocks = blocks
-        self._kept = None
+        self._kept: Float[Tensor, "rows columns"] | None = None
         if shape[0] * shape[1] <= _KEPT:
-            self._kept = torch.cat([after - before for _, before, after in blocks()])
+            self._kept = torch.empty(shape)
+            for start, before, after in blocks():
+                torch.sub(after, before, out=self._kept[start : start + len(before)])
 
     def spectrum(self, k: int = K, seed: int = 0) -> Spectrum:
         """The first k singular triples; fewer where the matrix has fewer."""
@@ -63,7 +65,10 @@ class Change:
 
     def times(self, right: Float[Tensor, "columns k"]) -> Float[Tensor, "rows k"]:
         """D X."""
-        return torch.cat([block @ right for _, block in self._differences()])
+        product = torch.zeros(self.shape[0], right.shape[1])
+        for start, block in self._differences():
+            product[start : start + len(block)] = block @ right
+        return product
 
     def back(self, left: Float[Tensor, "rows k"]) -> Float[Tensor, "columns k"]:
         """Dᵀ X."""

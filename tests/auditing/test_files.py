@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -209,6 +210,13 @@ def sparse(folder: Path, rows: int, columns: int, parts: int) -> Path:
     return folder
 
 
+def memory() -> int:
+    """Bytes of this process that no file holds; 0 where the system does not say."""
+    said = Path("/proc/self/status")
+    line = re.search(r"RssAnon:\s+(\d+)", said.read_text()) if said.exists() else None
+    return int(line[1]) * 1024 if line else 0
+
+
 def test_a_large_pair_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, columns = 12_000, 2_048
     base, candidate = (sparse(tmp_path / name, rows, columns, 2) for name in ("base", "candidate"))
@@ -216,16 +224,20 @@ def test_a_large_pair_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monk
         opened.seek(-4 * columns, 2)
         opened.write(torch.ones(2 * columns).bfloat16().view(torch.uint8).numpy().tobytes())
     read: list[int] = []
+    held: list[int] = []
     plain = _weights.FileWeights.rows
 
     def counted(self: Any, *where: Any) -> torch.Tensor:
         block = plain(self, *where)
         read.append(block.numel())
+        held.append(memory())
         return block
 
     monkeypatch.setattr(_weights.FileWeights, "rows", counted)
+    before = memory()
     found = sl.audit(base, candidate)
     assert max(read) <= _pairs.BLOCK < rows * columns
+    assert max(held) - before < 160e6  # one side of a matrix has 98 MB
     assert [row.rows_touched for row in found.matrices] == [0, 2]
 
 
