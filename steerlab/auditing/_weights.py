@@ -17,7 +17,7 @@ from steerlab.models import LanguageModel
 from steerlab.models.output_weights import StoredTensors
 from steerlab.models.quantised import is_packed, unpacked
 from steerlab.models.source import Source, is_adapter
-from steerlab.models.weights import named_state
+from steerlab.models.weights import WRAPPED, named_state
 from steerlab.models.wishes import Wishes
 
 #: What files and models put before a name that is the same otherwise.
@@ -80,9 +80,9 @@ class FileWeights:
 
     def _note(self, path: Path, key: str, view: Any) -> None:
         dtype = view.get_dtype()
-        if _NO_WEIGHT.search(key) or dtype in ("BOOL", "I64"):
+        if _NO_WEIGHT.search(key) or dtype in ("BOOL", "I64") or not view.get_shape():
             return
-        if dtype not in _FLOATS:
+        if dtype not in _FLOATS or getattr(self.config, "quantization_config", None):
             raise ModelError(
                 f"{self.name} holds {key} as packed numbers ({dtype}); load it with sl.load and give the model, whose "
                 "weights are read as the numbers that they act as."
@@ -176,7 +176,7 @@ def as_model(weights: FileWeights) -> ModelWeights:
 
 def bare(name: str) -> str:
     """A tensor's name without what stands before the part that every form of a checkpoint shares."""
-    return _ROOTS.sub("", name)
+    return _ROOTS.sub("", name.replace(f".{WRAPPED}", ""))
 
 
 def as_rows(block: Tensor, part: int | None) -> Float[Tensor, "rows columns"]:

@@ -52,6 +52,16 @@ def test_names_in_files_and_in_models_are_the_same(family: str, tmp_path: Path) 
     assert sl.audit(saved(base, tmp_path / "base"), base).kind == "identical"
 
 
+def test_an_engine_s_wrappers_change_no_name(tmp_path: Path) -> None:
+    base = saved(build("llama"), tmp_path / "base")
+    assert sl.audit(base, sl.load(base, backend="transformer_lens")).kind == "identical"
+    torchao = sl.load(base)
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    quantize_(torchao.model, Int8WeightOnlyConfig())
+    assert sl.audit(base, torchao).kind == "cast or requantised"
+
+
 def test_an_adapter_is_put_on_the_base(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
@@ -249,6 +259,7 @@ BAD = {
     "more layers": "one architecture",
     "damaged": "damaged",
     "packed": "packed numbers",
+    "quantised": "packed numbers",
     "pickle": "pickle",
 }
 
@@ -264,6 +275,11 @@ def test_what_cannot_be_audited_is_refused_in_a_sentence(what: str, tmp_path: Pa
         saved(build("llama", hidden_size=48, intermediate_size=64), bad)
     elif what == "more layers":
         saved(build("llama", num_hidden_layers=4), bad)
+    elif what == "quantised":
+        saved(build("llama"), bad)
+        settings = json.loads((bad / "config.json").read_text("utf-8"))
+        settings["quantization_config"] = {"quant_method": "fp8"}
+        (bad / "config.json").write_text(json.dumps(settings))
     elif what == "damaged":
         (bad / "model.safetensors").write_bytes(b"nothing")
     elif what == "pickle":
