@@ -19,6 +19,8 @@ from steerlab.showing import counted
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 _UNTOLD = "A merge with another model is not told from a fine-tune without that model; name it with other=."
+#: Strengths that differ by less are one; lengths that are put back move them in small matrices.
+_SAME, _SAME_KEPT = 0.05, 0.2
 _ROUNDED = re.compile("same|cast to .*|requantised")
 
 
@@ -92,7 +94,7 @@ def verdict(
     if merged is not None and merged.explained >= MOST:
         return _merge(merged)
     rounded = [each for each in changed if _ROUNDED.fullmatch(each.label)]
-    if _most(rounded, changed):
+    if _is_rounding(rounded, changed):
         return _rounding(rounded, len(measured))
     free = [each for each in matrices if not _ROUNDED.fullmatch(each.label)]
     labels = Counter(each.label for each in free)
@@ -105,7 +107,8 @@ def verdict(
     if _most(low, free):
         return _adapter(low, len(measured))
     noise = [each for each in free if each.label == "noise"]
-    change = median((each.sums.energy / each.sums.before) ** 0.5 for each in free if each.sums.before)
+    sizes = [math.sqrt(each.sums.energy / each.sums.before) for each in free if each.sums.before]
+    change = median(sizes or [math.inf])
     if _most(noise, free):
         return Verdict(
             "noise",
@@ -143,6 +146,14 @@ def layer_of(name: str) -> int | None:
 
 def _most(some: Sequence[Measured], every: Sequence[Measured]) -> bool:
     return len(some) >= MOST * len(every)
+
+
+def _is_rounding(rounded: Sequence[Measured], changed: Sequence[Measured]) -> bool:
+    """Whether rounding explains all: casts exactly, grids but for a tenth, where the rest has no form of its own."""
+    rest = [each for each in changed if not _ROUNDED.fullmatch(each.label)]
+    gridded = any(each.label == "requantised" for each in rounded)
+    formless = all(each.label in ("noise", "dense") for each in rest)
+    return bool(rounded) and (not rest or (gridded and formless and _most(rounded, changed)))
 
 
 def _matrices(some: Iterable[Measured]) -> str:
@@ -226,6 +237,11 @@ def _ablation(ablated: Sequence[Measured]) -> Verdict:
     agreement = sum(cosines) / len(cosines)
     strengths = [each.strength for each in removed]
     strength = median(strengths)
+    kept = median(each.kept for each in removed)
+    said = f"of {strength:.3g}"
+    spread = max(strengths) - min(strengths) > (_SAME if kept <= 0.5 else _SAME_KEPT)
+    if spread:
+        said = f"between {min(strengths):.3g} and {max(strengths):.3g}"
     layers = sorted({layer for each in in_stream if (layer := layer_of(each.pair.name)) is not None})
     if agreement >= MOST:
         vectors = {f"resid_post.{layers[len(layers) // 2]}" if layers else "embed": basis.T}
@@ -244,13 +260,12 @@ def _ablation(ablated: Sequence[Measured]) -> Verdict:
         }
         vectors = {f"resid_post.{layer}": own.T for layer, (own, _) in by_layer.items()}
         what = f"{counted(len(layers), 'direction')}, one a layer"
-    kept = median(each.kept for each in removed)
     how = ", and rows keep their length" if kept > 0.5 else ""
     return Verdict(
         "directional ablation",
-        f"{what.capitalize()} was removed from what {_matrices(ablated)} write, with a strength of {strength:.3g}"
+        f"{what.capitalize()} was removed from what {_matrices(ablated)} write, with a strength {said}"
         f"{how}; their directions agree with one by {agreement:.3f} (chance: {_chance(len(bases), width):.3f}).",
-        [_undoing(strength)],
+        [_undoing(strength, spread)],
         agreement=agreement,
         vectors=vectors,
     )
@@ -261,8 +276,13 @@ def _chance(number: int, width: int) -> float:
     return min(1.0, (1 + math.sqrt(number / width)) ** 2 / number)
 
 
-def _undoing(strength: float) -> str:
-    if abs(1 - strength) < 0.05:
+def _undoing(strength: float, spread: bool) -> str:
+    if spread:
+        return (
+            "It is undone matrix by matrix with W + α/(1 − α) q qᵀW, but for those whose strength α is 1: what they "
+            "wrote along the direction is in the base alone."
+        )
+    if abs(1 - strength) < _SAME:
         return (
             "It is not undone from the candidate alone: what the weights wrote along the direction is gone, and the "
             "base alone has it."

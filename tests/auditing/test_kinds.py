@@ -144,6 +144,28 @@ def test_a_direction_for_each_layer_is_told_from_one() -> None:
         assert abs(float(found.direction[layer] @ q)) > 0.99
 
 
+def test_a_few_ablated_matrices_among_casts_are_found() -> None:
+    base = build("llama", num_hidden_layers=8)
+    made = half(changed(base, ablation(Q), re.compile(r"layers\.4\.mlp\.down_proj")))
+    found = sl.audit(base, made)
+    assert found.kind == "directional ablation"
+    assert cosine(found, Q) > 0.99
+    assert sum(row.label == "cast to bfloat16" for row in found.matrices) > 50
+
+
+def test_strengths_that_differ_by_layer_are_said() -> None:
+    model = base = build("llama")
+    for layer, strength in enumerate((0.4, 0.9, 1.3)):
+        model = changed(model, ablation(Q, strength), re.compile(rf"layers\.{layer}\..*(o_proj|down_proj)"))
+    found = sl.audit(base, model)
+    assert found.kind == "directional ablation"
+    assert "between 0.4 and 1.3" in found.sentence
+    assert "matrix by matrix" in found.details[0]
+    assert [row.strength for row in found.matrices if row.name.endswith("down_proj.weight")] == pytest.approx(
+        [0.4, 0.9, 1.3], abs=1e-3
+    )
+
+
 def test_a_subspace_is_recovered_whole() -> None:
     base = build("llama")
     basis = torch.linalg.qr(torch.stack([direction(seed=1), direction(seed=2)], dim=1))[0]
