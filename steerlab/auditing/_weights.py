@@ -161,7 +161,8 @@ def opened(given: Any, base: Any = None) -> Weights:
     if source.gguf is not None or is_adapter(str(given)):
         return ModelWeights(source.model(), source.name, source.folder)
     source.require_weights()
-    return FileWeights(StoredTensors(source.where, None), source.name, source.folder, _config(source))
+    config = _config(source)
+    return FileWeights(StoredTensors(source.where, None), source.name, source.folder, config)
 
 
 def as_model(weights: FileWeights) -> ModelWeights:
@@ -199,8 +200,10 @@ def matrices_of(shape: tuple[int, ...]) -> tuple[list[int | None], tuple[int, in
 
 
 def _config(source: Source) -> Any:
-    """The configuration, which only names the parts; weights without one are read all the same."""
+    """The configuration, which only names the parts: a folder without one is read all the same."""
     try:
         return source.config()
     except ModelError:
+        if source.folder is None:  # nothing of this name can be fetched
+            raise
         return None

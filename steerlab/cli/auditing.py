@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steerlab.auditing import AuditResult
     from steerlab.directions import Direction
 
-_SHOWN = ("matrix", "verdict", "change", "over rounding", "top share", "rank", "alignment", "strength")
+_SHOWN = ("matrix", "verdict", "change", "top share", "rank", "strength")
 _ROWS = 12
 
 
@@ -65,12 +65,14 @@ def _direction(name: str, base: str) -> Direction:
 
 
 def _table(found: AuditResult) -> Table:
-    """The matrices that moved most."""
+    """The matrices that moved most; --json has them all."""
     every = found.tables()[0]
     places = [every.columns.index(column) for column in _SHOWN]
     moved = every.columns.index("change")
     rows = sorted(every.rows, key=lambda row: -float(str(row[moved])))[:_ROWS]
-    table = Table(*_SHOWN, title=f"{every.title} ({len(rows)} of {len(every.rows)})", title_justify="left")
+    table = Table(title=f"{every.title} ({len(rows)} of {len(every.rows)})", title_justify="left")
+    for column in _SHOWN:
+        table.add_column(column, overflow="fold", no_wrap=column != "matrix")
     for row in rows:
         table.add_row(*(text_of(row[place]) for place in places))
     return table

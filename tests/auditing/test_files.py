@@ -299,6 +299,8 @@ def test_what_cannot_be_audited_is_refused_in_a_sentence(what: str, tmp_path: Pa
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(ModelError, match="not an int"):
         sl.audit(3, tiny("llama"))
+    with pytest.raises(ModelError, match="neither a folder here nor a model that can be fetched"):
+        sl.audit("nobody/nothing", tiny("llama"))
 
 
 def test_other_words_in_the_tokenizer_are_said(tmp_path: Path) -> None:
