@@ -70,7 +70,7 @@ def _table(found: AuditResult) -> Table:
     places = [every.columns.index(column) for column in _SHOWN]
     moved = every.columns.index("change")
     rows = sorted(every.rows, key=lambda row: -float(str(row[moved])))[:_ROWS]
-    table = Table(title=f"{every.title} ({len(rows)} of {len(every.rows)})", title_justify="left")
+    table = Table(title_justify="left", title=f"{every.title} ({len(rows)} of {len(every.rows)})")
     for column in _SHOWN:
         table.add_column(column, overflow="fold", no_wrap=column != "matrix")
     for row in rows:
