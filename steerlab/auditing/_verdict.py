@@ -83,7 +83,7 @@ def verdict(
         return Verdict(
             "not the same lineage",
             f"The candidate was not made from the base: their weights correlate by {lineage.correlation:.2g}, and "
-            f"{lineage.share:.0%} of {counted(lineage.matrices, 'matrix').replace('matrixs', 'matrices')} by more than "
+            f"{lineage.share:.0%} of the {lineage.matrices} matrices by more than "
             "rows in another order do.",
         )
     changed = [each for each in measured if each.changed]
@@ -220,8 +220,8 @@ def _addition(free: Sequence[Measured], vectors: Sequence[Measured], roles: dict
     where = f" They enter the stream at {', '.join(added)}." if added else ""
     return Verdict(
         "constant addition",
-        f"Constants were added ({len(biases)} biases, {len(free)} tables in which every row moved by one vector); no "
-        f"matrix changed otherwise.{where}",
+        f"Constants were added ({len(biases)} {'bias' if len(biases) == 1 else 'biases'}, "
+        f"{counted(len(free), 'table')} in which every row moved by one vector); no matrix changed otherwise.{where}",
         ["It is undone by subtracting the same constants."],
         vectors=added,
     )

@@ -149,7 +149,7 @@ def _change(each: Measured, roles: dict[str, str], agreement: float | None) -> M
     return MatrixChange(
         **common,
         label=each.label,
-        change=(sums.energy / sums.before) ** 0.5 if sums.before else float("inf"),
+        change=(sums.energy / sums.before) ** 0.5 if sums.before else None,
         over_rounding=(sums.energy / each.floor) ** 0.5 if each.floor else None,
         stable_rank=None if top is None else sums.energy / top**2,
         top_share=None if top is None else top**2 / sums.energy,

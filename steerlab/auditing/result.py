@@ -58,7 +58,7 @@ class MatrixChange(Record):
         columns: its columns.
         label: what was done to it alone: "same", "cast to …", "requantised", "ablated", "constant", "low rank",
             "noise", "dense", "vector".
-        change: ‖D‖ / ‖B‖.
+        change: ‖D‖ / ‖B‖; None where the base has zeros, or nothing (a new bias).
         over_rounding: ‖D‖ over the norm that rounding alone gives; None where the numbers are the same.
         stable_rank: ‖D‖² / σ₁².
         top_share: σ₁² / ‖D‖².
@@ -77,7 +77,7 @@ class MatrixChange(Record):
     rows: int
     columns: int
     label: str
-    change: float
+    change: float | None
     over_rounding: float | None = None
     stable_rank: float | None = None
     top_share: float | None = None
@@ -197,7 +197,7 @@ class AuditResult(Record):
         changed = [matrix for matrix in self.matrices if matrix.label != "same"]
         if not changed:
             raise RunError(f"{self.candidate} has the base's numbers, so there is no change to draw.")
-        moved = Series("‖D‖ / ‖B‖", [matrix.change for matrix in changed])
+        moved = Series("‖D‖ / ‖B‖", [matrix.change or 0.0 for matrix in changed])
         top = Series("share of the first direction", [matrix.top_share or 0.0 for matrix in changed])
         return bars([matrix.name for matrix in changed], [moved, top], title=f"Audit: {self.kind}")
 

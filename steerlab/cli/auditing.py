@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,10 +70,15 @@ def _table(found: AuditResult) -> Table:
     every = found.tables()[0]
     places = [every.columns.index(column) for column in _SHOWN]
     moved = every.columns.index("change")
-    rows = sorted(every.rows, key=lambda row: -float(str(row[moved])))[:_ROWS]
+    rows = sorted(every.rows, key=lambda row: -_size(row[moved]))[:_ROWS]
     table = Table(title_justify="left", title=f"{every.title} ({len(rows)} of {len(every.rows)})")
     for column in _SHOWN:
         table.add_column(column, overflow="fold", no_wrap=column != "matrix")
     for row in rows:
         table.add_row(*(text_of(row[place]) for place in places))
     return table
+
+
+def _size(change: object) -> float:
+    """How far a matrix moved; what the base has not is first."""
+    return float(change) if isinstance(change, int | float) else math.inf

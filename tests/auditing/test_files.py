@@ -146,6 +146,14 @@ def test_the_command_says_it(
     assert "directional ablation: One direction was removed" in capsys.readouterr().out
     assert run(first, second, "--json") == 0
     assert AuditResult.model_validate_json(capsys.readouterr().out).kind == "directional ablation"
+    model = sl.load(first)
+    given = sl.Direction({"resid_post.2": Q}, model.name, model.fingerprint)  # type: ignore[dict-item]
+    added = sl.export(model, sl.Add(given, 2.0, unit="raw"), tmp_path / "added")
+    capsys.readouterr()
+    assert run(first, added) == 0
+    assert "constant addition: Constants were added (1 bias," in capsys.readouterr().out
+    assert run(first, added, "--json") == 0
+    assert AuditResult.model_validate_json(capsys.readouterr().out).kind == "constant addition"
     sl.Direction({"resid_post.2": Q}, "any", "").save(tmp_path / "q.safetensors")  # type: ignore[dict-item]
     assert run(first, second, "--against", tmp_path / "q.safetensors") == 0
     assert "q.safetensors: 1.000, at resid_post.2." in capsys.readouterr().out
