@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from steerlab import activations as activations
     from steerlab import alignment as alignment
+    from steerlab import auditing as auditing
     from steerlab import chat as chat
     from steerlab import cli as cli
     from steerlab import comparison as comparison
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from steerlab.activations import Moments as Moments
     from steerlab.activations import PatchSweep as PatchSweep
     from steerlab.activations import capture as capture
+    from steerlab.auditing import audit as audit
     from steerlab.comparison import compare as compare
     from steerlab.directions import Direction as Direction
     from steerlab.directions import fit_direction as fit_direction
@@ -90,10 +92,10 @@ if TYPE_CHECKING:
 
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
-    *("activations", "alignment", "chat", "cli", "comparison", "datasets", "directions", "environment", "errors"),
-    *("extraction", "files", "forecast", "judging", "lock", "models", "neurons", "old_names", "opening", "plots"),
-    *("progress", "readouts", "record", "registry", "report", "results", "run_data", "run_folder", "selection"),
-    *("showing", "statistics", "steering", "studies", "zoo"),
+    *("activations", "alignment", "auditing", "chat", "cli", "comparison", "datasets", "directions", "environment"),
+    *("errors", "extraction", "files", "forecast", "judging", "lock", "models", "neurons", "old_names", "opening"),
+    *("plots", "progress", "readouts", "record", "registry", "report", "results", "run_data", "run_folder"),
+    *("selection", "showing", "statistics", "steering", "studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.
@@ -115,6 +117,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "neurons": ("entropy_neurons",),
     "extraction": ("extract",),
     "comparison": ("compare",),
+    "auditing": ("audit",),
     "errors": ("SteerlabError",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names}

@@ -46,6 +46,7 @@ def test_help_does_not_wait_for_torch() -> None:
         "branching",
         "trace",
         "neurons",
+        "audit",
     ):
         assert command in helped.stdout
 

@@ -11,7 +11,18 @@ import sys
 import typer
 
 # Importing a module adds its commands, in this order of the help page.
-from steerlab.cli import branching, comparing, doctor, extracting, neurons, steering, tracing, transfer, zoo  # noqa: F401
+from steerlab.cli import (  # noqa: F401
+    auditing,
+    branching,
+    comparing,
+    doctor,
+    extracting,
+    neurons,
+    steering,
+    tracing,
+    transfer,
+    zoo,
+)
 from steerlab.cli._app import app, err
 from steerlab.errors import SteerlabError
 

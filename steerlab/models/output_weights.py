@@ -87,7 +87,7 @@ def read_output_weights(name_or_path: str | Path, *, revision: str | None = None
     n_layers = len(anatomy.blocks)
     if anatomy.ln_final is None:
         raise ModelError(f"{where} has no final norm, and entropy neurons act through the final norm.")
-    stored = _Stored(where, revision)
+    stored = StoredTensors(where, revision)
     stored.find_stack(anatomy.names.embed)
     names = {id(module): name for name, module in skeleton.named_modules()}
     down = anatomy.down_projection(n_layers - 1)
@@ -110,7 +110,7 @@ def read_output_weights(name_or_path: str | Path, *, revision: str | None = None
 # -- private, in the order they are called --
 
 
-class _Stored:
+class StoredTensors:
     """Where each tensor of a checkpoint lies."""
 
     def __init__(self, where: str, revision: str | None) -> None:
@@ -166,7 +166,7 @@ class _Stored:
             raise ModelError(f"{self.where} cannot be fetched: {reason(error)}.") from error
 
 
-def _fill(module: nn.Module, name: str, stored: _Stored) -> None:
+def _fill(module: nn.Module, name: str, stored: StoredTensors) -> None:
     """Give a part of the skeleton its stored weights, in float32."""
     module.to_empty(device="cpu")
     for part, _ in list(module.named_parameters()):
@@ -182,7 +182,7 @@ def _fill(module: nn.Module, name: str, stored: _Stored) -> None:
             )
 
 
-def _unembedding(anatomy: Anatomy, names: dict[int, str], stored: _Stored, real: int) -> SlicedRows:
+def _unembedding(anatomy: Anatomy, names: dict[int, str], stored: StoredTensors, real: int) -> SlicedRows:
     wanted: tuple[str, ...] = (names[id(anatomy.head)], *_HEADS)
     if getattr(anatomy.config, "tie_word_embeddings", False):
         wanted = (*wanted, names[id(anatomy.embed)])

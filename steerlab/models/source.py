@@ -85,7 +85,7 @@ class Source:
             return self._tuned(adapter)
         config = self.config()
         require_causal(config, self.name)
-        self._require_weights()
+        self.require_weights()
         return self._read(config)
 
     def config(self) -> Any:
@@ -130,6 +130,19 @@ class Source:
             return self._with_own_template(self._base_tokenizer(adapter))
         raise ModelError(
             f"{self.name} has no usable tokenizer ({failure}); pass tokenizer= with a tokenizer or its name."
+        )
+
+    def require_weights(self) -> None:
+        """Raise `ModelError` where a folder holds no weights that are opened here."""
+        if self.folder is None or self.gguf or any(self.folder.glob("*.safetensors")):
+            return
+        if any(self.folder.glob("*.bin")):
+            raise ModelError(
+                f"Folder {self.name} has its weights as pickle (*.bin) only, which is not opened; convert them with "
+                "model.save_pretrained(...)."
+            )
+        raise ModelError(
+            f"Folder {self.name} has a configuration but no weights (*.safetensors); {self._again}."
         )
 
     # -- private, in the order they are called --
@@ -326,18 +339,6 @@ class Source:
         if self.folder is None:
             return any(self._on_hub(name) for name in ("model.safetensors", "model.safetensors.index.json"))
         return any(not file.name.startswith("adapter_") for file in self.folder.glob("*.safetensors"))
-
-    def _require_weights(self) -> None:
-        if self.folder is None or self.gguf or any(self.folder.glob("*.safetensors")):
-            return
-        if any(self.folder.glob("*.bin")):
-            raise ModelError(
-                f"Folder {self.name} has its weights as pickle (*.bin) only, which is not opened; convert them with "
-                "model.save_pretrained(...)."
-            )
-        raise ModelError(
-            f"Folder {self.name} has a configuration but no weights (*.safetensors); {self._again}."
-        )
 
 
 def is_adapter(name: str, revision: str | None = None) -> bool:
