@@ -55,6 +55,7 @@ def site_rows(found: NoiseEffects, seed: int) -> Iterator[Row]:
             yield {
                 "question": f"{site}: {kind} at the {role}",
                 "layers": layers,
+                "n": int(both.sum()),
                 **_named("value", bootstrap_mean(mine[both], seed=seed)),
                 "control": name,
                 **_named("control_value", bootstrap_mean(control[both], seed=seed)),

@@ -7,15 +7,16 @@ back, and what the probability of the right word gains is its effect. `facts_map
 layer and role of the token. `facts_sites.csv`: does the early site (MLPs at the subject's last token) stand out, and
 the late one (attention at the last token)? The layer of a site is chosen on one half of the facts and its effect read
 on the other, both ways; a control is the same kind at the other tokens, or the other kind at the same token, each at
-the layer that is best for it. `[crossed]`: a model's clean states in the noised run of the model post-trained from it,
-and the other way, beside the run's own states. A part is a model and whose states it is given; a part whose rows are in
-the files is not run again, and an interrupted one goes on (`--runs`). STEERLAB_REAL_MODELS and STEERLAB_DATA name the
-folders of local copies.
+the layer that is best for it. `[crossed]`: on facts that both know, a model's clean states
+in the noised run of the model post-trained from it, and the other way, beside each run's own states. A part is a model
+and whose states it is given; a part whose rows are in the files is not run again, and an interrupted one goes on
+(`--runs`). STEERLAB_REAL_MODELS and STEERLAB_DATA name the folders of local copies.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import tomllib
@@ -35,6 +36,7 @@ from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.plots import heatmap, save
 from steerlab.studies import facts_of, noise_effects
+from steerlab.studies._knowledge.noise_effects import Fact
 
 ADAPTERS = Path(__file__).parent / "post_training"
 PART = ("model", "weights_sha256", "states_of")
@@ -43,7 +45,7 @@ COLUMNS = {
     "facts_map": (*PART, "kind", "window", "layer", "role", "n", "effect", "low", "high"),
     "facts_sites": (
         *PART,
-        *("question", "layers", "value", "low", "high", "control", "control_value", "control_low", "control_high"),
+        *("question", "layers", "n", "value", "low", "high", "control", "control_value", "control_low", "control_high"),
         *("difference", "difference_low", "difference_high", "facts", "unknown", "copies"),
         *("token_layers", "naive_token_layers"),
     ),
@@ -52,13 +54,15 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Work:
-    """One part: what tells it apart, the models of the noised run and of the states, and how much of it."""
+    """One part: what tells it apart, the models of the noised run and of the states, how much of it; and `common`, the
+    models that must all know a fact."""
 
     part: Row
     target: str
     source: str
     facts: int
     copies: int
+    common: tuple[str, ...] = ()
 
 
 def parts_of(plan: Mapping[str, Any]) -> Iterator[Work]:
@@ -70,10 +74,11 @@ def parts_of(plan: Mapping[str, Any]) -> Iterator[Work]:
         tuned = f"{name} + {mine['adapter']}"
         weights = digest(ADAPTERS / mine["adapter"] / "adapter_model.safetensors")
         sums = {name: mine["sha256"], tuned: f"{mine['sha256']}+{weights}"}
-        for target, source in ((name, tuned), (tuned, name), (tuned, tuned)):
-            said = ITSELF if source == target else source
+        both = (name, tuned)
+        for target, source in itertools.product(both, both):
+            said = f"{source}, facts that both know"
             part = {"model": target, "weights_sha256": sums[target], "states_of": said}
-            yield Work(part, target, source, mine["facts"], mine["copies"])
+            yield Work(part, target, source, mine["facts"], mine["copies"], both)
 
 
 def load(name: str, plan: Mapping[str, Any]) -> LanguageModel:
@@ -103,6 +108,8 @@ def run_part(
         for fact in facts_of(model, asked(facts, plan))
         if model.lengths([fact.prompt])[0] <= plan["most_tokens"]
     ]
+    for name in work.common:
+        given = known_to(models[name], given)
     found = noise_effects(
         model,
         given,
@@ -123,6 +130,14 @@ def run_part(
     }
     sites = [row | counted for row in site_rows(found, plan["seed"])]
     return {"facts_map": list(map_rows(found, plan["seed"])), "facts_sites": sites}
+
+
+def known_to(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts whose right word is the model's own first choice."""
+    words = model.logits(
+        [fact.prompt for fact in facts], reduce=lambda logits: logits.argmax(dim=-1)
+    ).tolist()
+    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
 
 
 def forecast(works: Sequence[Work], facts: StatementSet, plan: Mapping[str, Any]) -> str:
@@ -214,7 +229,7 @@ def main() -> None:
         return
     loaded: dict[str, LanguageModel] = {}
     for work in left:
-        wanted = {work.target, work.source}
+        wanted = {work.target, work.source, *work.common}
         loaded = {name: loaded.get(name) or load(name, plan) for name in wanted}
         kept = (
             arguments.runs

@@ -4,12 +4,12 @@
 
 Each model alone, by the parts of the refusal study, on the requests of the refusal paper (Arditi et al., 2024). Both
 rules choose a direction on validation requests: "corrected" with the way of ablation it prefers (`selection`),
-"published" with that of the paper. `choices.csv`: what each chose. `rates.csv`: refused and gibberish shares of unseen
-requests, unsteered, with the direction ablated (harmful) and added (harmless), beside random directions treated the
-same way. `prices.csv`: what that costs on plain text. `judges.csv`: how far phrases in the answer and the log-odds of
-its first token agree on what is a refusal. A part is a model and a rule; a part whose rows are in the files is not run
-again. Answers are scored in memory and written nowhere. STEERLAB_REAL_MODELS and STEERLAB_DATA name the folders of
-local copies.
+"published" with that of the paper, which also adds at three points of the layer. `choices.csv`: what each chose.
+`rates.csv`: refused and gibberish shares of unseen requests, unsteered, with the direction ablated (harmful) and added
+(harmless), beside random directions treated the same way, each on an eighth of the requests in turn. `prices.csv`: what
+that costs on plain text. `judges.csv`: how far phrases in the answer and the log-odds of its first token agree on what
+is a refusal. A part is a model and a rule; a part whose rows are in the files is not run again. Answers are scored in
+memory and written nowhere. STEERLAB_REAL_MODELS and STEERLAB_DATA name the folders of local copies.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def run_part(
             "prices": [],
             "judges": judges,
         }
-    found = chosen(subject, rule, missing)
+    subject = by_rule(subject, rule)
+    found = find(subject, "needed", missing)
     strength = best_strength(subject, found, amount)
     outcomes += effects(subject, {"model": found}, ["model"], plain, strength, amount, seed)
     prices = prices_of(subject, found, strength, amount, list(plain_text()), statements(), seed, missing)
@@ -129,12 +130,10 @@ def run_part(
     }
 
 
-def chosen(subject: Subject, rule: str, missing: dict[str, str]) -> Found:
-    """What a rule chooses; the published one reads the block's input, everything else is the same."""
-    method = replace(
-        METHODS[rule], phrases="any", new_tokens=subject.method.new_tokens, points=("resid_post",)
-    )
-    return find(replace(subject, method=method), "needed", missing)
+def by_rule(subject: Subject, rule: str) -> Subject:
+    """The model as a rule sees it: the published one reads and adds at three points, answers are judged alike."""
+    method = METHODS[rule]
+    return replace(subject, method=replace(method, phrases="any", new_tokens=subject.method.new_tokens))
 
 
 def best_strength(subject: Subject, found: Found, amount: Amount) -> float:
@@ -181,6 +180,8 @@ def rate(one: Outcome) -> Row:
 def agreement(answers: str, verdicts: Sequence[Verdicts]) -> Row:
     """Phrases and log-odds above zero on the same answers."""
     both = joined(verdicts)
+    if np.isnan(both.odds).any():  # no word begins a refusal in this vocabulary
+        return {"answers": answers, "n": len(both.odds)}
     found = agreement_of(both.odds > 0, both.phrases)
     columns = {"by_phrases": found.phrases, "by_log_odds": found.judged, "same": found.same}
     row: Row = {"answers": answers, "n": found.n, "kappa": found.kappa}

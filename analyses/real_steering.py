@@ -6,10 +6,11 @@ Five packaged contrasts on real models. Each direction is extracted with the def
 Its strength is calibrated: of those that move the development probes as far as asking does (at least one nat), the one
 with the least KL on plain text; one class gap where none does. `effects.csv`: what it does to ln P(towards) -
 ln P(away) of the other probes (`contrasts.toml`; they share no sentence with the pairs), beside random directions of
-the same length and beside the wish written into the prompt; the price on plain text; and of answers to packaged open
-prompts the share that loops, and the share that a bag of words fitted on the contrast calls of the wished kind,
-unsteered, steered and asked. `samples.csv`: some of these answers, harmless all of them. A part is a model and a
-contrast; a part whose rows are in the files is not run again. STEERLAB_REAL_MODELS names the folder of local copies.
+the same length and beside the wish written into the prompt; the price on plain text (the passages that the strength
+was chosen on); and of answers to packaged open prompts the share that loops, and the share that a bag of words fitted
+on the contrast calls of the wished kind, unsteered, steered and asked: a crude reader, of use only where it calls few
+unsteered answers so. `samples.csv`: some of these answers, harmless all of them. A part is a model and a contrast; a
+part whose rows are in the files is not run again. STEERLAB_REAL_MODELS names the folder of local copies.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ HERE = Path(__file__).parent
 PART = ("model", "weights_sha256", "contrast")
 CARRY_ON = "Carry on with this text."
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # class gaps
+PRICED = 4  # random directions whose price is measured
 
 
 def ends(*names: str) -> list[str]:
@@ -53,10 +56,10 @@ WAYS = ("unsteered", "steered", "asked")
 COLUMNS = {
     "effects": (
         *PART,
-        *("pairs", "site", *ends("accuracy"), "strength", "calibrated", "probes"),
-        *ends("effect", "asked_effect", "steered_over_asked"),
-        *("randoms", "random_least", "random_greatest"),
-        *ends("kl", "random_kl", "loss_change"),
+        *("pairs", "site", *ends("accuracy"), "target", "strength", "calibrated", "probes", "continuations"),
+        *ends("effect", "asked_effect", "steered_less_asked"),
+        *("randoms", "random_least", "random_greatest", "beyond_random"),
+        *(*ends("kl"), "random_kl", "random_kl_draws", *ends("loss_change")),
         *("answers", *(column for way in WAYS for column in ends(f"reads_{way}", f"loops_{way}"))),
         *ends("sampled_loops_unsteered", "sampled_loops_steered"),
     ),
@@ -73,9 +76,23 @@ class Probes:
     towards: list[str]
     away: list[str]
 
-    def part(self, rows: slice) -> Probes:
-        """Some of the probes."""
-        return Probes(self.plain[rows], self.asked[rows], self.towards[rows], self.away[rows])
+    @property
+    def clusters(self) -> list[int]:
+        """A number a probe, the same where the continuations are."""
+        pairs = list(zip(self.towards, self.away, strict=True))
+        known = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
+        return [known[pair] for pair in pairs]
+
+    def split(self, dev: int) -> tuple[Probes, Probes]:
+        """About so many probes to choose on, and the others: no continuation stands in both."""
+        first = max(1, round(dev * len(set(self.clusters)) / len(self.towards)))
+        chosen = [number < first for number in self.clusters]
+        return self._where(chosen), self._where([not row for row in chosen])
+
+    def _where(self, rows: Sequence[bool]) -> Probes:
+        return Probes(
+            *(list(compress(part, rows)) for part in (self.plain, self.asked, self.towards, self.away))
+        )
 
 
 def probes_of(model: LanguageModel, data: Mapping[str, Any], wish: str) -> Probes:
@@ -127,20 +144,21 @@ def reader_of(contrast: ContrastSet) -> Callable[[Sequence[str]], np.ndarray]:
 
 def chosen_strength(
     model: LanguageModel, direction: sl.Direction, dev: Probes, texts: Sequence[str], seed: int
-) -> tuple[float, bool]:
-    """The strength with the least KL that moves the development probes as far as asking does, and whether one does."""
+) -> tuple[float, float, bool]:
+    """The strength with the least KL that moves the development probes by the target, the target (as far as asking
+    moves them, at least a nat), and whether a strength reaches it."""
     plain = odds_of(model, dev.plain, dev.towards, dev.away)
     asked = odds_of(model, dev.asked, dev.towards, dev.away)
 
     def effect(steered: LanguageModel, prompts: Sequence[Any]) -> np.ndarray:
         return odds_of(steered, dev.plain, dev.towards, dev.away)
 
-    target = float(plain.mean() + max(1.0, (asked - plain).mean()))
+    target = max(1.0, float((asked - plain).mean()))
     found = sl.calibrate(
-        model, sl.Add(direction), dev.plain, list(texts), effect=effect, target=target, strengths=STRENGTHS,
-        refinements=2, seed=seed,
+        model, sl.Add(direction), dev.plain, list(texts), effect=effect, target=float(plain.mean()) + target,
+        strengths=STRENGTHS, refinements=2, groups=dev.clusters, seed=seed,
     )  # fmt: skip
-    return (1.0, False) if found.chosen is None else (found.chosen.strength, True)
+    return (1.0, target, False) if found.chosen is None else (found.chosen.strength, target, True)
 
 
 def run_part(
@@ -153,18 +171,20 @@ def run_part(
     texts = list(sl.datasets.plain_text())[: plan["texts"]]
     data = tomllib.loads((HERE / "contrasts.toml").read_text(encoding="utf-8"))[name]
     probes = probes_of(model, data, mine["wish"])
-    strength, reached = chosen_strength(model, direction, probes.part(slice(plan["dev"])), texts, seed)
+    dev, test = probes.split(plan["dev"])
+    strength, target, reached = chosen_strength(model, direction, dev, texts, seed)
     ways, sampled = ways_of(model, direction, strength, mine["wish"], plan, unsteered)
     reads = reader_of(contrast)
     row: Row = {
         "pairs": len(contrast.positive),
         "site": str(direction.best),
         "strength": strength,
-        "calibrated": "to the effect of asking" if reached else "no, one class gap",
+        "target": target,
+        "calibrated": "yes" if reached else "no, one class gap",
         "answers": len(unsteered[False].texts),
     }
     row |= named("accuracy", direction.accuracy[direction.best])
-    row |= effect_columns(model, direction, strength, probes.part(slice(plan["dev"], None)), texts, plan)
+    row |= effect_columns(model, direction, strength, test, texts, plan)
     for way, answers in ways.items():
         row |= named(f"reads_{way}", proportion(reads(answers.texts)))
         row |= named(f"loops_{way}", proportion(answers.loops))
@@ -202,19 +222,25 @@ def effect_columns(
             return odds_of(model, probes.plain, probes.towards, probes.away) - plain
 
     own, random = effect(added), [float(effect(vector).mean()) for vector in drawn]
-    edits = {"own": [steered(added)], "first": [steered(drawn[0])], "second": [steered(drawn[1])]}
-    prices = side_effects(model, list(texts), edits, seed=seed)
+    edits = {"own": added, **{str(number): vector for number, vector in enumerate(drawn[:PRICED])}}
+    prices = side_effects(
+        model, list(texts), {name: [steered(vector)] for name, vector in edits.items()}, seed=seed
+    )
+    clusters = probes.clusters
     return {
         "probes": len(plain),
-        **named("effect", bootstrap_mean(own, seed=seed)),
-        **named("asked_effect", bootstrap_mean(asked, seed=seed)),
-        **named("steered_over_asked", paired_difference(own, asked, seed=seed)),
+        "continuations": len(set(clusters)),
+        **named("effect", bootstrap_mean(own, clusters, seed=seed)),
+        **named("asked_effect", bootstrap_mean(asked, clusters, seed=seed)),
+        **named("steered_less_asked", paired_difference(own, asked, clusters, seed=seed)),
         "randoms": len(random),
         "random_least": min(random),
         "random_greatest": max(random),
+        "beyond_random": float(own.mean()) > max(random),
         **named("kl", prices["own"].kl),
         **named("loss_change", prices["own"].loss_change),
-        **named("random_kl", max((prices["first"].kl, prices["second"].kl), key=lambda kl: kl.value)),
+        "random_kl": float(np.mean([price.kl.value for name, price in prices.items() if name != "own"])),
+        "random_kl_draws": len(prices) - 1,
     }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from _local_copies import digest, model_folder
 from _part_files import PartFile, Row
 from _sums import sums
-from post_training.examples import requests
+from post_training.examples import read_answers, requests
 
 import steerlab as sl
 from steerlab import studies
@@ -79,7 +79,12 @@ def task_of(name: str, plan: Mapping[str, Any]) -> Task:
     if mine["questions"] == "sums":
         asked = sums(220, seed)
     else:
-        asked = [(text, "") for text in requests(seed)["everyday"] if "ranslate" not in text]
+        trained = read_answers(ADAPTERS / "answers.jsonl")  # what an adapter saw says nothing of others
+        asked = [
+            (text, "")
+            for text in requests(seed)["everyday"]
+            if "ranslate" not in text and text not in trained
+        ]
     return Task(
         name=name,
         locked=tuple(mine["locked"].format(question=text) for text, _ in asked),
@@ -135,9 +140,8 @@ def run_part(
     return result
 
 
-def condition_rows(result: TransferResult) -> Iterator[Row]:
+def condition_rows(result: TransferResult, graded: bool) -> Iterator[Row]:
     """A row a condition; what was right only where questions have an answer."""
-    graded = any(row.right.value > 0 for row in result.conditions)
     for one in result.conditions:
         row: Row = {"condition": one.name, "role": one.role, "n": one.behaves.n}
         row |= {"length": one.length, "repeats": one.repeats}
@@ -160,10 +164,9 @@ def map_rows(result: TransferResult) -> Iterator[Row]:
         yield row | {"layer": layer.target, "source_layer": layer.source, "verdict": layer.verdict}
 
 
-def run_row(each: Mapping[str, Any], result: TransferResult) -> Row:
+def run_row(each: Mapping[str, Any], result: TransferResult, graded: bool) -> Row:
     """What was run and what came of it."""
     setting = result.setting
-    graded = any(row.right.value > 0 for row in result.conditions)
     return {
         **{name: each[name] for name in ("source", "target", "task", "template")},
         "rule": each.get("rule", "last_prompt"),
@@ -247,9 +250,10 @@ def main() -> None:
             result = run_part(each, models, plan)
         except SteerlabError as error:
             raise SystemExit(f"{arguments.configuration}, {each['label']}: {error}") from error
-        files["conditions"].write(part, condition_rows(result))
+        graded = plan["tasks"][each["task"]]["questions"] == "sums"
+        files["conditions"].write(part, condition_rows(result, graded))
         files["maps"].write(part, map_rows(result))
-        files["runs"].write(part, [run_row(each, result)])  # last: it says that the part is done
+        files["runs"].write(part, [run_row(each, result, graded)])  # last: it says that the part is done
         print(*result.summary, sep="\n  ", flush=True)
         slug = "".join(letter if letter.isalnum() else "_" for letter in each["label"].lower())
         saved = save(figure(files["conditions"].rows(), each["label"]), folder / f"{slug}.svg", height=520)

@@ -299,7 +299,7 @@ def test_branching_writes_a_run_that_report_writes_again(
     pair = (models / "stories260K", models / "stories260K-chat-local")
     given = ("branching", *pair, "--out", place, "--prompts", prompts, "--no-parts")
     assert run(*given, monkeypatch=monkeypatch) == 0
-    assert "The branching factor of" in capfd.readouterr().out
+    assert "The branching factor is" in capfd.readouterr().out
     assert (place / "results" / "branching.json").exists()
     before = (place / "report.html").read_text("utf-8")
     assert run("report", place, monkeypatch=monkeypatch) == 0

@@ -24,11 +24,11 @@ from torch import Tensor
 from steerlab.activations import Activations
 from steerlab.directions import Direction
 from steerlab.errors import SteerlabError
-from steerlab.models import LanguageModel, Last, Prompt, Selector, Site, SiteName, Span, sites_among
+from steerlab.models import LanguageModel, Last, Prompt, Selector, Site, SiteName, Span, site_of, sites_among
 from steerlab.showing import counted, html_table
 from steerlab.steering import Patch, PerRow
 
-Read: TypeAlias = "Activations | Direction | Mapping[Site, Float[Tensor, 'row d_model']]"
+Read: TypeAlias = "Activations | Direction | Mapping[Site | str, Float[Tensor, 'row d_model']]"
 IDENTITY = "cat -> cat\n1135 -> 1135\nhello -> hello\n? ->"
 _MARK = "placeholder"
 _BATCH = 64  # rows of a patchscope that run together
@@ -109,14 +109,7 @@ def lens(model: LanguageModel, states: Read, *, top: int = 10, words: Sequence[s
         SteerlabError: states of another width, `top` below one, a remote model.
         PromptError: a word that is not one token.
     """
-    given = _rows_of(states)
-    ids = [model.token_id(word) for word in words]
-    if top < 1:
-        raise SteerlabError(f"The lens keeps the {top} likeliest words; ask for at least one.")
-    if model.is_remote:
-        raise SteerlabError(
-            f"The weights of {model.name} are on a server; load it without remote to read states."
-        )
+    given, ids = _rows_of(states), _ids(model, top, words)
     found = {site: _law(model, site, rows, top, ids) for site, rows in given.items()}
     return _lens(model, found, words)
 
@@ -147,7 +140,7 @@ def patchscope(
     asked = Prompt(prompt) if isinstance(prompt, str) else prompt
     where = positions or _placeholder(asked)
     marked = _marked(asked) if positions is None else asked
-    ids = [model.token_id(word) for word in words]
+    ids = _ids(model, top, words)
     found: dict[Site, _Found] = {}
     for site, rows in _rows_of(states).items():
         _require_width(model, site, rows)
@@ -169,7 +162,26 @@ def _rows_of(states: Read) -> dict[Site, Float[Tensor, "row d_model"]]:
         return dict(states.states)
     if isinstance(states, Direction):
         return {site: states[site][None] for site in states.sites}
-    return {site: rows[None] if rows.ndim == 1 else rows for site, rows in states.items()}
+    if not isinstance(states, Mapping) or not states:
+        raise SteerlabError(
+            "The lens reads captured states, a direction, or rows by site; give {'resid_post.3': rows} for a tensor."
+        )
+    return {site_of(site): rows[None] if rows.ndim == 1 else rows for site, rows in states.items()}
+
+
+def _ids(model: LanguageModel, top: int, words: Sequence[str]) -> list[int]:
+    """The words' tokens, once what is asked for is known to be sound."""
+    if not isinstance(top, int) or top < 1:
+        raise SteerlabError(
+            f"The lens keeps the likeliest words, as many as a whole number above 0, not {top}."
+        )
+    if model.is_remote:
+        raise SteerlabError(
+            f"The weights of {model.name} are on a server; load it without remote to read states."
+        )
+    if isinstance(words, str):
+        raise SteerlabError(f"Words come as a list; write [{words!r}].")
+    return [model.token_id(word) for word in words]
 
 
 def _law(

@@ -91,8 +91,16 @@ def test_wrong_states_are_sentences() -> None:
     with pytest.raises(SteerlabError, match="take those of the residual stream"):
         sl.lens(model, states)
     good = sl.capture(model, PROMPTS, "resid_post.0", positions=sl.Last())
-    with pytest.raises(SteerlabError, match="at least one"):
-        sl.lens(model, good, top=0)
+    for reads in (sl.lens, sl.patchscope):
+        with pytest.raises(SteerlabError, match="whole number above 0"):
+            reads(model, good, top=0)
+        with pytest.raises(SteerlabError, match=r"write \[' cat'\]"):
+            reads(model, good, words=" cat")
+        for nothing in ({}, good[0]):
+            with pytest.raises(SteerlabError, match="rows by site"):
+                reads(model, nothing)
+    by_text = sl.lens(model, {"resid_post.0": good[0]}, top=1)
+    assert by_text.sites == good.sites
     with pytest.raises(PromptError):
         sl.lens(model, good, words=["not one token at all"])
     with pytest.raises((SiteError, DirectionError), match="layers 0 to"):

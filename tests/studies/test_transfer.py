@@ -20,7 +20,7 @@ from steerlab.datasets import Task
 from steerlab.errors import AlignmentError, DatasetError, DirectionError, ModelError, SteerlabError
 from steerlab.models import LanguageModel, Last, load_model
 from steerlab.results import result_from_dict
-from steerlab.statistics import proportion
+from steerlab.statistics import paired_difference, proportion
 from steerlab.steering import Add, Rotate
 from steerlab.studies import transfer, unlock
 from steerlab.studies._transfer import study
@@ -224,46 +224,50 @@ def test_the_study_unlocks_and_says_what_else_does(large_to_small: TransferResul
     ("shares", "expected", "word"),
     [
         ({UNLOCK: 0.9}, "carried", "the aligner carries it"),
-        ({"unlocked prompt": 0.05}, "capability", "nothing that a direction could unlock"),
+        ({"unlocked prompt": 0.05}, "capability", "nothing is found that a direction could unlock"),
         ({}, "direction", "so the aligner is not to blame"),
         ({"native, same layers": 0.9}, "aligner", "the carried one does not"),
-        ({"native, all layers, own strength": 0.9}, "aligner", "the carried one does not"),
+        ({"native, all layers, own strength": 0.9}, "strength", "with a strength of its own"),
     ],
 )
 def test_what_is_missing_is_named(
     large_to_small: TransferResult, shares: dict[str, float], expected: str, word: str
 ) -> None:
     planted = {"unlocked prompt": 0.95} | shares
-    found = large_to_small.model_copy(
-        update={
-            "conditions": tuple(
-                row.model_copy(
-                    update={
-                        "behaves": proportion(np.arange(100) < 100 * planted.get(row.name, 0.05)),
-                        "draws": (),
-                    }
-                )
-                for row in large_to_small.conditions
-            )
-        }
+    found = planted_shares(
+        large_to_small, {row.name: planted.get(row.name, 0.05) for row in large_to_small.conditions}
     )
     assert found.reason("behaves") == expected
     assert word in sentence(found, "behaves")
 
 
 def test_without_a_native_direction_nothing_is_blamed(large_to_small: TransferResult) -> None:
-    rows = [row for row in large_to_small.conditions if not row.name.startswith("native")]
-    rows = [
-        row.model_copy(update={"behaves": proportion(np.arange(100) < share), "draws": ()})
-        for row in rows
-        for share in [95 if row.name == "unlocked prompt" else 5]
-    ]
-    assert large_to_small.model_copy(update={"conditions": tuple(rows)}).reason() == "unknown"
+    shares = {
+        row.name: 0.95 if row.name == "unlocked prompt" else 0.05
+        for row in large_to_small.conditions
+        if not row.name.startswith("native")
+    }
+    assert planted_shares(large_to_small, shares).reason() == "unknown"
+
+
+def planted_shares(result: TransferResult, shares: dict[str, float]) -> TransferResult:
+    """The named conditions, each in the unlocked manner on such a share of a hundred questions, the same first ones."""
+    locked = np.arange(100) < 100 * shares["locked"]
+    rows = []
+    for row in result.conditions:
+        if row.name in shares:
+            behaves = np.arange(100) < 100 * shares[row.name]
+            change = paired_difference(behaves, locked, seed=0)
+            rows.append(
+                row.model_copy(update={"behaves": proportion(behaves), "behaves_change": change, "draws": ()})
+            )
+    return result.model_copy(update={"conditions": tuple(rows)})
 
 
 def test_every_control_goes_through_the_same_map(large_to_small: TransferResult) -> None:
     names = {row.name for row in large_to_small.controls}
-    assert {"random source direction", "another layer", "shuffled pairs", "rank one", "negated"} <= names
+    assert {"random source direction", "shuffled pairs", "rank one", "negated"} <= names
+    assert "another layer" not in names  # a change often points the same way there: no null, but worth a row
     assert large_to_small.condition("another layer").strength == large_to_small.condition(UNLOCK).strength
 
 

@@ -28,9 +28,9 @@ def argument(result: BranchingResult, default: Argument) -> Argument:
     effect, matched, itself = (contrast.ratio for contrast in result.contrasts[:3])
     return default.model_copy(
         update={
-            "answer": f"The base model goes on in {base.factor.value:.2f} ways a token, the post-trained one in "
-            f"{own.factor.value:.2f}: post-training {'narrows' if effect.value > 1 else 'widens'} what comes next, "
-            "and not by the format alone.",
+            "answer": f"The branching factor is {base.factor.value:.2f} in the base model, {own.factor.value:.2f} in "
+            f"the post-trained one: post-training {'narrows' if effect.value > 1 else 'widens'} what comes next, and "
+            "not by the format alone.",
             "compared": f"Base over post: {effect}; with both in the same plain format {matched}; base over itself, "
             f"in halves of its samples, {itself}.",
             "would_change": "A ratio in the shared plain format whose interval holds 1, or one that the base model "
@@ -42,4 +42,4 @@ def argument(result: BranchingResult, default: Argument) -> Argument:
 def key_figure(result: BranchingResult) -> KeyFigure | None:
     """The branching factor of each model as it is used."""
     rows = [KeyRow(name=row.model, value=row.factor, role=row.model) for row in result.measured[:2]]
-    return KeyFigure(what="Ways to go on, a token (branching factor)", rows=tuple(rows)) if rows else None
+    return KeyFigure(what="Branching factor", rows=tuple(rows)) if rows else None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from steerlab.studies._knowledge.result import KnowledgeResult
 
 _RESTORED = (
-    "Facts whose subject was blurred by noise: share of the lost probability that restoring one clean state gives "
+    "Facts whose subject was blurred by noise: what the right word's probability gains where one clean state is put "
     "back, by layer and token, for the stream, MLPs and attention."
 )
 CAPTIONS = {

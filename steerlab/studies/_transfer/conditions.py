@@ -122,7 +122,7 @@ def _directions(
         ("random source direction", "control", _carried(result, _random_vectors(result.source, seed)), 1)
     )
     if len(result.source.sites) > 1:
-        made.append(("another layer", "control", _carried(result, _other_layers(result.source)), 1))
+        made.append(("another layer", "specificity", _carried(result, _other_layers(result.source)), 1))
     try:
         made.append(("another task", "control", _another(result, source[0], trials.template), 1))
     except (DirectionError, AlignmentError) as error:

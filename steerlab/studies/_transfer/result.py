@@ -17,7 +17,7 @@ from steerlab.studies._transfer.tables import tables
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-ConditionRole = Literal["locked", "ceiling", "transfer", "control", "forced"]
+ConditionRole = Literal["locked", "ceiling", "transfer", "control", "specificity", "forced"]
 UNLOCK = "UNLOCK"
 
 

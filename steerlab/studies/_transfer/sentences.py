@@ -19,10 +19,15 @@ def sentences(result: TransferResult) -> list[str]:
         _against_controls(result, "behaves", "the manner"),
         _against_controls(result, "right", "right answers"),
         sentence(result, "behaves"),
-        sentence(result, "right"),
+        *([sentence(result, "right")] if any(row.right.value > 0 for row in result.conditions) else []),
     ]
     if ceilings := [row for row in result.conditions if row.role == "ceiling"]:
         made.append(f"Ceilings (manner and right answers): {_both(ceilings)}.")
+    if other := [row for row in result.conditions if row.role == "specificity"]:
+        made.append(
+            "The source's directions of other layers, carried by the same map (manner and right answers): "
+            f"{_both(other)}. Where that is as much, the change points the same way through the depth."
+        )
     if forced := [row for row in result.conditions if row.role == "forced"]:
         made.append(
             "The unsteered target given only the first tokens of the steered answers (manner and right answers): "

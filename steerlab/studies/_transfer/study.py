@@ -1,10 +1,10 @@
 """Does a capability direction of one model unlock another one, or would anything else have done the same?
 
 The target answers test questions locked, with the unlocked prompt, steered by UNLOCK, by its own native direction,
-and by what must not work: random directions, a rank-one map, a map of shuffled pairs, the negated direction and one
-of another task, all at the same layers with the same strength. The first tokens of the steered answer are forced on
-the unsteered target, since a direction may do no more than choose them. Where vocabularies are equal, logit
-arithmetic stands beside.
+and by what must not work: random directions, a carried random one, a rank-one map, a map of shuffled pairs, the
+negated direction and one of another task, all at the same layers with the same strength. The first tokens of the
+steered answer are forced on the unsteered target, since a direction may do no more than choose them. Where
+vocabularies are equal, logit arithmetic stands beside.
 
 Source: *The Master Key Hypothesis* (arXiv 2604.06377); controls of section 7.6 of the methods page are ours.
 """

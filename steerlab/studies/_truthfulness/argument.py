@@ -37,10 +37,10 @@ def argument(result: TruthfulnessResult, default: Argument) -> Argument:
         )
     return default.model_copy(
         update={
-            "answer": f"At layer {at.layer} the truth directions of base and post have a cosine of "
-            f"{at.cosine.value:.2f}, where random ones stay below {at.random:.2f}{carried}.",
-            "compared": f"{default.compared} On different halves of the statements the two models have {at.crossed}, "
-            f"where one model with itself has {at.ceiling}; any random labelling gives {at.shuffled}.",
+            "answer": f"{_shared(at)} (layer {at.layer}){carried}.",
+            "compared": f"{default.compared} On different halves of the statements the two directions have "
+            f"cosine {at.crossed}, where one model with itself has {at.ceiling}. On the same statements it is "
+            f"{at.cosine}, and any random labelling gives {at.shuffled}.",
             "would_change": "A cosine across halves that stays below the ceiling, or a probe of one model that fails "
             "on the states of the other, would say that post-training moved the direction.",
         }
@@ -55,15 +55,28 @@ def key_figure(result: TruthfulnessResult) -> KeyFigure | None:
     return KeyFigure(
         what=f"Cosine of two truth directions, layer {at.layer}",
         rows=(
-            KeyRow(name="base and post", value=at.cosine),
+            KeyRow(name="base and post, different halves", value=at.crossed),
             KeyRow(name="one model, two halves (ceiling)", value=at.ceiling),
-            KeyRow(name="shuffled labels", value=at.shuffled, role="control"),
             KeyRow(
                 name="random directions",
                 value=Estimate(value=0.0, low=-at.random, high=at.random),
                 role="control",
             ),
         ),
+    )
+
+
+def _shared(at: Agreement) -> str:
+    """Whether the directions are one, as far as two halves of the statements can tell."""
+    if at.ceiling.low <= at.random:
+        return (
+            "Whether base and post share a truth direction is not identified: two halves of the statements do not give "
+            "even one model the same direction"
+        )
+    how = "as alike as" if at.crossed.high >= at.ceiling.value else "less alike than"
+    return (
+        f"The truth directions of base and post are {how} those of one model on two halves of the statements: cosine "
+        f"{at.crossed.value:.2f} of at most {at.ceiling.value:.2f}"
     )
 
 
