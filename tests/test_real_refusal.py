@@ -69,3 +69,22 @@ def test_both_rules_are_written_beside_random_directions(
     capsys.readouterr()
     run_script(SCRIPT, [plan, *figures], tmp_path)
     assert "0 parts are left" in capsys.readouterr().out
+
+
+def test_a_choice_among_ways_leaves_no_more_than_the_published_way(plan: Path, tmp_path: Path) -> None:
+    written = plan.read_text("utf-8").replace("requests = { train = 16, val = 8, test = 12 }\n", "")
+    model, weights = written.split("[models.")[1].split("]\nsha256 = ")
+    chosen = tmp_path / "selection.toml"
+    chosen.write_text(
+        "requests = { train = 16, val = 8 }\n"
+        + written.split("[models.")[0]
+        + f"[models]\n{model} = {weights}"
+    )
+    script = SCRIPT.with_name("real_selection.py")
+    assert run_script(script, [chosen, "--figures", str(tmp_path / "figures")], tmp_path) is None
+    with (tmp_path / "figures" / "tried" / "tried.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (made,) = [row for row in rows if row["chosen"] == "True"]
+    (published,) = [row for row in rows if row["best of the published way"] == "True"]
+    assert (published["toward"], published["window"]) == ("0", "everywhere")
+    assert float(made["unanswered"]) <= float(published["unanswered"])
