@@ -79,8 +79,8 @@ def test_the_rule_drops_late_layers_far_and_weak_candidates_and_missing_scores()
     assert "layers" in one(25).dropped(32)
     assert "KL" in one(kl=0.1001).dropped(4)
     assert "induce" in one(induce=-1e-9).dropped(4)
-    assert "number" in one(bypass=float("nan")).dropped(4)
-    assert "number" in one(kl=float("nan")).dropped(4)
+    assert "missing" in one(bypass=float("nan")).dropped(4)
+    assert "missing" in one(kl=float("nan")).dropped(4)
     equal = [one(2, -1), one(1, -1), one(2, -2)]
     assert [(x.position, x.layer) for x in survivors(equal, 4)] == [(-2, 2), (-1, 1), (-1, 2)]
     assert survivors([one(bypass=2.0), one(2, bypass=-3.0)], 4)[0].bypass == -3.0

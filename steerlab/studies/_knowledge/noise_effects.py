@@ -163,7 +163,7 @@ def noise_effects(
     chosen = known[:limit]
     if not chosen:
         raise DatasetError(
-            f"{' and '.join(one.name for one in (model, source) if one)} say the right word of none of {len(facts)} "
+            f"{model.name}{f' (with {source.name})' if source else ''} says the right word of none of {len(facts)} "
             "facts, so nothing can be traced; give facts that are known."
         )
     noised = _Noised(

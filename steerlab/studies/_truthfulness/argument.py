@@ -32,8 +32,7 @@ def argument(result: TruthfulnessResult, default: Argument) -> Argument:
     if result.crossed and result.own("base").above_chance and result.own("post").above_chance:
         crossed, own = result.cell("base", "post").accuracy, result.own("post").accuracy
         carried = (
-            f", and the base model's probe labels {crossed.value:.2f} of the post-trained model's statements right "
-            f"(its own: {own.value:.2f})"
+            f"; base's probe labels {crossed.value:.2f} of post's statements right (its own: {own.value:.2f})"
         )
     return default.model_copy(
         update={
@@ -70,13 +69,13 @@ def _shared(at: Agreement) -> str:
     """Whether the directions are one, as far as two halves of the statements can tell."""
     if at.ceiling.low <= at.random:
         return (
-            "Whether base and post share a truth direction is not identified: two halves of the statements do not give "
-            "even one model the same direction"
+            "Whether base and post share a truth direction is not identified: two halves of the statements give one "
+            "model two directions"
         )
     how = "as alike as" if at.crossed.high >= at.ceiling.value else "less alike than"
     return (
-        f"The truth directions of base and post are {how} those of one model on two halves of the statements: cosine "
-        f"{at.crossed.value:.2f} of at most {at.ceiling.value:.2f}"
+        f"The truth directions of base and post are {how} one model's on two halves: cosine {at.crossed.value:.2f} of "
+        f"{at.ceiling.value:.2f}"
     )
 
 
