@@ -25,7 +25,7 @@ from steerlab.directions.held_out import FOLDS, groups_by_class
 from steerlab.directions.registry import estimator_of
 from steerlab.errors import DatasetError, DirectionError
 from steerlab.models import Last, Prompt, Selector
-from steerlab.models.messages import is_conversation, plain_messages
+from steerlab.models.messages import Message, as_said
 from steerlab.showing import cut
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from steerlab.models.prompts import Template
 
 Layers = str | int | Sequence[int]
-_CELLS = {"text", "prompt", "positive", "negative"}
 
 
 @dataclass(frozen=True)
@@ -141,11 +140,11 @@ def own_prompts(
     if isinstance(published, ContrastSet) and groups is None:
         published = published.balanced()
     given = positive if published is None else published
-    known: dict[str, Prompt] = {}
+    known: dict[str, list[Message]] = {}
     with naming(positive if negative is None else None):
         if isinstance(given, StatementSet):
             return statement_prompts(model, given, template, groups=groups, label=label)
-        given, negative = (_said(model, part, known) for part in (given, negative))
+        given, negative = (as_said(part, known) for part in (given, negative))
         data = labelled_texts(given, negative, groups=groups, positive=label)
     return _rendered(model, data, template, given, known)
 
@@ -339,40 +338,16 @@ def _packaged(model: LanguageModel, given: str | Path) -> StatementSet | Contras
     return None
 
 
-def _said(model: LanguageModel, given: Any, known: dict[str, Prompt]) -> Any:
-    """The same lists, pairs and rows with conversations as the texts said in them; `known` keeps the prompt of each.
-
-    The texts, without the template around them, are what matched and reworded prompts are told by.
-    """
-    if is_conversation(given):
-        prompt = model.conversation_prompt(given)
-        messages = plain_messages(given)
-        text = "\n".join(message["content"] for message in messages if message["role"] != "system")
-        name = text if known.get(text, prompt).text == prompt.text else prompt.text
-        known[name] = prompt
-        return name
-    if isinstance(given, list | tuple):
-        said = [_said(model, part, known) for part in given]
-        return tuple(said) if isinstance(given, tuple) else said
-    if type(given) is dict:
-        return {name: _said(model, part, known) if name in _CELLS else part for name, part in given.items()}
-    return given
-
-
 def _rendered(
     model: LanguageModel,
     data: LabelledTexts,
     template: Template | None,
     given: Any,
-    conversations: Mapping[str, Prompt] = MappingProxyType({}),
+    conversations: Mapping[str, list[Message]] = MappingProxyType({}),
 ) -> LabelledPrompts:
-    """Requests are rendered and other texts read as they are, where no template is named."""
-    chosen = template or ("auto" if {*data.names} == {"harmful", "harmless"} else "none")
-    prompts = [
-        conversations.get(text)
-        or (Prompt(text) if chosen == "none" else model.instruction_prompt(text, template=chosen))
-        for text in data.texts
-    ]
+    from steerlab.readouts.contrasts import prompts_of
+
+    prompts = prompts_of(model, data, conversations, template)
     known = getattr(given, "hash", data.hash)  # a set's own, where it is one
     return LabelledPrompts(prompts, list(data.labels), known, data.groups.numbers, data.sentence)
 

@@ -9,6 +9,7 @@ from steerlab.errors import PromptError, kind_of
 
 Message: TypeAlias = dict[str, Any]
 _SAID = {"content", "tool_calls"}
+_CELLS = {"text", "prompt", "positive", "negative"}  # of a row, in which a conversation may stand
 
 
 def is_conversation(given: Any) -> bool:
@@ -39,7 +40,32 @@ def plain_messages(conversation: Any) -> list[Message]:
     return messages
 
 
+def as_said(given: Any, known: dict[str, list[Message]]) -> Any:
+    """The same lists, pairs and rows with conversations as the texts said in them; `known` keeps the messages of each.
+
+    The texts, without roles and the template around them, are what matched and reworded prompts are told by. Two
+    conversations of the same words get texts that differ: with the system message, else with the roles.
+    """
+    if is_conversation(given):
+        messages = plain_messages(given)
+        text = next(text for text in _tellings(messages) if known.get(text, messages) == messages)
+        known[text] = messages
+        return text
+    if isinstance(given, list | tuple):
+        said = [as_said(part, known) for part in given]
+        return tuple(said) if isinstance(given, tuple) else said
+    if type(given) is dict:
+        return {name: as_said(part, known) if name in _CELLS else part for name, part in given.items()}
+    return given
+
+
 # -- private --
+
+
+def _tellings(messages: list[Message]) -> tuple[str, str, str]:
+    """What is said in a conversation, from its words alone to all of it."""
+    said = [message["content"] for message in messages if message["role"] != "system"]
+    return "\n".join(said), "\n".join(message["content"] for message in messages), repr(messages)
 
 
 def _text(message: Mapping[str, Any], number: int) -> str:

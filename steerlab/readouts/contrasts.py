@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,12 @@ from steerlab.datasets.readers.table import name_of
 from steerlab.datasets.study_data import PACKAGED
 from steerlab.errors import DatasetError, kind_of
 from steerlab.models import Prompt
-from steerlab.models.messages import is_conversation, plain_messages
+from steerlab.models.messages import as_said
 from steerlab.showing import cut
 
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
+    from steerlab.models.prompts import Template
 
 #: Groups of each class that a contrast needs: five folds are held out, and five more inside the rest of each.
 FEWEST_GROUPS = 7
@@ -61,15 +62,7 @@ class Contrast:
 
     def prompts(self, model: LanguageModel) -> list[Prompt]:
         """One prompt a text. Raises `PromptError` for a conversation that the model's template cannot render."""
-        rendered = {*self.data.names} == {"harmful", "harmless"}
-        return [
-            model.conversation_prompt(self.conversations[text])
-            if text in self.conversations
-            else model.instruction_prompt(text)
-            if rendered
-            else Prompt(text)
-            for text in self.data.texts
-        ]
+        return prompts_of(model, self.data, self.conversations)
 
 
 _ALONE = (str, Path, Contrast, ContrastSet, StatementSet, LabelledTexts)
@@ -106,6 +99,32 @@ def read_contrasts(given: Any) -> dict[str, Contrast]:
     return {name: _read(name, part) for name, part in named}
 
 
+def prompts_of(
+    model: LanguageModel,
+    data: LabelledTexts,
+    conversations: Mapping[str, Any],
+    template: Template | None = None,
+) -> list[Prompt]:
+    """One prompt a text: conversations and requests are rendered, other texts read as they are.
+
+    Args:
+        conversations: messages by the text that stands for them.
+        template: renders what is no conversation; by default harmful and harmless requests alone are.
+
+    Raises:
+        PromptError: a conversation that the model's template cannot render.
+    """
+    chosen = template or ("auto" if {*data.names} == {"harmful", "harmless"} else "none")
+    return [
+        model.conversation_prompt(conversations[text])
+        if text in conversations
+        else Prompt(text)
+        if chosen == "none"
+        else model.instruction_prompt(text, template=chosen)
+        for text in data.texts
+    ]
+
+
 def file_name(name: str) -> str:
     """A contrast's name as part of a file's name: small letters, digits and _."""
     return re.sub(r"\W+", "_", name).strip("_").lower()
@@ -138,7 +157,7 @@ def _read(name: str, given: Any) -> Contrast:
     if not file_name(name):
         raise DatasetError(f"The name of a contrast holds a letter or a digit; {name!r} does not.")
     conversations: dict[str, Any] = {}
-    data = _labelled(_said(given, conversations))
+    data = _labelled(as_said(given, conversations))
     groups = set(zip(data.groups.numbers, data.labels, strict=True))
     kinds = Counter(label for _, label in groups)
     if min(kinds.values()) < FEWEST_GROUPS:
@@ -172,20 +191,3 @@ def _packaged(given: str | Path) -> ContrastSet | None:
             f"There is no contrast {cut(str(given), 60)!r}; write {', '.join(names())}, or the name of a file."
         )
     return None
-
-
-def _said(given: Any, known: dict[str, Any]) -> Any:
-    """The same lists, pairs and rows with conversations as the texts said in them; `known` keeps their messages."""
-    if is_conversation(given):
-        messages = plain_messages(given)
-        text = "\n".join(message["content"] for message in messages if message["role"] != "system")
-        if known.get(text, messages) != messages:  # the same words under another system message
-            text = "\n".join(message["content"] for message in messages)
-        known[text] = messages
-        return text
-    if isinstance(given, list | tuple):
-        said: Sequence[Any] = [_said(part, known) for part in given]
-        return tuple(said) if isinstance(given, tuple) else said
-    if type(given) is dict:
-        return {key: _said(part, known) for key, part in given.items()}
-    return given
