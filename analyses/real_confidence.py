@@ -13,9 +13,7 @@ its file is not run again. STEERLAB_REAL_MODELS names the folder of local copies
 
 from __future__ import annotations
 
-import argparse
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import torch
 from _confidence_rows import Rendering, branching_rows, calibration_rows, neuron_rows
 from _local_copies import model_folder
 from _part_files import PartFile, Row
+from _script import arguments_of
 
 import steerlab as sl
 from steerlab.datasets import open_prompts, plain_text, statements
@@ -145,18 +144,11 @@ def forecast(
 
 def main() -> None:
     """Read the arguments and the file, run what is not yet done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", type=Path, help="real_confidence.toml, or your own")
-    parser.add_argument("--dry-run", action="store_true", help="state tokens and parts, and load no model")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where tables go")
-    parser.add_argument("--only", nargs="+", help="some of the models")
-    arguments = parser.parse_args()
-    plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
-    folder = arguments.figures / plan["name"]
+    arguments = arguments_of(__doc__, only="models")
+    plan = arguments.plan
     files = {
-        name: PartFile(folder / f"{name}.csv", [*KEYS[name], *COLUMNS[name]], KEYS[name]) for name in KEYS
+        name: PartFile(arguments.folder / f"{name}.csv", [*KEYS[name], *COLUMNS[name]], KEYS[name])
+        for name in KEYS
     }
     try:
         for name in arguments.only or plan["models"]:

@@ -15,11 +15,9 @@ and whose states it is given; a part whose rows are in the files is not run agai
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import shutil
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +26,16 @@ from typing import Any
 import numpy as np
 from _facts_rows import map_rows, site_rows
 from _local_copies import data_files, digest, model_folder
-from _part_files import PartFile, Row
+from _part_files import Row
+from _script import arguments_of, draw, part_files, slug
 
 import steerlab as sl
 from steerlab.datasets import StatementSet, read_facts
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.plots import heatmap, save
+from steerlab.plots import heatmap
 from steerlab.studies import facts_of, noise_effects
-from steerlab.studies._knowledge.noise_effects import Fact
+from steerlab.studies._knowledge.noise_effects import known_facts
 
 ADAPTERS = Path(__file__).parent / "post_training"
 PART = ("model", "weights_sha256", "states_of")
@@ -109,7 +108,7 @@ def run_part(
         if model.lengths([fact.prompt])[0] <= plan["most_tokens"]
     ]
     for name in work.common:
-        given = known_to(models[name], given)
+        given = known_facts(models[name], given)
     found = noise_effects(
         model,
         given,
@@ -130,14 +129,6 @@ def run_part(
     }
     sites = [row | counted for row in site_rows(found, plan["seed"])]
     return {"facts_map": list(map_rows(found, plan["seed"])), "facts_sites": sites}
-
-
-def known_to(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
-    """The facts whose right word is the model's own first choice."""
-    words = model.logits(
-        [fact.prompt for fact in facts], reduce=lambda logits: logits.argmax(dim=-1)
-    ).tolist()
-    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
 
 
 def forecast(works: Sequence[Work], facts: StatementSet, plan: Mapping[str, Any]) -> str:
@@ -190,30 +181,13 @@ def figures(rows: Sequence[Row], folder: Path) -> None:
                 y_title="layer",
                 colour_title="gain of P(right word)",
             )
-            name = "_".join([*map(_slug, part), kind])
-            saved = save(picture, folder / f"facts_{name}.svg")
-            if saved.reason:
-                saved.path.unlink(missing_ok=True)
-
-
-def _slug(name: str) -> str:
-    return name.rpartition("/")[2].lower().replace(" + ", "_").replace(".", "_")
+            draw(picture, folder / f"facts_{'_'.join([*map(slug, part), kind])}.svg")
 
 
 def main() -> None:
     """Read the arguments and the file, run what is not yet done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", type=Path, help="real_facts.toml, or your own")
-    parser.add_argument("--dry-run", action="store_true", help="state tokens and parts, and load no model")
-    parser.add_argument("--only", nargs="+", help="some of the models")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where tables and figures go")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where an interrupted part is kept")
-    arguments = parser.parse_args()
-    plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
-    folder = arguments.figures / plan["name"]
-    files = {name: PartFile(folder / f"{name}.csv", columns, PART) for name, columns in COLUMNS.items()}
+    arguments = arguments_of(__doc__, only="models", runs=True)
+    plan, files = arguments.plan, part_files(arguments.folder, COLUMNS, PART)
     left = [
         work
         for work in parts_of(plan)
@@ -232,9 +206,7 @@ def main() -> None:
         wanted = {work.target, work.source, *work.common}
         loaded = {name: loaded.get(name) or load(name, plan) for name in wanted}
         kept = (
-            arguments.runs
-            / plan["name"]
-            / "_".join(_slug(work.part[name]) for name in ("model", "states_of"))
+            arguments.runs / plan["name"] / "_".join(slug(work.part[name]) for name in ("model", "states_of"))
         )
         try:
             made = run_part(work, loaded, facts, plan, kept)
@@ -243,7 +215,7 @@ def main() -> None:
         for name, rows in made.items():
             files[name].write(work.part, rows)
         shutil.rmtree(kept, ignore_errors=True)
-        figures(files["facts_map"].rows(), folder)
+        figures(files["facts_map"].rows(), arguments.folder)
 
 
 if __name__ == "__main__":

@@ -14,16 +14,14 @@ memory and written nowhere. STEERLAB_REAL_MODELS and STEERLAB_DATA name the fold
 
 from __future__ import annotations
 
-import argparse
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _local_copies import data_files, model_folder
-from _part_files import PartFile, Row
+from _part_files import Row
+from _script import arguments_of, ends, named, part_files
 
 import steerlab as sl
 from steerlab.datasets import ContrastSet, plain_text, read_requests, statements
@@ -31,7 +29,6 @@ from steerlab.errors import SteerlabError
 from steerlab.judging import agreement_of
 from steerlab.models import LanguageModel
 from steerlab.readouts.refusals import Verdicts, tells_apart
-from steerlab.statistics import Estimate
 from steerlab.studies._refusal.outcomes import joined, outcome
 from steerlab.studies._refusal.parts import (
     METHODS,
@@ -48,11 +45,6 @@ from steerlab.studies._refusal.study import _splits, _subject
 
 PART = ("model", "weights_sha256", "rule")
 RULES = ("corrected", "published")
-
-
-def ends(*names: str) -> list[str]:
-    """Columns of numbers with their intervals."""
-    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
 COLUMNS = {
@@ -188,13 +180,6 @@ def agreement(answers: str, verdicts: Sequence[Verdicts]) -> Row:
     return row | {name: value for key, share in columns.items() for name, value in named(key, share).items()}
 
 
-def named(name: str, estimate: Estimate | None) -> Row:
-    """A number with its interval; nothing where it was not measured."""
-    if estimate is None:
-        return {}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
 def forecast(left: Sequence[Row], requests: ContrastSet, plan: Mapping[str, Any]) -> Iterator[str]:
     """About how many tokens a part reads and writes beside what selection asks for."""
     from transformers import AutoTokenizer
@@ -216,17 +201,8 @@ def forecast(left: Sequence[Row], requests: ContrastSet, plan: Mapping[str, Any]
 
 def main() -> None:
     """Read the arguments and the file, run what is not yet done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", type=Path, help="real_refusal.toml, or your own")
-    parser.add_argument("--dry-run", action="store_true", help="state tokens and parts, and load no model")
-    parser.add_argument("--only", nargs="+", help="some of the models")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where tables go")
-    arguments = parser.parse_args()
-    plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
-    folder = arguments.figures / plan["name"]
-    files = {name: PartFile(folder / f"{name}.csv", columns, PART) for name, columns in COLUMNS.items()}
+    arguments = arguments_of(__doc__, only="models")
+    plan, files = arguments.plan, part_files(arguments.folder, COLUMNS, PART)
     left: list[Row] = [
         {"model": name, "weights_sha256": mine["sha256"], "rule": rule}
         for name, mine in plan["models"].items()

@@ -11,13 +11,11 @@ STEERLAB_REAL_MODELS and STEERLAB_DATA name the folders of local copies.
 
 from __future__ import annotations
 
-import argparse
 import math
-import tomllib
-from pathlib import Path
 
 from _local_copies import data_files, model_folder
-from _part_files import PartFile, Row
+from _part_files import Row
+from _script import arguments_of, part_files
 
 import steerlab as sl
 from steerlab.datasets import ContrastSet, read_requests
@@ -69,14 +67,8 @@ def some(requests: ContrastSet, split: str, n: int) -> ContrastSet:
 
 def main() -> None:
     """Read the arguments and the file, run what is not yet done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", type=Path, help="real_selection.toml, or your own")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where the table goes")
-    arguments = parser.parse_args()
-    plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
-    file = PartFile(arguments.figures / plan["name"] / "tried.csv", COLUMNS, PART)
+    arguments = arguments_of(__doc__)
+    plan, file = arguments.plan, part_files(arguments.folder, {"tried": COLUMNS}, PART)["tried"]
     requests = read_requests(next(iter(data_files(plan["data"]).values())).parent)
     for name, sha256 in plan["models"].items():
         part = {"model": name, "weights_sha256": sha256}

@@ -15,7 +15,6 @@ part whose rows are in the files is not run again. STEERLAB_REAL_MODELS names th
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from _local_copies import model_folder
-from _part_files import PartFile, Row
+from _part_files import Row
+from _script import arguments_of, draw, ends, estimate_of, named, part_files, slug
 from contrasts import loops_of, odds_of
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -36,7 +36,7 @@ import steerlab as sl
 from steerlab.datasets import ContrastSet
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Prompt
-from steerlab.plots import Series, bars, save
+from steerlab.plots import Series, bars
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference, proportion
 from steerlab.steering import side_effects
 
@@ -45,11 +45,6 @@ PART = ("model", "weights_sha256", "contrast")
 CARRY_ON = "Carry on with this text."
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # class gaps
 PRICED = 4  # random directions whose price is measured
-
-
-def ends(*names: str) -> list[str]:
-    """Columns of numbers with their intervals."""
-    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
 WAYS = ("unsteered", "steered", "asked")
@@ -281,20 +276,12 @@ def random_vectors(like: torch.Tensor, n: int) -> list[torch.Tensor]:
     return [vector / vector.norm() * like.norm() for vector in drawn]
 
 
-def named(name: str, estimate: Estimate) -> Row:
-    """A number with its interval."""
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
 def figure(rows: Sequence[Row], model: str) -> Any:
     """The effects with their intervals, beside asking and what random directions do."""
     mine = [row for row in rows if row["model"] == model]
 
     def column(name: str) -> list[Estimate]:
-        return [
-            Estimate(value=float(row[name]), low=float(row[f"{name}_low"]), high=float(row[f"{name}_high"]))
-            for row in mine
-        ]
+        return [estimate_of(row, name) for row in mine]
 
     random = [
         Estimate(
@@ -331,17 +318,8 @@ def forecast(left: Sequence[Row], plan: Mapping[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     """Read the arguments and the file, run what is not yet done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", type=Path, help="real_steering.toml, or your own")
-    parser.add_argument("--dry-run", action="store_true", help="state tokens and parts, and load no model")
-    parser.add_argument("--only", nargs="+", help="some of the models")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where tables and figures go")
-    arguments = parser.parse_args()
-    plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
-    folder = arguments.figures / plan["name"]
-    files = {name: PartFile(folder / f"{name}.csv", columns, PART) for name, columns in COLUMNS.items()}
+    arguments = arguments_of(__doc__, only="models")
+    plan, files = arguments.plan, part_files(arguments.folder, COLUMNS, PART)
     left: list[Row] = [
         {"model": name, "weights_sha256": sha256, "contrast": contrast}
         for name, sha256 in plan["models"].items()
@@ -369,9 +347,7 @@ def main() -> None:
                 raise SystemExit(f"{arguments.configuration}, {part['contrast']}: {error}") from error
             files["samples"].write(part, samples)
             files["effects"].write(part, [row])  # last: it says that the part is done
-        saved = save(figure(files["effects"].rows(), name), folder / f"{name.rpartition('/')[2].lower()}.svg")
-        if saved.reason:
-            saved.path.unlink(missing_ok=True)
+        draw(figure(files["effects"].rows(), name), arguments.folder / f"{slug(name)}.svg")
 
 
 if __name__ == "__main__":

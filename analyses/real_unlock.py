@@ -12,15 +12,14 @@ local copies. Answers are graded in memory; harmless all of them.
 
 from __future__ import annotations
 
-import argparse
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from _local_copies import digest, model_folder
-from _part_files import PartFile, Row
+from _part_files import Row
+from _script import arguments_of, draw, ends, estimate_of, named, part_files, slug
 from _sums import sums
 from post_training.examples import read_answers, requests
 
@@ -29,19 +28,13 @@ from steerlab import studies
 from steerlab.datasets import Task
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
-from steerlab.plots import Series, bars, save
-from steerlab.statistics import Estimate
+from steerlab.plots import Series, bars
 from steerlab.studies._pair import LARGE
 from steerlab.studies._transfer.result import TransferResult
 from steerlab.studies._transfer.study import transfer_amount
 
 ADAPTERS = Path(__file__).parent / "post_training"
 PART = ("run", "source_sha256", "target_sha256")
-
-
-def ends(*names: str) -> list[str]:
-    """Columns of numbers with their intervals."""
-    return [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
 
 
 COLUMNS = {
@@ -178,20 +171,10 @@ def run_row(each: Mapping[str, Any], result: TransferResult, graded: bool) -> Ro
     }
 
 
-def named(name: str, estimate: Estimate | None) -> Row:
-    """A number with its interval; nothing where it was not measured."""
-    if estimate is None:
-        return {}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
 def figure(rows: Sequence[Row], label: str) -> Any:
     """Shares in the unlocked manner by condition, with their intervals."""
     mine = [row for row in rows if row["run"] == label]
-    values = [
-        Estimate(value=float(row["manner"]), low=float(row["manner_low"]), high=float(row["manner_high"]))
-        for row in mine
-    ]
+    values = [estimate_of(row, "manner") for row in mine]
     return bars(
         [row["condition"] for row in mine],
         [Series.of("in the unlocked manner", values, role="post")],
@@ -221,17 +204,8 @@ def forecast(left: Sequence[Mapping[str, Any]], plan: Mapping[str, Any]) -> Iter
 
 def main() -> None:
     """Read the arguments and the file, run what is not yet done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configuration", type=Path, help="real_unlock.toml, or your own")
-    parser.add_argument("--dry-run", action="store_true", help="state tokens and runs, and load no model")
-    parser.add_argument("--only", nargs="+", help="the labels of some of the runs")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), help="where tables and figures go")
-    arguments = parser.parse_args()
-    plan = tomllib.loads(arguments.configuration.read_text(encoding="utf-8"))
-    folder = arguments.figures / plan["name"]
-    files = {name: PartFile(folder / f"{name}.csv", columns, PART) for name, columns in COLUMNS.items()}
+    arguments = arguments_of(__doc__, only="runs, by their labels")
+    plan, files = arguments.plan, part_files(arguments.folder, COLUMNS, PART)
     left = [
         each
         for each in plan["run"]
@@ -255,10 +229,8 @@ def main() -> None:
         files["maps"].write(part, map_rows(result))
         files["runs"].write(part, [run_row(each, result, graded)])  # last: it says that the part is done
         print(*result.summary, sep="\n  ", flush=True)
-        slug = "".join(letter if letter.isalnum() else "_" for letter in each["label"].lower())
-        saved = save(figure(files["conditions"].rows(), each["label"]), folder / f"{slug}.svg", height=520)
-        if saved.reason:
-            saved.path.unlink(missing_ok=True)
+        picture = figure(files["conditions"].rows(), each["label"])
+        draw(picture, arguments.folder / f"{slug(each['label'])}.svg", height=520)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import io
 import runpy
 import sys
@@ -29,10 +31,27 @@ def run_script(script: Path, arguments: Sequence[object], folder: Path) -> objec
     return None
 
 
-def run_analysis(script: Path, plan: Path, folder: Path, *options: str) -> object:
-    """Run an analysis with a TOML file, its figures and runs below `folder`; the exit code as of `run_script`."""
-    folders = ["--figures", folder / "figures", "--runs", folder / "runs"]
+def run_analysis(script: Path, plan: Path, folder: Path, *options: str, runs: bool = True) -> object:
+    """Run an analysis with a TOML file, its figures (and `runs`) below `folder`; the exit code as of `run_script`."""
+    folders = ["--figures", folder / "figures", *(["--runs", folder / "runs"] if runs else [])]
     return run_script(script, [plan, *options, *folders], folder)
+
+
+def local_copy(model: Path, folder: Path, patch: pytest.MonkeyPatch) -> str:
+    """Put a model where analyses of hub models look for "someone/NAME"; the SHA-256 of its weights."""
+    (folder / "models").mkdir()
+    (folder / "models" / model.name.lower()).symlink_to(model)
+    patch.setenv("STEERLAB_REAL_MODELS", str(folder / "models"))
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+
+
+def rows_of(folder: Path, *names: str) -> dict[str, list[dict[str, str]]]:
+    """The rows of each of an analysis' tables, of a plan called "tried"."""
+    found = {}
+    for name in names:
+        with (folder / "figures" / "tried" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            found[name] = list(csv.DictReader(file))
+    return found
 
 
 def run_command(arguments: Sequence[object], folder: Path) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from pathlib import Path
 
 import pytest
-from scripts import run_script
+from scripts import local_copy, rows_of, run_analysis
 
 SCRIPT = Path(__file__).parents[1] / "analyses" / "real_confidence.py"
 NAMES = ("confidence_neurons", "calibration", "branching")
@@ -15,11 +13,7 @@ NAMES = ("confidence_neurons", "calibration", "branching")
 
 @pytest.fixture
 def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    weights = shared / "models" / "stories260K" / "model.safetensors"
-    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    monkeypatch.setenv("STEERLAB_REAL_MODELS", str(tmp_path / "models"))
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "stories260k").symlink_to(weights.parent)
+    sha256 = local_copy(shared / "models" / "stories260K", tmp_path, monkeypatch)
     (tmp_path / "template.jinja").write_text(
         "{%- for message in messages -%}{{ message['role'] + ': ' + message['content'] }}{%- endfor -%}"
     )
@@ -35,15 +29,7 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(plan: Path, folder: Path, *options: str) -> object:
-    return run_script(SCRIPT, [plan, *options, "--figures", str(folder / "figures")], folder)
-
-
-def tables(folder: Path) -> dict[str, list[dict[str, str]]]:
-    made = {}
-    for name in NAMES:
-        with (folder / "figures" / "tried" / f"{name}.csv").open() as file:
-            made[name] = list(csv.DictReader(file))
-    return made
+    return run_analysis(SCRIPT, plan, folder, *options, runs=False)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -56,7 +42,7 @@ def test_parts_are_written_with_their_controls_and_resumed(
     assert "'branching', 'branching', 'calibration', 'confidence_neurons'" in said
     assert not (tmp_path / "figures").exists()
     assert run(plan, tmp_path) is None
-    made = tables(tmp_path)
+    made = rows_of(tmp_path, *NAMES)
     assert all(len(row["weights_sha256"]) == 64 for rows in made.values() for row in rows)
     for row in made["confidence_neurons"]:
         assert row["reason"] or float(row["value_low"]) <= float(row["value"]) <= float(row["value_high"])

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import itertools
 import json
+import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import run_script
+from scripts import local_copy, rows_of, run_analysis
 
+import steerlab as sl
 from steerlab.activations import Cost
-from steerlab.studies._knowledge.noise_effects import FACT_ROLES, NoiseEffects, Window
+from steerlab.studies import facts_of
+from steerlab.studies._knowledge.noise_effects import FACT_ROLES, NoiseEffects, Window, known_facts
 
 ANALYSES = Path(__file__).parents[1] / "analyses"
+SCRIPT = ANALYSES / "real_facts.py"
 
 
 @pytest.fixture
 def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small model, and facts that it goes on with by itself."""
-    import steerlab as sl
-
     folder = shared / "models" / "stories260K"
     prompts = [
         f"Once upon a time, {name} was a little" for name in ("Lily", "Tom", "Ben", "Mia", "Sam", "Tim")
@@ -32,21 +35,17 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"prompt": prompt, "subject": prompt.split()[4], "attribute": word}
         for prompt, word in zip(prompts, words, strict=True)
     ]
-    data, models = tmp_path / "data" / "facts", tmp_path / "models"
-    data.mkdir(parents=True), models.mkdir()
+    data = tmp_path / "data" / "facts"
+    data.mkdir(parents=True)
     (data / "known.json").write_text(json.dumps(facts))
-    (models / "stories260k").symlink_to(folder)
-    monkeypatch.setenv("STEERLAB_REAL_MODELS", str(models))
     monkeypatch.setenv("STEERLAB_DATA", str(tmp_path / "data"))
-    sums = [
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (data / "known.json", folder / "model.safetensors")
-    ]
+    listed = hashlib.sha256((data / "known.json").read_bytes()).hexdigest()
+    weights = local_copy(folder, tmp_path, monkeypatch)
     written = tmp_path / "facts.toml"
     written.write_text(
         'name = "tried"\nseed = 0\nevery = 2\nasked = 6\nmost_tokens = 40\n'
-        f'[data]\nrepository = "ours"\nfolder = "facts"\nfiles = {{ "known.json" = "{sums[0]}" }}\n'
-        f'[models."someone/stories260K"]\nsha256 = "{sums[1]}"\nfacts = 4\ncopies = 2\n'
+        f'[data]\nrepository = "ours"\nfolder = "facts"\nfiles = {{ "known.json" = "{listed}" }}\n'
+        f'[models."someone/stories260K"]\nsha256 = "{weights}"\nfacts = 4\ncopies = 2\n'
     )
     return written
 
@@ -54,15 +53,11 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_parts_are_written_beside_their_controls_and_resumed(
     plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--figures", str(tmp_path / "figures"), "--runs", str(tmp_path / "runs")]
-    run_script(ANALYSES / "real_facts.py", [plan, "--dry-run", *arguments], tmp_path)
+    run_analysis(SCRIPT, plan, tmp_path, "--dry-run")
     assert "million token-layers" in capsys.readouterr().out
     assert not (tmp_path / "figures").exists()
-    run_script(ANALYSES / "real_facts.py", [plan, *arguments], tmp_path)
-    tables = {}
-    for name in ("facts_map", "facts_sites"):
-        with (tmp_path / "figures" / "tried" / f"{name}.csv").open() as file:
-            tables[name] = list(csv.DictReader(file))
+    run_analysis(SCRIPT, plan, tmp_path)
+    tables = rows_of(tmp_path, "facts_map", "facts_sites")
     layers = {row["layer"] for row in tables["facts_map"]}
     assert layers == {"0", "2", "4"}
     assert {row["kind"] for row in tables["facts_map"]} == {"resid_post", "mlp_out", "attn_out"}
@@ -76,8 +71,29 @@ def test_parts_are_written_beside_their_controls_and_resumed(
         difference = float(row["value"]) - float(row["control_value"])
         assert float(row["difference"]) == pytest.approx(difference, abs=1e-6)
     capsys.readouterr()
-    run_script(ANALYSES / "real_facts.py", [plan, *arguments], tmp_path)
+    run_analysis(SCRIPT, plan, tmp_path)
     assert "0 parts are left" in capsys.readouterr().out
+
+
+def test_crossed_parts_are_of_the_facts_that_both_know(
+    plan: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States of the other model and of its own on the same facts, whichever run is noised."""
+    monkeypatch.syspath_prepend(str(ANALYSES))
+    import real_facts  # type: ignore[import-not-found]
+
+    models = {name: sl.load(shared / "models" / name) for name in ("stories260K", "stories260K-chat-local")}
+    facts = sl.datasets.read_facts(tmp_path / "data" / "facts" / "known.json")
+    told = tomllib.loads(plan.read_text("utf-8"))
+    known = [known_facts(model, facts_of(model, facts)) for model in models.values()]
+    both = {fact.prompt.text for fact in known[0]} & {fact.prompt.text for fact in known[1]}
+    counts = []
+    for target, source in itertools.product(models, models):
+        work = real_facts.Work({}, target, source, 6, 1, tuple(models))
+        made = real_facts.run_part(work, models, facts, told, tmp_path / f"{target} {source}")
+        counts.append(made["facts_sites"][0]["facts"])
+    assert counts == [len(both)] * 4
+    sys.modules.pop("real_facts")
 
 
 def test_the_layer_of_a_site_is_chosen_on_other_facts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
-from scripts import run_script
+from scripts import local_copy, rows_of, run_analysis
 
 from steerlab import datasets, zoo
 
@@ -28,11 +27,8 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (folder / f"{kind}_{name}.json").write_text(json.dumps(rows))
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     model = zoo.path("small-post")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / model.name.lower()).symlink_to(model)
-    monkeypatch.setenv("STEERLAB_REAL_MODELS", str(tmp_path / "models"))
+    weights = local_copy(model, tmp_path, monkeypatch)
     monkeypatch.setenv("STEERLAB_DATA", str(tmp_path / "data"))
-    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     written = tmp_path / "refusal.toml"
     written.write_text(
         'name = "tried"\nseed = 0\nrandoms = 4\ntexts = 2\ntask = 8\nstrengths = [1.0, 2.0]\n'
@@ -47,14 +43,10 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_both_rules_are_written_beside_random_directions(
     plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = ["--figures", str(tmp_path / "figures")]
-    run_script(SCRIPT, [plan, "--dry-run", *figures], tmp_path)
+    run_analysis(SCRIPT, plan, tmp_path, "--dry-run", runs=False)
     assert "tokens to read" in capsys.readouterr().out
-    run_script(SCRIPT, [plan, *figures], tmp_path)
-    tables = {}
-    for name in ("choices", "rates", "prices", "judges"):
-        with (tmp_path / "figures" / "tried" / f"{name}.csv").open() as file:
-            tables[name] = list(csv.DictReader(file))
+    run_analysis(SCRIPT, plan, tmp_path, runs=False)
+    tables = rows_of(tmp_path, "choices", "rates", "prices", "judges")
     assert [row["rule"] for row in tables["choices"]] == ["corrected", "published"]
     corrected = [row for row in tables["rates"] if row["rule"] == "corrected"]
     by_way = {(row["prompts"], row["intervention"], row["direction"]): row for row in corrected}
@@ -67,7 +59,7 @@ def test_both_rules_are_written_beside_random_directions(
     assert {row["direction"] for row in tables["prices"]} >= {"own", "random"}
     assert all(0 <= float(row["same"]) <= 1 for row in tables["judges"])
     capsys.readouterr()
-    run_script(SCRIPT, [plan, *figures], tmp_path)
+    run_analysis(SCRIPT, plan, tmp_path, runs=False)
     assert "0 parts are left" in capsys.readouterr().out
 
 
@@ -81,9 +73,8 @@ def test_a_choice_among_ways_leaves_no_more_than_the_published_way(plan: Path, t
         + f"[models]\n{model} = {weights}"
     )
     script = SCRIPT.with_name("real_selection.py")
-    assert run_script(script, [chosen, "--figures", str(tmp_path / "figures")], tmp_path) is None
-    with (tmp_path / "figures" / "tried" / "tried.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    assert run_analysis(script, chosen, tmp_path, runs=False) is None
+    rows = rows_of(tmp_path, "tried")["tried"]
     (made,) = [row for row in rows if row["chosen"] == "True"]
     (published,) = [row for row in rows if row["best of the published way"] == "True"]
     assert (published["toward"], published["window"]) == ("0", "everywhere")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from pathlib import Path
 
 import pytest
-from scripts import run_script
+from scripts import local_copy, rows_of, run_analysis
 
 SCRIPT = Path(__file__).parents[1] / "analyses" / "real_steering.py"
 CHAT = "stories260K-chat-local"
@@ -15,11 +13,7 @@ CHAT = "stories260K-chat-local"
 
 @pytest.fixture
 def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shared / "models" / CHAT
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / CHAT.lower()).symlink_to(folder)
-    monkeypatch.setenv("STEERLAB_REAL_MODELS", str(tmp_path / "models"))
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = local_copy(shared / "models" / CHAT, tmp_path, monkeypatch)
     written = tmp_path / "steering.toml"
     written.write_text(
         'name = "tried"\nseed = 0\nrandoms = 3\ndev = 4\nanswers = 3\nnew_tokens = 6\ntexts = 2\nsamples = 1\n'
@@ -34,14 +28,10 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_parts_stand_beside_asking_and_random_directions(
     plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = ["--figures", str(tmp_path / "figures")]
-    assert run_script(SCRIPT, [plan, "--dry-run", *figures], tmp_path) is None
+    assert run_analysis(SCRIPT, plan, tmp_path, "--dry-run", runs=False) is None
     assert "2 parts are left" in capsys.readouterr().out
-    assert run_script(SCRIPT, [plan, *figures], tmp_path) is None
-    tables = {}
-    for name in ("effects", "samples"):
-        with (tmp_path / "figures" / "tried" / f"{name}.csv").open() as file:
-            tables[name] = list(csv.DictReader(file))
+    assert run_analysis(SCRIPT, plan, tmp_path, runs=False) is None
+    tables = rows_of(tmp_path, "effects", "samples")
     assert [row["contrast"] for row in tables["effects"]] == ["happy", "refusal"]
     for row in tables["effects"]:
         assert float(row["effect_low"]) <= float(row["effect"]) <= float(row["effect_high"])
@@ -53,5 +43,5 @@ def test_parts_stand_beside_asking_and_random_directions(
     assert [(row["probes"], row["continuations"]) for row in tables["effects"]] == [("20", "20"), ("21", "7")]
     assert [row["way"] for row in tables["samples"]] == ["unsteered", "steered", "asked"] * 2
     capsys.readouterr()
-    assert run_script(SCRIPT, [plan, *figures], tmp_path) is None
+    assert run_analysis(SCRIPT, plan, tmp_path, runs=False) is None
     assert "0 parts are left" in capsys.readouterr().out

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import sys
 from pathlib import Path
 
 import pytest
-from scripts import run_script
+from scripts import local_copy, rows_of, run_analysis
 
 from steerlab.studies._transfer import study
 
@@ -18,12 +16,8 @@ CHAT = "stories260K-chat-local"
 
 @pytest.fixture
 def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shared / "models" / CHAT
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / CHAT.lower()).symlink_to(folder)
-    monkeypatch.setenv("STEERLAB_REAL_MODELS", str(tmp_path / "models"))
+    weights = local_copy(shared / "models" / CHAT, tmp_path, monkeypatch)
     monkeypatch.setitem(study._AMOUNTS, "quick", study.Amount(24, 4, 6, 2, (4,), (16,), 2))
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     written = tmp_path / "unlock.toml"
     written.write_text(
         'name = "tried"\nseed = 0\n'
@@ -43,16 +37,12 @@ def plan(tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_runs_are_written_with_their_controls_and_resumed(
     plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    figures = ["--figures", str(tmp_path / "figures")]
-    assert run_script(ANALYSES / "real_unlock.py", [plan, "--dry-run", *figures], tmp_path) is None
+    assert run_analysis(ANALYSES / "real_unlock.py", plan, tmp_path, "--dry-run", runs=False) is None
     assert "tokens to read and at most" in capsys.readouterr().out
     assert not (tmp_path / "figures").exists()
-    assert run_script(ANALYSES / "real_unlock.py", [plan, "--only", "one", *figures], tmp_path) is None
-    assert run_script(ANALYSES / "real_unlock.py", [plan, *figures], tmp_path) is None
-    tables = {}
-    for name in ("conditions", "maps", "runs"):
-        with (tmp_path / "figures" / "tried" / f"{name}.csv").open() as file:
-            tables[name] = list(csv.DictReader(file))
+    assert run_analysis(ANALYSES / "real_unlock.py", plan, tmp_path, "--only", "one", runs=False) is None
+    assert run_analysis(ANALYSES / "real_unlock.py", plan, tmp_path, runs=False) is None
+    tables = rows_of(tmp_path, "conditions", "maps", "runs")
     assert [row["run"] for row in tables["runs"]] == ["one", "two"]
     assert {row["manner_reason"] for row in tables["runs"]} <= {
         "carried",
@@ -69,7 +59,7 @@ def test_runs_are_written_with_their_controls_and_resumed(
         }
     assert all(float(row["energy_in"]) >= 0 for row in tables["maps"])
     capsys.readouterr()
-    assert run_script(ANALYSES / "real_unlock.py", [plan, *figures], tmp_path) is None
+    assert run_analysis(ANALYSES / "real_unlock.py", plan, tmp_path, runs=False) is None
     assert "left are none" in capsys.readouterr().out
 
 

@@ -126,6 +126,14 @@ def facts_of(model: LanguageModel, statements: StatementSet) -> list[Fact]:
     return list(facts.values())
 
 
+def known_facts(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
+    """Facts whose right word is the model's own first choice."""
+    words = model.logits(
+        [fact.prompt for fact in facts], reduce=lambda logits: logits.argmax(dim=-1)
+    ).tolist()
+    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
+
+
 # Long: a third or more of it documents its options.
 def noise_effects(
     model: LanguageModel,
@@ -157,9 +165,9 @@ def noise_effects(
         DatasetError: the models know none of the facts together.
         SiteError: a kind or layer that the model has not.
     """
-    known = _known(model, facts)
+    known = known_facts(model, facts)
     if source is not None:
-        known = _known(source, known) if known else known
+        known = known_facts(source, known) if known else known
     chosen = known[:limit]
     if not chosen:
         raise DatasetError(
@@ -204,14 +212,6 @@ def _ends_in_object(item: Statement) -> bool:
         and not item.text[spans["object"][1] :].strip(" .'\"")
         and bool(item.text[: spans["object"][0]].strip())
     )
-
-
-def _known(model: LanguageModel, facts: Sequence[Fact]) -> list[Fact]:
-    """Facts whose right word is the model's own first choice."""
-    words = model.logits(
-        [fact.prompt for fact in facts], reduce=lambda logits: logits.argmax(dim=-1)
-    ).tolist()
-    return [fact for fact, word in zip(facts, words, strict=True) if word == fact.answer]
 
 
 def _spread(model: LanguageModel, facts: Sequence[Fact]) -> float:
