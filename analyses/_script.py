@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +44,11 @@ def arguments_of(description: str | None, *, only: str = "", runs: bool = False)
 def part_files(folder: Path, columns: Mapping[str, Sequence[str]], key: Sequence[str]) -> dict[str, PartFile]:
     """The files of a script by name; their parts are told apart by `key`."""
     return {name: PartFile(folder / f"{name}.csv", listed, key) for name, listed in columns.items()}
+
+
+def settings_of(*settings: object) -> str:
+    """A short hash of what a part is run with: its rows are not taken for those of other settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def ends(*names: str) -> list[str]:

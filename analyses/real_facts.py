@@ -27,7 +27,7 @@ import numpy as np
 from _facts_rows import map_rows, site_rows
 from _local_copies import data_files, digest, model_folder
 from _part_files import Row
-from _script import arguments_of, draw, part_files, slug
+from _script import arguments_of, draw, part_files, settings_of, slug
 
 import steerlab as sl
 from steerlab.datasets import StatementSet, read_facts
@@ -38,7 +38,7 @@ from steerlab.studies import facts_of, noise_effects
 from steerlab.studies._knowledge.noise_effects import known_facts
 
 ADAPTERS = Path(__file__).parent / "post_training"
-PART = ("model", "weights_sha256", "states_of")
+PART = ("model", "weights_sha256", "states_of", "settings")
 ITSELF = "itself"
 COLUMNS = {
     "facts_map": (*PART, "kind", "window", "layer", "role", "n", "effect", "low", "high"),
@@ -66,8 +66,10 @@ class Work:
 
 def parts_of(plan: Mapping[str, Any]) -> Iterator[Work]:
     """Every model with its own states, then each crossed pair both ways and each with its own."""
+    general = [plan[name] for name in ("seed", "every", "asked", "most_tokens")]
     for name, mine in plan["models"].items():
         part = {"model": name, "weights_sha256": mine["sha256"], "states_of": ITSELF}
+        part |= {"settings": settings_of(mine, *general)}
         yield Work(part, name, name, mine["facts"], mine["copies"])
     for name, mine in plan.get("crossed", {}).items():
         tuned = f"{name} + {mine['adapter']}"
@@ -77,6 +79,7 @@ def parts_of(plan: Mapping[str, Any]) -> Iterator[Work]:
         for target, source in itertools.product(both, both):
             said = f"{source}, facts that both know"
             part = {"model": target, "weights_sha256": sums[target], "states_of": said}
+            part |= {"settings": settings_of(mine, *general)}
             yield Work(part, target, source, mine["facts"], mine["copies"], both)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from _local_copies import data_files, model_folder
 from _part_files import Row
-from _script import arguments_of, ends, named, part_files
+from _script import arguments_of, ends, named, part_files, settings_of
 
 import steerlab as sl
 from steerlab.datasets import ContrastSet, plain_text, read_requests, statements
@@ -43,8 +43,9 @@ from steerlab.studies._refusal.parts import (
 from steerlab.studies._refusal.result import Outcome
 from steerlab.studies._refusal.study import _splits, _subject
 
-PART = ("model", "weights_sha256", "rule")
+PART = ("model", "weights_sha256", "rule", "settings")
 RULES = ("corrected", "published")
+AMOUNTS = ("seed", "randoms", "texts", "task", "strengths")  # of the file
 
 
 COLUMNS = {
@@ -204,7 +205,10 @@ def main() -> None:
     arguments = arguments_of(__doc__, only="models")
     plan, files = arguments.plan, part_files(arguments.folder, COLUMNS, PART)
     left: list[Row] = [
-        {"model": name, "weights_sha256": mine["sha256"], "rule": rule}
+        {
+            **{"model": name, "weights_sha256": mine["sha256"], "rule": rule},
+            "settings": settings_of(mine, {name: plan[name] for name in AMOUNTS}),
+        }
         for name, mine in plan["models"].items()
         if arguments.only is None or name in arguments.only
         for rule in RULES

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from _local_copies import model_folder
 from _part_files import Row
-from _script import arguments_of, draw, ends, estimate_of, named, part_files, slug
+from _script import arguments_of, draw, ends, estimate_of, named, part_files, settings_of, slug
 from contrasts import loops_of, odds_of
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -41,9 +41,10 @@ from steerlab.statistics import Estimate, bootstrap_mean, paired_difference, pro
 from steerlab.steering import side_effects
 
 HERE = Path(__file__).parent
-PART = ("model", "weights_sha256", "contrast")
+PART = ("model", "weights_sha256", "contrast", "settings")
 CARRY_ON = "Carry on with this text."
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # class gaps
+AMOUNTS = ("seed", "randoms", "dev", "answers", "new_tokens", "texts", "samples")  # of the file
 PRICED = 4  # random directions whose price is measured
 
 
@@ -321,7 +322,10 @@ def main() -> None:
     arguments = arguments_of(__doc__, only="models")
     plan, files = arguments.plan, part_files(arguments.folder, COLUMNS, PART)
     left: list[Row] = [
-        {"model": name, "weights_sha256": sha256, "contrast": contrast}
+        {
+            **{"model": name, "weights_sha256": sha256, "contrast": contrast},
+            "settings": settings_of(plan["contrasts"][contrast], {name: plan[name] for name in AMOUNTS}),
+        }
         for name, sha256 in plan["models"].items()
         if arguments.only is None or name in arguments.only
         for contrast in plan["contrasts"]

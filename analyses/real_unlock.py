@@ -19,7 +19,7 @@ from typing import Any
 
 from _local_copies import digest, model_folder
 from _part_files import Row
-from _script import arguments_of, draw, ends, estimate_of, named, part_files, slug
+from _script import arguments_of, draw, ends, estimate_of, named, part_files, settings_of, slug
 from _sums import sums
 from post_training.examples import read_answers, requests
 
@@ -34,7 +34,7 @@ from steerlab.studies._transfer.result import TransferResult
 from steerlab.studies._transfer.study import transfer_amount
 
 ADAPTERS = Path(__file__).parent / "post_training"
-PART = ("run", "source_sha256", "target_sha256")
+PART = ("run", "source_sha256", "target_sha256", "settings")
 
 
 COLUMNS = {
@@ -89,11 +89,14 @@ def task_of(name: str, plan: Mapping[str, Any]) -> Task:
 
 
 def weights(each: Mapping[str, Any], plan: Mapping[str, Any]) -> Row:
-    """What tells a run's part apart: its label and the weights."""
+    """What tells a run's part apart: its label, the weights and what it is run with."""
     source = plan["models"][each["source"]]
     if "adapter" in each:
         source += "+" + digest(ADAPTERS / each["adapter"] / "adapter_model.safetensors")
-    return {"run": each["label"], "source_sha256": source, "target_sha256": plan["models"][each["target"]]}
+    return {
+        **{"run": each["label"], "source_sha256": source, "target_sha256": plan["models"][each["target"]]},
+        "settings": settings_of(each, plan["tasks"][each["task"]], plan["seed"]),
+    }
 
 
 def load(
