@@ -3,7 +3,7 @@
 A study's package registers itself in `STUDIES` with a name, a title, what it reads and where its function and its
 result class are; nothing of it is imported before it is run or read. Its result subclasses `StudyResult`, gives
 `study` a fixed default (the registered name), adds its own numbers as fields and overrides `tables` and `figures`.
-A result may say more for its page (`argument`, `key_figure`, `captions`); without them the page takes its defaults.
+A result may say more for its page (`page`: captions, argument, key figure); without it the page takes its defaults.
 JSON is strict: unknown keys are refused, NaN is null. A table whose key is a figure's key is that figure's table.
 """
 
@@ -13,9 +13,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -34,6 +35,7 @@ __all__ = [
     "Headline",
     "KeyFigure",
     "KeyRow",
+    "Page",
     "SkippedResult",
     "Study",
     "StudyResult",
@@ -160,8 +162,23 @@ class Savable(Protocol):
         """Write the file."""
 
 
+@dataclass(frozen=True)
+class Page:
+    """What a kind of result says on its page beyond the defaults: `StudyResult.page`.
+
+    captions: by figure. argument: made of the result and the default one. key_figure: None where it has no other than
+    the default.
+    """
+
+    captions: Mapping[str, str]
+    argument: Callable[[Any, Argument], Argument]
+    key_figure: Callable[[Any], KeyFigure | None]
+
+
 class StudyResult(Record):
     """One study's outcome: status, plain sentences, the main number, and what its class adds."""
+
+    page: ClassVar[Page | None] = None
 
     schema_version: Literal[1] = SCHEMA_VERSION
     study: str
@@ -191,10 +208,12 @@ class StudyResult(Record):
 
     def captions(self) -> dict[str, str]:
         """Captions by figure, each readable alone. Figures with one stand on the page, the others are folded."""
-        return {}
+        return {} if self.page is None else dict(self.page.captions)
 
     def key_figure(self) -> KeyFigure | None:
         """The one figure of the first screen; by default the headline and its control."""
+        if self.page is not None and (own := self.page.key_figure(self)) is not None:
+            return own
         if self.headline is None:
             return None
         rows = [KeyRow(name="found", value=self.headline.value)]
@@ -206,12 +225,13 @@ class StudyResult(Record):
     def argument(self) -> Argument:
         """Answer, comparison, certainty, and what would change the answer; by default from summary and headline."""
         answer = self.summary[0] if self.summary else "No sentence was written for this study."
-        return Argument(
+        default = Argument(
             answer=answer,
             compared=_compared(self.headline),
             sure=_sure(self.headline),
             would_change=_WOULD_CHANGE[self.status],
         )
+        return default if self.page is None else self.page.argument(self, default)
 
     def plot(self) -> Figure:
         """The first figure. Raises RunError when the study has none."""

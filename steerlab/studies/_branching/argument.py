@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlab.results import Argument, KeyFigure, KeyRow
+from steerlab.results import Argument, KeyFigure, KeyRow, Page
 
 if TYPE_CHECKING:
     from steerlab.studies._branching.result import BranchingResult
@@ -43,3 +43,6 @@ def key_figure(result: BranchingResult) -> KeyFigure | None:
     """The branching factor of each model as it is used."""
     rows = [KeyRow(name=row.model, value=row.factor, role=row.model) for row in result.measured[:2]]
     return KeyFigure(what="Branching factor", rows=tuple(rows)) if rows else None
+
+
+PAGE = Page(CAPTIONS, argument, key_figure)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from steerlab.models.thinking import Thinking
 from steerlab.record import Role
-from steerlab.results import Argument, KeyFigure, StudyResult, Table
+from steerlab.results import Page, StudyResult, Table
 from steerlab.statistics import Estimate
-from steerlab.studies._branching.argument import CAPTIONS, argument, key_figure
+from steerlab.studies._branching.argument import PAGE
 from steerlab.studies._branching.figures import figures
 from steerlab.studies._branching.measures import Contrast, Measured
 from steerlab.studies._branching.parts_result import Parts
@@ -27,6 +27,7 @@ class BranchingResult(StudyResult):
     thinking: what stands of a thinking block before the post-trained model's answers in its chat template.
     """
 
+    page: ClassVar[Page | None] = PAGE
     study: str = "branching"
     law: str
     amounts: str = ""
@@ -45,15 +46,3 @@ class BranchingResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """Bars with controls, curves by position, and the parts."""
         return figures(self)
-
-    def captions(self) -> dict[str, str]:
-        """Of the figures that make the argument."""
-        return CAPTIONS
-
-    def key_figure(self) -> KeyFigure | None:
-        """The figure of the first screen."""
-        return key_figure(self) or super().key_figure()
-
-    def argument(self) -> Argument:
-        """The answer and what it rests on."""
-        return argument(self, super().argument())

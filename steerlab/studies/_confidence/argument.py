@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlab.results import Argument, KeyFigure, KeyRow
+from steerlab.results import Argument, KeyFigure, KeyRow, Page
 
 if TYPE_CHECKING:
     from steerlab.studies._confidence.result import ConfidenceResult
@@ -53,3 +53,6 @@ def key_figure(result: ConfidenceResult) -> KeyFigure | None:
     return (
         KeyFigure(what="Entropy of the next token of plain text (nats)", rows=tuple(rows)) if rows else None
     )
+
+
+PAGE = Page(CAPTIONS, argument, key_figure)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from steerlab.neurons.overlap import PairNeurons
 from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
 from steerlab.readouts.questions import ANSWERS
-from steerlab.results import Argument, KeyFigure, StudyResult, Table
-from steerlab.studies._confidence.argument import CAPTIONS, argument, key_figure
+from steerlab.results import Page, StudyResult, Table
+from steerlab.studies._confidence.argument import PAGE
 from steerlab.studies._confidence.changes import Change
 from steerlab.studies._confidence.choices import Choices
 from steerlab.studies._confidence.depth import Depth
@@ -25,6 +25,7 @@ class ConfidenceResult(StudyResult):
     form: how statements were asked. words: those for true and false that were asked for.
     """
 
+    page: ClassVar[Page | None] = PAGE
     study: str = "confidence"
     texts: list[TextConfidence]
     form: str
@@ -43,15 +44,3 @@ class ConfidenceResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """Entropy distributions, reliability diagrams, neurons by their weights, the explained gap."""
         return figures(self)
-
-    def captions(self) -> dict[str, str]:
-        """Of the figures that make the argument."""
-        return CAPTIONS
-
-    def key_figure(self) -> KeyFigure | None:
-        """The figure of the first screen."""
-        return key_figure(self) or super().key_figure()
-
-    def argument(self) -> Argument:
-        """The answer and what it rests on."""
-        return argument(self, super().argument())

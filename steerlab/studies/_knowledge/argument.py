@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlab.results import Argument, KeyFigure, KeyRow
+from steerlab.results import Argument, KeyFigure, KeyRow, Page
 from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -63,3 +63,6 @@ def key_figure(result: KnowledgeResult) -> KeyFigure | None:
         ),
         limits=(min(0.0, maps.overall.value, maps.published_shifted.correlation), 1.0),
     )
+
+
+PAGE = Page(CAPTIONS, argument, key_figure)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from steerlab.record import Record
-from steerlab.results import Argument, KeyFigure, StudyResult, Table
+from steerlab.results import Page, StudyResult, Table
 from steerlab.statistics import Estimate, Number
-from steerlab.studies._knowledge.argument import CAPTIONS, argument, key_figure
+from steerlab.studies._knowledge.argument import PAGE
 from steerlab.studies._knowledge.figures import figures
 from steerlab.studies._knowledge.noise import NoiseTrace
 from steerlab.studies._knowledge.recovery import LEAST, Recovery
@@ -118,6 +118,7 @@ class Spent(Record):
 class KnowledgeResult(StudyResult):
     """Where two models hold what they know, and whether one's knowledge works in the other."""
 
+    page: ClassVar[Page | None] = PAGE
     study: str = "knowledge"
     setting: Setting
     gates: tuple[Gate, ...]
@@ -159,15 +160,3 @@ class KnowledgeResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """The maps with their difference, maps of other kinds, cross-model maps, recovery, noise."""
         return figures(self)
-
-    def captions(self) -> dict[str, str]:
-        """Of the figures that make the argument."""
-        return CAPTIONS
-
-    def key_figure(self) -> KeyFigure | None:
-        """The figure of the first screen."""
-        return key_figure(self) or super().key_figure()
-
-    def argument(self) -> Argument:
-        """The answer and what it rests on."""
-        return argument(self, super().argument())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlab.results import Argument, KeyFigure, KeyRow
+from steerlab.results import Argument, KeyFigure, KeyRow, Page
 
 if TYPE_CHECKING:
     from steerlab.studies._refusal.result import Outcome, RefusalResult
@@ -63,3 +63,6 @@ def key_figure(result: RefusalResult) -> KeyFigure | None:
 def _row(name: str, outcome: Outcome) -> KeyRow:
     role = "control" if "random" in name else "base" if name == "base" else "post"
     return KeyRow.model_validate({"name": name, "value": outcome.refused, "role": role})
+
+
+PAGE = Page(CAPTIONS, argument, key_figure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,10 +12,10 @@ from steerlab.readouts.agreement import Agreement
 from steerlab.readouts.dominance import MeanShare
 from steerlab.readouts.surface import Surface
 from steerlab.record import Record
-from steerlab.results import Argument, KeyFigure, StudyResult, Table
+from steerlab.results import Page, StudyResult, Table
 from steerlab.selection import Selection
 from steerlab.statistics import Estimate, auroc
-from steerlab.studies._refusal.argument import CAPTIONS, argument, key_figure
+from steerlab.studies._refusal.argument import PAGE
 from steerlab.studies._refusal.figures import figures
 from steerlab.studies._refusal.place import Cell, Projection
 from steerlab.studies._refusal.price import InterventionPrice
@@ -84,6 +84,7 @@ class RefusalResult(StudyResult):
     that judge and the phrases on each model's unsteered test answers.
     """
 
+    page: ClassVar[Page | None] = PAGE
     study: str = "refusal"
     setting: Setting
     separates: dict[str, bool]
@@ -138,18 +139,6 @@ class RefusalResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """Refusal rates, the 2x2 of effects, projections, prices and cosines."""
         return figures(self)
-
-    def captions(self) -> dict[str, str]:
-        """Of the figures that make the argument."""
-        return CAPTIONS
-
-    def key_figure(self) -> KeyFigure | None:
-        """The figure of the first screen."""
-        return key_figure(self) or super().key_figure()
-
-    def argument(self) -> Argument:
-        """The answer and what it rests on."""
-        return argument(self, super().argument())
 
     def apart(self, model: str) -> Estimate | None:
         """AUROC of the test prompts along a model's own direction; None without projections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerlab.results import Argument, KeyFigure, KeyRow
+from steerlab.results import Argument, KeyFigure, KeyRow, Page
 from steerlab.statistics import Estimate
 
 if TYPE_CHECKING:
@@ -82,3 +82,6 @@ def _shared(at: Agreement) -> str:
 def _chosen(result: TruthfulnessResult) -> Agreement | None:
     """The row of the layer chosen in the post-trained model, where directions were compared."""
     return next((row for row in result.agreement if row.layer == result.layer("post")), None)
+
+
+PAGE = Page(CAPTIONS, argument, key_figure)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from steerlab.readouts.agreement import Agreement
 from steerlab.record import Record
-from steerlab.results import Argument, KeyFigure, StudyResult, Table
+from steerlab.results import Page, StudyResult, Table
 from steerlab.statistics import Number
 from steerlab.studies._truthfulness.answers import Labels
-from steerlab.studies._truthfulness.argument import CAPTIONS, argument, key_figure
+from steerlab.studies._truthfulness.argument import PAGE
 from steerlab.studies._truthfulness.figures import figures
 from steerlab.studies._truthfulness.price import SteeringPrice
 from steerlab.studies._truthfulness.probes import OWN, Accuracy, Centring
@@ -58,6 +58,7 @@ class TruthfulnessResult(StudyResult):
     tried where a model has no direction. missing: parts that were not run, and why.
     """
 
+    page: ClassVar[Page | None] = PAGE
     study: str = "truthfulness"
     setting: Setting
     chosen: dict[str, tuple[int, ...]]
@@ -109,15 +110,3 @@ class TruthfulnessResult(StudyResult):
     def figures(self) -> dict[str, Figure]:
         """Accuracy by layer; where a direction was found also cosines, transfer, topics, projections and steering."""
         return figures(self)
-
-    def captions(self) -> dict[str, str]:
-        """Of the figures that make the argument."""
-        return CAPTIONS
-
-    def key_figure(self) -> KeyFigure | None:
-        """The figure of the first screen."""
-        return key_figure(self) or super().key_figure()
-
-    def argument(self) -> Argument:
-        """The answer and what it rests on."""
-        return argument(self, super().argument())
