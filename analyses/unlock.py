@@ -159,8 +159,8 @@ def row_of(each: dict[str, Any], result: TransferResult) -> dict[str, Any]:
             found[f"{one.name}: {'manner' if outcome == 'behaves' else 'right'}"] = str(getattr(one, outcome))
     furthest = max(result.condition("random directions").draws)
     known = ("locked", "unlocked prompt", "UNLOCK", "native, same layers", "native, all layers, own strength",
-             "rank one", "shuffled pairs", "negated", "another task", "random directions", "first 1 forced",
-             "first 4 forced", "logit arithmetic")  # fmt: skip
+             "rank one", "shuffled pairs", "negated", "another task", "random source direction", "another layer",
+             "random directions", "first 1 forced", "first 4 forced", "logit arithmetic")  # fmt: skip
     ordered = {key: found[key] for key in list(found)[:6]}
     for name in known:
         for what in ("manner", "right"):

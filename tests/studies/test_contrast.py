@@ -85,6 +85,9 @@ def test_a_planted_contrast_is_found_shared_and_steers(found: ContrastResult) ->
     one = found["truth"]
     assert found.status == "done"
     assert one.verdict == "shared; steers base and post"
+    only = one.model_copy(update={"steering": tuple(cell for cell in one.steering if cell.model == "post")})
+    assert only.verdict == "shared; steers post"
+    assert one.model_copy(update={"steering": ()}).verdict == "shared; not steered"
     assert (one.groups, one.matched, one.ends) == (20, 20, ("positive", "negative"))
     for cell in one.cells:
         assert cell.midpoint != "model read" or cell.above_chance

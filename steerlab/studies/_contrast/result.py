@@ -95,8 +95,17 @@ class Outcome(Record):
             where = "in both, not comparable"
         else:
             where = "shared" if all(cell.above_chance for cell in crossed) else "in both, not shared"
-        able = [model for model in known if (own := self.steered(model, model)) and own.above_control]
-        return f"{where}; steers {' and '.join(able) if able else 'neither'}"
+        return f"{where}; {self._steers(known)}"
+
+    def _steers(self, known: tuple[str, ...]) -> str:
+        """What their own directions do to these models, in words."""
+        steered = {model: own for model in known if (own := self.steered(model, model)) is not None}
+        able = [model for model, own in steered.items() if own.above_control]
+        if able:
+            return f"steers {' and '.join(able)}"
+        if len(steered) == 2:
+            return "steers neither"
+        return f"does not steer {' '.join(steered)}" if steered else "not steered"
 
 
 class ContrastResult(StudyResult):
