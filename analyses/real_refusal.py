@@ -8,8 +8,9 @@ rules choose a direction on validation requests: "corrected" with the way of abl
 `rates.csv`: refused and gibberish shares of unseen requests, unsteered, with the direction ablated (harmful) and added
 (harmless), beside random directions treated the same way, each on an eighth of the requests in turn. `prices.csv`: what
 that costs on plain text. `judges.csv`: how far phrases in the answer and the log-odds of its first token agree on what
-is a refusal. A part is a model and a rule; a part whose rows are in the files is not run again. Answers are scored in
-memory and written nowhere. STEERLAB_REAL_MODELS and STEERLAB_DATA name the folders of local copies.
+is a refusal, unsteered and with the direction ablated (harmful) or added (harmless). Where the published rule chooses
+nothing, its row says why. A part is a model and a rule; a part whose rows are in the files is not run again. Answers
+are scored in memory and written nowhere. STEERLAB_REAL_MODELS and STEERLAB_DATA name the folders of local copies.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from steerlab.studies._refusal.parts import (
     effects,
     find,
     prices_of,
+    removed,
 )
 from steerlab.studies._refusal.result import Outcome
 from steerlab.studies._refusal.study import _splits, _subject
@@ -103,8 +105,20 @@ def run_part(
             "judges": judges,
         }
     subject = by_rule(subject, rule)
-    found = find(subject, "needed", missing)
+    try:
+        found = find(subject, "needed", None)
+    except SteerlabError as error:
+        return {"choices": [{"note": str(error)}], "rates": [], "prices": [], "judges": []}
     strength = best_strength(subject, found, amount)
+    edits = {
+        "harmful": removed(found, found.unit),
+        "harmless": added(subject, found.unit * found.gap(found.choice.layer), found.choice.layer, strength),
+    }
+    steered = [
+        subject.judge.verdicts(prompts, [edits[kind]])
+        for kind, prompts in zip(edits, subject.test.kinds, strict=True)
+    ]
+    judges.append(agreement("ablated or added", steered))
     outcomes += effects(subject, {"model": found}, ["model"], plain, strength, amount, seed)
     prices = prices_of(subject, found, strength, amount, list(plain_text()), statements(), seed, missing)
     return {

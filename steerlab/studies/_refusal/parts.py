@@ -103,10 +103,13 @@ class Found:
         return float(np.linalg.norm(self.differences[layer, self.choice.position]))
 
 
-def find(subject: Subject, scores: Literal["needed", "all"], missing: dict[str, str]) -> Found:
+def find(subject: Subject, scores: Literal["needed", "all"], missing: dict[str, str] | None) -> Found:
     """Read the training requests and choose the direction on the validation ones.
 
     Where the published rule has nothing to go by, the corrected one chooses and `missing` says why.
+
+    Raises:
+        SteerlabError: the published rule chooses nothing, and `missing` is None.
     """
     method = subject.method
     bar = f"reading requests in {subject.name}"
@@ -134,7 +137,11 @@ def find(subject: Subject, scores: Literal["needed", "all"], missing: dict[str, 
             if refuses:
                 return Found(reading, reading.differences(), chosen("published"))
         except SteerlabError as error:
+            if missing is None:
+                raise
             why = str(error)
+        if missing is None:
+            raise SteerlabError(f"The published rule chooses nothing in the {subject.name} model: {why}.")
         missing[f"rule {subject.name}"] = (
             f"The published rule chooses nothing in the {subject.name} model, so the corrected one chose: {why}"
         ).rstrip(".") + "."
