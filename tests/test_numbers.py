@@ -32,7 +32,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WHOLE = [ROOT / "README.md", ROOT / "docs" / "real_models.md"]
+WHOLE = [ROOT / "README.md", *(ROOT / "docs" / page for page in ("real_models.md", "speed.md"))]
 PLAIN = re.compile(
     r"Python 3\.11|95 %|[A-Z]\w+[\d.]*(-[\w.]+)+"
 )  # versions, the level of intervals, names of models
