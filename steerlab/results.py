@@ -112,12 +112,20 @@ def with_rows(*tables: Table) -> list[Table]:
 
 
 class Headline(Record):
-    """The main number of a study in a few words (`what`), with its control and what the control is."""
+    """The main number of a study in a few words (`what`), with its control and what the control is.
+
+    share: whether it is a share, which people read in percent.
+    """
 
     what: str
     value: Estimate
     control: Estimate | None = None
     control_name: str = ""
+    share: bool = False
+
+    def said(self, estimate: Estimate) -> str:
+        """The value or the control as people read it."""
+        return f"{estimate:%}" if self.share else str(estimate)
 
 
 class KeyRow(Record):
@@ -131,12 +139,14 @@ class KeyRow(Record):
 class KeyFigure(Record):
     """The one small figure of a study: a few numbers with their intervals on one axis.
 
-    what: what the axis measures. limits: its ends; None for those of the numbers and zero.
+    what: what the axis measures. limits: its ends; None for those of the numbers and zero. share: whether it measures
+    shares, which people read in percent.
     """
 
     what: str
     rows: tuple[KeyRow, ...]
     limits: tuple[float, float] | None = None
+    share: bool = False
 
 
 class Argument(Record):
@@ -220,7 +230,7 @@ class StudyResult(Record):
         if self.headline.control is not None:
             name = self.headline.control_name or "control"
             rows.append(KeyRow(name=name, value=self.headline.control, role="control"))
-        return KeyFigure(what=self.headline.what, rows=tuple(rows))
+        return KeyFigure(what=self.headline.what, rows=tuple(rows), share=self.headline.share)
 
     def argument(self) -> Argument:
         """Answer, comparison, certainty, and what would change the answer; by default from summary and headline."""
@@ -310,8 +320,8 @@ class SkippedResult(StudyResult):
 def _compared(headline: Headline | None) -> str:
     if headline is None or headline.control is None:
         return ""
-    found = f"{headline.what[:1].upper()}{headline.what[1:]}: {headline.value}"
-    return f"{found}; {headline.control_name or 'the control'}: {headline.control}."
+    found = f"{headline.what[:1].upper()}{headline.what[1:]}: {headline.said(headline.value)}"
+    return f"{found}; {headline.control_name or 'the control'}: {headline.said(headline.control)}."
 
 
 def _sure(headline: Headline | None) -> str:
@@ -325,7 +335,7 @@ def _sure(headline: Headline | None) -> str:
         if value.has_interval
         else "No interval could be made"
     )
-    return f"{level}: {value}."
+    return f"{level}: {headline.said(value)}."
 
 
 def study_title(name: str) -> str:

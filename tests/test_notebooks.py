@@ -62,5 +62,17 @@ def test_every_figure_has_a_picture_beside_it(path: Path) -> None:
     assert all(data.get("image/png", "").startswith("iVBOR") for data in figures)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asks_shows_and_says_what_would_change_its_answer(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    assert "?" in cells[0].source.split("\n\n")[0]
+    code = [number for number, cell in enumerate(cells) if cell.cell_type == "code"]
+    shown = [
+        number for number in code if any("image/png" in out.get("data", {}) for out in cells[number].outputs)
+    ]
+    assert shown[0] in code[:2], "the first figure stands further down than the first screen"
+    assert "What would change this answer" in cells[-1].source
+
+
 def test_there_is_a_quick_start() -> None:
     assert "01_quick_start" in [path.stem for path in NOTEBOOKS]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steerlab.report.cells import shown
 from steerlab.results import KeyFigure, KeyRow
+from steerlab.statistics import percent
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,15 @@ def marks(figure: KeyFigure | None) -> Marks | None:
         return round(100 * min(max((value - low) / span, 0.0), 1.0), 2)
 
     def mark(row: KeyRow) -> Mark:
-        cell = shown(row.value)
-        interval = cell.interval if row.value.has_interval else ""
+        text, _, interval = (f"{row.value:%}" if figure.share else str(row.value)).partition(" [")
+        interval = f"[{interval}" if row.value.has_interval else ""
         left, right = (place(end) for end in _ends(row))
-        return Mark(
-            row.name, cell.text, interval, row.role, place(row.value.value), left, round(right - left, 2)
-        )
+        return Mark(row.name, text, interval, row.role, place(row.value.value), left, round(right - left, 2))
 
     return Marks(
         what=figure.what,
         rows=[mark(row) for row in rows],
-        ends=(f"{low:.3g}", f"{high:.3g}"),
+        ends=(percent(low), percent(high)) if figure.share else (f"{low:.3g}", f"{high:.3g}"),
         zero=place(0.0) if low < 0 < high else None,
     )
 

@@ -27,10 +27,16 @@ def terminal_table(results: Iterable[StudyResult] | Mapping[str, StudyResult]) -
             table.add_row(name, status, Text(visible(result.summary[0] if result.summary else "")), "", "")
         for headline in result.headlines():
             control = (
-                "" if headline.control is None else f"{headline.control} {headline.control_name}".strip()
+                ""
+                if headline.control is None
+                else f"{headline.said(headline.control)} {headline.control_name}".strip()
             )
             table.add_row(
-                name, status, Text(visible(headline.what)), Text(str(headline.value)), Text(visible(control))
+                name,
+                status,
+                Text(visible(headline.what)),
+                Text(headline.said(headline.value)),
+                Text(visible(control)),
             )
             name, status = Text(""), Text("")
     return table

@@ -14,7 +14,7 @@ from steerlab.statistics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
-from steerlab.statistics.estimate import Estimate, Number, mean_and_extremes
+from steerlab.statistics.estimate import Estimate, Number, mean_and_extremes, percent
 from steerlab.statistics.nulls import (
     CosineNull,
     benjamini_hochberg,
@@ -56,6 +56,7 @@ __all__ = [
     "mean_test",
     "paired_difference",
     "paired_log_ratio",
+    "percent",
     "permutation_null",
     "permutation_p_value",
     "proportion",

@@ -80,9 +80,17 @@ class Estimate(Record):
         return self.model_copy(update={"value": function(self.value), "low": low, "high": high})
 
     def __format__(self, spec: str) -> str:
-        """`f"{estimate:.3f}"` formats value and ends alike; without a spec the decimals follow the width."""
+        """`f"{estimate:.3f}"` formats value and ends alike, `f"{share:%}"` a share as "92 % [74, 98]".
+
+        Without a spec the decimals follow the width.
+        """
         if not math.isfinite(self.value):
             return "n/a"
+        if spec == "%":
+            ends = (
+                [_plain(100 * end, ".0f") for end in (self.low, self.high)] if self.has_interval else ["n/a"]
+            )
+            return f"{percent(self.value)} [{', '.join(ends)}]"
         spec = spec or f".{self._decimals()}f"
         if not self.has_interval:
             return f"{_plain(self.value, spec)} [n/a]"
@@ -116,6 +124,11 @@ def mean_and_extremes(values: Sequence[float], method: str) -> Estimate:
         n=len(known),
         method=method.format(n=len(known)),
     )
+
+
+def percent(share: float) -> str:
+    """A share as people compare it: "92 %"."""
+    return f"{_plain(100 * share, '.0f')} %" if math.isfinite(share) else "n/a"
 
 
 def _plain(value: float, spec: str) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from steerlab.statistics import Estimate
+from steerlab.statistics import Estimate, percent
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,14 @@ def test_what_the_data_cannot_give_is_never_printed_as_nan() -> None:
 
 def test_format_spec_is_kept() -> None:
     assert f"{Estimate(value=0.83456, low=0.79, high=0.87):.3f}" == "0.835 [0.790, 0.870]"
+
+
+def test_a_share_is_read_in_percent() -> None:
+    assert f"{Estimate(value=0.917, low=0.742, high=0.977):%}" == "92 % [74, 98]"
+    assert f"{Estimate(value=-0.001, low=-0.16, high=0.16):%}" == "0 % [-16, 16]"
+    assert f"{Estimate(value=0.5):%}" == "50 % [n/a]"
+    assert f"{Estimate(value=float('nan')):%}" == percent(float("nan")) == "n/a"
+    assert percent(0.25) == "25 %"
 
 
 @given(st.floats(allow_nan=True, allow_infinity=False), st.integers(0, 10**6))

@@ -24,7 +24,7 @@ from steerlab.models.laws import exact
 from steerlab.readouts.confidence import Calibration, calibration
 from steerlab.readouts.scoring import continuation_log_probability
 from steerlab.record import Record, Role
-from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
+from steerlab.statistics import Estimate, Number, bootstrap_mean, percent, proportion
 from steerlab.studies._confidence.changes import Change, choice_changes
 from steerlab.studies._confidence.temperature import law_at, tempered_law
 
@@ -193,11 +193,11 @@ def _brier(
 def _said(answers: Sequence[ChoiceConfidence], form: str) -> str:
     at_chance = [row.model for row in answers if not row.above_chance]
     if at_chance:
-        shown = ", ".join(f"{row.model} {row.accuracy:.2f}, chance {row.chance:.2f}" for row in answers)
+        shown = ", ".join(f"{row.model} {row.accuracy:%}, chance {percent(row.chance)}" for row in answers)
         return f"Calibration on multiple choice is not identified for {' and '.join(at_chance)}: at chance ({shown})."
     base, post = answers
     return (
-        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:.2f} base and {post.accuracy:.2f} "
+        f"On {base.n} multiple-choice questions ({form}) accuracy is {base.accuracy:%} base and {post.accuracy:%} "
         f"post, calibration error {base.calibration.error:.3f} and {post.calibration.error:.3f}; with one temperature "
         f"({base.temperature:.2f} and {post.temperature:.2f}) {base.after.error:.3f} and {post.after.error:.3f}."
     )

@@ -10,6 +10,7 @@ from steerlab.neurons.overlap import PairNeurons
 from steerlab.readouts.confidence import AnswerConfidence, TextConfidence
 from steerlab.readouts.questions import spoken
 from steerlab.record import Role
+from steerlab.statistics import percent
 from steerlab.studies._confidence.changes import Change
 from steerlab.studies._confidence.depth import Depth
 
@@ -49,7 +50,7 @@ def answer_summary(
         return [f"Confidence on statements was {form}"]
     at_chance = [row.model for row in answers if not row.above_chance]
     if at_chance:
-        accuracies = ", ".join(f"{row.model} {row.accuracy:.2f}" for row in answers)
+        accuracies = ", ".join(f"{row.model} {row.accuracy:%}" for row in answers)
         return [
             f"Calibration on statements is not identified for {' and '.join(at_chance)}: accuracy at chance "
             f"({accuracies}; {spoken(words)} asked for)."
@@ -58,8 +59,8 @@ def answer_summary(
     gap = next(change for change in changes if change.what == "calibration error on statements")
     verdict = "changed" if gap.identified else "no change beyond its control"
     return [
-        f"On {base.n} labelled statements ({form}, {spoken(words)} asked for) accuracy is {base.accuracy:.2f} base "
-        f"and {post.accuracy:.2f} post, calibration error {base.calibration.error:.3f} and "
+        f"On {base.n} labelled statements ({form}, {spoken(words)} asked for) accuracy is {base.accuracy:%} base "
+        f"and {post.accuracy:%} post, calibration error {base.calibration.error:.3f} and "
         f"{post.calibration.error:.3f} ({verdict})."
     ]
 
@@ -72,9 +73,9 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
         others = [
             row.value.value for row in neurons.agreements if "layer" in row.name or "opposite" in row.name
         ]
-        reach = f"{min(others):.2f} to {max(others):.2f}" if others else "n/a"
+        reach = f"{percent(min(others))} to {percent(max(others))}" if others else "n/a"
         sentences.append(
-            f"The ten entropy-neuron candidates of each model overlap by {overlap:.2f}; the opposite rule and other "
+            f"The ten entropy-neuron candidates of each model overlap by {overlap:%}; the opposite rule and other "
             f"layers give {reach}: "
             + (
                 "more than any control."
@@ -91,8 +92,8 @@ def neuron_summary(neurons: PairNeurons) -> list[str]:
         verdict = "" if neurons.acts_through_norm(role) else " (not identified as entropy neurons)"
         sentences.append(
             f"Ablating one candidate of the {role} model changes the entropy by {candidates.total:.4f} nats a token, "
-            f"a share of {candidates.through_norm:.2f} of it through the final norm; random neurons of like norm "
-            f"{random.total:.4f}, {random.through_norm:.2f}{verdict}."
+            f"{candidates.through_norm:%} of it through the final norm; random neurons of like norm "
+            f"{random.total:.4f}, {random.through_norm:%}{verdict}."
         )
     return sentences
 
@@ -116,13 +117,13 @@ def _explained(row: Explained) -> str:
     if not row.random.has_interval:
         return (
             f"Giving the post-trained model the base model's activations at its {row.n} entropy neurons takes "
-            f"{row.share} of the entropy gap away; without random neurons of like norm nothing says whether it is "
+            f"{row.share:%} of the entropy gap away; without random neurons of like norm nothing says whether it is "
             "theirs."
         )
     beyond = row.share.has_interval and row.share.low > row.random.high
     verdict = "more than they do." if beyond else "not more than they do, so the gap is not theirs."
     return (
-        f"Giving the post-trained model the base model's activations at its {row.n} entropy neurons takes {row.share} "
-        f"of the entropy gap away (random neurons of like norm {row.random.value:.2f}, at most "
-        f"{row.random.high:.2f}): {verdict}"
+        f"Giving the post-trained model the base model's activations at its {row.n} entropy neurons takes "
+        f"{row.share:%} of the entropy gap away (random neurons of like norm {percent(row.random.value)}, at most "
+        f"{percent(row.random.high)}): {verdict}"
     )

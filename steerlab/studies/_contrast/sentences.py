@@ -43,6 +43,7 @@ def headline(one: Outcome) -> Headline:
         value=one.own(model).accuracy,
         control=one.own(model).control,
         control_name="shuffled labels",
+        share=True,
     )
 
 
@@ -54,21 +55,22 @@ def _reading(one: Outcome) -> str:
     if not one.identified:
         return ""
     read = " and ".join(
-        f"{one.own(model).accuracy} in {model} ({_layers(one.own(model).layers)})" for model in one.identified
+        f"{one.own(model).accuracy:%} in {model} ({_layers(one.own(model).layers)})"
+        for model in one.identified
     )
     enough = all(one.words.value >= one.own(model).accuracy.value for model in one.identified)
-    words = f"a bag of words reads {one.words}" + (", so the words are enough" if enough else "")
+    words = f"a bag of words reads {one.words:%}" + (", so the words are enough" if enough else "")
     return f"{one.name}: the direction from {one.ends[1]} to {one.ends[0]} is read at {read}; {words}."
 
 
 def _not_identified(one: Outcome) -> str:
     """In which models there is no direction, and by what numbers."""
     parts = [
-        f"in {model} ({own.accuracy}, with shuffled labels {own.control})"
+        f"in {model} ({own.accuracy:%}, with shuffled labels {own.control:%})"
         for model in one.best
         if not (own := one.own(model)).above_chance
     ]
-    words = "" if one.identified else f"; a bag of words reads {one.words}"
+    words = "" if one.identified else f"; a bag of words reads {one.words:%}"
     return (
         f"{one.name}: the direction from {one.ends[1]} to {one.ends[0]} is not identified, accuracy at chance "
         f"{' and '.join(parts)}{words}."
@@ -90,7 +92,7 @@ def _cosine(one: Outcome) -> list[str]:
 
 def _transfer(one: Outcome) -> list[str]:
     parts = [
-        f"{direction}'s direction classifies {states}'s states at {cell.accuracy}, decided at {states}'s midpoint"
+        f"{direction}'s direction classifies {states}'s states at {cell.accuracy:%}, decided at {states}'s midpoint"
         for direction, states in (("base", "post"), ("post", "base"))
         if (cell := one.cell(direction, states)) is not None
     ]

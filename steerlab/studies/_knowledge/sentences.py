@@ -8,6 +8,7 @@ import numpy as np
 
 from steerlab.readouts.questions import spoken
 from steerlab.results import Headline
+from steerlab.statistics import percent
 from steerlab.studies._knowledge.noise import NoiseTrace
 from steerlab.studies._knowledge.recovery import LEAST, Recovery
 from steerlab.studies._knowledge.statistics import Comparison
@@ -22,10 +23,10 @@ _LAST = "last token"
 def sentences(result: KnowledgeResult) -> list[str]:
     """The outcome in plain words."""
     setting, maps = result.setting, result.comparison
-    gates = ", ".join(f"{gate.model} {gate.both}" for gate in result.gates)
+    gates = ", ".join(f"{gate.model} {gate.both:%}" for gate in result.gates)
     made = [
         f"Of {setting.made} pairs of a true and a false statement that differ in the {setting.differ}, both models, "
-        f"asked for {spoken(setting.answers)}, answer enough right on both sides ({gates}; chance 0.25); "
+        f"asked for {spoken(setting.answers)}, answer enough right on both sides ({gates}; chance 25 %); "
         f"{setting.traced} were traced."
     ]
     made += [_where(effects) for effects in result.own().values()]
@@ -75,23 +76,24 @@ def _where(effects: EffectMap) -> str:
     )
     text = (
         f"In {effects.target} the last token holds half of the effect from layer {effects.rows[reached]} on "
-        f"({effects.effects[reached][last].value:.2f})"
+        f"({percent(effects.effects[reached][last].value)})"
     )
     inside = effects.peaks(1, effects.knowledge)
     best = effects.effects[inside[0][0]][inside[0][1]] if inside else None
+    at_most = "n/a" if best is None else f"{best:%}"
     if effects.carries and best is not None:
         row, column = inside[0]
         text += (
             f". Of subject and object tokens the {effects.columns[column]} at layer {effects.rows[row]} carries most, "
-            f"{best}"
+            f"{best:%}"
         )
     else:
-        text += f". No subject or object token carries a tenth of it at any layer (at most {best})"
+        text += f". No subject or object token carries a tenth of it at any layer (at most {at_most})"
     others = tuple(at for at in range(len(effects.columns)) if at != last and at not in effects.knowledge)
     if (between := effects.peaks(1, others)) and effects.effects[between[0][0]][between[0][1]].value >= LEAST:
         row, column = between[0]
         effect = effects.effects[row][column]
-        text += f"; of the others the {effects.columns[column]} behind layer {effects.rows[row]}, {effect}"
+        text += f"; of the others the {effects.columns[column]} behind layer {effects.rows[row]}, {effect:%}"
     return text + "."
 
 
@@ -113,12 +115,12 @@ def _agreement(maps: Comparison, carries: bool) -> str:
 
 def _recovered(row: Recovery) -> str:
     controls = "; ".join(
-        f"{name} {value}"
+        f"{name} {value:%}"
         for name, value in (("another pair's states", row.shuffled), ("a random shift", row.random))
         if value is not None
     )
     return (
-        f"The {row.source} model's states put into {row.target} do {row.recovered} of what its own do at its peak "
+        f"The {row.source} model's states put into {row.target} do {row.recovered:%} of what its own do at its peak "
         f"cells of subject and object ({controls}): "
         + ("more than the controls." if row.above_controls else "not more than the controls.")
     )

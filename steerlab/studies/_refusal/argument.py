@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerlab.results import Argument, KeyFigure, KeyRow, Page
+from steerlab.statistics import percent
 
 if TYPE_CHECKING:
     from steerlab.studies._refusal.result import Outcome, RefusalResult
@@ -31,8 +32,8 @@ def argument(result: RefusalResult, default: Argument) -> Argument:
     yes = result.above_control("post", "ablation", "base")
     answer = (
         f"{'Yes' if yes else 'No'}: removing the base model's direction takes the post-trained model's refusal of "
-        f"harmful prompts from {unsteered.refused.value:.2f} to {foreign.refused.value:.2f}; its own takes it to "
-        f"{own.refused.value:.2f}."
+        f"harmful prompts from {percent(unsteered.refused.value)} to {percent(foreign.refused.value)}; its own takes "
+        f"it to {percent(own.refused.value)}."
     )
     change = (
         "A base direction whose removal lowers refusal by no more than random ones do."
@@ -54,7 +55,7 @@ def key_figure(result: RefusalResult) -> KeyFigure | None:
     )
     made = [_row(name, outcome) for name, outcome in rows if outcome is not None]
     return (
-        KeyFigure(what="Share of harmful prompts refused", rows=tuple(made), limits=(0.0, 1.0))
+        KeyFigure(what="Share of harmful prompts refused", rows=tuple(made), limits=(0.0, 1.0), share=True)
         if made
         else None
     )

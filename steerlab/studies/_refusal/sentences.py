@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steerlab.readouts.dominance import dominance_sentence, dominates
 from steerlab.results import Headline
-from steerlab.statistics import Estimate
+from steerlab.statistics import Estimate, percent
 
 if TYPE_CHECKING:
     from steerlab.studies._refusal.result import Outcome, RefusalResult
@@ -22,7 +22,7 @@ def sentences(result: RefusalResult) -> list[str]:
         refuses = [row.refused for row in unsteered if row is not None]
         verdict = "" if result.separates[model] else " — no difference to explain"
         made.append(
-            f"{asked} refuses {refuses[0]} of {harmful} and {refuses[1]} of {harmless} prompts{verdict}."
+            f"{asked} refuses {refuses[0]:%} of {harmful} and {refuses[1]:%} of {harmless} prompts{verdict}."
         )
     made += _judge_sentences(result) + _unfinished_sentences(result)
     if not result.separates["post"]:
@@ -72,12 +72,14 @@ def headline(result: RefusalResult) -> Headline | None:
             value=asked.refused,
             control=control.refused,
             control_name=f"{result.setting.kinds[1]} prompts",
+            share=True,
         )
     return Headline(
         what=f"change of refusal of {result.setting.kinds[0]} prompts, own direction ablated in the post-trained model",
         value=row.effect,
         control=null.effect if null else None,
         control_name="random directions",
+        share=True,
     )
 
 
@@ -87,8 +89,8 @@ def headline(result: RefusalResult) -> Headline | None:
 def _judge_sentences(result: RefusalResult) -> list[str]:
     return [
         f"The judge {result.judge} says who refuses; of the {model} model's {found.n} unsteered answers the phrases "
-        f"say the same of {found.same} (Cohen's kappa {found.kappa:.2f}), refused being {found.judged} by the judge "
-        f"and {found.phrases} by the phrases."
+        f"say the same of {found.same:%} (Cohen's kappa {found.kappa:.2f}), refused being {found.judged:%} by "
+        f"the judge and {found.phrases:%} by the phrases."
         for model, found in result.agreements.items()
     ]
 
@@ -97,7 +99,7 @@ def _unfinished_sentences(result: RefusalResult) -> list[str]:
     """Where unsteered answers never ended their thinking: they count as neither refused nor answered."""
     rows = ((row, row.unfinished) for row in result.outcomes if row.intervention == "none")
     return [
-        f"{share} of the {row.model} model's answers to {row.prompts} prompts never end their thinking block within "
+        f"{share:%} of the {row.model} model's answers to {row.prompts} prompts never end their thinking block within "
         f"{result.setting.new_tokens} tokens, so they are not answered: neither refused nor complied with."
         for row, share in rows
         if share
@@ -116,12 +118,14 @@ def _effect_sentence(result: RefusalResult, model: str, direction: str, interven
     verdict = (
         "" if result.above_control(model, intervention, direction) else " — no more than random directions do"
     )
-    broken = f", {row.gibberish.value:.0%} of the answers gibberish" if row.gibberish.value >= 0.1 else ""
+    broken = (
+        f", {percent(row.gibberish.value)} of the answers gibberish" if row.gibberish.value >= 0.1 else ""
+    )
     return (
         f"{verb} the {direction} direction{_way(result, model, intervention)} in the {model} model changes its refusal "
         f"of {kind} prompts from "
-        f"{plain.refused.value if plain else float('nan'):.2f} to {row.refused} (random directions: "
-        f"{null.refused}{_furthest(null)}){broken}{verdict}."
+        f"{percent(plain.refused.value if plain else float('nan'))} to {row.refused:%} (random directions: "
+        f"{null.refused:%}{_furthest(null)}){broken}{verdict}."
     )
 
 
@@ -139,8 +143,8 @@ def _kept_sentence(result: RefusalResult, model: str) -> str:
     if row is None or not result.separates[model]:
         return ""
     return (
-        f"With its own direction removed, the {model} model refuses {row.refused} of {result.setting.kinds[1]} "
-        f"prompts, and {row.gibberish} of its answers to them are gibberish."
+        f"With its own direction removed, the {model} model refuses {row.refused:%} of {result.setting.kinds[1]} "
+        f"prompts, and {row.gibberish:%} of its answers to them are gibberish."
     )
 
 
@@ -149,8 +153,8 @@ def _published_sentence(result: RefusalResult, model: str) -> str:
     if row is None or not result.separates[model]:
         return ""
     return (
-        f"Removed as published (toward 0 everywhere), the {model} direction leaves {row.refused} refused and "
-        f"{row.gibberish} gibberish."
+        f"Removed as published (toward 0 everywhere), the {model} direction leaves {row.refused:%} refused and "
+        f"{row.gibberish:%} gibberish."
     )
 
 
@@ -165,7 +169,7 @@ def _furthest(null: Outcome) -> str:
     if not null.draws:
         return ""
     furthest = min(null.draws) if null.intervention == "ablation" else max(null.draws)
-    return f", the furthest of {len(null.draws)} by {furthest:+.2f}"
+    return f", the furthest of {len(null.draws)} by {100 * furthest:+.0f} points"
 
 
 def _grid_sentence(result: RefusalResult) -> str:
@@ -209,9 +213,9 @@ def _price_sentence(result: RefusalResult, model: str) -> str:
 def _surface_sentence(result: RefusalResult) -> str:
     form = result.surface
     assert form is not None
-    shares = [f"{share:.0%}" for share in form.ends_in_punctuation]
+    shares = [percent(share) for share in form.ends_in_punctuation]
     return (
         f"Careful: length and final punctuation alone tell {result.setting.kinds[0]} from {result.setting.kinds[1]} "
-        f"prompts in {form.accuracy} of cases (chance {form.chance:.2f}; {shares[0]} and {shares[1]} end in "
+        f"prompts in {form.accuracy:%} of cases (chance {percent(form.chance)}; {shares[0]} and {shares[1]} end in "
         "punctuation), so part of the direction may be one of form; match the two lists."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steerlab.results import Headline
+from steerlab.statistics import percent
 from steerlab.studies._transfer.reasons import sentence
 from steerlab.studies._transfer.result import UNLOCK, Condition, Sharpening, TransferResult
 
@@ -13,9 +14,9 @@ def sentences(result: TransferResult) -> list[str]:
     """The outcome, what it has to beat, its ceilings, the map, and what could not be run."""
     own, locked = result.condition(UNLOCK), result.condition("locked")
     made = [
-        f"{result.setting.target} writes in the unlocked manner on {own.behaves} of test questions when steered with "
-        f"the direction of {result.setting.source[1]} (locked {locked.behaves}), and is right on {own.right} (locked "
-        f"{locked.right}).",
+        f"{result.setting.target} writes in the unlocked manner on {own.behaves:%} of test questions when steered with "
+        f"the direction of {result.setting.source[1]} (locked {locked.behaves:%}), and is right on {own.right:%} "
+        f"(locked {locked.right:%}).",
         _against_controls(result, "behaves", "the manner"),
         _against_controls(result, "right", "right answers"),
         sentence(result, "behaves"),
@@ -47,6 +48,7 @@ def headline(result: TransferResult) -> Headline:
         value=result.condition(UNLOCK).behaves,
         control=strongest.behaves,
         control_name=strongest.name,
+        share=True,
     )
 
 
@@ -57,20 +59,20 @@ def _against_controls(result: TransferResult, outcome: Literal["behaves", "right
     strongest = max(result.controls, key=lambda row: getattr(row, outcome).value)
     furthest = max((draw for row in result.controls for draw in row.draws), default=float("nan"))
     verdict = "more than" if result.beats_controls(outcome) else "not more than"
-    random = f"; the furthest random direction {furthest:.2f}" if outcome == "behaves" else ""
+    random = f"; the furthest random direction {percent(furthest)}" if outcome == "behaves" else ""
     return (
         f"For {what} that is {verdict} every control does (strongest: {strongest.name}, "
-        f"{getattr(strongest, outcome)}{random})."
+        f"{getattr(strongest, outcome):%}{random})."
     )
 
 
 def _both(rows: list[Condition]) -> str:
-    return "; ".join(f"{row.name} {row.behaves} and {row.right}" for row in rows)
+    return "; ".join(f"{row.name} {row.behaves:%} and {row.right:%}" for row in rows)
 
 
 def _sharpened(samples: Sharpening) -> str:
     reach = "within" if samples.steered.low <= samples.at_k.high else "beyond"
     return (
-        f"The locked target has a right answer among {samples.k} samples in {samples.at_k} of questions, so what the "
-        f"steered one gets right ({samples.steered}) is {reach} its own reach."
+        f"The locked target has a right answer among {samples.k} samples in {samples.at_k:%} of questions, so what the "
+        f"steered one gets right ({samples.steered:%}) is {reach} its own reach."
     )

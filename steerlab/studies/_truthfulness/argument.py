@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from steerlab.results import Argument, KeyFigure, KeyRow, Page
-from steerlab.statistics import Estimate
+from steerlab.statistics import Estimate, percent
 
 if TYPE_CHECKING:
     from steerlab.readouts.agreement import Agreement
@@ -32,7 +32,8 @@ def argument(result: TruthfulnessResult, default: Argument) -> Argument:
     if result.crossed and result.own("base").above_chance and result.own("post").above_chance:
         crossed, own = result.cell("base", "post").accuracy, result.own("post").accuracy
         carried = (
-            f"; base's probe labels {crossed.value:.2f} of post's statements right (its own: {own.value:.2f})"
+            f"; base's probe labels {percent(crossed.value)} of post's statements right (its own: "
+            f"{percent(own.value)})"
         )
     return default.model_copy(
         update={

@@ -181,4 +181,4 @@ def _tried(
 
 
 def _beside(row: Accuracy) -> str:
-    return f"{row.accuracy} (shuffled labels {row.control})"
+    return f"{row.accuracy:%} (shuffled labels {row.control:%})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from steerlab.readouts.agreement import Agreement
 from steerlab.results import Headline
-from steerlab.statistics import Estimate
+from steerlab.statistics import Estimate, percent
 from steerlab.studies._truthfulness.reasons import reason
 from steerlab.studies._truthfulness.result import TruthfulnessResult
 
@@ -18,7 +18,7 @@ def sentences(result: TruthfulnessResult) -> list[str]:
         crossed, own = result.cell("base", "post"), result.own("post")
         made.append(
             f"Carried over: the base model's probe labels the post-trained model's held-out states right in "
-            f"{crossed.accuracy} of cases, the post-trained model's own probe in {own.accuracy}."
+            f"{crossed.accuracy:%} of cases, the post-trained model's own probe in {own.accuracy:%}."
         )
     made += [_label_sentence(result, model) for model in dict.fromkeys(row.model for row in result.labels)]
     made += [
@@ -39,7 +39,9 @@ def headline(result: TruthfulnessResult) -> Headline | None:
         )
     own = result.own("post")
     what = "probe on held-out statements, post-trained model"
-    return Headline(what=what, value=own.accuracy, control=own.control, control_name="shuffled labels")
+    return Headline(
+        what=what, value=own.accuracy, control=own.control, control_name="shuffled labels", share=True
+    )
 
 
 # -- private --
@@ -55,12 +57,12 @@ def _probe_sentence(result: TruthfulnessResult, model: str) -> str:
     what = "topics" if result.setting.by_topic else "statements"
     if not own.above_chance:
         return (
-            f"{name}: truth direction not identified: accuracy at chance ({own.accuracy} on held-out {what}, with "
-            f"shuffled labels {own.control}).{_reason_sentence(result, model)}"
+            f"{name}: truth direction not identified: accuracy at chance ({own.accuracy:%} on held-out {what}, with "
+            f"shuffled labels {own.control:%}).{_reason_sentence(result, model)}"
         )
     return (
-        f"{name}: a direction found on other {what} tells true from false statements it never saw in {own.accuracy} "
-        f"of cases (layer {result.layer(model)}; with shuffled labels {own.control})."
+        f"{name}: a direction found on other {what} tells true from false statements it never saw in {own.accuracy:%} "
+        f"of cases (layer {result.layer(model)}; with shuffled labels {own.control:%})."
     )
 
 
@@ -94,25 +96,25 @@ def _label_sentence(result: TruthfulnessResult, model: str) -> str:
     )
     if plain.above_chance:
         return (
-            f"{name}: asked whether a held-out statement is true, it answers {plain.accuracy} right (chance "
-            f"{plain.chance:.2f}){way}."
+            f"{name}: asked whether a held-out statement is true, it is right in {plain.accuracy:%} of cases (chance "
+            f"{percent(plain.chance)}){way}."
         )
     if calibrated.above_chance:
         return (
-            f"{name}: asked whether a held-out statement is true, it answers {plain.accuracy} right (chance "
-            f"{plain.chance:.2f}){way}, but {calibrated.accuracy} once its habit of giving one answer is removed "
-            "(calibrated accuracy)."
+            f"{name}: asked whether a held-out statement is true, it is right in {plain.accuracy:%} of cases (chance "
+            f"{percent(plain.chance)}){way}, but in {calibrated.accuracy:%} once its habit of giving one answer is "
+            "removed (calibrated accuracy)."
         )
     return (
-        f"{name}: asked whether a held-out statement is true — not identified: accuracy at chance ({plain.accuracy}, "
-        f"calibrated {calibrated.accuracy}){way}."
+        f"{name}: asked whether a held-out statement is true — not identified: accuracy at chance ({plain.accuracy:%}, "
+        f"calibrated {calibrated.accuracy:%}){way}."
     )
 
 
 def _steering_sentence(result: TruthfulnessResult, place: str) -> str:
     cells = [cell for cell in result.steering if cell.place == place and cell.normalisation == "to certainty"]
     parts = [
-        f"{cell.direction} in {cell.model} {cell.mean} (random directions {cell.control}"
+        f"{cell.direction} in {cell.model} {cell.mean:%} (random directions {cell.control:%}"
         + ("" if cell.above_control else "; not identified: random directions reach as far")
         + ")"
         for cell in cells
