@@ -100,7 +100,10 @@ def shown_as(match: re.Match[str], values: tuple[float, ...]) -> str:
     """A mark and the values of its file, printed as the number behind it is."""
     digits, percent = len(match["value"].partition(".")[2]), match["percent"] or ""
     times = 100 if percent else 1
-    texts = [f"{times * value:.{digits}f}".replace("-", "−") for value in values[: 3 if match["low"] else 1]]
+    comma = "," if "," in match["value"] else ""
+    texts = [
+        f"{times * value:{comma}.{digits}f}".replace("-", "−") for value in values[: 3 if match["low"] else 1]
+    ]
     texts = [text.lstrip("−") if not text.strip("−0.") else text for text in texts]
     interval = f" [{', '.join(texts[1:])}]" if match["low"] else ""
     return f"<!-- {match['mark']} -->{texts[0]}{percent}{interval}"

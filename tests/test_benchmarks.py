@@ -1,8 +1,12 @@
-"""The benchmark of a GPU runs on a CPU at a small shape, so that it works on the day there is one."""
+"""The benchmark of a GPU runs on a CPU at a small shape, so that it works on the day there is one; that of kept memory
+measures fewer page faults."""
 
 from __future__ import annotations
 
 import json
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +43,12 @@ def test_reading_and_writing_are_timed_over_the_plain_model(rows: list[dict[str,
     assert all(one["wall ratio"]["median"] > 0 for one in timed.values())
     one, every = timed["Add at one layer, batch 8"], timed["Add at every layer, batch 8"]
     assert 0 < one["inside the hooks"] < every["inside the hooks"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+def test_memory_that_is_kept_saves_page_faults() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "malloc.py", "--quick"], capture_output=True, text=True, check=True
+    )
+    faults = json.loads(done.stdout)["page faults"]
+    assert faults["kept"] < faults["default"]
