@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from steerlab.activations._restart import Forms, forms_noted, rows_of, skipped
 from steerlab.models import LanguageModel, Site, Tokens
 from steerlab.models.edits import Edit
+from steerlab.models.exactness import STRANGE
 from steerlab.models.hooks import attach
 from steerlab.models.memory import is_out_of_memory
 from steerlab.models.metering import patching
@@ -29,9 +30,6 @@ from steerlab.models.modes import evaluating
 Mode: TypeAlias = Literal["suffix", "restart", "whole"]
 #: Start of a run that leaves nothing out, the embedding included.
 WHOLE = -1
-#: Errors of stacks that hand more than the stream from block to block, or keep a cache of their own kind.
-STRANGE = (TypeError, RuntimeError, IndexError, KeyError, AttributeError, ValueError)
-_EXACT = {torch.float32: 1e-4, torch.float64: 1e-8}  # of the states' size; half precision rounds by shape
 _KeyValues: TypeAlias = "tuple[tuple[Tensor, Tensor], ...]"
 
 
@@ -124,12 +122,6 @@ def finish(
         if edit is not None:
             stack.enter_context(model.steering(edit))
         return _base(model, tokens, column, _prefix(kept, rows, max(start, 0), column))
-
-
-def equal(dtype: torch.dtype, first: Float[Tensor, " d_model"], other: Float[Tensor, " d_model"]) -> bool:
-    """Whether two states of a model of this dtype are one but for rounding."""
-    size = (first - other).float().square().mean().sqrt()
-    return bool(size <= _EXACT.get(dtype, 0.05) * other.float().square().mean().sqrt())
 
 
 # -- private --

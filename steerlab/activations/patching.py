@@ -33,13 +33,14 @@ from torch import Tensor
 
 from steerlab.activations._kept import KeptSweep, UnnamedError
 from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of
-from steerlab.activations._suffix import STRANGE, WHOLE, Kept, Mode, equal, finish, keep
+from steerlab.activations._suffix import WHOLE, Kept, Mode, finish, keep
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.models.batches import batches_by_length, fits
+from steerlab.models.exactness import STRANGE, equal
 from steerlab.models.memory import is_out_of_memory
 from steerlab.progress import track
 

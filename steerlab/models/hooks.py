@@ -141,6 +141,11 @@ class Frames:
         """Whether hooks of this context are in place: inside `steering`, or during a read."""
         return bool(self._watches.here())
 
+    @property
+    def hooked(self) -> bool:
+        """The same, or single hooks outside of both."""
+        return self.watched or bool(self._hooks.here())
+
     @contextmanager
     def watch(self, base: nn.Module) -> Iterator[None]:
         """Follow the forward passes of `base` inside the context."""

@@ -24,10 +24,12 @@ from steerlab.models.backends import Transformers
 from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.checkpoint import Checkpoint
+from steerlab.models.exactness import STRANGE, equal
 from steerlab.models.finite import all_finite, first_not_finite, largest, not_finite, require_scores
 from steerlab.models.hooks import Frames, attach
 from steerlab.models.modes import evaluating
 from steerlab.models.prompts import Prompt, PromptsGiven, Tokens
+from steerlab.models.shared_beginnings import beginnings, read_on
 from steerlab.models.sites import Site
 
 TOKEN_BUDGET = 8192
@@ -43,6 +45,8 @@ class Passes(Checkpoint):
         #: Held by every call that runs the model through the toolkit.
         self.lock = threading.RLock()
         self._check: SelfCheck | None = None
+        #: Whether rows may share a beginning that is read once; None until a batch was read in both ways.
+        self._shares: bool | None = None
 
     def self_check(self) -> SelfCheck:
         """The load-time proof that every part was found; computed once."""
@@ -98,13 +102,53 @@ class Passes(Checkpoint):
     ) -> Float[Tensor, "selected width"]:
         """What the unembedding reads at some tokens of a batch, for `logits_in_slices`; steered inside `steering`.
 
-        The logits of many tokens are large (`[token, vocab]`), these states are small.
+        The logits of many tokens are large (`[token, vocab]`), these states are small. What rows have in common at
+        their beginning is read once (`shared_beginnings`).
         """
+        if (shared := self._behind_beginnings(tokens, rows, columns)) is not None:
+            return shared
         found = self._pass(
             tokens, {}, None, lambda normed: normed[rows.to(normed.device), columns.to(normed.device)]
         )
         assert found is not None
         return found
+
+    def _behind_beginnings(
+        self, tokens: Tokens, rows: Int[Tensor, " selected"], columns: Int[Tensor, " selected"]
+    ) -> Float[Tensor, "selected width"] | None:
+        """`last_hidden` with the beginnings of rows read once; None where that saves little or cannot be done."""
+        if (
+            self._shares is False
+            or self.frames.hooked
+            or type(self.engine) is not Transformers
+            or not len(columns)
+        ):
+            return None
+        shared = beginnings(tokens, int(columns.min()))
+        if shared is None:
+            return None
+        try:
+            found = read_on(self, tokens, shared)
+        except STRANGE:
+            found = None
+        if found is None:
+            self._shares = False
+            return None
+        found = found[rows.to(found.device), columns.to(found.device) - shared.column]
+        if self._shares is None:
+            some = (rows < 2).nonzero()[:, 0]  # enough to see a difference
+            if not len(some):
+                return None
+            taken = tokens.take([0, 1])
+            whole = self._pass(
+                taken,
+                {},
+                None,
+                lambda normed: normed[rows[some].to(normed.device), columns[some].to(normed.device)],
+            )
+            assert whole is not None
+            self._shares = equal(self.dtype, found[some.to(found.device)], whole)
+        return found if self._shares else None
 
     @property
     def rows_at_once(self) -> int:
@@ -224,7 +268,7 @@ class Passes(Checkpoint):
         parts: dict[int, Tensor] = {}
 
         def read(rows: list[int]) -> None:
-            tokens = self.tokenize([texts[row] for row in rows]).of_rows(rows)
+            tokens = self.tokenize([texts[row] for row in rows], padding_side="right").of_rows(rows)
             hidden = self.last_hidden(tokens, *tokens.ends)
             found = [reduce(logits).cpu() for _, logits in self.logits_in_slices(hidden)]
             parts.update(zip(rows, torch.cat(found), strict=True))
