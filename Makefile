@@ -29,7 +29,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/alignment.py
 
 notebooks: $(VENV)/.dev
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	STEERLAB_PROGRESS=0 $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 	$(BIN)/python notebooks/add_pictures.py
 
 docs: $(VENV)/.dev
