@@ -92,12 +92,13 @@ def test_the_start_imports_nothing_heavy(start: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_a_model_of_transformers_needs_neither_nnsight_nor_transformer_lens() -> None:
+def test_a_model_of_transformers_does_not_wait_for_nnsight() -> None:
     code = (
         "import sys, steerlab as sl\nmodel = sl.load('zoo:small-base')\n"
-        "model.generate('A', max_new_tokens=1)\nassert not {'nnsight', 'transformer_lens'} & set(sys.modules)\n"
+        "model.generate('A', max_new_tokens=1)\nassert 'nnsight' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ran.stderr == ""  # no library tells of kernels that it does not need here
 
 
 def test_installed_and_pinned_versions_lie_in_the_ranges() -> None:

@@ -25,6 +25,7 @@ from steerlab.cli._options import (
 )
 from steerlab.cli._results import print_json, print_line
 from steerlab.errors import DatasetError
+from steerlab.registry import names_in_source
 
 if TYPE_CHECKING:
     from steerlab.directions import Direction
@@ -53,7 +54,7 @@ def extract(
     estimator: Annotated[
         str,
         typer.Option(
-            help="Name of an estimator (lda, pca, ...); `steerlab doctor` lists them.",
+            help=f"Name of an estimator: {', '.join(names_in_source('estimators'))}, or another package's.",
             autocompletion=_completion.estimators,
         ),
     ] = "difference-in-means",

@@ -28,6 +28,7 @@ from steerlab.cli._options import (
 from steerlab.cli._results import print_json, print_line
 from steerlab.cli.written import Written, placed, read_written
 from steerlab.errors import SteeringError
+from steerlab.registry import names_in_source
 
 
 @app.command()
@@ -131,7 +132,7 @@ def export(
     form: Annotated[
         str,
         typer.Argument(
-            help="transformers, gguf, ...; `steerlab doctor` lists the forms.",
+            help=f"The form: {', '.join(names_in_source('exports'))}, or another package's.",
             autocompletion=_completion.exports,
         ),
     ],
