@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Rule = Literal["none", "top_p", "top_k", "min_p", "floor"]
 
 
+# Long: one parameter an option.
 @app.command()
 def branching(
     base: ModelName,
@@ -66,13 +67,14 @@ def branching(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """How many continuations a base and a post-trained model see ahead; write a report."""
+    from steerlab.opening import require_findable
+
+    require_findable(base, post)
+    require_files(prompts)
     from steerlab import datasets
     from steerlab.comparison import run_alone
-    from steerlab.opening import require_findable
     from steerlab.run_data import text_facts
 
-    require_files(prompts)
-    require_findable(base, post)
     texts = datasets.read_prompts(prompts) if prompts else datasets.open_prompts()
     law = _law(temperature, rule, value)
 

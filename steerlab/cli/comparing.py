@@ -26,7 +26,7 @@ from steerlab.cli._options import (
     renamed,
 )
 from steerlab.cli._results import print_json, print_line, run_facts
-from steerlab.registry import Preset, ordered_studies
+from steerlab.registry import STUDIES, Preset, ordered_studies
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
@@ -113,19 +113,20 @@ def compare(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
-    from steerlab.comparison import compare as run_comparison
-    from steerlab.comparison import foresee, known_studies
     from steerlab.opening import require_findable
 
     if output is None and not dry_run:
         raise typer.BadParameter("name the run folder", param_hint="'--out'")
     names = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
-    known_studies(names, {"contrasts"} if contrasts else ())
+    for name in names or ():
+        STUDIES[name]  # an unknown name is refused before the libraries are imported
     requests = renamed(prompts, "--prompts", requests, "--requests")
     require_files(requests, statements, questions)
     require_findable(base, post)
     with waiting("Loading the libraries"):
         import steerlab.models  # noqa: F401  (seconds, once)
+        from steerlab.comparison import compare as run_comparison
+        from steerlab.comparison import foresee
     loading = {"device": device, "dtype": dtype, "merge": merge, "trust_remote_code": trust_remote_code}
     if dry_run:
         foreseen = foresee(base, post, studies=names, size=size, contrasts=contrasts, announce=say, **loading)

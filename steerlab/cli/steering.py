@@ -185,10 +185,7 @@ def _checked(model: str, steer: list[str] | None, ablate: list[str] | None) -> l
     from steerlab.opening import require_findable
 
     require_findable(model)
-    if not (steer or ablate):
-        return []
-    with waiting("Loading the libraries"):
-        return read_written(steer, ablate)
+    return read_written(steer, ablate)
 
 
 def _typed_lines() -> Iterator[str]:

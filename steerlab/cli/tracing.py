@@ -87,12 +87,13 @@ def trace(
 
     What is finished is kept beside the run folder; the same command goes on after an interruption.
     """
-    from steerlab.comparison import run_alone
     from steerlab.opening import require_findable
-    from steerlab.run_data import data_facts, on_topics, read_data
 
     require_findable(base, post)
     require_files(statements, pairs)
+    from steerlab.comparison import run_alone
+    from steerlab.run_data import data_facts, on_topics, read_data
+
     _require_sites(sites or ())
     given = read_data(statements, pairs=pairs, template=template)
     kept_in = output.with_name(output.name + ".partial")

@@ -82,11 +82,12 @@ def transfer(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Carry a capability from one model to another, beside everything that could look like it; write a report."""
-    from steerlab.comparison import run_alone
     from steerlab.opening import require_findable
-    from steerlab.run_data import task_facts
 
     require_findable(locked, unlocked, target, target_unlocked)
+    from steerlab.comparison import run_alone
+    from steerlab.run_data import task_facts
+
     questions = _task(task, behaviour, size)
 
     def study(models: dict[str, LanguageModel]) -> tuple[StudyResult, dict[str, Facts]]:

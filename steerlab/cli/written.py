@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from steerlab.cli._app import waiting
+from steerlab.cli._inputs import require_files
 from steerlab.errors import DirectionError
 
 if TYPE_CHECKING:
@@ -36,14 +38,19 @@ def read_written(steer: Sequence[str] | None, ablate: Sequence[str] | None) -> l
 
     Raises:
         DirectionError: what cannot be understood, a file that is no direction, or layers that are none.
+        RunError: a file that is not there.
     """
     parsed: list[tuple[bool, str, tuple[Path, float | str | None, str | None]]] = []
     parsed += [(False, text, parse_steer(text)) for text in steer or ()]
     parsed += [(True, text, parse_ablate(text)) for text in ablate or ()]
-    return [
-        Written(is_ablation, text, file, _read(file, layers), amount, layers)
-        for is_ablation, text, (file, amount, layers) in parsed
-    ]
+    require_files(*(file for _, _, (file, _, _) in parsed))
+    if not parsed:
+        return []
+    with waiting("Loading the libraries"):
+        return [
+            Written(is_ablation, text, file, _read(file, layers), amount, layers)
+            for is_ablation, text, (file, amount, layers) in parsed
+        ]
 
 
 def placed(model: LanguageModel, written: Sequence[Written]) -> list[Edit]:
