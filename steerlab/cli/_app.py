@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -50,6 +51,11 @@ def waiting(what: str) -> Iterator[None]:
         return
     with notes.status(what):
         yield
+
+
+def loading_libraries() -> AbstractContextManager[None]:
+    """Note that torch and what needs it are imported, which takes seconds once."""
+    return nullcontext() if "torch" in sys.modules else waiting("Loading the libraries")
 
 
 def _show_version(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerlab.cli._app import say, waiting
+from steerlab.cli._app import loading_libraries, say
 from steerlab.errors import RunError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def load_model(
     from steerlab.opening import load, require_findable
 
     require_findable(model, base)
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         import steerlab.models  # noqa: F401  (seconds, once)
     say(f"Loading {model}")
     return load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, base=base)

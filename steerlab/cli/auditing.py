@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from steerlab.cli import _completion
-from steerlab.cli._app import app, out, waiting
+from steerlab.cli._app import app, loading_libraries, out
 from steerlab.cli._inputs import require_files
 from steerlab.cli._options import AsJson, Quiet
 from steerlab.cli._results import print_json, print_line
@@ -58,7 +58,7 @@ def audit(
 
     require_findable(base, candidate, other)
     known = None if against is None else _known(against)
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         from steerlab.auditing import audit as audited
 
     found = audited(base, candidate, other=other)
@@ -83,7 +83,7 @@ def _known(name: str) -> Direction | None:
 
     if Path(name).suffix == ".safetensors":
         require_files(Path(name))
-        with waiting("Loading the libraries"):
+        with loading_libraries():
             from steerlab.directions import Direction
         return Direction.load(Path(name))
     known = ("truth", "refusal", *names())

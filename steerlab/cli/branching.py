@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from steerlab.cli._app import app, say, waiting
+from steerlab.cli._app import app, loading_libraries, say
 from steerlab.cli._inputs import load_model, require_files
 from steerlab.cli._options import (
     AsJson,
@@ -106,7 +106,7 @@ def branching(
 
 def _law(temperature: float, rule: Rule, value: float) -> SamplingLaw:
     """The law that samples follow. Raises PromptError for a value that the rule cannot take."""
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         from steerlab.readouts import SamplingLaw
 
     try:

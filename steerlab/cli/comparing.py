@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from steerlab.cli import _completion
-from steerlab.cli._app import app, err, out, say, waiting
+from steerlab.cli._app import app, err, loading_libraries, out, say, waiting
 from steerlab.cli._inputs import require_files
 from steerlab.cli._options import (
     Answers,
@@ -123,7 +123,7 @@ def compare(
     requests = renamed(prompts, "--prompts", requests, "--requests")
     require_files(requests, statements, questions)
     require_findable(base, post)
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         import steerlab.models  # noqa: F401  (seconds, once)
         from steerlab.comparison import compare as run_comparison
         from steerlab.comparison import foresee

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from steerlab.cli import _completion
-from steerlab.cli._app import app, out, waiting
+from steerlab.cli._app import app, loading_libraries, out
 from steerlab.cli._inputs import load_model, require_files
 from steerlab.cli._options import (
     AsJson,
@@ -83,7 +83,7 @@ def extract(
 
     require_findable(model)
     given, other = _sides(contrast, positive, negative)
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         from steerlab.extraction import (
             extract_from,
             named_layers,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from steerlab.cli._app import app, out, waiting
+from steerlab.cli._app import app, loading_libraries, out
 from steerlab.cli._inputs import load_model, require_files, require_free
 from steerlab.cli._options import (
     AsJson,
@@ -69,7 +69,7 @@ def neurons(
         require_free(output, overwrite=overwrite)
     require_findable(model)
     lines = datasets.read_prompts(texts) if texts else None
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         from steerlab.neurons import entropy_neurons
     source = _output_weights(model) if weights_only else load_model(model, device, dtype, trust_remote_code)
     listed = entropy_neurons(source, count=count, rule=rule, texts=lines, every=output is not None, seed=seed)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from steerlab.cli import _completion
-from steerlab.cli._app import app, out, waiting
+from steerlab.cli._app import app, loading_libraries, out
 from steerlab.cli._inputs import load_model, require_free
 from steerlab.cli._options import (
     AblateOption,
@@ -167,7 +167,7 @@ def _export(
     if not written:
         raise SteeringError("There is nothing to write; give at least one intervention, --steer or --ablate.")
     require_free(output, overwrite=overwrite)
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         from steerlab.steering import EXPORTS
         from steerlab.steering import export as write
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerlab.cli._app import app, say, waiting
+from steerlab.cli._app import app, loading_libraries, say
 from steerlab.cli._inputs import load_model, require_files
 from steerlab.cli._options import (
     Answers,
@@ -135,7 +135,7 @@ def _require_sites(sites: Sequence[str]) -> None:
     """Raise SiteError for a name that no model has at its layers."""
     if not sites:
         return
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         from steerlab.models.sites import LAYER_SITES
     known = (*LAYER_SITES, "heads")
     for name in sites:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from steerlab.cli._app import waiting
+from steerlab.cli._app import loading_libraries
 from steerlab.cli._inputs import require_files
 from steerlab.errors import DirectionError
 
@@ -46,7 +46,7 @@ def read_written(steer: Sequence[str] | None, ablate: Sequence[str] | None) -> l
     require_files(*(file for _, _, (file, _, _) in parsed))
     if not parsed:
         return []
-    with waiting("Loading the libraries"):
+    with loading_libraries():
         return [
             Written(is_ablation, text, file, _read(file, layers), amount, layers)
             for is_ablation, text, (file, amount, layers) in parsed
