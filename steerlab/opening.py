@@ -107,5 +107,5 @@ def _loaded(
 
     if isinstance(model, LanguageModel):
         return model
-    announce(f"loading {model}")
+    announce(f"Loading {model}")
     return load(model, **loading)

@@ -54,8 +54,8 @@ class Loops:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the outermost loop still takes at its pace so far; None before anything is done."""
-        if not self._running or not self.share:
+        """Seconds that the outermost loop still takes at its pace so far; None at its beginning and end."""
+        if not 0 < self.share < 1:
             return None
         elapsed = time.monotonic() - next(iter(self._running.values())).started
         return elapsed * (1 - self.share) / self.share

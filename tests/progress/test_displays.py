@@ -137,3 +137,13 @@ def test_a_loop_of_unknown_length_is_counted_without_a_time() -> None:
     loops.advance(number, 7)
     assert loops.sentence == "drawing: 7"
     assert loops.left is None
+
+
+def test_a_loop_that_is_over_has_no_time_left(clock: Clock) -> None:
+    loops = Loops()
+    number = loops.begin("pricing", 2)
+    clock.now = 5.0
+    loops.advance(number, 1)
+    assert loops.left == 5.0
+    loops.advance(number, 1)
+    assert loops.sentence == "pricing: 2 of 2"
