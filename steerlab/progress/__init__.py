@@ -157,6 +157,6 @@ def _opened(shown: Way) -> Display:
         from steerlab.progress.notebook import Notebook
 
         return Notebook()
-    from steerlab.progress.lines import Lines
+    from steerlab.progress import lines
 
-    return Lines()
+    return lines.LINES

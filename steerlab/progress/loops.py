@@ -30,6 +30,11 @@ class Loops:
         self._running: dict[int, Loop] = {}
         self._number = 0
 
+    @property
+    def running(self) -> int:
+        """How many loops are running."""
+        return len(self._running)
+
     def begin(self, description: str, total: int | None) -> int:
         """The number of a loop that begins now."""
         self._number += 1

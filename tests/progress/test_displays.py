@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerlab import progress
-from steerlab.progress import counting, silent, steps, track
+from steerlab.progress import counting, lines, silent, steps, track
 from steerlab.progress.loops import Loops
 
 
@@ -32,6 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINES", lines.Lines())
     monkeypatch.delenv("STEERLAB_PROGRESS", raising=False)
 
 
@@ -39,11 +40,25 @@ def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_no_terminal_is_lines_come_ever_rarer(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in track(range(400), "Reading states"):
         clock.now += 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "Reading states: 10 of 400, about 6 minutes left"
-    done = [int(line.split()[2]) for line in lines]
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "Reading states: 10 of 400, about 6 minutes left"
+    done = [int(line.split()[2]) for line in shown]
     assert done[:6] == [10, 20, 40, 80, 140, 200]
-    assert lines[-1].endswith("left")
+    assert shown[-1].endswith("left")
+
+
+@pytest.mark.usefixtures("no_choice")
+def test_many_short_loops_are_not_silent_and_a_pause_starts_anew(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(8):
+        for _ in track(range(1), f"loop {number}"):
+            clock.now += 4
+    assert capsys.readouterr().err.splitlines() == ["loop 3: 0 of 1", "loop 6: 0 of 1"]
+    clock.now += 1000
+    for _ in track(range(1), "after lunch"):
+        clock.now += 4
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("no_choice")
