@@ -27,6 +27,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/branching.py
 	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/start.py
 
 notebooks: $(VENV)/.dev
 	STEERLAB_PROGRESS=0 $(BIN)/jupyter-execute --inplace notebooks/*.ipynb

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -156,3 +158,13 @@ def test_the_source_distribution_builds_the_same(built: tuple[set[str], set[str]
         "constraints.txt",
     } <= source
     assert [name for name in source if name.startswith(("tests", "notebooks", "figures", "analyses"))] == []
+
+
+def test_the_measured_starts_and_sizes_are_those_of_the_script() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "start.py"))
+    rows = json.loads((ROOT / "benchmarks" / "results" / "start.json").read_text("utf-8"))["rows"]
+    taken = {row["what"]: row["processor seconds beyond Python"] for row in rows if "megabytes" not in row}
+    assert taken.keys() == script["STARTS"].keys()
+    assert taken["import steerlab"] < taken["steerlab --help"] < taken["import torch"]
+    sizes = {row["what"]: row["megabytes"] for row in rows if "megabytes" in row}
+    assert sizes["trained models in the wheel"] < sizes["wheel"] < sizes["wheel, unpacked"]
