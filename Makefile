@@ -27,9 +27,10 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/branching.py
 	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/start.py
 
 notebooks: $(VENV)/.dev
-	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	STEERLAB_PROGRESS=0 $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 	$(BIN)/python notebooks/add_pictures.py
 
 docs: $(VENV)/.dev

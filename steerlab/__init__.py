@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steerlab import activations as activations
     from steerlab import alignment as alignment
     from steerlab import auditing as auditing
+    from steerlab import batching as batching
     from steerlab import chat as chat
     from steerlab import cli as cli
     from steerlab import comparison as comparison
@@ -92,10 +93,10 @@ if TYPE_CHECKING:
 
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
-    *("activations", "alignment", "auditing", "chat", "cli", "comparison", "datasets", "directions", "environment"),
-    *("errors", "extraction", "files", "forecast", "judging", "lock", "models", "neurons", "old_names", "opening"),
-    *("plots", "progress", "readouts", "record", "registry", "report", "results", "run_data", "run_folder"),
-    *("selection", "showing", "statistics", "steering", "studies", "zoo"),
+    *("activations", "alignment", "auditing", "batching", "chat", "cli", "comparison", "datasets", "directions"),
+    *("environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models", "neurons"),
+    *("old_names", "opening", "plots", "progress", "readouts", "record", "registry", "report", "results", "run_data"),
+    *("run_folder", "selection", "showing", "statistics", "steering", "studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.

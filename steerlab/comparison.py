@@ -19,6 +19,7 @@ from steerlab.environment import code_version, hardware, library_versions, peak_
 from steerlab.errors import RunError, SteerlabError
 from steerlab.forecast import Forecast, forecast
 from steerlab.lock import locked
+from steerlab.progress import steps
 from steerlab.registry import Preset, Size, check_options
 from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
 from steerlab.run_data import Facts, data_facts, model_facts, on_topics, read_data, require_readable
@@ -111,6 +112,7 @@ def compare(
     """
     from steerlab.models.metering import metered
     from steerlab.opening import load_pair
+    from steerlab.readouts.questions import answer_words
     from steerlab.studies import Pair
 
     chosen = known_studies(studies, {"contrasts"} if contrasts else ())
@@ -122,6 +124,7 @@ def compare(
         "contrasts": contrasts or None,
     }
     _require_read(own, chosen)
+    _require_asked(answers, chosen)
     given = read_data(**own)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
     configuration: dict[str, str | int | list[str]] = {
@@ -135,16 +138,18 @@ def compare(
         pair = Pair(*load_pair(base, post, loading, announce))
         data = on_topics(given, pair.topics)
         require_readable(data, pair)
-        _require_asked(answers, chosen, pair)
+        if answers is not None:
+            answer_words(pair, answers)
+        expected: dict[str, float | None] = {}
         if not any(model.is_remote for model in pair):
-            announce(forecast(pair, chosen, size, data).sentence)
+            foreseen = forecast(pair, chosen, size, data)
+            expected = {cost.study: cost.seconds for cost in foreseen.studies}
+            announce(foreseen.sentence)
         manifest = _manifest(pair.by_name, data_facts(data), configuration)
         folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
         try:
-            for name in chosen:
-                if _finished(folder, name, announce):
-                    continue
-                announce(f"{name}: running")
+            missing = [name for name in chosen if not _finished(folder, name, announce)]
+            for name in steps(missing, announce, expected):
                 started = time.perf_counter()
                 with metered(pair.by_name) as spent:
                     result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
@@ -179,10 +184,8 @@ def foresee(
     from steerlab.opening import load_pair
     from steerlab.studies import Pair
 
-    chosen, data = (
-        known_studies(studies, {"contrasts"} if contrasts else ()),
-        read_data(contrasts=contrasts or None),
-    )
+    chosen = known_studies(studies, {"contrasts"} if contrasts else ())
+    data = read_data(contrasts=contrasts or None)
     return forecast(Pair(*load_pair(base, post, loading, announce)), chosen, size, data)
 
 
@@ -230,6 +233,7 @@ def run_alone(
     configuration: dict[str, str | int | list[str]],
     overwrite: bool = False,
     load: Callable[[str | Path], LanguageModel] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Load models, run one study on them, and store it in a run folder of its own.
 
@@ -239,13 +243,16 @@ def run_alone(
         models: names or loaded models by role; a name that has two roles is loaded once.
         configuration: what the study was asked for.
         load: loads a name; `steerlab.load` by default.
+        announce: is told, in a sentence, what begins.
 
     Raises:
         RunError: `out` holds another run, or cannot be written.
     """
     from steerlab.models.metering import metered
     from steerlab.opening import load as load_any
+    from steerlab.opening import require_findable
 
+    require_findable(*models.values())
     RunFolder(Path(out)).require_free(resume=False, overwrite=overwrite)
     with locked(Path(out)):
         loaded: dict[str, LanguageModel] = {}
@@ -256,6 +263,7 @@ def run_alone(
             role: loaded[str(model)] if isinstance(model, str | Path) else model
             for role, model in models.items()
         }
+        announce("The models are loaded; the study runs, and the report comes next")
         started = time.perf_counter()
         with metered(roles) as spent:
             result, read = study(roles)
@@ -300,17 +308,12 @@ def known_studies(names: Sequence[str] | None, given: Collection[str] = ()) -> l
     return chosen
 
 
-def _require_asked(answers: tuple[str, str] | None, studies: Sequence[str], pair: Pair) -> None:
-    """Raise where answers are given that no chosen study asks for, or that cannot be asked for."""
-    from steerlab.readouts.questions import answer_words
-
-    if answers is None:
-        return
-    if not any(_takes_answers(name) for name in studies):
+def _require_asked(answers: tuple[str, str] | None, studies: Sequence[str]) -> None:
+    """Raise `RunError` for answers that no chosen study asks for."""
+    if answers is not None and not any(_takes_answers(name) for name in studies):
         raise RunError(
             f"No answers are asked for by {', '.join(studies)}; leave answers out, or add a study that does."
         )
-    answer_words(pair, answers)
 
 
 def _takes_answers(study: str) -> bool:
@@ -348,31 +351,18 @@ def _finished(folder: RunFolder, name: str, announce: Callable[[str], None]) -> 
 def _store(
     folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: float, spent: Mapping[str, Spent]
 ) -> None:
+    from steerlab.models.metering import costs
+
     for name, direction in result.artefacts().items():
         folder.write_with(f"directions/{name}.safetensors", direction.save)
     folder.write_result(result.study, result.to_dict())
     manifest.timings[result.study] = round(seconds, 2)
-    manifest.costs[result.study] = _costs(spent, seconds)
+    manifest.costs[result.study] = costs(spent, seconds)
     # A study that is made again may have taken more before.
     before = manifest.peak_memory.get(result.study, {})
     now = {kind: max(taken, before.get(kind, 0.0)) for kind, taken in peak_memory().items()}
     manifest.peak_memory[result.study] = {**before, **now}
     folder.write_manifest(manifest)
-
-
-def _costs(spent: Mapping[str, Spent], seconds: float) -> dict[str, float]:
-    """Tokens of each model, and the seconds inside and outside of the models; for a manifest."""
-    tokens = {
-        f"{role} {what}": float(getattr(own, what))
-        for role, own in spent.items()
-        for what in ("read", "generated", "patched", "unembedded")
-    }
-    inside = sum(own.seconds for own in spent.values())
-    return {
-        **tokens,
-        "seconds in the models": round(inside, 2),
-        "seconds outside": round(max(0.0, seconds - inside), 2),
-    }
 
 
 def _finish(folder: RunFolder, manifest: Manifest) -> Run:

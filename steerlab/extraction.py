@@ -9,7 +9,6 @@ works best; `steerlab extract` does the same from a shell.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -130,23 +129,28 @@ def own_prompts(
     Raises:
         DatasetError: texts or a file that are no contrast.
     """
-    from steerlab.datasets import ContrastSet, StatementSet
-    from steerlab.datasets.labelled_texts import labelled_texts, naming
-    from steerlab.datasets.readers import read_published
-
-    published = None
-    if negative is None and isinstance(positive, str | Path):
-        published = _packaged(model, positive) or read_published(positive)
-    if isinstance(published, ContrastSet) and groups is None:
-        published = published.balanced()
-    given = positive if published is None else published
-    known: dict[str, list[Message]] = {}
-    with naming(positive if negative is None else None):
-        if isinstance(given, StatementSet):
-            return statement_prompts(model, given, template, groups=groups, label=label)
-        given, negative = (as_said(part, known) for part in (given, negative))
-        data = labelled_texts(given, negative, groups=groups, positive=label)
+    data, given, known = _own_texts(positive, negative, groups, label, model.topics)
     return _rendered(model, data, template, given, known)
+
+
+def require_contrast(
+    positive: Any,
+    negative: Any = None,
+    *,
+    label: str | None = None,
+    estimator: LinearDirection | str = "difference-in-means",
+) -> None:
+    """Read a contrast as `own_prompts` does, without a model, and hold it against the estimator.
+
+    Raises:
+        DatasetError: no contrast, fewer than five groups of a class, or no pairs for an estimator that reads pairs.
+        DirectionError: an unknown estimator.
+    """
+    from steerlab.datasets import StatementSet
+
+    data, given, _ = _own_texts(positive, negative, None, label, ())
+    pairs = negation_pairs(given) if isinstance(given, StatementSet) else None
+    _require_folds(estimator_of(estimator), data.groups.numbers, data.labels, pairs is not None)
 
 
 def packaged_prompts(
@@ -172,10 +176,7 @@ def statement_prompts(
     """True and false statements, with their negations where each has one."""
     from steerlab.datasets.labelled_texts import labelled_texts
 
-    data = labelled_texts(statements, groups=groups, positive=label)
-    polarity = statements.polarity if len(set(statements.polarity)) == 2 else None
-    prompts = _rendered(model, data, template, statements)
-    return replace(prompts, pairs=negation_pairs(statements), polarity=polarity)
+    return _rendered(model, labelled_texts(statements, groups=groups, positive=label), template, statements)
 
 
 def negation_pairs(statements: StatementSet) -> list[int] | None:
@@ -213,7 +214,7 @@ def extract_from(
             none.
     """
     fitted = estimator_of(estimator)
-    _require_folds(fitted, data)
+    _require_folds(fitted, data.groups, data.labels, data.pairs is not None)
     sites = model.sites("resid_post", chosen_layers(layers, model.n_layers))
     activations = capture(model, data.prompts, sites, positions=positions, progress="Reading states")
     return fit_direction(
@@ -237,95 +238,80 @@ def chosen_layers(layers: Layers, n_layers: int) -> list[int]:
 
     Raises `DirectionError` for anything else and for a layer the model does not have.
     """
-    text = (
-        layers
-        if isinstance(layers, str)
-        else ",".join(map(str, [layers] if isinstance(layers, int) else layers))
-    )
-    if text == "all":
+    chosen = named_layers(layers)
+    if chosen is None:
         return list(range(n_layers))
-    chosen: list[int] = []
+    if not chosen or chosen[-1] >= n_layers:
+        raise DirectionError(
+            f"The model has the layers 0 to {n_layers - 1}, so {_as_text(layers)!r} cannot be read; name layers "
+            "among them."
+        )
+    return chosen
+
+
+def named_layers(layers: Layers) -> list[int] | None:
+    """The same whatever model they are of; None for "all". Raises `DirectionError` for what names no layers."""
+    text = _as_text(layers)
+    if text == "all":
+        return None
+    chosen: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+))?\s*", part)
         if match is None:
             raise DirectionError(f"Layers {text!r} are not understood; write all, 4, 4-8 or 2,5,7.")
-        first, last = int(match[1]), int(match[2] or match[1])
-        chosen += range(first, last + 1)
-    missing = [layer for layer in chosen if layer >= n_layers]
-    if missing or not chosen:
-        raise DirectionError(
-            f"The model has the layers 0 to {n_layers - 1}, so {text!r} cannot be read; name layers among them."
-        )
-    return sorted(set(chosen))
+        chosen.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return sorted(chosen)
 
 
-def require_place(path: Path) -> None:
-    """Raise `DirectionError`, before any work is done, where a direction could not be written to `path`."""
+def _as_text(layers: Layers) -> str:
+    if isinstance(layers, str):
+        return layers
+    return ",".join(map(str, [layers] if isinstance(layers, int) else layers))
+
+
+def require_place(path: Path, *, overwrite: bool = False) -> None:
+    """Raise `DirectionError`, before any work is done, where a direction may not or cannot be written to `path`."""
     if path.suffix != ".safetensors" or path.is_dir():
         raise DirectionError(f"{path} is not a name for a direction file; let it end in .safetensors.")
+    if path.exists() and not overwrite:
+        raise DirectionError(f"{path} exists already; replace it with --overwrite, or choose another --out.")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise DirectionError(f"Nothing can be written below {existing}; choose another --out.")
 
 
-def parse_steer(text: str) -> tuple[Path, float | None, str | None]:
-    """File, strength and layers of `FILE[:STRENGTH[@LAYERS]]`. Raises `DirectionError` where it is malformed."""
-    file, strength, layers = _parsed(text, "STRENGTH")
-    return file, _strength(text, strength), layers
+def _own_texts(
+    positive: Any,
+    negative: Any,
+    groups: Sequence[Hashable] | None,
+    label: str | None,
+    topics: Sequence[str],
+) -> tuple[LabelledTexts, Any, dict[str, list[Message]]]:
+    """A contrast's texts, the set or table they are of, and the messages by the text that stands for them."""
+    from steerlab.datasets import ContrastSet, StatementSet
+    from steerlab.datasets.labelled_texts import labelled_texts, naming
+    from steerlab.datasets.readers import read_published
+
+    published = None
+    if negative is None and isinstance(positive, str | Path):
+        published = _packaged(topics, positive) or read_published(positive)
+    if isinstance(published, ContrastSet) and groups is None:
+        published = published.balanced()
+    given = positive if published is None else published
+    known: dict[str, list[Message]] = {}
+    with naming(positive if negative is None else None):
+        if not isinstance(given, StatementSet):
+            given, negative = (as_said(part, known) for part in (given, negative))
+        return labelled_texts(given, negative, groups=groups, positive=label), given, known
 
 
-def parse_ablate(text: str) -> tuple[Path, float | str | None, str | None]:
-    """File, what it goes toward and layers of `FILE[:TOWARD[@LAYERS]]`. Raises `DirectionError` as `parse_steer`."""
-    file, toward, layers = _parsed(text, "TOWARD")
-    try:
-        return file, None if toward is None else float(toward), layers
-    except ValueError:
-        return file, toward, layers
-
-
-def _parsed(text: str, what: str) -> tuple[Path, str | None, str | None]:
-    match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<what>[^@]+))?(?:@(?P<layers>.+))?", text)
-    if match is None:
-        raise DirectionError(
-            f"{text!r} is not understood; write FILE.safetensors, then :{what} and @LAYERS if wanted."
-        )
-    return Path(match["file"]), match["what"], match["layers"]
-
-
-def _strength(text: str, written: str | None) -> float | None:
-    try:
-        strength = None if written is None else float(written)
-    except ValueError:
-        strength = math.nan
-    if strength is not None and not math.isfinite(strength):
-        raise DirectionError(f"{text!r} has the strength {written!r}; write a number such as 1.5.")
-    return strength
-
-
-def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Direction:
-    """The direction in `file`, at the sites of `layers` only where some are named.
-
-    Raises `DirectionError` for a bad file, or when the direction has no site at these layers.
-    """
-    direction = Direction.load(file)
-    if layers is None:
-        return direction
-    wanted = chosen_layers(layers, model.n_layers)
-    sites = [site for site in direction.sites if site.layer in wanted]
-    if not sites:
-        raise DirectionError(
-            f"{file} has no vector at layer {layers}; its sites are {', '.join(map(str, direction.sites))}."
-        )
-    return direction.at(*sites)
-
-
-def _packaged(model: LanguageModel, given: str | Path) -> StatementSet | ContrastSet | None:
+def _packaged(topics: Sequence[str], given: str | Path) -> StatementSet | ContrastSet | None:
     """The packaged contrast that a text names, before a file of that name; None for a file."""
     from steerlab import datasets
     from steerlab.datasets.contrasts import names
 
     if given == "truth":
-        return datasets.statements(model.topics or None)
+        return datasets.statements(topics or None)
     if given == "refusal":
         return datasets.requests()
     if isinstance(given, str) and given in names():
@@ -345,22 +331,29 @@ def _rendered(
     given: Any,
     conversations: Mapping[str, list[Message]] = MappingProxyType({}),
 ) -> LabelledPrompts:
+    from steerlab.datasets import StatementSet
     from steerlab.readouts.contrasts import prompts_of
 
     prompts = prompts_of(model, data, conversations, template)
     known = getattr(given, "hash", data.hash)  # a set's own, where it is one
-    return LabelledPrompts(prompts, list(data.labels), known, data.groups.numbers, data.sentence)
+    made = LabelledPrompts(prompts, list(data.labels), known, data.groups.numbers, data.sentence)
+    if not isinstance(given, StatementSet):
+        return made
+    polarity = given.polarity if len(set(given.polarity)) == 2 else None
+    return replace(made, pairs=negation_pairs(given), polarity=polarity)
 
 
-def _require_folds(estimator: LinearDirection, data: LabelledPrompts) -> None:
+def _require_folds(
+    estimator: LinearDirection, groups: Sequence[Hashable], labels: Sequence[int], has_pairs: bool
+) -> None:
     """Raise DatasetError where an estimator lacks its pairs, or a kind has fewer groups than there are folds."""
-    if estimator.needs_pairs and data.pairs is None:
+    if estimator.needs_pairs and not has_pairs:
         raise DatasetError(
             f"The estimator {type(estimator).__name__} reads pairs of a statement and its negation, and these prompts "
             "are not such pairs; give statements whose columns subject, object and polarity tell them, or choose "
             "another estimator."
         )
-    kinds = groups_by_class(data.groups, data.labels)
+    kinds = groups_by_class(groups, labels)
     if len(kinds) != 2 or min(kinds.values()) < FOLDS:
         raise DatasetError(
             f"The prompts hold {' and '.join(map(str, kinds.values()))} groups of their kinds; give two kinds with at "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from steerlab.errors import reason
+from steerlab.errors import ModelError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "SafetensorError",
     "is_partial",
+    "model_place",
     "read_tensors",
+    "require_holds",
     "require_regular",
     "system_reason",
     "whole",
@@ -100,3 +102,27 @@ def system_reason(error: Exception) -> str:
     """What the system says about a failed read or write: one line without its codes and full stop."""
     system_text: str | None = getattr(error, "strerror", None)
     return system_text.rstrip(".") if system_text else reason(error)
+
+
+def model_place(name: str) -> Path | None:
+    """The folder or file of this machine that a model's name stands for; None for a name of the hub.
+
+    Raises:
+        ModelError: the name looks like a path, and nothing is there.
+    """
+    place = Path(name).expanduser()
+    if place.exists():
+        return place
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise ModelError(
+            f"There is no folder {name!r}; check the path or give a hub name like 'owner/model'."
+        )
+    return None
+
+
+def require_holds(folder: Path, *patterns: str) -> None:
+    """Raise `ModelError` where a folder holds no file of these patterns, the configuration's name first."""
+    if not any(True for pattern in patterns for _ in folder.glob(pattern)):
+        raise ModelError(
+            f"Folder {folder} has no {patterns[0]}, so it is not a model folder; check the path."
+        )

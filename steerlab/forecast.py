@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerlab.errors import RunError
 from steerlab.registry import STUDIES, Size
-from steerlab.showing import html_table
+from steerlab.showing import duration, html_table
 
 if TYPE_CHECKING:
     from steerlab.datasets import StudyData
@@ -107,14 +107,6 @@ def forecast(
         found = [_cost(study, "full", layers, speeds, times[study]).seconds for study in studies]
         full = None if None in found else sum(value for value in found if value is not None)
     return Forecast(costs, full)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: "40 seconds", "14 minutes", "3 hours"."""
-    for unit, length in (("hour", 3600.0), ("minute", 60.0)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.0f} {unit}s"
-    return f"{max(1, round(seconds))} second{'s' if seconds >= 1.5 else ''}"
 
 
 # -- private --

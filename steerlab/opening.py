@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steerlab.files import model_place, require_holds
+
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
@@ -42,6 +44,25 @@ def load(source: Any, tokenizer: Any = None, **options: Any) -> LanguageModel:
     return load_model(source, tokenizer, **options)
 
 
+def require_findable(*sources: Any) -> None:
+    """Hold names of models against what is on this machine, without reading weights; hub names and objects pass.
+
+    Raises:
+        ModelError: no such folder, a folder that is no model's, or an unknown bundled model.
+    """
+    from steerlab import zoo
+
+    for source in sources:
+        if not isinstance(source, str | Path):
+            continue
+        if str(source).startswith("zoo:"):
+            zoo.path(str(source).removeprefix("zoo:"))
+            continue
+        place = model_place(str(source))
+        if place is not None and place.is_dir():
+            require_holds(place, "config.json", "adapter_config.json", "*.gguf")
+
+
 def load_pair(
     base: str | Path | LanguageModel,
     post: str | Path | LanguageModel,
@@ -54,6 +75,7 @@ def load_pair(
     """
     from steerlab.models import is_adapter
 
+    require_findable(base, post)
     before = _loaded(base, loading, announce)
     is_named = isinstance(post, str | Path) and not str(post).startswith("zoo:")
     if is_named and is_adapter(str(post), loading.get("revision")):
@@ -85,5 +107,5 @@ def _loaded(
 
     if isinstance(model, LanguageModel):
         return model
-    announce(f"loading {model}")
+    announce(f"Loading {model}")
     return load(model, **loading)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
@@ -188,6 +189,19 @@ def registry_of(things: str) -> Registry[Any]:
     """
     registry: Registry[Any] = _named(REGISTRIES[things])
     return registry
+
+
+def names_in_source(things: str) -> list[str]:
+    """Names of these things ("estimators") that the package's own files register, read off their text.
+
+    Nothing is imported, so names of other people's packages are not among them.
+    """
+    module, _, registry = REGISTRIES[things].partition(":")
+    folder = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    registered = re.compile(rf'^@{registry}\.register\("([^"]+)"\)', re.MULTILINE)
+    return sorted(
+        name for file in folder.glob("*.py") for name in registered.findall(file.read_text("utf-8"))
+    )
 
 
 def register_study(study: Study) -> None:

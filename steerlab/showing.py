@@ -77,6 +77,14 @@ def counted(number: int, one: str) -> str:
     return f"{number} {one}{'' if number == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "40 seconds", "14 minutes", "3 hours"."""
+    for unit, length in (("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.0f} {unit}s"
+    return f"{max(1, round(seconds))} second{'s' if seconds >= 1.5 else ''}"
+
+
 def _escaped(text: str) -> str:
     return escape(isolated(text))
 

@@ -135,6 +135,7 @@ def test_doctor_shows_which_part_fails(
         raise error
 
     monkeypatch.setattr(steerlab.models, "load_model", _fails)
+    (tmp_path / "config.json").write_text("{}")
     assert run("doctor", tmp_path, monkeypatch=monkeypatch) == 2
     shown = capfd.readouterr()
     assert "FAILS" in shown.out

@@ -12,6 +12,7 @@ from families import tiny
 
 import steerlab as sl
 from steerlab import cli
+from steerlab.cli.written import parse_steer, read_direction
 from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs
 from steerlab.errors import DatasetError, DirectionError
@@ -22,8 +23,6 @@ from steerlab.extraction import (
     negation_pairs,
     own_prompts,
     packaged_prompts,
-    parse_steer,
-    read_direction,
 )
 
 

@@ -10,8 +10,8 @@ from families import tiny
 import steerlab as sl
 from steerlab import cli, forecast
 from steerlab.comparison import foresee
-from steerlab.forecast import duration
 from steerlab.registry import ordered_studies
+from steerlab.showing import duration
 from steerlab.studies import Pair, _pair
 
 COSTS = {

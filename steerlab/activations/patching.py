@@ -37,6 +37,7 @@ from steerlab.activations._suffix import WHOLE, Kept, Mode, finish, keep
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
 from steerlab.activations.sources import Source, identity_of
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.models.batches import batches_by_length, fits
@@ -144,7 +145,7 @@ class PatchSweep:
         self.cost = Cost()
         self.mode: Mode = "whole" if whole else "suffix"
         self.plain: NDArray[np.float64] | None = None
-        self._budget = token_budget
+        self._budget = tokens_of_a_batch(token_budget)
         self._proved: set[int] = set()  # blocks from which runs were taken up exactly
         for number, own_cells in enumerate(self.cells):
             for cell in (*own_cells, *([self.base[number]] if self.base[number] else [])):

@@ -19,6 +19,7 @@ from torch import Tensor
 from steerlab.activations._provenance import hashes
 from steerlab.activations.moments import Label, Moments, plain_label
 from steerlab.activations.states import Activations
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import ModelError, PromptError, SteerlabError, kind_of
 from steerlab.models import (
     LanguageModel,
@@ -115,7 +116,8 @@ def capture(
     prompts = model.as_prompts(prompts)
     wanted = sites_of(model, sites)
     _check(prompts, wanted, positions, into, labels, token_budget)
-    parts = _shown(_read(model, prompts, wanted, positions, token_budget), progress, len(prompts))
+    budget = tokens_of_a_batch(token_budget)
+    parts = _shown(_read(model, prompts, wanted, positions, budget), progress, len(prompts))
     if into is None:
         read = _assembled(parts, wanted, model, len(prompts))
         return replace(read, positions=repr(positions), **hashes(prompts))

@@ -17,6 +17,7 @@ from torch import Tensor
 from steerlab.activations._kept import model_key
 from steerlab.activations._suffix import WHOLE
 from steerlab.activations.patches import Cell, RowPatches
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError, SteeringError
 from steerlab.models import LanguageModel, Prompt, Site
 from steerlab.models.batches import batches_by_length
@@ -172,7 +173,8 @@ class Run:
             key: held for key, held in self._states.items() if key[0] in prompts and held[0] <= first
         }
         missing = [prompt for prompt in prompts if any((prompt, site) not in self._states for site in sites)]
-        for chunk in batches_by_length([self.lengths[prompt] for prompt in missing], TOKEN_BUDGET, stretch=1):
+        lengths = [self.lengths[prompt] for prompt in missing]
+        for chunk in batches_by_length(lengths, tokens_of_a_batch(TOKEN_BUDGET), stretch=1):
             self._run([missing[number] for number in chunk], sites, first)
 
     def values(self, site: Site, prompt: int, positions: Sequence[int], width: int) -> _Rows:

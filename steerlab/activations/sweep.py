@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.activations._restart import Batch, Change, Forms, forms_noted, restarted, steered_before
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError, SteeringError, SteerlabError
 from steerlab.models import LanguageModel, Prompt, Site, Tokens
 from steerlab.models.batches import batches_by_length, fits
@@ -161,7 +162,7 @@ def sweep(
     for site in change.sites:
         model.require(site)
     begin = _begin(recording, change, start)
-    steps = list(_steps(recording, variants, token_budget))
+    steps = list(_steps(recording, variants, tokens_of_a_batch(token_budget)))
     results: Tensor | None = None
     with torch.inference_mode():
         for batch, share in track(steps, progress, len(steps)) if progress else steps:
@@ -192,7 +193,7 @@ def _recorded(
     logits: Tensor,
 ) -> Iterator[Batch]:
     """The batches with their streams; their logits go into the rows of `logits`."""
-    groups = batches_by_length(model.lengths(prompts), token_budget, stretch=_LIKE_LENGTH)
+    groups = batches_by_length(model.lengths(prompts), tokens_of_a_batch(token_budget), stretch=_LIKE_LENGTH)
     waiting = deque(group[::-1] for group in reversed(groups))  # the longest prompt comes last
     while waiting:
         group = waiting.popleft()

@@ -1,8 +1,10 @@
-"""The command line as an object to which the modules beside add their commands, and its two consoles."""
+"""The command line as an object to which the modules beside add their commands, and its consoles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -16,7 +18,6 @@ app = typer.Typer(
     name="steerlab",
     help="See what post-training changed inside a language model, and steer one at inference.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 zoo_app = typer.Typer(help="The bundled pairs of small trained models.", no_args_is_help=True)
@@ -32,8 +33,29 @@ class Terminal(Console):
             yield piece if piece.control else piece._replace(text=visible(piece.text))
 
 
-out = Terminal()
-err = Terminal(stderr=True)
+#: What a command found; its errors; and what it does meanwhile, which --quiet leaves out.
+out, err, notes = Terminal(), Terminal(stderr=True), Terminal(stderr=True)
+
+
+def say(line: str) -> None:
+    """Note what begins."""
+    notes.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Note what takes seconds: a spinner in a terminal, a line elsewhere."""
+    if not notes.is_terminal:
+        say(what)
+        yield
+        return
+    with notes.status(what):
+        yield
+
+
+def loading_libraries() -> AbstractContextManager[None]:
+    """Note that torch and what needs it are imported, which takes seconds once."""
+    return nullcontext() if "torch" in sys.modules else waiting("Loading the libraries")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,131 +1,108 @@
-"""Options that several commands share, and what they are turned into."""
+"""Options that several commands share: one spelling, one type and one help each."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import typer
 
-from steerlab.cli._app import err, out
-from steerlab.errors import DirectionError
-
-if TYPE_CHECKING:
-    from steerlab.comparison import Run
-    from steerlab.directions import Direction
-    from steerlab.models import Edit, LanguageModel
+from steerlab.batching import batch_tokens
+from steerlab.cli import _completion
+from steerlab.cli._app import err, notes
+from steerlab.progress import silent
 
 Size = Literal["quick", "full"]
 Template = Literal["auto", "chat", "plain", "none"]
 
-ModelName = Annotated[str, typer.Argument(help="Hub name, local folder, or zoo:NAME for a bundled model.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+
+def _silenced(context: typer.Context, wanted: bool) -> bool:
+    """Keep notes and progress back until the command ends."""
+    if wanted:
+        context.with_resource(silent())
+        notes.quiet = True
+        context.call_on_close(lambda: setattr(notes, "quiet", False))
+    return wanted
+
+
+def _batched(context: typer.Context, tokens: int | None) -> int | None:
+    """Set the size of batches until the command ends."""
+    context.with_resource(batch_tokens(tokens))
+    return tokens
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="Hub name, local folder, or zoo:NAME for a bundled model.", autocompletion=_completion.models
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps ...", autocompletion=_completion.devices)
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help="Number format of the weights; auto is float32 on a CPU."),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run model code from the hub. Off unless you say so.")
 ]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens",
+        min=1,
+        callback=_batched,
+        show_default="each step's own",
+        help="Tokens of one forward pass. Fewer need less memory; more are faster on a large GPU.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every draw.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=_silenced, help="Show results and errors only, no progress.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
+]
+SizeOption = Annotated[
+    Size, typer.Option("--size", help="quick: minutes on a CPU; full: for a GPU or patience.")
+]
+RunOut = Annotated[Path, typer.Option("--out", help="The run folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --out names.")]
 
 Base = Annotated[
-    str | None, typer.Option(help="The weights under an adapter, in place of those that it names.")
+    str | None,
+    typer.Option(
+        "--base",
+        help="The weights under an adapter, in place of those that it names.",
+        autocompletion=_completion.models,
+    ),
 ]
-
 Steer = Annotated[
     list[str] | None,
     typer.Option(
-        help=r"FILE\[:STRENGTH\[@LAYERS]] adds a direction, by default one class gap at its best layer. Repeatable."
+        "--steer",
+        help=r"FILE\[:STRENGTH\[@LAYERS]] adds a direction, by default one class gap at its best layer. Repeatable.",
     ),
 ]
 AblateOption = Annotated[
     list[str] | None,
     typer.Option(
+        "--ablate",
         help=r"FILE\[@LAYER] removes the direction found at a layer (its best) everywhere. FILE\:TOWARD\[@LAYERS] "
         "moves its component to that of the mean, of a class of the direction, or to a number, at these "
-        "layers. Repeatable."
+        "layers. Repeatable.",
     ),
 ]
-SizeOption = Annotated[Size, typer.Option(help="quick: minutes on a CPU; full: for a GPU or patience.")]
-RunOut = Annotated[Path, typer.Option("--out", help="The run folder.")]
 Answers = Annotated[
     tuple[str, str] | None,
     typer.Option(
+        "--answers",
         help="The words for true and false that statements are asked with, each one token: ' Yes' ' No'.",
         show_default="the first of TRUE FALSE, true false, True False, Yes No that are single tokens in both",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every draw.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-
-
-def load_model(
-    model: str, device: str, dtype: str, trust_remote_code: bool, base: str | None = None
-) -> LanguageModel:
-    from steerlab.opening import load
-
-    with err.status("Loading the libraries"):
-        import steerlab.models  # noqa: F401  (seconds, once)
-    return load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, base=base)
-
-
-def edits(model: LanguageModel, steer: list[str], ablate: list[str]) -> list[Edit]:
-    from steerlab.extraction import parse_steer
-    from steerlab.steering import Add
-
-    interventions: list[Edit] = []
-    for text in steer:
-        file, strength, layers = parse_steer(text)
-        direction = _placed(file, layers, model, f"{file}:{text.partition('.safetensors:')[2] or 1}")
-        interventions.append(
-            Add(
-                direction,
-                strength=1.0 if strength is None else strength,
-                unit="class_gap",
-                layers=None if layers is None else "all",
-            )
-        )
-    interventions += [_ablation(model, text) for text in ablate]
-    return interventions
-
-
-def _ablation(model: LanguageModel, text: str) -> Edit:
-    """FILE[@LAYER], or FILE:TOWARD[@LAYERS]: the direction where it works best, removed toward that at some layers."""
-    from steerlab.extraction import chosen_layers, parse_ablate
-    from steerlab.steering import Ablate
-
-    file, toward, layers = parse_ablate(text)
-    if toward is None:
-        return cast("Edit", Ablate(_placed(file, layers, model, text)))
-    direction = _placed(file, None, model, text)
-    if len(direction.sites) > 1 and direction.best is not None:
-        direction = direction.at(direction.best)
-    chosen = None if layers is None else chosen_layers(layers, model.n_layers)
-    return cast("Edit", Ablate(direction, toward=toward, layers=chosen))
-
-
-def _placed(file: Path, layers: str | None, model: LanguageModel, written: str) -> Direction:
-    """The direction in a file, at the named layers; without any it must know where it works best."""
-    from steerlab.extraction import read_direction
-
-    direction = read_direction(file, layers, model)
-    if layers is None and direction.best is None and len(direction.sites) > 1:
-        numbers = [site.layer for site in direction.sites if site.layer is not None]
-        raise DirectionError(
-            f"{file} has vectors at {len(direction.sites)} sites and does not know where it works best; "
-            + (
-                f"name layers, for example {written}@{numbers[len(numbers) // 2]}."
-                if numbers
-                else "keep one of them."
-            )
-        )
-    return direction
-
-
-def print_study(run: Run) -> None:
-    """The sentences of a run's only study and where its report lies."""
-    (result,) = run.results.values()
-    for line in result.summary:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
-    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
 
 
 def renamed(old: Path | None, old_name: str, new: Path | None, new_name: str) -> Path | None:

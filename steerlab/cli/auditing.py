@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from steerlab.cli._app import app, out
+from steerlab.cli import _completion
+from steerlab.cli._app import app, loading_libraries, out
+from steerlab.cli._inputs import require_files
+from steerlab.cli._options import AsJson, Quiet
+from steerlab.cli._results import print_json, print_line
 from steerlab.showing import text_of
 
 if TYPE_CHECKING:
@@ -22,46 +26,80 @@ _ROWS = 12
 
 @app.command()
 def audit(
-    base: Annotated[str, typer.Argument(help="What the candidate is held against.")],
-    candidate: Annotated[str, typer.Argument(help="Hub name, folder, adapter, GGUF file, or zoo:NAME.")],
+    base: Annotated[
+        str,
+        typer.Argument(help="What the candidate is held against.", autocompletion=_completion.models),
+    ],
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            help="Hub name, folder, adapter, GGUF file, or zoo:NAME.", autocompletion=_completion.models
+        ),
+    ],
     other: Annotated[
-        str | None, typer.Option(help="A second model that the candidate may be merged with.")
+        str | None,
+        typer.Option(
+            help="A second model that the candidate may be merged with.", autocompletion=_completion.models
+        ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             help="A direction's file to hold the found one against, or a packaged contrast (refusal), for which the "
-            "base is loaded and run."
+            "base is loaded and run.",
+            autocompletion=_completion.contrasts,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Say what was done to a set of weights, and run nothing: a cast, an ablation, an adapter, a merge, a fine-tune."""
-    from steerlab.auditing import audit as audited
+    from steerlab.opening import require_findable
+
+    require_findable(base, candidate, other)
+    known = None if against is None else _known(against)
+    with loading_libraries():
+        from steerlab.auditing import audit as audited
 
     found = audited(base, candidate, other=other)
-    known = None if against is None or found.direction is None else _direction(against, base)
+    if against is not None and known is None and found.direction is not None:
+        known = _extracted(against, base)
+    cosines = None if known is None or found.direction is None else found.cosines(known)
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        print_json({**found.model_dump(), "cosines": cosines})
         return
     for line in (f"{found.kind}: {found.sentence}", *found.details):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
-    if known is not None:
-        site, cosine = max(found.cosines(known).items(), key=lambda pair: abs(pair[1]))
-        out.print(
-            f"Cosine with {against}: {cosine:.3f}, at {site}.", markup=False, highlight=False, soft_wrap=True
-        )
+        print_line(line)
+    if cosines is not None:
+        site, cosine = max(cosines.items(), key=lambda pair: abs(pair[1]))
+        print_line(f"Cosine with {against}: {cosine:.3f}, at {site}.")
     out.print(_table(found))
 
 
-def _direction(name: str, base: str) -> Direction:
-    """A direction's file, or what a packaged contrast gives in the base."""
-    from steerlab.directions import Direction
+def _known(name: str) -> Direction | None:
+    """The direction in a file; None for a packaged contrast. Raises where there is neither."""
+    from steerlab.datasets.contrasts import names
+    from steerlab.errors import DirectionError
+
+    if Path(name).suffix == ".safetensors":
+        require_files(Path(name))
+        with loading_libraries():
+            from steerlab.directions import Direction
+        return Direction.load(Path(name))
+    known = ("truth", "refusal", *names())
+    if name not in known and not Path(name).exists():
+        raise DirectionError(
+            f"There is nothing called {name!r} to hold a direction against; name a .safetensors file, a file of a "
+            f"contrast, or one of {', '.join(known)}."
+        )
+    return None
+
+
+def _extracted(name: str, base: str) -> Direction:
+    """What a contrast gives in the base."""
     from steerlab.extraction import extract
     from steerlab.opening import load
 
-    if Path(name).suffix == ".safetensors":
-        return Direction.load(Path(name))
     return extract(load(base), name)
 
 

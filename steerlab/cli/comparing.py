@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from steerlab.cli._app import app, err, out
+from steerlab.cli import _completion
+from steerlab.cli._app import app, err, loading_libraries, out, say, waiting
+from steerlab.cli._inputs import require_files
 from steerlab.cli._options import (
     Answers,
+    AsJson,
+    BatchTokens,
     Device,
     Dtype,
     ModelName,
     Overwrite,
+    Quiet,
     Resume,
     Seed,
     SizeOption,
     TrustRemoteCode,
     renamed,
 )
-from steerlab.registry import Preset, ordered_studies
+from steerlab.cli._results import print_json, print_line, run_facts
+from steerlab.registry import STUDIES, Preset, ordered_studies
 
 if TYPE_CHECKING:
     from steerlab.comparison import Run
@@ -30,8 +36,9 @@ if TYPE_CHECKING:
 Figures = Annotated[
     bool, typer.Option("--figures", help="Write every figure as PNG, SVG and PDF into the run folder.")
 ]
+Column = Literal["single", "double"]
 ColumnOption = Annotated[
-    Literal["single", "double"],
+    Column,
     typer.Option("--column", help="Width of these files: one column of a paper (3.3 in) or two (7 in)."),
 ]
 
@@ -46,7 +53,11 @@ def _able() -> list[str]:
 def compare(
     base: ModelName,
     post: Annotated[
-        str, typer.Argument(help="Likewise, or an adapter, which is put on the base that is named first.")
+        str,
+        typer.Argument(
+            help="Likewise, or an adapter, which is put on the base that is named first.",
+            autocompletion=_completion.models,
+        ),
     ],
     output: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
     requests: Annotated[
@@ -64,12 +75,14 @@ def compare(
         typer.Option(
             "--contrast",
             help="Your own contrast: a file (text,label or positive,negative) or a packaged one's name; repeatable.",
+            autocompletion=_completion.contrasts,
         ),
     ] = None,
     studies: Annotated[
         str | None,
         typer.Option(
-            help=f"Comma-separated, all of them by default: {', '.join(_able())}; contrast runs with --contrast."
+            help=f"Comma-separated, all of them by default: {', '.join(_able())}; contrast runs with --contrast.",
+            autocompletion=_completion.studies,
         ),
     ] = None,
     size: SizeOption = "quick",
@@ -94,23 +107,32 @@ def compare(
     ] = True,
     figures: Figures = False,
     column: ColumnOption = "double",
+    batch_tokens: BatchTokens = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it; write a report."""
-    from steerlab.comparison import compare as run_comparison
-    from steerlab.comparison import foresee
+    from steerlab.opening import require_findable
 
+    if output is None and not dry_run:
+        raise typer.BadParameter("name the run folder", param_hint="'--out'")
     names = None if studies is None else [name.strip() for name in studies.split(",") if name.strip()]
-    with err.status("Loading the libraries"):
+    for name in names or ():
+        STUDIES[name]  # an unknown name is refused before the libraries are imported
+    requests = renamed(prompts, "--prompts", requests, "--requests")
+    require_files(requests, statements, questions)
+    require_findable(base, post)
+    with loading_libraries():
         import steerlab.models  # noqa: F401  (seconds, once)
+        from steerlab.comparison import compare as run_comparison
+        from steerlab.comparison import foresee
     loading = {"device": device, "dtype": dtype, "merge": merge, "trust_remote_code": trust_remote_code}
     if dry_run:
-        print_forecast(
-            foresee(base, post, studies=names, size=size, contrasts=contrasts, announce=_say, **loading)
-        )
+        foreseen = foresee(base, post, studies=names, size=size, contrasts=contrasts, announce=say, **loading)
+        print_forecast(foreseen, as_json=as_json)
         return
-    if output is None:
-        raise typer.BadParameter("name the run folder", param_hint="'--out'")
+    assert output is not None
     try:
         run = run_comparison(
             base,
@@ -120,22 +142,20 @@ def compare(
             size=size,
             preset=preset,
             statements=statements,
-            requests=renamed(prompts, "--prompts", requests, "--requests"),
+            requests=requests,
             questions=questions,
             contrasts=contrasts,
             answers=answers,
             seed=seed,
             resume=resume,
             overwrite=overwrite,
-            announce=_say,
+            announce=say,
             **loading,
         )
     except KeyboardInterrupt:
         err.print("Finished studies are kept; the same command with --resume goes on.")
         raise
-    print_run(run)
-    if figures:
-        draw_figures(run, column)
+    print_run(run, column if figures else None, as_json=as_json)
 
 
 @app.command()
@@ -146,6 +166,8 @@ def report(
     output: Annotated[Path, typer.Option("--out", help="With --diff, the page.")] = Path("diff.html"),
     figures: Figures = False,
     column: ColumnOption = "double",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write the report of a stored run again, and show its table; or set two runs side by side."""
     from steerlab.comparison import diff_runs, rewrite_report
@@ -153,44 +175,52 @@ def report(
     if diff != (other is not None):
         raise typer.BadParameter("two run folders and --diff go together", param_hint="'--diff'")
     if other is not None:
-        out.print(f"Side by side: {diff_runs(run, other, output)}", markup=False, soft_wrap=True)
+        page = diff_runs(run, other, output)
+        if as_json:
+            print_json({"runs": [run, other], "report": page})
+        else:
+            print_line(f"Side by side: {page}")
         return
-    written = rewrite_report(run)
-    print_run(written)
-    if figures:
-        draw_figures(written, column)
+    print_run(rewrite_report(run), column if figures else None, as_json=as_json)
 
 
-def _say(line: str) -> None:
-    err.print(line, style="bold", markup=False, highlight=False)
-
-
-def print_forecast(foreseen: Forecast) -> None:
+def print_forecast(foreseen: Forecast, *, as_json: bool) -> None:
     """The table of a forecast, and its sentence."""
     from rich.table import Table
 
     from steerlab.forecast import COLUMNS
 
+    if as_json:
+        print_json(
+            {"seconds": foreseen.seconds, "seconds of size full": foreseen.full, "studies": foreseen.studies}
+        )
+        return
     table = Table(*COLUMNS)
     for row in foreseen.rows:
         table.add_row(*row)
     out.print(table)
-    out.print(foreseen.sentence, markup=False, highlight=False, soft_wrap=True)
+    print_line(foreseen.sentence)
 
 
-def print_run(run: Run) -> None:
-    """The summary table of a run and where its report lies."""
+def print_run(run: Run, column: Column | None, *, as_json: bool) -> None:
+    """The summary table of a run and where its report lies, with figures of this width where one is named."""
     from steerlab.report import terminal_table
 
+    place, reason = (None, None) if column is None else _drawn(run, column)
+    if as_json:
+        print_json({**run_facts(run), "figures": place, "why no figures": reason})
+        return
     out.print(terminal_table(list(run.results.values())))
-    out.print(f"Report: {run.report}", markup=False, soft_wrap=True)
+    print_line(f"Report: {run.report}")
+    if column is not None:
+        print_line(reason or f"Figures: {place}")
 
 
-def draw_figures(run: Run, column: Literal["single", "double"]) -> None:
-    """Figure files of a run, and where they lie; or the reason why there are none."""
+def _drawn(run: Run, column: Column) -> tuple[Path | None, str | None]:
+    """The folder of the figure files of a run, or the reason why there are none."""
     from steerlab.report import write_figures
 
     place = run.folder.path / "figures"
-    with err.status("Drawing the figures"):
+    with waiting("Drawing the figures"):
         reason = write_figures(run.results, place, column)
-    out.print(reason or f"Figures: {place}", markup=False, soft_wrap=True)
+    return (None, reason) if reason else (place, None)

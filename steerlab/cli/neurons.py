@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from steerlab.cli._app import app, out
-from steerlab.cli._options import Device, Dtype, ModelName, Seed, TrustRemoteCode, load_model
+from steerlab.cli._app import app, loading_libraries, out
+from steerlab.cli._inputs import load_model, require_files, require_free
+from steerlab.cli._options import (
+    AsJson,
+    BatchTokens,
+    Device,
+    Dtype,
+    ModelName,
+    Overwrite,
+    Quiet,
+    Seed,
+    TrustRemoteCode,
+)
+from steerlab.cli._results import print_json, print_line
 from steerlab.files import system_reason, whole
 
 if TYPE_CHECKING:
@@ -39,27 +51,40 @@ def neurons(
         Path | None, typer.Option(help="Texts, one a line, in place of the packaged ones.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--out", help="All neurons of the layer as CSV.")] = None,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """List a model's entropy-neuron candidates, and what ablating each does to its confidence."""
     from steerlab import datasets
-    from steerlab.neurons import entropy_neurons
+    from steerlab.opening import require_findable
 
-    source = _output_weights(model) if weights_only else load_model(model, device, dtype, trust_remote_code)
+    require_files(texts)
+    if output is not None:
+        require_free(output, overwrite=overwrite)
+    require_findable(model)
     lines = datasets.read_prompts(texts) if texts else None
+    with loading_libraries():
+        from steerlab.neurons import entropy_neurons
+    source = _output_weights(model) if weights_only else load_model(model, device, dtype, trust_remote_code)
     listed = entropy_neurons(source, count=count, rule=rule, texts=lines, every=output is not None, seed=seed)
-    out.print(_table(listed, measured=not weights_only))
-    out.print(
-        f"Layer {listed.layer}, {listed.width} neurons, {listed.null_size} directions in the unembedding's "
-        f"null space; rule: {rule}.",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
     if output:
         _write(output, listed, measured=not weights_only)
-        out.print(f"All neurons: {output}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({**listed.model_dump(exclude={"rows"}), "neurons": listed.candidates, "file": output})
+        return
+    out.print(_table(listed, measured=not weights_only))
+    print_line(
+        f"Layer {listed.layer}, {listed.width} neurons, {listed.null_size} directions in the unembedding's "
+        f"null space; rule: {rule}."
+    )
+    if output:
+        print_line(f"All neurons: {output}")
 
 
 _EFFECTS = {"Δ entropy": "entropy", "|Δ entropy|": "absolute", "via norm": "via_norm", "Δ loss": "loss"}

@@ -9,18 +9,26 @@ from typing import Annotated
 
 import typer
 
-from steerlab.cli._app import app, err, out
+from steerlab.cli import _completion
+from steerlab.cli._app import app, loading_libraries, out
+from steerlab.cli._inputs import load_model, require_free
 from steerlab.cli._options import (
     AblateOption,
+    AsJson,
     Device,
     Dtype,
     ModelName,
+    Overwrite,
+    Quiet,
+    Seed,
     Steer,
     Template,
     TrustRemoteCode,
-    edits,
-    load_model,
 )
+from steerlab.cli._results import print_json, print_line
+from steerlab.cli.written import Written, placed, read_written
+from steerlab.errors import SteeringError
+from steerlab.registry import names_in_source
 
 
 @app.command()
@@ -30,17 +38,20 @@ def generate(
     steer: Steer = None,
     ablate: AblateOption = None,
     template: Annotated[Template, typer.Option(help="auto, chat, plain or none.")] = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Generate from a model, steered or not; with edits the unsteered text is shown beside."""
+    written = _checked(model, steer, ablate)
     loaded = load_model(model, device, dtype, trust_remote_code)
     rendered = loaded.instruction_prompt(prompt, template=template)
-    interventions = edits(loaded, steer or [], ablate or [])
+    interventions = placed(loaded, written)
 
     def _complete() -> str:
         return loaded.generate(
@@ -51,12 +62,16 @@ def generate(
             seed=seed if temperature > 0 else None,
         ).text
 
-    plain = _complete()
-    if not interventions:
+    plain, steered = _complete(), None
+    if interventions:
+        with loaded.steering(*interventions):
+            steered = _complete()
+    if as_json:
+        print_json({"model": loaded.name, "prompt": prompt, "steered": steered, "unsteered": plain})
+        return
+    if steered is None:
         out.print(plain, markup=False, highlight=False)
         return
-    with loaded.steering(*interventions):
-        steered = _complete()
     for title, text in (("steered", steered), ("unsteered", plain)):
         out.rule(title)
         out.print(text, markup=False, highlight=False)
@@ -71,18 +86,20 @@ def chat(
     beside: Annotated[bool, typer.Option(help="Show the unsteered answer beside the steered one.")] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to a model, steered and unsteered side by side; strengths change while you talk (/help)."""
+    written = _checked(model, steer, ablate)
     loaded = load_model(model, device, dtype, trust_remote_code)
     from steerlab.chat import Chat
 
     talk = Chat(
         loaded,
-        edits(loaded, steer or [], ablate or []),
+        placed(loaded, written),
         out,
         template=template,
         max_new_tokens=max_new_tokens,
@@ -102,32 +119,73 @@ def bake(
     ablate: AblateOption = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Put interventions into the weights; write a transformers folder that any engine loads."""
-    export("transformers", model, output, steer, ablate, device, dtype, trust_remote_code)
+    _export("transformers", model, output, steer, ablate, False, device, dtype, as_json, trust_remote_code)
 
 
 @app.command()
 def export(
-    form: Annotated[str, typer.Argument(help="transformers, gguf, ...; `steerlab doctor` lists the forms.")],
+    form: Annotated[
+        str,
+        typer.Argument(
+            help=f"The form: {', '.join(names_in_source('exports'))}, or another package's.",
+            autocompletion=_completion.exports,
+        ),
+    ],
     model: ModelName,
     output: Annotated[Path, typer.Option("--out", help="The folder (transformers, easysteer) or file.")],
     steer: Steer = None,
     ablate: AblateOption = None,
+    overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
-    with err.status("Loading the libraries"):
+    _export(form, model, output, steer, ablate, overwrite, device, dtype, as_json, trust_remote_code)
+
+
+def _export(
+    form: str,
+    model: str,
+    output: Path,
+    steer: list[str] | None,
+    ablate: list[str] | None,
+    overwrite: bool,
+    device: str,
+    dtype: str,
+    as_json: bool,
+    trust_remote_code: bool,
+) -> None:
+    written = _checked(model, steer, ablate)
+    if not written:
+        raise SteeringError("There is nothing to write; give at least one intervention, --steer or --ablate.")
+    require_free(output, overwrite=overwrite)
+    with loading_libraries():
         from steerlab.steering import EXPORTS
         from steerlab.steering import export as write
 
     EXPORTS[form]  # an unknown form is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
-    written = write(loaded, edits(loaded, steer or [], ablate or []), output, form, in_place=True)
-    out.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
+    place = write(loaded, placed(loaded, written), output, form, in_place=True)
+    if as_json:
+        print_json({"written": place, "form": form, "model": loaded.name})
+    else:
+        print_line(f"Written: {place}")
+
+
+def _checked(model: str, steer: list[str] | None, ablate: list[str] | None) -> list[Written]:
+    """Interventions with their files read, once it is clear that there is such a model."""
+    from steerlab.opening import require_findable
+
+    require_findable(model)
+    return read_written(steer, ablate)
 
 
 def _typed_lines() -> Iterator[str]:

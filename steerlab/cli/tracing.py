@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from steerlab.cli._app import app
+from steerlab.cli._app import app, loading_libraries, say
+from steerlab.cli._inputs import load_model, require_files
 from steerlab.cli._options import (
     Answers,
+    AsJson,
+    BatchTokens,
     Device,
     Dtype,
     ModelName,
     Overwrite,
+    Quiet,
     RunOut,
     Seed,
     SizeOption,
     TrustRemoteCode,
-    load_model,
-    print_study,
 )
+from steerlab.cli._results import print_study
+from steerlab.errors import SiteError
 from steerlab.registry import STUDIES, Preset
 
 if TYPE_CHECKING:
@@ -73,15 +78,23 @@ def trace(
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Map where two models hold what they know, patch one's states into the other, and write a report.
 
     What is finished is kept beside the run folder; the same command goes on after an interruption.
     """
+    from steerlab.opening import require_findable
+
+    require_findable(base, post)
+    require_files(statements, pairs)
     from steerlab.comparison import run_alone
     from steerlab.run_data import data_facts, on_topics, read_data
 
+    _require_sites(sites or ())
     given = read_data(statements, pairs=pairs, template=template)
     kept_in = output.with_name(output.name + ".partial")
     options: dict[str, Any] = {
@@ -111,10 +124,23 @@ def trace(
         out=output,
         configuration={**{name: _stored(value) for name, value in options.items()}, "align": int(align)},
         overwrite=overwrite,
+        announce=say,
         load=partial(load_model, device=device, dtype=dtype, trust_remote_code=trust_remote_code),
     )
     shutil.rmtree(kept_in, ignore_errors=True)
-    print_study(run)
+    print_study(run, as_json=as_json)
+
+
+def _require_sites(sites: Sequence[str]) -> None:
+    """Raise SiteError for a name that no model has at its layers."""
+    if not sites:
+        return
+    with loading_libraries():
+        from steerlab.models.sites import LAYER_SITES
+    known = (*LAYER_SITES, "heads")
+    for name in sites:
+        if name not in known:
+            raise SiteError(f"No site {name!r} can be mapped; --site takes {', '.join(known)}.")
 
 
 def _stored(value: Any) -> str | int | list[str]:

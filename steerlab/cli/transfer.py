@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from steerlab.cli._app import app
+from steerlab.cli._app import app, say
+from steerlab.cli._inputs import load_model
 from steerlab.cli._options import (
+    AsJson,
+    BatchTokens,
     Device,
     Dtype,
     ModelName,
     Overwrite,
+    Quiet,
     RunOut,
     Seed,
     SizeOption,
     TrustRemoteCode,
-    load_model,
-    print_study,
 )
+from steerlab.cli._results import print_study
+from steerlab.errors import DatasetError
 from steerlab.registry import Preset
 
 if TYPE_CHECKING:
@@ -71,9 +76,15 @@ def transfer(
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    batch_tokens: BatchTokens = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Carry a capability from one model to another, beside everything that could look like it; write a report."""
+    from steerlab.opening import require_findable
+
+    require_findable(locked, unlocked, target, target_unlocked)
     from steerlab.comparison import run_alone
     from steerlab.run_data import task_facts
 
@@ -111,8 +122,10 @@ def transfer(
                 "by": by,
             },
             overwrite=overwrite,
+            announce=say,
             load=partial(load_model, device=device, dtype=dtype, trust_remote_code=trust_remote_code),
-        )
+        ),
+        as_json=as_json,
     )
 
 
@@ -120,7 +133,6 @@ def _task(name: str, behaviour: str | None, size: str) -> Task:
     """The task of a file, or the bundled sums."""
     if name == "sums" or name.startswith("sums:"):
         from steerlab import zoo
-        from steerlab.errors import DatasetError
 
         _, _, count = name.partition(":")
         if count and not (count.isdigit() and 2 <= int(count) <= 6):
@@ -128,4 +140,12 @@ def _task(name: str, behaviour: str | None, size: str) -> Task:
         return zoo.sums_task(400 if size == "quick" else 1000, count=int(count or 4))
     from steerlab.datasets import read_task
 
+    try:
+        re.compile(behaviour or "")
+    except re.error as error:
+        raise DatasetError(
+            f"--behaviour {behaviour!r} is no regular expression: {error}; correct it."
+        ) from error
+    if not Path(name).exists():
+        raise DatasetError(f"{name} cannot be read: there is no such file; name a JSONL file, or write sums.")
     return read_task(Path(name), behaviour=behaviour)

@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from steerlab.errors import ModelError
+from steerlab.progress import quiet
 
 #: The adapters' names of what mixes tokens in attention's place.
 _MIXERS = ("linear_attn", "conv", "mixer", "mamba")
@@ -124,7 +125,8 @@ def _text_part(config: Any) -> Any:
 
 
 def _known(config: Any) -> str | None:
-    from transformer_lens.model_bridge.sources import _hf_format
+    with quiet():  # its imports tell of every kernel that was built for another machine
+        from transformer_lens.model_bridge.sources import _hf_format
 
     translate: Any = _hf_format
     try:

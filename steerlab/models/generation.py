@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import SteerlabError
 from steerlab.models.batches import run_in_batches
 from steerlab.models.drawing import DrawnScores, Sampler, new_seed
@@ -82,7 +83,7 @@ def generate(
         results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
 
     # transformers' assisted decoding takes one prompt at a time
-    budget = 1 if assistant is not None else token_budget // num_beams
+    budget = 1 if assistant is not None else max(1, tokens_of_a_batch(token_budget) // num_beams)
     for rows, room in _by_room(model, lengths, max_new_tokens):
         if not room:
             results.update(dict.fromkeys(rows, _generation(model, ())))

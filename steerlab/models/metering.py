@@ -58,6 +58,21 @@ def metered(models: Mapping[str, LanguageModel]) -> Iterator[dict[str, Spent]]:
         yield spent
 
 
+def costs(spent: Mapping[str, Spent], seconds: float) -> dict[str, float]:
+    """Tokens of each model, and which of so many seconds passed inside and outside of the models; for a manifest."""
+    tokens = {
+        f"{role} {what}": float(getattr(own, what))
+        for role, own in spent.items()
+        for what in ("read", "generated", "patched", "unembedded")
+    }
+    inside = sum(own.seconds for own in spent.values())
+    return {
+        **tokens,
+        "seconds in the models": round(inside, 2),
+        "seconds outside": round(max(0.0, seconds - inside), 2),
+    }
+
+
 @contextmanager
 def patching() -> Iterator[None]:
     """Passes inside the context count as patched."""

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from steerlab.batching import tokens_of_a_batch
 from steerlab.models.backends import Transformers
 from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
@@ -255,7 +256,7 @@ class Passes(Checkpoint):
         def read(rows: list[int]) -> None:
             found[rows] = self.logits(self.tokenize([listed[row] for row in rows]).of_rows(rows))
 
-        run_in_batches(read, lengths, token_budget)
+        run_in_batches(read, lengths, tokens_of_a_batch(token_budget))
         return found
 
     def _reduced(
@@ -273,5 +274,5 @@ class Passes(Checkpoint):
             found = [reduce(logits).cpu() for _, logits in self.logits_in_slices(hidden)]
             parts.update(zip(rows, torch.cat(found), strict=True))
 
-        run_in_batches(read, lengths, token_budget)
+        run_in_batches(read, lengths, tokens_of_a_batch(token_budget))
         return torch.stack([parts[row] for row in range(len(lengths))])

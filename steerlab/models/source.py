@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from steerlab.errors import ModelError, reason
+from steerlab.files import model_place, require_holds
 from steerlab.models import quantised, tuners
 from steerlab.models.adapters import architecture_of, auto_class, is_multimodal
 from steerlab.models.gguf_files import gguf_in, joined, quantisation
@@ -50,13 +51,7 @@ class Source:
 
     def __init__(self, name: str, wishes: Wishes) -> None:
         self.name, self.wishes, self.stored_as, self.part_of = name, wishes, "", ""
-        place = Path(name).expanduser()
-        found = place if place.exists() else None
-        looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
-        if found is None and looks_local:
-            raise ModelError(
-                f"There is no folder {name!r}; check the path or give a hub name like 'owner/model'."
-            )
+        found = model_place(name)
         self.parts = gguf_in(found) if found is not None else ()
         if found is not None and found.is_file():
             if not self.parts:
@@ -92,10 +87,8 @@ class Source:
         """The checkpoint's configuration."""
         from transformers import AutoConfig
 
-        if self.folder is not None and self.gguf is None and not (self.folder / "config.json").exists():
-            raise ModelError(
-                f"Folder {self.name} has no config.json, so it is not a model folder; check the path."
-            )
+        if self.folder is not None and self.gguf is None:
+            require_holds(self.folder, "config.json")
         try:
             with quiet():
                 return AutoConfig.from_pretrained(self.where, **self.options)

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError
 from steerlab.models.batches import run_halving
 from steerlab.models.decoding import Decoding
@@ -119,6 +120,8 @@ def sample_tokens(
     _check(network, prompts, samples, max_new_tokens)
     law = law or SamplingLaw()
     decoder = _Decoder(network, vocab_size, torch.tensor(sorted(stop_ids), dtype=torch.int64), law)
+    longest = max(map(len, prompts)) + max_new_tokens
+    rows = max(1, min(rows, tokens_of_a_batch(rows * longest) // longest))
     rows = min(rows, rows_of_a_batch(vocab_size, _device(network)))
     records = _Records(len(prompts) * samples, max_new_tokens, _device(network))
     numbers = range(len(prompts)) if numbers is None else numbers

@@ -1,0 +1,170 @@
+"""Interventions as the command line writes them, `FILE[:AMOUNT[@LAYERS]]`: read without a model, then placed in one."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from steerlab.cli._app import loading_libraries
+from steerlab.cli._inputs import require_files
+from steerlab.errors import DirectionError
+
+if TYPE_CHECKING:
+    from steerlab.directions import Direction
+    from steerlab.models import Edit, LanguageModel
+
+
+@dataclass(frozen=True)
+class Written:
+    """One `--steer` or `--ablate` as it was written, with the direction in its file.
+
+    amount: the strength, or what an ablation goes toward; None where none is written. layers: likewise.
+    """
+
+    is_ablation: bool
+    text: str
+    file: Path
+    direction: Direction
+    amount: float | str | None
+    layers: str | None
+
+
+def read_written(steer: Sequence[str] | None, ablate: Sequence[str] | None) -> list[Written]:
+    """Interventions with their files read.
+
+    Raises:
+        DirectionError: what cannot be understood, a file that is no direction, or layers that are none.
+        RunError: a file that is not there.
+    """
+    parsed: list[tuple[bool, str, tuple[Path, float | str | None, str | None]]] = []
+    parsed += [(False, text, parse_steer(text)) for text in steer or ()]
+    parsed += [(True, text, parse_ablate(text)) for text in ablate or ()]
+    require_files(*(file for _, _, (file, _, _) in parsed))
+    if not parsed:
+        return []
+    with loading_libraries():
+        return [
+            Written(is_ablation, text, file, _read(file, layers), amount, layers)
+            for is_ablation, text, (file, amount, layers) in parsed
+        ]
+
+
+def placed(model: LanguageModel, written: Sequence[Written]) -> list[Edit]:
+    """The interventions in a model. Raises DirectionError for layers that the model or a direction does not have."""
+    return [_ablation(model, one) if one.is_ablation else _addition(model, one) for one in written]
+
+
+def parse_steer(text: str) -> tuple[Path, float | None, str | None]:
+    """File, strength and layers of `FILE[:STRENGTH[@LAYERS]]`. Raises `DirectionError` where it is malformed."""
+    file, strength, layers = _parsed(text, "STRENGTH")
+    return file, _strength(text, strength), layers
+
+
+def parse_ablate(text: str) -> tuple[Path, float | str | None, str | None]:
+    """File, what it goes toward and layers of `FILE[:TOWARD[@LAYERS]]`. Raises `DirectionError` as `parse_steer`."""
+    file, toward, layers = _parsed(text, "TOWARD")
+    try:
+        return file, None if toward is None else float(toward), layers
+    except ValueError:
+        return file, toward, layers
+
+
+def _parsed(text: str, what: str) -> tuple[Path, str | None, str | None]:
+    match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<what>[^@]+))?(?:@(?P<layers>.+))?", text)
+    if match is None:
+        raise DirectionError(
+            f"{text!r} is not understood; write FILE.safetensors, then :{what} and @LAYERS if wanted."
+        )
+    return Path(match["file"]), match["what"], match["layers"]
+
+
+def _strength(text: str, written: str | None) -> float | None:
+    try:
+        strength = None if written is None else float(written)
+    except ValueError:
+        strength = math.nan
+    if strength is not None and not math.isfinite(strength):
+        raise DirectionError(f"{text!r} has the strength {written!r}; write a number such as 1.5.")
+    return strength
+
+
+def read_direction(file: Path, layers: str | None, model: LanguageModel) -> Direction:
+    """The direction in `file`, at the sites of `layers` only where some are named.
+
+    Raises `DirectionError` for a bad file, or when the direction has no site at these layers.
+    """
+    from steerlab.directions import Direction
+
+    return _at_layers(Direction.load(file), file, layers, model)
+
+
+# -- private --
+
+
+def _read(file: Path, layers: str | None) -> Direction:
+    from steerlab.directions import Direction
+    from steerlab.extraction import named_layers
+
+    if layers is not None:
+        named_layers(layers)
+    return Direction.load(file)
+
+
+def _at_layers(direction: Direction, file: Path, layers: str | None, model: LanguageModel) -> Direction:
+    from steerlab.extraction import chosen_layers
+
+    if layers is None:
+        return direction
+    wanted = chosen_layers(layers, model.n_layers)
+    sites = [site for site in direction.sites if site.layer in wanted]
+    if not sites:
+        raise DirectionError(
+            f"{file} has no vector at layer {layers}; its sites are {', '.join(map(str, direction.sites))}."
+        )
+    return direction.at(*sites)
+
+
+def _addition(model: LanguageModel, one: Written) -> Edit:
+    from steerlab.steering import Add
+
+    example = f"{one.file}:{one.text.partition('.safetensors:')[2] or 1}"
+    return Add(
+        _in_place(one, one.layers, model, example),
+        strength=1.0 if one.amount is None else cast(float, one.amount),
+        unit="class_gap",
+        layers=None if one.layers is None else "all",
+    )
+
+
+def _ablation(model: LanguageModel, one: Written) -> Edit:
+    """The direction where it works best, removed toward something at some layers, or everywhere."""
+    from steerlab.extraction import chosen_layers
+    from steerlab.steering import Ablate
+
+    if one.amount is None:
+        return cast("Edit", Ablate(_in_place(one, one.layers, model, one.text)))
+    direction = _in_place(one, None, model, one.text)
+    if len(direction.sites) > 1 and direction.best is not None:
+        direction = direction.at(direction.best)
+    chosen = None if one.layers is None else chosen_layers(one.layers, model.n_layers)
+    return cast("Edit", Ablate(direction, toward=one.amount, layers=chosen))
+
+
+def _in_place(one: Written, layers: str | None, model: LanguageModel, example: str) -> Direction:
+    """The direction at the named layers; without any it must know where it works best."""
+    direction = _at_layers(one.direction, one.file, layers, model)
+    if layers is None and direction.best is None and len(direction.sites) > 1:
+        numbers = [site.layer for site in direction.sites if site.layer is not None]
+        raise DirectionError(
+            f"{one.file} has vectors at {len(direction.sites)} sites and does not know where it works best; "
+            + (
+                f"name layers, for example {example}@{numbers[len(numbers) // 2]}."
+                if numbers
+                else "keep one of them."
+            )
+        )
+    return direction
