@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,8 @@ class LabelledPrompts:
     """Prompts with one label each, 1 for the class that the direction points to.
 
     groups: what is held out together, one name a prompt; sentence: how it came about. pairs: one number for a statement
-    and its negation, None where the data do not come as such pairs. polarity: +1 or -1, None where nothing is negated.
+    and its negation, or for two matched texts of the classes; None where the data do not come as such pairs.
+    polarity: +1 or -1, None where nothing is negated.
     """
 
     prompts: list[Prompt]
@@ -149,7 +151,7 @@ def require_contrast(
     from steerlab.datasets import StatementSet
 
     data, given, _ = _own_texts(positive, negative, None, label, ())
-    pairs = negation_pairs(given) if isinstance(given, StatementSet) else None
+    pairs = negation_pairs(given) if isinstance(given, StatementSet) else matched_pairs(data)
     _require_folds(estimator_of(estimator), data.groups.numbers, data.labels, pairs is not None)
 
 
@@ -177,6 +179,13 @@ def statement_prompts(
     from steerlab.datasets.labelled_texts import labelled_texts
 
     return _rendered(model, labelled_texts(statements, groups=groups, positive=label), template, statements)
+
+
+def matched_pairs(data: LabelledTexts) -> list[int] | None:
+    """The groups as pairs where each is one text of either class, for estimators that read pairs."""
+    each = Counter(zip(data.groups.numbers, data.labels, strict=True))
+    whole = len(each) == 2 * len(set(data.groups.numbers)) == len(data.labels)
+    return list(data.groups.numbers) if whole else None
 
 
 def negation_pairs(statements: StatementSet) -> list[int] | None:
@@ -336,7 +345,9 @@ def _rendered(
 
     prompts = prompts_of(model, data, conversations, template)
     known = getattr(given, "hash", data.hash)  # a set's own, where it is one
-    made = LabelledPrompts(prompts, list(data.labels), known, data.groups.numbers, data.sentence)
+    made = LabelledPrompts(
+        prompts, list(data.labels), known, data.groups.numbers, data.sentence, matched_pairs(data)
+    )
     if not isinstance(given, StatementSet):
         return made
     polarity = given.polarity if len(set(given.polarity)) == 2 else None
@@ -349,9 +360,9 @@ def _require_folds(
     """Raise DatasetError where an estimator lacks its pairs, or a kind has fewer groups than there are folds."""
     if estimator.needs_pairs and not has_pairs:
         raise DatasetError(
-            f"The estimator {type(estimator).__name__} reads pairs of a statement and its negation, and these prompts "
-            "are not such pairs; give statements whose columns subject, object and polarity tell them, or choose "
-            "another estimator."
+            f"The estimator {type(estimator).__name__} reads pairs of a statement and its negation, or of matched "
+            "texts of the two classes, and these prompts are not such pairs; give rows of positive and negative, "
+            "statements whose columns subject, object and polarity tell them, or choose another estimator."
         )
     kinds = groups_by_class(groups, labels)
     if len(kinds) != 2 or min(kinds.values()) < FOLDS:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from families import tiny
 
 import steerlab as sl
-from steerlab import cli
+from steerlab import capture, cli
 from steerlab.cli.written import parse_steer, read_direction
 from steerlab.datasets import Statement, StatementSet
 from steerlab.directions import Ccs
@@ -119,9 +121,29 @@ def test_estimators_of_pairs_are_judged_by_whole_pairs(
 
 
 def test_estimators_of_pairs_refuse_prompts_that_are_none() -> None:
-    data = own_prompts(tiny("llama"), [f"a cat {n}" for n in range(5)], [f"one dog {n}" for n in range(5)])
+    data = own_prompts(tiny("llama"), [f"a cat {n}" for n in range(5)], [f"one dog {n}" for n in range(6)])
     with pytest.raises(DatasetError, match="PcaReader reads pairs of a statement and its negation"):
         extract_from(tiny("llama"), data, estimator="pca")
+
+
+def test_matched_texts_of_ones_own_are_pairs_for_estimators_of_pairs() -> None:
+    """What other tools call a dataset of contrastive pairs; in any order, and as two lists."""
+    model = tiny("llama")
+    pairs = [
+        (f"A {word} makes me happy.", f"A {word} makes me sad.")
+        for word in ("cat", "dog", "cow", "owl", "pig")
+    ]
+    rows = own_prompts(model, pairs)
+    lists = own_prompts(model, *([pair[side] for pair in pairs] for side in (0, 1)))
+    assert rows.pairs is not None
+    assert sorted(Counter(rows.pairs).values()) == [2] * 5
+    direction = extract_from(model, rows, estimator="pca")
+    states = capture(model, [text for pair in pairs for text in pair], "resid_post.1")
+    differences = (states["resid_post.1"][::2] - states["resid_post.1"][1::2]).double()
+    expected = torch.linalg.svd(differences, full_matrices=False).Vh[0]
+    found = direction["resid_post.1"].double()
+    assert abs(float(found @ expected / found.norm())) > 1 - 1e-6
+    assert direction.cosine(extract_from(model, lists, estimator="pca"))[sl.Site("resid_post", 1)] > 1 - 1e-6
 
 
 def test_what_is_read_without_a_file_depends_on_the_model(tmp_path: Path) -> None:
