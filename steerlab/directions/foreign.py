@@ -30,7 +30,7 @@ from steerlab.models import Site
 if TYPE_CHECKING:
     from steerlab.models import LanguageModel
 
-#: Below this share of the largest, a difference of means is what rounding left of equal means.
+#: Below this share of the largest, a difference in means is what rounding left of equal means.
 _NOISE = 1e-9
 
 #: The sites a hook on a whole module reads: block, attention (plus residual multiplier), MLP.

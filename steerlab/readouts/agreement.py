@@ -7,7 +7,7 @@ matrix product, and every control costs a small fraction of the reading.
 The split-half ceiling: fitted twice on disjoint halves of its own data a model agrees with itself by
 r = cos(d(A), d(B)); two models whose directions were equal would agree across halves by sqrt(r_base r_post).
 `crossed` is what they do reach across halves, so that no row is on both sides. `shuffled` gives every row a
-random label, the same in both models: how alike any difference of means is in the two.
+random label, the same in both models: how alike any difference in means is in the two.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Stack = Float[np.ndarray, "layer row width"]
 Counts = Float[np.ndarray, "draw row"]
 Fit = Callable[[States, NDArray[np.bool_], Counts], Float[np.ndarray, "draw width"]]
 
-#: A difference of means below this share of the states' norm is rounding, not a direction.
+#: A difference in means below this share of the states' norm is rounding, not a direction.
 _DUST = 1e-9
 
 

@@ -5,7 +5,7 @@
 
 The lens gives a state to the final norm and the unembedding as if it were the last block's (nostalgebraist, 2020,
 "interpreting GPT: the logit lens"); at the last layer's output it is the model's own law. A vector that is no state (a
-direction, a difference of means) is read in the same way: the norm takes its length away, so what is read is where it
+direction, a difference in means) is read in the same way: the norm takes its length away, so what is read is where it
 points. A patchscope (Ghandeharioun et al., 2024, "Patchscopes", section 3) puts the state into another prompt's run, at
 a block and token, and reads what the model makes of it there; with the identity prompt it names what the state is
 about, also in blocks whose states the unembedding cannot read.

@@ -191,7 +191,7 @@ def _apart_sentence(result: RefusalResult, model: str) -> str:
         return ""
     return (
         f"The {model} direction does not tell the kinds of test prompts apart in the {model} model (AUROC {apart}), "
-        "so it is a difference of means and not a direction of refusal."
+        "so it is a difference in means and not a direction of refusal."
     )
 
 

@@ -11,7 +11,7 @@ judging alike. Source: Marks and Tegmark (2023).
 Coordinates: standardised at the layers where one mean dominates the states (its share of their norm is 0.95 or more),
 for there a few coordinates hold most of a plain difference; plain elsewhere. `coordinates=None` is this rule.
 
-A difference of means is linear in the rows, so the probes of all folds, inner folds and shuffles are sums of the same
+A difference in means is linear in the rows, so the probes of all folds, inner folds and shuffles are sums of the same
 class sums by topic: the rows are multiplied once a layer. Other estimators are fitted on the centred rows.
 """
 
