@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,21 @@ def main() -> None:
     options.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     options.add_argument("--quick", action="store_true", help="one turn; writes nothing")
     options.add_argument("--turns", type=int, default=5, help="turns of every comparison (default 5)")
+    options.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="some of what is measured"
+    )
     options.add_argument("--note", default="", help="what else the machine did, written beside the numbers")
     chosen = options.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     turns = 1 if chosen.quick else chosen.turns
-    rows = [
-        {"model": folder.name, "beside it": chosen.note, **one}
-        for folder in chosen.folders
-        for one in measure(folder, turns)
-    ]
-    rows = kept(rows) + rows
+    for folder in chosen.folders:
+        found = measure(folder, turns, chosen.parts)
+        write([{"model": folder.name, "beside it": chosen.note, **one} for one in found], turns, chosen.quick)
+
+
+def write(found: list[dict[str, Any]], turns: int, quick: bool) -> None:
+    """Print the rows of a model beside those that are known and, unless quick, write them."""
+    rows = kept(found) + found
     results = {
         "configuration": {
             "shape": ", ".join(dict.fromkeys(one["model"] for one in rows)),
@@ -81,27 +87,27 @@ def main() -> None:
     for cells in _cells(shown):
         print(*cells, sep=" | ")
     print(note)
-    if not chosen.quick:
+    if not quick:
         write_results(HERE / "results" / "real.json", results)
         write_section(HERE / "README.md", "real.py", shown, note)
 
 
 def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of models that an earlier run measured and this one did not."""
+    """The rows that an earlier run measured and this one did not."""
     path = HERE / "results" / "real.json"
     before = json.loads(path.read_text())["rows"] if path.exists() else []
-    now = {one["model"] for one in rows}
-    return [one for one in before if one.get("model", "") not in now | {""}]
+    now = {one["what"] for one in rows}
+    return [one for one in before if one["what"] not in now]
 
 
-def measure(folder: Path, turns: int) -> list[dict[str, Any]]:
+def measure(folder: Path, turns: int, parts: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of one model."""
     model = sl.load(str(folder), device="cpu", dtype="float32")
     model.model.generation_config.eos_token_id = model.model.config.eos_token_id = None
     return [
         {**one, "what": f"{folder.name}: {one['what']}"}
-        for part, size in ((reading, READ), (steering, WRITE), (baking, WRITE), (ablating, WRITE))
-        for one in part(model, texts(*size), turns)
+        for name in parts
+        for one in PARTS[name](model, texts(*(READ if name == "reading" else WRITE)), turns)
     ]
 
 
@@ -198,6 +204,8 @@ def said(one: dict[str, Any]) -> str:
     found = Spread(**one["inside the hooks"])
     return f"{one['what']}: {100 * found.median:.2f} % ({100 * found.low:.2f} … {100 * found.high:.2f})"
 
+
+PARTS = {"reading": reading, "steering": steering, "baking": baking, "ablating": ablating}
 
 if __name__ == "__main__":
     main()

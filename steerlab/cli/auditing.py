@@ -66,7 +66,7 @@ def audit(
         known = _extracted(against, base)
     cosines = None if known is None or found.direction is None else found.cosines(known)
     if as_json:
-        print_json({**found.model_dump(), "cosines": cosines})
+        print_json(found.model_dump() | ({} if cosines is None else {"cosines": cosines}))
         return
     for line in (f"{found.kind}: {found.sentence}", *found.details):
         print_line(line)

@@ -52,7 +52,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["extract", MODEL, "--out", "{out}.safetensors", "--contrast", "nonsense"], "no contrast 'nonsense'"),
     (["extract", MODEL, "--out", "{out}.safetensors", "--contrast", "{folder}/few.csv"], "at least 5 each"),
     (["extract", MODEL, "--out", "{out}.safetensors", "--contrast", "formal", "--label", "x"], "No text has the label"),
-    (["extract", MODEL, "--out", "{out}.safetensors", "--contrast", "formal", "--estimator", "ccs"], "reads pairs"),
+    (["extract", MODEL, "--out", "{out}.safetensors", "--contrast", "refusal", "--estimator", "ccs"], "reads pairs"),
     (["extract", MODEL, "--out", "{out}.safetensors", "--positive", "{folder}/none.txt"], "give both --positive and"),
     (["extract", MODEL, "--out", "{out}.safetensors", "--positive", "no.txt", "--negative", "x"], "no.txt cannot be"),
     (["generate", "zoo:giraffe", "Hello"], "no bundled model"),

@@ -101,9 +101,7 @@ def test_a_planted_contrast_is_found_shared_and_steers(found: ContrastResult) ->
     assert one.at_best.cosine.value > 0.9
     assert abs(one.at_best.shuffled.value) < one.at_best.cosine.value
     said = " ".join(found.summary)
-    assert re.search(
-        r"truth: the direction from negative to positive is read at \d\.\d+ \[.*\] in base", said
-    )
+    assert re.search(r"truth: the direction from negative to positive is read at \d+ % \[.*\] in base", said)
     assert "a bag of words reads" in said
     assert "20 random directions move it by" in said
     assert "beyond all of them" in said
