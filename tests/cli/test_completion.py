@@ -50,7 +50,11 @@ def test_the_script_of_a_shell_is_shown() -> None:
 
 @pytest.mark.parametrize("things", ["estimators", "exports"])
 def test_names_read_off_the_source_are_those_that_register(things: str) -> None:
-    assert set(names_in_source(things)) == set(registry_of(things))
+    registry = registry_of(things)
+    own = {
+        name for name in registry if registry[name].__module__.startswith("steerlab.")
+    }  # not a page's example
+    assert set(names_in_source(things)) == own
 
 
 def test_contrasts_and_studies_are_those_that_there_are() -> None:
