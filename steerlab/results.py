@@ -235,6 +235,8 @@ class StudyResult(Record):
     def argument(self) -> Argument:
         """Answer, comparison, certainty, and what would change the answer; by default from summary and headline."""
         answer = self.summary[0] if self.summary else "No sentence was written for this study."
+        if self.status == "not identified":  # the sentence that says what is not
+            answer = next((said for said in self.summary if "not identified" in said), answer)
         default = Argument(
             answer=answer,
             compared=_compared(self.headline),

@@ -128,3 +128,10 @@ def test_studies_are_known_before_anything_heavy_is_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no 'nothing'"):
         _ = studies.nothing
+
+
+def test_the_answer_of_what_is_not_identified_says_so(sample: SampleResult) -> None:
+    said = ["Base refuses nothing.", "Refusal is not identified: both kinds are refused alike."]
+    unclear = sample.model_copy(update={"summary": said, "status": "not identified"})
+    assert unclear.argument().answer == said[1]
+    assert unclear.model_copy(update={"status": "done"}).argument().answer == said[0]
