@@ -122,7 +122,9 @@ def run_part(
     outcomes += effects(subject, {"model": found}, ["model"], plain, strength, amount, seed)
     prices = prices_of(subject, found, strength, amount, list(plain_text()), statements(), seed, missing)
     return {
-        "choices": [choice(found, strength, " ".join(missing.values()))],
+        "choices": [
+            choice(found, strength, " ".join(missing.values()).replace("The model model", "The model"))
+        ],
         "rates": list(map(rate, outcomes)),
         "prices": [
             {"intervention": price.intervention, "direction": price.direction}
