@@ -6,6 +6,7 @@ A level shows more of the same text: level c of a story is its first 6 (c + 1) w
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -51,15 +52,18 @@ def instructions(n: int = 40, level: int = 0) -> tuple[str, ...]:
 
 
 def story_openings(n: int = 40, level: int = 2, seed: int = 0) -> tuple[str, ...]:
-    """The first words of small stories of our own; more of the same story at a higher level."""
+    """The first words of small stories of our own; more of the same story at a higher level.
+
+    No two stories begin alike at level 0, so there are at most as many as there are such beginnings (16).
+    """
+    parts = (_WHO, _WHERE, _WHAT, _THEN)
+    beginnings = {_first_words(f"{who} {where}") for who, where in itertools.product(_WHO, _WHERE)}
     rng = random.Random(seed)
-    openings: dict[str, None] = {}
-    while len(openings) < min(n, len(_WHO) * len(_WHERE) * len(_WHAT)):
-        opening = f"{rng.choice(_WHO)} {rng.choice(_WHERE)} {rng.choice(_WHAT)}. {rng.choice(_THEN)}"
-        openings.setdefault(" ".join(opening.split()[: _WORDS * (1 + _level(level, 9))]))
-        if len(openings) < n and len(openings) > 200:
-            break
-    return tuple(openings)
+    stories: dict[str, str] = {}
+    while len(stories) < min(n, len(beginnings)):
+        who, where, what, then = map(rng.choice, parts)
+        stories.setdefault(_first_words(f"{who} {where}"), f"{who} {where} {what}. {then}")
+    return tuple(_first_words(story, level) for story in stories.values())
 
 
 def random_strings(tokenizers: Sequence[Any], n: int = 40, level: int = 1, seed: int = 0) -> tuple[str, ...]:
@@ -91,7 +95,7 @@ def arithmetic(n: int = 40, level: int = 1, seed: int = 0) -> tuple[str, ...]:
 
 def passages(n: int = 40, level: int = 2) -> tuple[str, ...]:
     """Beginnings of the packaged plain passages, to be continued."""
-    return tuple(" ".join(text.split()[: _WORDS * (1 + _level(level, 9))]) for text in plain_text()[:n])
+    return tuple(_first_words(text, level) for text in plain_text()[:n])
 
 
 def read_prompts(path: Any) -> tuple[str, ...]:
@@ -118,6 +122,11 @@ def read_prompts(path: Any) -> tuple[str, ...]:
 
 
 # -- private --
+
+
+def _first_words(text: str, level: int = 0) -> str:
+    """What a level shows of a text."""
+    return " ".join(text.split()[: _WORDS * (1 + _level(level, 9))])
 
 
 def _level(level: int, most: int) -> int:
