@@ -31,7 +31,7 @@ bench: $(VENV)/.dev
 
 notebooks: $(VENV)/.dev
 	STEERLAB_PROGRESS=0 $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
-	$(BIN)/python notebooks/add_pictures.py
+	$(BIN)/python notebooks/finish.py
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict

@@ -51,7 +51,7 @@ def test_notebook_is_committed_with_outputs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_figure_has_a_picture_beside_it(path: Path) -> None:
-    """Code hosts strip scripts, so plotly's own output shows nothing there (`notebooks/add_pictures.py`)."""
+    """Code hosts strip scripts, so plotly's own output shows nothing there (`notebooks/finish.py`)."""
     outputs = [
         output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])
     ]
@@ -72,6 +72,17 @@ def test_a_notebook_asks_shows_and_says_what_would_change_its_answer(path: Path)
     ]
     assert shown[0] in code[:2], "the first figure stands further down than the first screen"
     assert "What would change this answer" in cells[-1].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nothing_of_the_machine_is_committed(path: Path) -> None:
+    """No standard error, which names folders of the machine it ran on (`notebooks/finish.py` takes it out)."""
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert [
+        output.name for output in outputs if output.output_type == "stream" and output.name != "stdout"
+    ] == []
+    assert "site-packages" not in path.read_text("utf-8")
 
 
 def test_there_is_a_quick_start() -> None:

@@ -1,8 +1,9 @@
-"""Puts a picture beside every plotly figure of the committed notebooks: code hosts strip scripts, so they show none else.
+"""What a notebook that ran still needs before it is committed.
 
-    python notebooks/add_pictures.py          # all notebooks here; needs a browser (steerlab.plots.save)
+    python notebooks/finish.py          # all notebooks here; needs a browser (steerlab.plots.save)
 
-A front end that draws plotly still does; one that doesn't shows the PNG.
+A picture beside every plotly figure: code hosts strip scripts, so they show none else, and a front end that draws
+plotly still does. And nothing that libraries said on standard error, which names folders of the machine.
 """
 
 from __future__ import annotations
@@ -30,10 +31,18 @@ def bare(notebook: Any) -> Iterator[dict[str, Any]]:
                 yield data
 
 
+def without_errors(notebook: Any) -> Any:
+    """The notebook without what was said on standard error."""
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return notebook
+
+
 def main() -> None:
     """Draw what is missing, in one browser for all notebooks."""
     paths = sorted(Path(__file__).parent.glob("*.ipynb"))
-    notebooks = {path: nbformat.read(path, as_version=4) for path in paths}
+    notebooks = {path: without_errors(nbformat.read(path, as_version=4)) for path in paths}
     missing = [data for notebook in notebooks.values() for data in bare(notebook)]
     with tempfile.TemporaryDirectory() as folder:
         pictures = {
