@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import SteerlabError
 from steerlab.models.memory import is_out_of_memory, release_cached_memory
 
@@ -50,14 +51,15 @@ def run_in_batches(
     Args:
         run: works on some prompts, and may be called again for the same ones.
         lengths: tokens of each prompt, those it is to write included.
-        token_budget: padded tokens of a batch; halved whenever memory runs out.
+        token_budget: padded tokens of a batch, unless a caller sets them (`batching`); halved whenever memory runs
+            out.
         stretch: as for `batches_by_length`.
         done: is told how many prompts a batch had when it is done.
 
     Raises:
         SteerlabError: one prompt alone does not fit.
     """
-    waiting = deque(batches_by_length(lengths, token_budget, stretch=stretch))
+    waiting = deque(batches_by_length(lengths, tokens_of_a_batch(token_budget), stretch=stretch))
     while waiting:
         rows = waiting[0]
         if fits(lambda rows=rows: run(rows)):  # type: ignore[misc]  # bound now

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import SteerlabError
 from steerlab.models.batches import run_in_batches
 from steerlab.models.drawing import DrawnScores, Sampler, new_seed
@@ -82,17 +81,17 @@ def generate(
         written = _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant, processors)
         results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
 
-    # transformers' assisted decoding takes one prompt at a time
-    budget = 1 if assistant is not None else max(1, tokens_of_a_batch(token_budget) // num_beams)
     for rows, room in _by_room(model, lengths, max_new_tokens):
         if not room:
             results.update(dict.fromkeys(rows, _generation(model, ())))
             continue
-        run_in_batches(
-            lambda batch, rows=rows, room=room: write([rows[index] for index in batch], room),  # type: ignore[misc]
-            [lengths[row] + room for row in rows],
-            budget,
-        )
+        # transformers' assisted decoding takes one prompt at a time
+        for some in [rows] if assistant is None else [[row] for row in rows]:
+            run_in_batches(
+                lambda batch, some=some, room=room: write([some[index] for index in batch], room),  # type: ignore[misc]
+                [(lengths[row] + room) * num_beams for row in some],
+                token_budget,
+            )
     return [results[row] for row in range(len(lengths))]
 
 

@@ -20,12 +20,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.models.backends import Transformers
 from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
 from steerlab.models.checkpoint import Checkpoint
-from steerlab.models.exactness import STRANGE, equal
+from steerlab.models.exactness import equal
 from steerlab.models.finite import all_finite, first_not_finite, largest, not_finite, require_scores
 from steerlab.models.hooks import Frames, attach
 from steerlab.models.modes import evaluating
@@ -108,9 +107,7 @@ class Passes(Checkpoint):
         """
         if (shared := self._behind_beginnings(tokens, rows, columns)) is not None:
             return shared
-        found = self._pass(
-            tokens, {}, None, lambda normed: normed[rows.to(normed.device), columns.to(normed.device)]
-        )
+        found = self._pass(tokens, {}, None, _taken(rows, columns))
         assert found is not None
         return found
 
@@ -128,25 +125,16 @@ class Passes(Checkpoint):
         shared = beginnings(tokens, int(columns.min()))
         if shared is None:
             return None
-        try:
-            found = read_on(self, tokens, shared)
-        except STRANGE:
-            found = None
-        if found is None:
+        behind = read_on(self, tokens, shared)
+        if behind is None:
             self._shares = False
             return None
-        found = found[rows.to(found.device), columns.to(found.device) - shared.column]
+        found = _taken(rows, columns - shared.column)(behind)
         if self._shares is None:
             some = (rows < 2).nonzero()[:, 0]  # enough to see a difference
             if not len(some):
                 return None
-            taken = tokens.take([0, 1])
-            whole = self._pass(
-                taken,
-                {},
-                None,
-                lambda normed: normed[rows[some].to(normed.device), columns[some].to(normed.device)],
-            )
+            whole = self._pass(tokens.take([0, 1]), {}, None, _taken(rows[some], columns[some]))
             assert whole is not None
             self._shares = equal(self.dtype, found[some.to(found.device)], whole)
         return found if self._shares else None
@@ -256,7 +244,7 @@ class Passes(Checkpoint):
         def read(rows: list[int]) -> None:
             found[rows] = self.logits(self.tokenize([listed[row] for row in rows]).of_rows(rows))
 
-        run_in_batches(read, lengths, tokens_of_a_batch(token_budget))
+        run_in_batches(read, lengths, token_budget)
         return found
 
     def _reduced(
@@ -274,5 +262,12 @@ class Passes(Checkpoint):
             found = [reduce(logits).cpu() for _, logits in self.logits_in_slices(hidden)]
             parts.update(zip(rows, torch.cat(found), strict=True))
 
-        run_in_batches(read, lengths, tokens_of_a_batch(token_budget))
+        run_in_batches(read, lengths, token_budget)
         return torch.stack([parts[row] for row in range(len(lengths))])
+
+
+def _taken(
+    rows: Int[Tensor, " selected"], columns: Int[Tensor, " selected"]
+) -> Callable[[Float[Tensor, "batch position width"]], Float[Tensor, "selected width"]]:
+    """Picks the states of some tokens of a batch."""
+    return lambda states: states[rows.to(states.device), columns.to(states.device)]

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlab.models.exactness import STRANGE
+from steerlab.models.memory import is_out_of_memory
 from steerlab.models.modes import evaluating
 from steerlab.models.prompts import Tokens
 
@@ -48,9 +50,8 @@ def beginnings(tokens: Tokens, first: int) -> Beginnings | None:
         return None
     ids = tokens.input_ids[:, :limit].cpu().numpy()
     order = np.lexsort(ids.T[::-1])
-    same = np.cumprod(ids[order[1:]] == ids[order[:-1]], axis=1).sum(
-        axis=1
-    )  # tokens shared with the row before
+    # tokens shared with the row before
+    same = np.cumprod(ids[order[1:]] == ids[order[:-1]], axis=1).sum(axis=1)
     columns = np.arange(1, limit + 1)
     kinds = 1 + (same[None] < columns[:, None]).sum(axis=1)
     saved = (len(tokens) - kinds) * columns
@@ -64,7 +65,23 @@ def beginnings(tokens: Tokens, first: int) -> Beginnings | None:
 
 
 def read_on(model: Passes, tokens: Tokens, shared: Beginnings) -> Float[Tensor, "row position width"] | None:
-    """What the unembedding reads behind the shared beginnings; None where the family keeps no keys and values."""
+    """What the unembedding reads behind the shared beginnings; None where the family keeps no keys and values.
+
+    Raises:
+        RuntimeError, MemoryError: the batch does not fit into memory.
+    """
+    try:
+        return _read_on(model, tokens, shared)
+    except STRANGE as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
+# -- private, in the order they are called --
+
+
+def _read_on(model: Passes, tokens: Tokens, shared: Beginnings) -> Float[Tensor, "row position width"] | None:
     from transformers import DynamicCache
 
     column, behind = shared.column, DynamicCache()
@@ -79,9 +96,6 @@ def read_on(model: Passes, tokens: Tokens, shared: Beginnings) -> Float[Tensor, 
         index = shared.of_row.to(keys.device)
         cache.update(keys[index], values[index], layer)
     return _base(model, tokens, column, cache)
-
-
-# -- private, in the order they are called --
 
 
 def _cut(tokens: Tokens, column: int) -> Tokens:

@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import ModelError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.batches import run_in_batches
@@ -139,7 +138,7 @@ def last_layer(
 
         model.run(tokens, read={site: keep(name) for name, site in sites.items()})
 
-    run_in_batches(run, lengths, tokens_of_a_batch(_BUDGET))
+    run_in_batches(run, lengths, _BUDGET)
     states = {name: torch.cat([read[name, number] for number in range(len(texts))]) for name in sites}
     return states.pop("ln_final_in"), states, np.repeat(np.arange(len(texts)), lengths)
 

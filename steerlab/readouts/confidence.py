@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel
 from steerlab.models.batches import run_in_batches
@@ -178,7 +177,7 @@ def read_texts(model: LanguageModel, texts: Sequence[str], *, seed: int, descrip
             columns[text] = found[:, rows == row]
 
     with counting(description, len(texts)) as done:
-        run_in_batches(read, lengths, tokens_of_a_batch(_BUDGET), done=done)
+        run_in_batches(read, lengths, _BUDGET, done=done)
     text, h, p_max, loss, loss_elsewhere, correct = torch.cat(columns, dim=1).numpy()
     size = np.array([len(text.encode()) for text in texts])
     return TextReading(

@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.judging import (
     RefusalJudge,
     asked_once,
@@ -243,8 +242,7 @@ def median_losses(
         found = token_log_probabilities(model, tokens, [len(given[row]) for row in rows])
         losses[rows] = [float(np.median(-values.numpy())) if len(values) else np.nan for values in found]
 
-    lengths = [len(a) + len(b) for a, b in zip(given, written, strict=True)]
-    run_in_batches(read, lengths, tokens_of_a_batch(_BUDGET))
+    run_in_batches(read, [len(a) + len(b) for a, b in zip(given, written, strict=True)], _BUDGET)
     return losses
 
 

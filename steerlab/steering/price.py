@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import SteerlabError
 from steerlab.models import Edit, LanguageModel, Prompt, Tokens
 from steerlab.models.batches import run_in_batches
@@ -77,7 +76,7 @@ def side_effects(
             parts[name][rows[0]] = _compared(model, plain, steered, tokens, where)
 
     with counting(progress, len(listed)) as done:
-        run_in_batches(read, lengths, tokens_of_a_batch(token_budget), done=done)
+        run_in_batches(read, lengths, token_budget, done=done)
     return {
         name: _summarised(torch.cat([*of_batch.values()], dim=1).numpy(), positions, seed)
         for name, of_batch in parts.items()

@@ -40,6 +40,19 @@ def test_fewer_tokens_are_more_passes(what: str) -> None:
         assert passes(model, work) == len(PROMPTS)
 
 
+def test_beams_count_as_rows_and_an_assistant_takes_one_prompt() -> None:
+    model = tiny()
+    longest = max(model.lengths(PROMPTS)) + 1
+
+    def written(**search: object) -> int:
+        return passes(model, lambda: model.generate(PROMPTS, max_new_tokens=1, **search))  # type: ignore[arg-type]
+
+    with batch_tokens(2 * longest * len(PROMPTS)):
+        assert (written(), written(num_beams=2), written(num_beams=4)) == (1, 1, 2)
+    with batch_tokens(10_000):
+        assert written(assistant=tiny("llama")) >= len(PROMPTS)
+
+
 def test_states_and_samples_stay_what_they_were() -> None:
     model = tiny()
     prompts = [

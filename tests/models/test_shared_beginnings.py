@@ -96,6 +96,21 @@ def test_a_difference_ends_the_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
         model._shares = None
 
 
+def test_a_batch_that_does_not_fit_says_so_and_sharing_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steerlab.models import shared_beginnings
+
+    model, tokens = tiny("llama"), answers()
+    model.last_hidden(tokens, *behind(tokens))
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(shared_beginnings, "_base", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.last_hidden(tokens, *behind(tokens))
+    assert model._shares
+
+
 @given(
     st.lists(st.lists(st.integers(0, 1), min_size=2, max_size=6), min_size=2, max_size=8),
     st.integers(1, 40),

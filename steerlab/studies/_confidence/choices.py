@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.datasets.multiple_choice import LETTERS, ChoiceQuestion
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
@@ -234,7 +233,7 @@ def _continuations(
         tokens = model.tokenize([texts[row] for row in batch], padding_side="right")
         scores[batch] = continuation_log_probability(model, tokens, [starts[owner[row]] for row in batch])
 
-    run_in_batches(read, lengths, tokens_of_a_batch(_BUDGET))
+    run_in_batches(read, lengths, _BUDGET)
     ends = np.cumsum([len(question.choices) for question in questions])[:-1]
     return list(np.split(scores, ends))
 

@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from steerlab.batching import tokens_of_a_batch
 from steerlab.models import Edit, LanguageModel, Prompt, Site
 from steerlab.models.batches import run_in_batches
 from steerlab.progress import track
@@ -198,7 +197,7 @@ def _log_probability(
             total = continuation_log_probability(model, tokens, begin).numpy()
         found[rows] = total / (np.asarray(tokens.lengths) - begin)
 
-    run_in_batches(score, lengths, tokens_of_a_batch(_BUDGET))
+    run_in_batches(score, lengths, _BUDGET)
     return found
 
 

@@ -26,7 +26,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from steerlab.activations import Cell, PatchSweep, Shift, StatePatch
-from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError
 from steerlab.models import LanguageModel, Prompt, Selector, Site, Span, Tokens
 from steerlab.models.batches import run_in_batches
@@ -150,8 +149,7 @@ class Examinee:
                 )
             log_odds[batch] = self._scores(part, edit).cpu()
 
-        budget = tokens_of_a_batch(_BUDGET[self.words.scored])
-        run_in_batches(read, [length[prompt] for prompt in prompts], budget)
+        run_in_batches(read, [length[prompt] for prompt in prompts], _BUDGET[self.words.scored])
         scores: Float[np.ndarray, "row 2"] = log_odds.numpy()
         return scores
 
