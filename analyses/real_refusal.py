@@ -43,7 +43,7 @@ from steerlab.studies._refusal.parts import (
     removed,
 )
 from steerlab.studies._refusal.result import Outcome
-from steerlab.studies._refusal.study import _splits, _subject
+from steerlab.studies._refusal.study import splits_of, subject_of
 
 PART = ("model", "weights_sha256", "rule", "settings")
 RULES = ("corrected", "published")
@@ -86,8 +86,8 @@ def run_part(
 ) -> dict[str, list[Row]]:
     """The rows of a part, by file."""
     seed, amount, missing = plan["seed"], amount_of(mine, plan), dict[str, str]()
-    splits = _splits(requests, amount, seed)
-    subject = _subject("model", model, splits, METHODS["corrected"], seed, missing, None)
+    splits = splits_of(requests, amount, seed)
+    subject = subject_of("model", model, splits, METHODS["corrected"], seed, missing, None)
     plain = {
         kind: subject.judge.verdicts(prompts)
         for kind, prompts in zip(("harmful", "harmless"), subject.test.kinds, strict=True)

@@ -9,64 +9,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from steerlab.environment import code_version, hardware, library_versions, peak_memory
 from steerlab.errors import RunError, SteerlabError
 from steerlab.forecast import Forecast, forecast
 from steerlab.lock import locked
 from steerlab.progress import steps
 from steerlab.registry import Preset, Size, check_options
-from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies, result_from_dict
-from steerlab.run_data import Facts, data_facts, model_facts, on_topics, read_data, require_readable
-from steerlab.run_folder import Manifest, RunFolder
-from steerlab.showing import html_table
+from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studies
+from steerlab.run_data import data_facts, on_topics, read_data, require_readable
+from steerlab.run_folder import RunFolder
+from steerlab.runs import Run, diff_runs, finish, is_finished, manifest_of, rewrite_report, run_alone, store
+from steerlab.stages import Checkpoint, compare_checkpoints
 
 if TYPE_CHECKING:
     from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
-    from steerlab.models.metering import Spent
     from steerlab.studies import Pair
 
-
-@dataclass(frozen=True)
-class Run:
-    """A finished comparison: its folder, manifest and results by study."""
-
-    folder: RunFolder
-    manifest: Manifest
-    results: dict[str, StudyResult]
-
-    @property
-    def report(self) -> Path:
-        """The self-contained HTML page."""
-        return self.folder.report
-
-    def __getitem__(self, study: str) -> StudyResult:
-        """The result of one study. Raises RunError where the run has none."""
-        if study not in self.results:
-            raise RunError(f"The run has no study {study!r}; it has {', '.join(self.results)}.")
-        return self.results[study]
-
-    def __repr__(self) -> str:
-        told = ", ".join(f"{name} ({result.status})" for name, result in self.results.items())
-        return f"Run({told}; {self.report})"
-
-    def _repr_html_(self) -> str:
-        rows = [(name, result.status, *result.summary[:1]) for name, result in self.results.items()]
-        return html_table(f"Run: {self.report}", ["Study", "Status", "In a sentence"], rows)
+__all__ = [
+    "Run",
+    "compare",
+    "diff_runs",
+    "foresee",
+    "known_studies",
+    "rewrite_report",
+    "run_alone",
+    "run_study",
+]
 
 
 # Long: a third or more of it documents its options.
 def compare(
-    base: str | Path | LanguageModel,
-    post: str | Path | LanguageModel,
+    base: Checkpoint | Sequence[Checkpoint],
+    post: Checkpoint | None = None,
     *,
     out: str | Path,
+    labels: Sequence[str] | None = None,
     studies: Sequence[str] | None = None,
     size: Size = "quick",
     preset: Preset = "corrected",
@@ -74,6 +55,7 @@ def compare(
     requests: Any = None,
     questions: Any = None,
     contrasts: Any = None,
+    controls: Any = None,
     answers: tuple[str, str] | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -81,12 +63,16 @@ def compare(
     announce: Callable[[str], None] = lambda line: None,
     **loading: Any,
 ) -> Run:
-    """Compare a base model with the model post-trained from it and write `out`/report.html.
+    """Compare a base model with the model post-trained from it and write `out`/report.html; or stages of a training.
+
+    A list of two checkpoints is a base and its post-trained model. Of three or more (base, sft, dpo, rl) each is
+    measured by itself, one in memory at a time, and every step is tested (`stages.compare_checkpoints`).
 
     Args:
-        base: a hub name, a local folder, `zoo:NAME` or a loaded model.
+        base: a hub name, a local folder, `zoo:NAME` or a loaded model; or a list of checkpoints in their order.
         post: likewise, or an adapter, which is put on `base`, whatever base it names: the weights are read once.
         out: the run folder.
+        labels: of three or more checkpoints, in their order; by default their names.
         studies: names from the registry; None runs all that take a pair.
         size: "quick" or "full".
         preset: "corrected" or "published"; a study without a published preset is skipped and says so.
@@ -97,6 +83,8 @@ def compare(
         questions: multiple choice (`datasets.read_multiple_choice`) in place of what statements make.
         contrasts: contrasts of one's own, studied beside the rest: files or names of packaged ones in a list, or a
             mapping from names to whatever `sl.extract` takes (`readouts.contrasts.read_contrasts`).
+        controls: with three or more checkpoints, contrasts that training did not aim at, given likewise; by default the
+            packaged ones.
         answers: the words for true and false that statements are asked with (" Yes", " No"), each one token in both
             models; by default every study chooses.
         seed: of every draw.
@@ -115,6 +103,17 @@ def compare(
     from steerlab.readouts.questions import answer_words
     from steerlab.studies import Pair
 
+    if isinstance(base, list | tuple) and len(base) != 2:
+        unread = {"post": post, "questions": questions, "answers": answers}
+        _require_none(unread, "with a list of checkpoints")
+        check_options("A comparison of stages", size=size, preset=preset)
+        return compare_checkpoints(
+            base, out=out, labels=labels, studies=studies, size=size, statements=statements, requests=requests,
+            contrasts=contrasts, controls=controls, seed=seed, resume=resume, overwrite=overwrite,
+            announce=announce, **loading,
+        )  # fmt: skip
+    _require_none({"labels": labels, "controls": controls}, "with two checkpoints, only with more")
+    before, after = _two(base, post)
     chosen = known_studies(studies, {"contrasts"} if contrasts else ())
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
     own = {
@@ -135,7 +134,7 @@ def compare(
         **({} if answers is None else {"answers": list(answers)}),
     }
     with locked(Path(out)):
-        pair = Pair(*load_pair(base, post, loading, announce))
+        pair = Pair(*load_pair(before, after, loading, announce))
         data = on_topics(given, pair.topics)
         require_readable(data, pair)
         if answers is not None:
@@ -145,16 +144,16 @@ def compare(
             foreseen = forecast(pair, chosen, size, data)
             expected = {cost.study: cost.seconds for cost in foreseen.studies}
             announce(foreseen.sentence)
-        manifest = _manifest(pair.by_name, data_facts(data), configuration)
+        manifest = manifest_of(pair.by_name, data_facts(data), configuration)
         folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
         try:
-            missing = [name for name in chosen if not _finished(folder, name, announce)]
+            missing = [name for name in chosen if not is_finished(folder, name, announce)]
             for name in steps(missing, announce, expected):
                 started = time.perf_counter()
                 with metered(pair.by_name) as spent:
                     result = run_study(name, pair, data, size=size, preset=preset, seed=seed, answers=answers)
-                _store(folder, manifest, result, time.perf_counter() - started, spent)
-            return _finish(folder, manifest)
+                store(folder, manifest, result, time.perf_counter() - started, spent)
+            return finish(folder, manifest)
         except KeyboardInterrupt:
             manifest.status = "interrupted"
             folder.write_manifest(manifest)
@@ -187,6 +186,22 @@ def foresee(
     chosen = known_studies(studies, {"contrasts"} if contrasts else ())
     data = read_data(contrasts=contrasts or None)
     return forecast(Pair(*load_pair(base, post, loading, announce)), chosen, size, data)
+
+
+def _two(base: Checkpoint | Sequence[Checkpoint], post: Checkpoint | None) -> tuple[Checkpoint, Checkpoint]:
+    """Base and post, named one by one or in a list of two. Raises RunError for other than two."""
+    named: list[Any] = [*base] if isinstance(base, list | tuple) else [base]
+    two = [*named, *([] if post is None else [post])]
+    if len(two) != 2:
+        raise RunError(f"A comparison takes two checkpoints or a list of them, not {len(two)}.")
+    return two[0], two[1]
+
+
+def _require_none(given: Mapping[str, object], where: str) -> None:
+    """Raise RunError for an option that is not read here."""
+    for name, value in given.items():
+        if value is not None:
+            raise RunError(f"{name} is not read {where}; leave it out.")
 
 
 def _require_read(given: Mapping[str, object], chosen: Sequence[str]) -> None:
@@ -225,70 +240,6 @@ def run_study(
         return SkippedResult(study=name, reason=str(error))
 
 
-def run_alone(
-    study: Callable[[dict[str, LanguageModel]], tuple[StudyResult, dict[str, Facts]]],
-    models: Mapping[str, str | Path | LanguageModel],
-    *,
-    out: str | Path,
-    configuration: dict[str, str | int | list[str]],
-    overwrite: bool = False,
-    load: Callable[[str | Path], LanguageModel] | None = None,
-    announce: Callable[[str], None] = lambda line: None,
-) -> Run:
-    """Load models, run one study on them, and store it in a run folder of its own.
-
-    Args:
-        study: the study, given the loaded models by their roles; it returns its result and size, hash, source and an
-            example of every set that it read, by name (`run_data`).
-        models: names or loaded models by role; a name that has two roles is loaded once.
-        configuration: what the study was asked for.
-        load: loads a name; `steerlab.load` by default.
-        announce: is told, in a sentence, what begins.
-
-    Raises:
-        RunError: `out` holds another run, or cannot be written.
-    """
-    from steerlab.models.metering import metered
-    from steerlab.opening import load as load_any
-    from steerlab.opening import require_findable
-
-    require_findable(*models.values())
-    RunFolder(Path(out)).require_free(resume=False, overwrite=overwrite)
-    with locked(Path(out)):
-        loaded: dict[str, LanguageModel] = {}
-        for model in models.values():
-            if isinstance(model, str | Path) and str(model) not in loaded:
-                loaded[str(model)] = (load or load_any)(model)
-        roles = {
-            role: loaded[str(model)] if isinstance(model, str | Path) else model
-            for role, model in models.items()
-        }
-        announce("The models are loaded; the study runs, and the report comes next")
-        started = time.perf_counter()
-        with metered(roles) as spent:
-            result, read = study(roles)
-        manifest = _manifest(roles, read, {"studies": [result.study], **configuration})
-        folder = RunFolder.prepare(out, manifest, resume=False, overwrite=overwrite)
-        _store(folder, manifest, result, time.perf_counter() - started, spent)
-        return _finish(folder, manifest)
-
-
-def rewrite_report(path: str | Path) -> Run:
-    """Write the report of a stored run again, from its results alone."""
-    folder = RunFolder.open(path)
-    with locked(folder.path):
-        return _reported(folder, folder.manifest())
-
-
-def diff_runs(a: str | Path, b: str | Path, out: str | Path) -> Path:
-    """Write a page that sets two stored runs side by side. Raises RunError where one cannot be read."""
-    from steerlab.report import Side, write_diff
-
-    runs = [RunFolder.open(path) for path in (a, b)]
-    one, two = (Side(run.path.name, _stored(run), run.manifest().model_dump()) for run in runs)
-    return write_diff((one, two), runs[0].manifest().differences(runs[1].manifest()), out)
-
-
 def known_studies(names: Sequence[str] | None, given: Collection[str] = ()) -> list[str]:
     """The named studies, or all that can run with the data `given`. Raises RunError for one that cannot."""
     studies = ordered_studies(in_compare=True)
@@ -318,72 +269,3 @@ def _require_asked(answers: tuple[str, str] | None, studies: Sequence[str]) -> N
 
 def _takes_answers(study: str) -> bool:
     return "answers" in signature(STUDIES[study].load()).parameters
-
-
-def _manifest(
-    models: Mapping[str, LanguageModel],
-    data: dict[str, Facts],
-    configuration: dict[str, str | int | list[str]],
-) -> Manifest:
-    return Manifest(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        models={role: model_facts(model) for role, model in models.items()},
-        data=data,
-        configuration=configuration,
-        versions={**library_versions(), "steerlab code": code_version()},
-        hardware=hardware(),
-    )
-
-
-def _finished(folder: RunFolder, name: str, announce: Callable[[str], None]) -> bool:
-    """Whether a study is stored and reads back."""
-    if not folder.has_result(name):
-        return False
-    try:
-        result_from_dict(folder.read_result(name))
-    except RunError:
-        announce(f"{name}: the stored result is damaged, made again")
-        return False
-    announce(f"{name}: already finished, kept")
-    return True
-
-
-def _store(
-    folder: RunFolder, manifest: Manifest, result: StudyResult, seconds: float, spent: Mapping[str, Spent]
-) -> None:
-    from steerlab.models.metering import costs
-
-    for name, direction in result.artefacts().items():
-        folder.write_with(f"directions/{name}.safetensors", direction.save)
-    folder.write_result(result.study, result.to_dict())
-    manifest.timings[result.study] = round(seconds, 2)
-    manifest.costs[result.study] = costs(spent, seconds)
-    # A study that is made again may have taken more before.
-    before = manifest.peak_memory.get(result.study, {})
-    now = {kind: max(taken, before.get(kind, 0.0)) for kind, taken in peak_memory().items()}
-    manifest.peak_memory[result.study] = {**before, **now}
-    folder.write_manifest(manifest)
-
-
-def _finish(folder: RunFolder, manifest: Manifest) -> Run:
-    """Report the run, and note that it is done."""
-    manifest.status = "done"
-    run = _reported(folder, manifest)
-    folder.write_manifest(manifest)
-    return run
-
-
-def _reported(folder: RunFolder, manifest: Manifest) -> Run:
-    """Write the report of what is stored."""
-    from steerlab.report import write_report
-
-    results = _stored(folder)
-    write_report(results, manifest.model_dump(), folder.report)
-    return Run(folder, manifest, results)
-
-
-def _stored(folder: RunFolder) -> dict[str, StudyResult]:
-    """The results in a folder, studies in the registry's order."""
-    known = [study.name for study in ordered_studies()]
-    order = [name for name in dict.fromkeys([*known, *folder.studies()]) if folder.has_result(name)]
-    return {name: result_from_dict(folder.read_result(name)) for name in order}

@@ -138,6 +138,8 @@ class Study:
         order: studies come in ascending order in runs and reports.
         needs: the field of `datasets.StudyData` without which there is nothing to study, "" for none: `compare` runs
             the study where that is given.
+        stage: "module:function" of what it measures of one model by itself (`model, data, *, size, seed`, to a list of
+            `readouts.quantities.Reading`), by which stages of training are compared; "" for nothing.
     """
 
     name: str
@@ -149,6 +151,7 @@ class Study:
     in_compare: bool = True
     order: int = 100
     needs: str = ""
+    stage: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -162,6 +165,11 @@ class Study:
     def result_class(self) -> Any:
         """The class of its result, imported now."""
         return _named(self.result)
+
+    def load_stage(self) -> Callable[..., Any] | None:
+        """What it measures of one model, imported now; None for nothing."""
+        stage: Callable[..., Any] | None = _named(self.stage) if self.stage else None
+        return stage
 
 
 #: Every study, this package's and those of the entry-point group `steerlab.studies`.

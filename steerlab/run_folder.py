@@ -1,4 +1,5 @@
-"""A run is a folder: `manifest.json`, `results/<study>.json`, `directions/*.safetensors`, `report.html`, `figures/`.
+"""A run is a folder: `manifest.json`, `results/<study>.json`, `directions/*.safetensors`, `report.html`, `figures/`;
+of stages `readings/<number>.json`, too.
 
 Every file is written to a temporary name and renamed, so a reader never meets half a file, and an
 interrupted run can be taken up where it stopped: by a run that is made with the same, and by no other.
@@ -22,10 +23,16 @@ from steerlab.files import is_partial, system_reason, whole, write_text
 from steerlab.lock import LOCK
 
 SCHEMA_VERSION = 1
-_FOLDERS = ("results", "directions", "figures")
+_FOLDERS = ("results", "directions", "figures", "readings")
 _NEEDED_BYTES = 64 * 2**20
 #: Where killed runs leave temporary files.
-_PARTIAL = (".*.manifest.json", ".*.report.html", "results/.*.json", "directions/.*.safetensors")
+_PARTIAL = (
+    ".*.manifest.json",
+    ".*.report.html",
+    "results/.*.json",
+    "readings/.*.json",
+    "directions/.*.safetensors",
+)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 #: What results depend on of each model, by its name in a sentence.
 _OF_MODELS = {"model": "fingerprint", "dtype": "dtype", "interventions": "interventions"}

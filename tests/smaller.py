@@ -16,12 +16,12 @@ from steerlab.studies._pair import LARGE
 
 _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "_truthfulness.study": (
-        "_AMOUNTS",
+        "AMOUNTS",
         {"per_topic": 24, "questions": 60, "shots": (0, 4), "steered_folds": 1, "rows": 8, "choice_rows": 6,
          "windows": 1, "strengths": (1.0, 2.0), "passages": 3},
     ),
     "_refusal.study": (
-        "_AMOUNTS",
+        "AMOUNTS",
         {"train": 32, "val": 12, "test": 16, "strengths": (1.0, 2.0), "randoms": 4, "random_share": 1 / 4,
          "texts": 4, "task": 12, "priced_randoms": 2},
     ),
@@ -33,7 +33,7 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
          "positions": (0, 4), "sum_steps": 48},
     ),
     "_contrast.study": ("_AMOUNTS", {"groups": 1, "randoms": 4, "passages": 2, "priced_randoms": 1}),
-    "_knowledge.study": ("_AMOUNTS", {"pairs": 12, "facts": 6, "copies": 2}),
+    "_knowledge.study": ("AMOUNTS", {"pairs": 12, "facts": 6, "copies": 2}),
     "_transfer.study": (
         "_AMOUNTS",
         {"fit": 60, "dev": 6, "test": 6, "randoms": 2, "ranks": (1, 16), "rows": (16,), "samples": 2},
@@ -83,7 +83,7 @@ def ask_little_of_large_models(patch: pytest.MonkeyPatch | None = None) -> None:
 
 def use_twenty_random_directions(patch: pytest.MonkeyPatch) -> None:
     """As many as an effect of the refusal study has to beat: none of twenty reaches what has p <= 0.05."""
-    amounts = importlib.import_module("steerlab.studies._refusal.study")._AMOUNTS
+    amounts = importlib.import_module("steerlab.studies._refusal.study").AMOUNTS
     patch.setitem(amounts, "quick", replace(amounts["quick"], randoms=20))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -53,9 +53,10 @@ def _able() -> list[str]:
 def compare(
     base: ModelName,
     post: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            help="Likewise, or an adapter, which is put on the base that is named first.",
+            help="Likewise, or an adapter, which is put on the model that is named before it. Several are the stages "
+            "of one training, in their order.",
             autocompletion=_completion.models,
         ),
     ],
@@ -85,6 +86,17 @@ def compare(
             autocompletion=_completion.studies,
         ),
     ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="With three or more checkpoints, comma-separated names for them.")
+    ] = None,
+    controls: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--control",
+            help="With three or more checkpoints, a contrast that training did not aim at; by default packaged ones.",
+            autocompletion=_completion.contrasts,
+        ),
+    ] = None,
     size: SizeOption = "quick",
     preset: Annotated[
         Preset, typer.Option(help="corrected, or published for the papers' choices where a study has them.")
@@ -112,7 +124,7 @@ def compare(
     quiet: Quiet = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Compare a base model with the model post-trained from it; write a report."""
+    """Compare a base model with the model post-trained from it, or the stages of a training; write a report."""
     from steerlab.opening import require_findable
 
     if output is None and not dry_run:
@@ -122,22 +134,34 @@ def compare(
         STUDIES[name]  # an unknown name is refused before the libraries are imported
     requests = renamed(prompts, "--prompts", requests, "--requests")
     require_files(requests, statements, questions)
-    require_findable(base, post)
+    checkpoints = [base, *post]
+    if len(checkpoints) == 2:
+        require_findable(*checkpoints)
+    if len(checkpoints) > 2 and dry_run:
+        raise typer.BadParameter("a forecast is made for two checkpoints; name two", param_hint="'--dry-run'")
     with loading_libraries():
         import steerlab.models  # noqa: F401  (seconds, once)
         from steerlab.comparison import compare as run_comparison
         from steerlab.comparison import foresee
-    loading = {"device": device, "dtype": dtype, "merge": merge, "trust_remote_code": trust_remote_code}
+    loading: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "merge": merge,
+        "trust_remote_code": trust_remote_code,
+    }
     if dry_run:
-        foreseen = foresee(base, post, studies=names, size=size, contrasts=contrasts, announce=say, **loading)
+        foreseen = foresee(
+            base, post[0], studies=names, size=size, contrasts=contrasts, announce=say, **loading
+        )
         print_forecast(foreseen, as_json=as_json)
         return
     assert output is not None
     try:
         run = run_comparison(
-            base,
-            post,
+            checkpoints,
             out=output,
+            labels=None if labels is None else [label.strip() for label in labels.split(",")],
+            controls=controls,
             studies=names,
             size=size,
             preset=preset,

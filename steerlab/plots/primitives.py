@@ -28,8 +28,9 @@ def curves(
     y_title: str = "",
     y_range: tuple[float, float] | None = None,
     zero_line: bool = False,
+    x_names: Sequence[object] | None = None,
 ) -> go.Figure:
-    """Lines over x (of the figure or of each series) with their intervals as bands."""
+    """Lines over x (of the figure or of each series) with their intervals as bands; `x_names` stand at 0, 1, ..."""
     figure = theme.themed(title, x_title, y_title)
     for line, look in zip(series, looks(series), strict=True):
         at = _positions(line, x)
@@ -41,6 +42,9 @@ def curves(
         figure.add_hline(y=0, line={"color": theme.CONTROL, "width": 1, "dash": "dot"})
     figure.update_layout(hovermode="x unified")
     figure.update_xaxes(_whole_ticks(figure))
+    if x_names is not None:
+        named = [theme.text(name, 24) for name in x_names]
+        figure.update_xaxes(tickmode="array", tickvals=list(range(len(named))), ticktext=named)
     if y_range is not None:
         figure.update_yaxes(range=list(y_range))
     label_directly(figure, series, looks(series))

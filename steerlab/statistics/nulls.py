@@ -81,6 +81,25 @@ def benjamini_hochberg(p_values: ArrayLike) -> Float[np.ndarray, " test"]:
     return adjusted
 
 
+def holm(p_values: ArrayLike) -> Float[np.ndarray, " test"]:
+    """Adjusted p-values (Holm, 1979): calling all with p <= a calls any false one with a chance of at most a.
+
+    NaN stays NaN and does not count as a test.
+
+    Raises:
+        ValueError: a p-value outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64).ravel()
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError("p-values lie between 0 and 1")
+    adjusted = np.full_like(p, np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    scaled = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return adjusted
+
+
 def split_half(
     fit: Callable[[NDArray[np.int64]], Fitted],
     agreement: Callable[[Fitted, Fitted], float],

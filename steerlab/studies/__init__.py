@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from steerlab.studies._knowledge.study import knowledge
     from steerlab.studies._pair import Pair, amounts_of
     from steerlab.studies._refusal.study import refusal
+    from steerlab.studies._stages.readings import StageReadings, controls_of, read_stage
+    from steerlab.studies._stages.study import (
+        compare_stages,
+        known_stages,
+        require_stages,
+        stages,
+    )
     from steerlab.studies._transfer.study import transfer, transfer_amount
     from steerlab.studies._transfer.unlock import Unlocked, unlock
     from steerlab.studies._truthfulness.study import truthfulness
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 #: Parts of studies that people use by themselves; the studies are found in the registry.
 _PARTS = {
     "Pair": "_pair",
+    "StageReadings": "_stages.readings",
     "TracingPairs": "_knowledge.pairs",
     "amounts_of": "_pair",
     "Unlocked": "_transfer.unlock",
@@ -42,10 +50,15 @@ _PARTS = {
     "branching_factor": "_branching.single",
     "choice_confidence": "_confidence.choices",
     "compare_maps": "_knowledge.statistics",
+    "compare_stages": "_stages.study",
+    "controls_of": "_stages.readings",
     "facts_of": "_knowledge.noise_effects",
     "noise_effects": "_knowledge.noise_effects",
+    "known_stages": "_stages.study",
     "noise_trace": "_knowledge.noise",
     "read_choices": "_confidence.choices",
+    "read_stage": "_stages.readings",
+    "require_stages": "_stages.study",
     "trace": "_knowledge.maps",
     "tracing_pairs": "_knowledge.pairs",
     "transfer_amount": "_transfer.study",
@@ -79,6 +92,7 @@ _moved = old_names(__name__, {name: f"steerlab.{room}.{name}" for name, room in 
 
 __all__ = [
     "Pair",
+    "StageReadings",
     "TracingPairs",
     "Unlocked",
     "amounts_of",
@@ -88,14 +102,20 @@ __all__ = [
     "branching_factor",
     "choice_confidence",
     "compare_maps",
+    "compare_stages",
     "confidence",
     "contrast",
+    "controls_of",
     "facts_of",
     "knowledge",
+    "known_stages",
     "noise_effects",
     "noise_trace",
     "read_choices",
+    "read_stage",
     "refusal",
+    "require_stages",
+    "stages",
     "trace",
     "tracing_pairs",
     "transfer",

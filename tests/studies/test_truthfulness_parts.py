@@ -325,7 +325,7 @@ def test_the_published_preset_fixes_layers_dose_and_lines() -> None:
     used = plan(planted.statements(), per_topic=40, seed=0)
     fixed = study._fixed_layers(models, None, "published")
     assert fixed == {"base": (2, 3), "post": (2, 3)}
-    rule = study._rule(models, used, study._AMOUNTS["quick"], fixed, "published", None, 0)
+    rule = study._rule(models, used, study.AMOUNTS["quick"], fixed, "published", None, 0)
     assert (rule.windows, rule.strengths, rule.shots) == (((2, 3),), (1.0,), (4,))
     assert list(rule.places) == ["object and full stop"]
     words = Words((" TRUE", " FALSE"), "single tokens", (0, 1))
@@ -343,7 +343,7 @@ def test_the_published_preset_fixes_layers_dose_and_lines() -> None:
     published = inside(vectors_of(base, post, groups, rule), (2, 3), rule)
     own = np.stack([fit(groups).directions[0] for fit in base.fits])
     np.testing.assert_allclose(published, own[[3, 3]])
-    corrected = study._rule(models, used, study._AMOUNTS["quick"], {}, "corrected", None, 0)
+    corrected = study._rule(models, used, study.AMOUNTS["quick"], {}, "corrected", None, 0)
     moved = inside(vectors_of(base, post, groups, corrected), (2, 3), corrected)
     lengths = [np.linalg.norm(fit(groups).directions[0]) for fit in post.fits[2:4]]
     np.testing.assert_allclose(np.linalg.norm(moved, axis=1), lengths)

@@ -10,6 +10,7 @@ register_study(
         reads=("open_prompts",),
         function="steerlab.studies._branching.study:branching",
         result="steerlab.studies._branching.result:BranchingResult",
+        stage="steerlab.studies._branching.stage:stage",
         order=4,
     )
 )

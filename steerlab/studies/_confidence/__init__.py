@@ -10,6 +10,7 @@ register_study(
         reads=("statements", "plain_text", "questions"),
         function="steerlab.studies._confidence.study:confidence",
         result="steerlab.studies._confidence.result:ConfidenceResult",
+        stage="steerlab.studies._confidence.stage:stage",
         order=3,
     )
 )

@@ -10,6 +10,7 @@ register_study(
         reads=("contrasts", "plain_text"),
         function="steerlab.studies._contrast.study:contrast",
         result="steerlab.studies._contrast.result:ContrastResult",
+        stage="steerlab.studies._contrast.stage:stage",
         order=6,
         needs="contrasts",
     )

@@ -10,6 +10,7 @@ register_study(
         reads=("statements",),
         function="steerlab.studies._knowledge.study:knowledge",
         result="steerlab.studies._knowledge.result:KnowledgeResult",
+        stage="steerlab.studies._knowledge.stage:stage",
         order=5,
     )
 )

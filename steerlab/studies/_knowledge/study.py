@@ -62,7 +62,7 @@ class _Amount:
     asked: int | None = None
 
 
-_AMOUNTS: dict[str, _Amount] = {
+AMOUNTS: dict[str, _Amount] = {
     "quick": _Amount(64, 24, 4),
     LARGE: _Amount(24, 8, 3, asked=120),
     "full": _Amount(400, 200, 10),
@@ -121,7 +121,7 @@ def knowledge(
     columns = columns or ("tokens" if published else "roles")
     shots = 4 if published and shots is None else shots
     amounts = amounts_of(size, pair)
-    asked = _AMOUNTS[amounts].asked
+    asked = AMOUNTS[amounts].asked
     pairs, own = answered_pairs(models, statements, answers, differ, shots, published, seed, asked)
     gates = tuple(gate(name, given, pairs) for name, given in own.items())
     result = KnowledgeResult(
@@ -134,10 +134,10 @@ def knowledge(
         return result.model_copy(update={"status": "not identified", "summary": [stopped]})
     kept = pairs if published else pairs.only(np.flatnonzero(right).tolist())
     kept = of_one_layout(kept) if columns == "tokens" else kept
-    chosen = kept.only(range(min(len(kept), _AMOUNTS[amounts].pairs)))
+    chosen = kept.only(range(min(len(kept), AMOUNTS[amounts].pairs)))
     work = _Work(models, chosen, columns, kept_in, seed, {})
     result = _mapped(result, work, sites, aligner, statements)
-    noises = _noise(work, statements, _AMOUNTS[amounts]) if noise else ()
+    noises = _noise(work, statements, AMOUNTS[amounts]) if noise else ()
     result = result.model_copy(update={"noise": noises, "missing": work.missing})
     summary = [*sentences(result), *amounts_note(amounts)]
     return result.model_copy(update={"summary": summary, "headline": headline(result)})

@@ -10,6 +10,7 @@ register_study(
         reads=("requests", "plain_text", "statements"),
         function="steerlab.studies._refusal.study:refusal",
         result="steerlab.studies._refusal.result:RefusalResult",
+        stage="steerlab.studies._refusal.stage:stage",
         order=2,
     )
 )

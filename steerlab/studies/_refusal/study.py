@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,12 +45,15 @@ from steerlab.studies._refusal.parts import (
 from steerlab.studies._refusal.result import RefusalResult, Setting
 from steerlab.studies._refusal.sentences import headline, sentences
 
+if TYPE_CHECKING:
+    from steerlab.models.prompts import Template
+
 __all__ = ["RefusalResult", "Setting", "refusal"]
 
 _TEXTS = 4  # on which the shared mean is measured
 
 
-_AMOUNTS: dict[str, Amount] = {
+AMOUNTS: dict[str, Amount] = {
     "quick": Amount(
         64,
         16,
@@ -132,15 +136,15 @@ def refusal(
     check_options("The refusal study", size=size, preset=preset, presets=METHODS)
     pair = Pair.of(pair)
     amounts, method = amounts_of(size, pair), METHODS[preset]
-    amount = _AMOUNTS[amounts]
+    amount = AMOUNTS[amounts]
     method = replace(method, new_tokens=max_new_tokens or method.new_tokens)
     judge = None if judge is None else asked_once(judge)  # of an answer that both models give, too
     data = StudyData.of(data, "requests", pair.topics).with_own(plain_text=plain_text, statements=statements)
     requests = data.requests
-    splits = _splits(requests, amount, seed)
+    splits = splits_of(requests, amount, seed)
     missing: dict[str, str] = {}
     subjects = [
-        _subject(name, model, splits, method, seed, missing, judge) for name, model in pair.by_name.items()
+        subject_of(name, model, splits, method, seed, missing, judge) for name, model in pair.by_name.items()
     ]
     plain = {subject.name: _unsteered(subject) for subject in subjects}
     outcomes = [
@@ -176,7 +180,7 @@ def refusal(
 # -- private: the parts, in the order they are called --
 
 
-def _splits(requests: ContrastSet, amount: Amount, seed: int) -> dict[str, ContrastSet]:
+def splits_of(requests: ContrastSet, amount: Amount, seed: int) -> dict[str, ContrastSet]:
     """So many requests of each kind and split, drawn by the seed."""
     if not any(requests.splits):
         raise DatasetError(
@@ -199,7 +203,7 @@ def _splits(requests: ContrastSet, amount: Amount, seed: int) -> dict[str, Contr
     return chosen
 
 
-def _subject(
+def subject_of(
     name: str,
     model: LanguageModel,
     splits: Mapping[str, ContrastSet],
@@ -207,10 +211,11 @@ def _subject(
     seed: int,
     missing: dict[str, str],
     judge: RefusalJudge | None,
+    template: Template = "auto",
 ) -> Subject:
     def rendered(part: ContrastSet) -> Split:
         kinds = (
-            [model.instruction_prompt(text, think=False) for text in texts]
+            [model.instruction_prompt(text, template=template, think=False) for text in texts]
             for texts in (part.positive, part.negative)
         )
         return Split(*kinds)

@@ -10,6 +10,7 @@ register_study(
         reads=("statements", "plain_text"),
         function="steerlab.studies._truthfulness.study:truthfulness",
         result="steerlab.studies._truthfulness.result:TruthfulnessResult",
+        stage="steerlab.studies._truthfulness.stage:stage",
         order=1,
     )
 )

@@ -68,7 +68,7 @@ class _Amount:
     passages: int
 
 
-_AMOUNTS: dict[str, _Amount] = {
+AMOUNTS: dict[str, _Amount] = {
     "quick": _Amount(64, 120, (0, 4), 3, 16, 12, windows=3, strengths=(1.0, 2.0, 4.0), passages=12),
     LARGE: _Amount(40, 80, (0, 4), 2, 16, 8, windows=3, strengths=(1.0, 2.0, 4.0), passages=6),
     "full": _Amount(
@@ -127,7 +127,7 @@ def truthfulness(
     pair = Pair.of(pair)
     data = StudyData.of(data, "statements", pair.topics).with_own(plain_text=plain_text)
     models, amounts = pair.by_name, amounts_of(size, pair)
-    amount = _AMOUNTS[amounts]
+    amount = AMOUNTS[amounts]
     used = plan(data.labelled_statements, per_topic=amount.per_topic, seed=seed)
     fixed = _fixed_layers(models, layers, preset)
     read = {name: _read(model, used, name) for name, model in models.items()}

@@ -1,0 +1,316 @@
+"""Did a quantity change between two stages, and by more than what training did not aim at?
+
+Both stages are paired unit by unit. *Changed*: the mean paired difference against zero, by the bootstrap of t over
+clusters (for a share, McNemar's exact test must agree). *More than the controls*: with d the target's change, c_1..c_n
+the changes of the same measure on contrasts that training did not aim at, m their mean, s their spread and e the
+standard error of d,
+
+    t = (d - m) / sqrt(s^2 (1 + 1/n) + e^2),    n - 1 degrees of freedom,
+
+which asks whether the target could be one more of them (a prediction interval; e is counted on top of the noise that is
+in s already, so the test is careful). p-values of one study's quantities and steps are adjusted together (Holm, 1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+
+from steerlab.readouts.quantities import Quantity, Reading
+from steerlab.record import Record
+from steerlab.statistics import (
+    Estimate,
+    Number,
+    but_for_rounding,
+    holm,
+    mcnemar,
+    mean_and_extremes,
+    mean_test,
+    paired_difference,
+)
+from steerlab.statistics.estimate import UNKNOWN
+from steerlab.studies._stages.readings import StageReadings
+
+Verdict = Literal[
+    "not comparable", "no change", "changed", "with everything else", "more than everything else"
+]
+ALPHA = 0.05
+FEWEST_CONTROLS = 5
+_DRAWS = 9999
+_UNKNOWN = Estimate(value=UNKNOWN)
+
+
+class Change(Record):
+    """A quantity's change from one stage to a later one.
+
+    Attributes:
+        before, after: labels of the stages.
+        value: mean of after - before over common units, with its interval.
+        noise: the standard error of `value`.
+        controls: the same change of the contrasts that training did not aim at: mean, least and greatest.
+        p, p_adjusted: of no change. p_over, p_over_adjusted: of a change like the controls'; NaN without controls.
+        reason: why the stages cannot be compared.
+    """
+
+    before: str
+    after: str
+    value: Estimate
+    noise: Number = UNKNOWN
+    controls: Estimate = _UNKNOWN
+    p: Number = UNKNOWN
+    p_adjusted: Number = UNKNOWN
+    p_over: Number = UNKNOWN
+    p_over_adjusted: Number = UNKNOWN
+    reason: str = ""
+
+    @property
+    def step(self) -> str:
+        """The step in words: "base → sft"."""
+        return f"{self.before} → {self.after}"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What can be said of it."""
+        if self.reason:
+            return "not comparable"
+        if not self.p_adjusted < ALPHA:
+            return "no change"
+        if math.isnan(self.p_over):
+            return "changed"
+        return "more than everything else" if self.p_over_adjusted < ALPHA else "with everything else"
+
+    @property
+    def moved(self) -> bool:
+        """Whether there was a change, of whatever cause."""
+        return self.verdict not in ("not comparable", "no change")
+
+    @property
+    def in_noise(self) -> float:
+        """The change in units of its own noise; 0 for none, NaN where it cannot be told."""
+        if self.value.value == 0:
+            return 0.0
+        return self.value.value / self.noise if self.noise > 0 else math.nan
+
+
+class Trajectory(Record):
+    """A quantity over the stages.
+
+    Attributes:
+        quantity: what is measured.
+        at: its value at each stage; NaN where it was not measured.
+        controls: at each stage the mean, least and greatest of the same measure on the control contrasts; or empty.
+        steps: changes of adjacent stages.
+        whole: from the first stage to the last, where there are more than two.
+        from_first: at each stage the change since the first, in units of its noise.
+    """
+
+    quantity: Quantity
+    at: tuple[Estimate, ...]
+    controls: tuple[Estimate, ...]
+    steps: tuple[Change, ...]
+    whole: Change | None
+    from_first: tuple[Number, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Every tested change."""
+        return self.steps if self.whole is None else (*self.steps, self.whole)
+
+    @property
+    def most(self) -> Change | None:
+        """The adjacent step that moved it most; None where no step is identified."""
+        return max(
+            (step for step in self.steps if step.moved), key=lambda step: abs(step.value.value), default=None
+        )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two stages over the units that both have.
+
+    before, after, clusters: [unit]. share: whether they are zeros and ones.
+    """
+
+    before: Float[np.ndarray, " unit"]
+    after: Float[np.ndarray, " unit"]
+    clusters: NDArray[np.int64]
+    share: bool
+
+    @property
+    def differences(self) -> Float[np.ndarray, " unit"]:
+        """After - before, but for rounding."""
+        return np.asarray(but_for_rounding(self.after, self.before) - self.before)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean difference, clusters kept whole.
+
+        Of a share at least that of Agresti and Min (2005), half a unit added to every cell: a change of all units has
+        noise, too.
+        """
+        moved = self.differences
+        left = moved - moved.mean()
+        sums = np.bincount(np.unique(self.clusters, return_inverse=True)[1], weights=left)
+        n = len(sums)
+        error = float(np.sqrt((sums**2).sum() * n / max(1, n - 1)) / len(left))
+        if not self.share or not moved.any():
+            return error
+        up, down = float((moved > 0).sum()) + 0.5, float((moved < 0).sum()) + 0.5
+        total = len(moved) + 2
+        return max(error, math.sqrt(up + down - (up - down) ** 2 / total) / total)
+
+
+def trajectories(stages: Sequence[StageReadings], seed: int) -> list[Trajectory]:
+    """Every target quantity over the stages, its changes tested and adjusted."""
+    by_stage = [{reading.quantity: reading for reading in stage.readings} for stage in stages]
+    known = list(dict.fromkeys(quantity for found in by_stage for quantity in found))
+    targets = [quantity for quantity in known if quantity.role == "target"]
+    made = []
+    for study in dict.fromkeys(quantity.study for quantity in targets):
+        mine = [quantity for quantity in targets if quantity.study == study]
+        found = [_trajectory(quantity, stages, by_stage, known, seed) for quantity in mine]
+        made += _adjusted(found)
+    return made
+
+
+def paired(first: StageReadings, second: StageReadings, quantity: Quantity) -> Paired | str:
+    """The units of a quantity that both stages have, or why they cannot be compared, in a sentence."""
+    readings = []
+    for stage in (first, second):
+        reading = next((one for one in stage.readings if one.quantity == quantity), None)
+        if reading is None:
+            why = stage.missing.get(quantity.study) or stage.missing.get(f"contrast {quantity.of}")
+            return f"It was not measured in {stage.label}{f': {why}' if why else ', which has no such quantity.'}"
+        readings.append(reading)
+    one, two = readings
+    if quantity.per_token and first.tokenizer != second.tokenizer:
+        return f"{first.label} and {second.label} cut text into other tokens, and it is counted in tokens."
+    if one.how != two.how:
+        return f"It was asked with {one.how} in {first.label} and with {two.how} in {second.label}."
+    before, after = one.known, two.known
+    common = [unit for unit in before if unit in after]
+    if len(common) < 2:
+        return f"{first.label} and {second.label} have {len(common)} of its units in common; two are needed."
+    return Paired(
+        np.array([before[unit][0] for unit in common]),
+        np.array([after[unit][0] for unit in common]),
+        np.array([before[unit][1] for unit in common]),
+        quantity.share,
+    )
+
+
+def change(
+    first: StageReadings, second: StageReadings, quantity: Quantity, controls: Sequence[Quantity], seed: int
+) -> Change:
+    """The change of one quantity from one stage to another, beside that of the controls; p-values not adjusted."""
+    both = paired(first, second, quantity)
+    steps = {"before": first.label, "after": second.label}
+    if isinstance(both, str):
+        return Change(**steps, value=_UNKNOWN, reason=both)
+    beside = [
+        float(one.differences.mean())
+        for control in controls
+        if not isinstance(one := paired(first, second, control), str)
+    ]
+    enough = len(beside) >= FEWEST_CONTROLS
+    return Change(
+        **steps,
+        value=paired_difference(both.after, both.before, both.clusters, seed=seed),
+        noise=both.error,
+        controls=mean_and_extremes(beside, "mean of {n} control contrasts, least to greatest"),
+        p=_p_changed(both, quantity, seed),
+        p_over=p_over(float(both.differences.mean()), both.error, beside) if enough else math.nan,
+    )
+
+
+def p_over(value: float, error: float, controls: Sequence[float]) -> float:
+    """Two-sided p of a change being one more of the controls' (module docstring); 1 where all are equal."""
+    beside = np.asarray(controls, dtype=np.float64)
+    n = len(beside)
+    spread = math.sqrt(float(beside.var(ddof=1)) * (1 + 1 / n) + error**2)
+    distance = abs(value - float(beside.mean()))
+    if spread == 0:
+        return 1.0 if distance == 0 else 0.0
+    return float(2 * stats.t.sf(distance / spread, n - 1))
+
+
+# -- private, in the order they are called --
+
+
+def _trajectory(
+    quantity: Quantity,
+    stages: Sequence[StageReadings],
+    by_stage: Sequence[Mapping[Quantity, Reading]],
+    known: Sequence[Quantity],
+    seed: int,
+) -> Trajectory:
+    controls = [one for one in known if one.role == "control" and one.measure == quantity.measure]
+    at = [
+        found[quantity].estimate(seed=seed) if quantity in found else Estimate(value=math.nan)
+        for found in by_stage
+    ]
+    beside = [
+        mean_and_extremes(
+            [found[one].mean for one in controls if one in found],
+            "mean of {n} control contrasts, least to greatest",
+        )
+        for found in by_stage
+    ]
+    since = [_in_noise(stages[0], stage, quantity) for stage in stages]
+    steps = tuple(change(*two, quantity, controls, seed) for two in pairwise(stages))
+    whole = change(stages[0], stages[-1], quantity, controls, seed) if len(stages) > 2 else None
+    return Trajectory(
+        quantity=quantity,
+        at=tuple(at),
+        controls=tuple(beside) if controls else (),
+        steps=steps,
+        whole=whole,
+        from_first=tuple(since),
+    )
+
+
+def _in_noise(first: StageReadings, stage: StageReadings, quantity: Quantity) -> float:
+    both = paired(first, stage, quantity)
+    if isinstance(both, str):
+        return math.nan
+    moved, error = float(both.differences.mean()), both.error
+    return 0.0 if moved == 0 else moved / error if error > 0 else math.nan
+
+
+def _p_changed(both: Paired, quantity: Quantity, seed: int) -> float:
+    """Two-sided p of no change; of a share the larger one of both tests.
+
+    McNemar's is exact where few units changed, which the bootstrap is not; the bootstrap knows clusters.
+    """
+    single, _ = mean_test(both.differences[:, None], both.clusters, seed=seed, draws=_DRAWS)
+    exact = mcnemar(both.after > 0.5, both.before > 0.5).p_value if quantity.share else 0.0
+    return max(float(single[0]), float(exact))
+
+
+def _adjusted(found: Sequence[Trajectory]) -> list[Trajectory]:
+    """The same with p-values adjusted over all changes of these quantities."""
+    changes = [change for one in found for change in one.changes]
+    plain, over = holm([one.p for one in changes]), holm([one.p_over for one in changes])
+    adjusted = iter(
+        [
+            Change(**{**dict(one), "p_adjusted": p, "p_over_adjusted": q})
+            for one, p, q in zip(changes, plain.tolist(), over.tolist(), strict=True)
+        ]
+    )
+    return [
+        one.model_copy(
+            update={
+                "steps": tuple(next(adjusted) for _ in one.steps),
+                "whole": next(adjusted) if one.whole is not None else None,
+            }
+        )
+        for one in found
+    ]

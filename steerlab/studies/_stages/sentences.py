@@ -1,0 +1,90 @@
+"""The study of stages in plain sentences, and its main number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from steerlab.results import Headline
+
+if TYPE_CHECKING:
+    from steerlab.studies._stages.changes import Change, Trajectory
+
+
+def sentences(trajectories: Sequence[Trajectory], labels: Sequence[str]) -> list[str]:
+    """In short, then a sentence for each quantity that moved, then what did not."""
+    moved = [one for one in trajectories if one.most is not None]
+    still = [one.quantity.name for one in trajectories if one.most is None and _compared(one)]
+    never = [one.quantity.name for one in trajectories if not _compared(one)]
+    made = [_short(trajectories, moved, labels), *(_said(one) for one in moved)]
+    if still:
+        made.append(f"No step identified: {'; '.join(still)}.")
+    if never:
+        made.append(f"Not comparable between any two adjacent stages: {'; '.join(never)}.")
+    return made
+
+
+def headline(trajectories: Sequence[Trajectory]) -> Headline | None:
+    """The step that moved a quantity most in units of noise, one that did more than the controls before the others."""
+    moved = [(one, step) for one in trajectories if (step := one.most) is not None]
+    if not moved:
+        return None
+    one, step = max(
+        moved, key=lambda pair: (pair[1].verdict == "more than everything else", abs(pair[1].in_noise))
+    )
+    known = step.controls if step.controls.n else None
+    return Headline(
+        what=f"{one.quantity.name}, {step.step}",
+        value=step.value,
+        control=known,
+        control_name="contrasts that training did not aim at" if known else "",
+        share=one.quantity.share,
+    )
+
+
+# -- private, in the order they are called --
+
+
+def _compared(one: Trajectory) -> bool:
+    return any(step.verdict != "not comparable" for step in one.steps)
+
+
+def _short(trajectories: Sequence[Trajectory], moved: Sequence[Trajectory], labels: Sequence[str]) -> str:
+    if not moved:
+        return (
+            f"From {labels[0]} to {labels[-1]} no step is identified in any of {len(trajectories)} quantities: "
+            "what training changed is not identified."
+        )
+    parts = []
+    for number, step in enumerate(trajectories[0].steps):
+        changed = [one.steps[number] for one in trajectories if one.steps[number].moved]
+        held = [one for one in changed if one.controls.n]
+        beyond = sum(one.verdict == "more than everything else" for one in held)
+        beside = f" ({beyond} of the {len(held)} that have a control by more than it)" if held else ""
+        parts.append(f"{step.step} changed {len(changed)}{beside}")
+    return f"Of {len(trajectories)} quantities, {'; '.join(parts)}."
+
+
+def _said(one: Trajectory) -> str:
+    step = one.most
+    assert step is not None  # called for those that moved
+    name = one.quantity.name
+    return f"{name[:1].upper()}{name[1:]}: {step.step} moved it most, by {_amount(one, step)}{_beside(one, step)}."
+
+
+def _amount(one: Trajectory, step: Change) -> str:
+    value = step.value
+    sign = "+" if value.value > 0 else ""
+    if one.quantity.share:
+        return f"{sign}{value:%}"
+    return f"{sign}{value}{f' {one.quantity.unit}' if one.quantity.unit else ''}"
+
+
+def _beside(one: Trajectory, step: Change) -> str:
+    if step.verdict == "changed":
+        return " (there is no control for it)" if not step.controls.n else " (too few controls)"
+    how = "more than everything else did" if step.verdict == "more than everything else" else ""
+    if not how:
+        how = f"it {'grew' if step.value.value > 0 else 'fell'} with everything else"
+    said = f"{step.controls:%}" if one.quantity.share else str(step.controls)
+    return f"; {how}: {step.controls.n} contrasts that training did not aim at moved by {said}"
