@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -57,12 +58,15 @@ def _short(trajectories: Sequence[Trajectory], moved: Sequence[Trajectory], labe
         )
     parts = []
     for number, step in enumerate(trajectories[0].steps):
-        changed = [one.steps[number] for one in trajectories if one.steps[number].moved]
-        held = [one for one in changed if one.controls.n]
-        beyond = sum(one.verdict == "more than everything else" for one in held)
-        beside = f" ({beyond} of the {len(held)} that have a control by more than it)" if held else ""
-        parts.append(f"{step.step} changed {len(changed)}{beside}")
-    return f"Of {len(trajectories)} quantities, {'; '.join(parts)}."
+        found = Counter(one.steps[number].verdict for one in trajectories)
+        kinds = {
+            "more than contrasts that training did not aim at": found["more than everything else"],
+            "with everything else": found["with everything else"],
+            "without such a control": found["changed"],
+        }
+        said = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        parts.append(f"{step.step} changed {said or 'none'}")
+    return f"Of {len(trajectories)} quantities: {'; '.join(parts)}."
 
 
 def _said(one: Trajectory) -> str:
