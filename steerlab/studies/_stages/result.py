@@ -48,7 +48,7 @@ class StagesResult(StudyResult):
         """Captions by figure."""
         seen = {
             "stages": "Change of each quantity since the first stage, in units of the noise of that change (its "
-            "standard error over prompts): within ±2 nothing is seen. Blue is more, orange is less. Empty: not comparable."
+            "standard error over prompts): within ±2 nothing is seen. Blue is more, orange less. Empty: not comparable."
         }
         return {
             key: seen.get(
