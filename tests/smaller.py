@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from steerlab.studies._pair import LARGE
+from steerlab.studies._stages import readings
 
 _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "_truthfulness.study": (
@@ -65,6 +66,9 @@ def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -
         amounts = getattr(importlib.import_module(f"steerlab.studies.{place}"), table)
         quick = amounts["quick"]
         patch.setitem(amounts, "quick", type(quick)(**{**_fields(quick), **changes}))
+    if not places:
+        patch.setitem(readings.GROUPS, "quick", 8)
+        patch.setitem(readings.A_TOPIC, "quick", 8)
 
 
 def ask_little_of_large_models(patch: pytest.MonkeyPatch | None = None) -> None:

@@ -15,8 +15,6 @@ from scripts import run_analysis
 from smaller import use_smaller_amounts
 from tolerances import close
 
-from steerlab.studies._stages import readings
-
 SCRIPT = Path(__file__).parents[1] / "analyses" / "real_stages.py"
 
 
@@ -25,7 +23,6 @@ def test_stages_are_written_with_their_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_smaller_amounts(monkeypatch)
-    monkeypatch.setitem(readings.GROUPS, "quick", 8)
     folder = tmp_path / "models" / "tiny"
     build("llama", max_position_embeddings=256).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

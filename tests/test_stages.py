@@ -18,7 +18,6 @@ from steerlab import opening, runs, stages
 from steerlab.comparison import compare
 from steerlab.errors import ModelError, RunError, SteerlabError
 from steerlab.stages import expanded, labelled
-from steerlab.studies._stages import readings
 
 FEW: dict[str, Any] = {
     "studies": ["confidence", "branching"],
@@ -30,7 +29,6 @@ FEW: dict[str, Any] = {
 def _smaller() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         use_smaller_amounts(patch)
-        patch.setitem(readings.GROUPS, "quick", 8)
         yield
 
 
