@@ -77,7 +77,10 @@ def between(one: nn.Module, other: nn.Module, share: float) -> Any:
 
 
 def tune(model: sl.LanguageModel, texts: Sequence[str], rate: float, steps: int) -> None:
-    """Some steps in place: every weight moves by `rate` against its gradient's sign, as Adam's first step does."""
+    """Some steps in place: every weight moves against its gradient's sign, as in Adam's first step.
+
+    rate: how far, in standard deviations of the weight's matrix or vector.
+    """
     module = model.model
     for parameter in module.parameters():
         parameter.requires_grad_(True)
@@ -88,7 +91,8 @@ def tune(model: sl.LanguageModel, texts: Sequence[str], rate: float, steps: int)
         with torch.no_grad():
             for parameter in module.parameters():
                 if parameter.grad is not None:
-                    parameter.sub_(rate * parameter.grad.sign())
+                    size = parameter.std() if parameter.dim() > 1 else parameter.abs().mean()
+                    parameter.sub_(rate * size * parameter.grad.sign())
                 parameter.grad = None
     for parameter in module.parameters():
         parameter.requires_grad_(False)

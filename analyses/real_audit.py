@@ -48,6 +48,8 @@ COLUMNS = {
     ),
     "leaks": (*PART, "site", "before", "after"),
 }
+#: Changes that are made with the tuned model.
+TUNED = ("cast to bfloat16", "merged by 0.5", "fine-tuned")
 LEAKING = ("ablated as published", "ablated, columns kept", "ablated, rows kept")
 
 
@@ -92,9 +94,7 @@ class Subject:
     def tuned(self) -> Path:
         """The model after some steps on a few texts, in float32."""
         model = sl.load(self.folder, dtype="float32")
-        made.tune(
-            model, sl.datasets.plain_text()[: self.plan["texts"]], self.plan["rate"], self.plan["steps"]
-        )
+        made.tune(model, sl.datasets.plain_text()[: self.plan["texts"]], **self.plan["tune"])
         return self.written(model.model, "tuned")
 
     def written(self, module: Any, name: str = "candidate") -> Path:
@@ -252,6 +252,14 @@ def subject_of(name: str, own: dict[str, Any], plan: dict[str, Any]) -> Iterator
         yield Subject(name, model_folder(name, own["sha256"]), {**plan, **own}, Path(place), candidate)
 
 
+def part_of(name: str, own: dict[str, Any], plan: dict[str, Any], change: str) -> Row:
+    """What tells a part from others; how the model is tuned matters to some changes alone."""
+    shared = {key: value for key, value in plan.items() if key not in ("models", "name", "tune")}
+    tuning = plan["tune"] if change in TUNED else None
+    settings = settings_of(shared, own["type"], tuning)
+    return {"model": name, "weights_sha256": own["sha256"], "settings": settings, "change": change}
+
+
 def run(subject: Subject, part: Row, files: dict[str, PartFile]) -> None:
     """One change of one model."""
     row, candidate = verdict(subject, part["change"])
@@ -266,12 +274,10 @@ def main() -> None:
     arguments = arguments_of(__doc__, only="models")
     plan = arguments.plan
     files = part_files(arguments.folder, COLUMNS, PART)
-    shared = {name: value for name, value in plan.items() if name not in ("models", "name")}
     for name, own in plan["models"].items():
         if arguments.only and name not in arguments.only:
             continue
-        key = {"model": name, "weights_sha256": own["sha256"], "settings": settings_of(shared, own["type"])}
-        parts = [key | {"change": change} for change in own["changes"]]
+        parts = [part_of(name, own, plan, change) for change in own["changes"]]
         todo = [part for part in parts if not files["verdicts"].holds(part)]
         print(f"{name}: {len(todo)} of {len(parts)} changes to make, no token to generate", flush=True)
         if arguments.dry_run or not todo:

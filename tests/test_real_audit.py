@@ -23,7 +23,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     weights = local_copy(model, tmp_path, monkeypatch)
     written = tmp_path / "audit.toml"
     written.write_text(
-        'name = "tried"\nseed = 0\ncontrast = "formal"\npairs = 12\ntexts = 2\nsteps = 2\nrate = 1e-3\n'
+        'name = "tried"\nseed = 0\ncontrast = "formal"\npairs = 12\ntexts = 2\n[tune]\nsteps = 2\nrate = 0.02\n'
         f'[models."someone/{model.name}"]\nsha256 = "{weights}"\ntype = "float32"\n'
         f"changes = {list(CHANGES)}\n"
     )
