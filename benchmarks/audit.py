@@ -43,10 +43,10 @@ WORDS = 152_064
 MODEL = "qwen2.5-coder-1.5b-instruct"
 
 
-def sparse(folder: Path, blocks: int, ones: int) -> int:
+def sparse(folder: Path, blocks: int, words: int, ones: int) -> int:
     """A checkpoint of zeros in parts, with `ones` at the end of its last matrix; its nominal bytes."""
     folder.mkdir()
-    parts = [("model.embed_tokens", {"weight": (WORDS, WIDTH)})]
+    parts = [("model.embed_tokens", {"weight": (words, WIDTH)})]
     parts += [
         (f"model.layers.{number}", {f"{name}.weight": shape for name, shape in SHAPES.items()})
         for number in range(blocks)
@@ -123,10 +123,10 @@ def in_process(base: Path, candidate: Path, *options: str) -> dict[str, Any]:
     return found
 
 
-def large(folder: Path, blocks: int) -> dict[str, Any]:
+def large(folder: Path, blocks: int, words: int) -> dict[str, Any]:
     """An audit of a sparse pair."""
-    total = sparse(folder / "base", blocks, 0)
-    sparse(folder / "candidate", blocks, 4 * NEURONS)
+    total = sparse(folder / "base", blocks, words, 0)
+    sparse(folder / "candidate", blocks, words, 4 * NEURONS)
     return {
         "bytes of each side": total,
         "files": blocks + 1,
@@ -163,7 +163,9 @@ def real(models: Path, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and, unless quick, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one block and no real model; writes nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="one block, few words and no real model; writes nothing"
+    )
     parser.add_argument(
         "--models", type=Path, help=f"the folder with {MODEL}; without it no time is measured"
     )
@@ -178,7 +180,7 @@ def main() -> None:
         raise SystemExit("Memory is read from /proc, which this system has not.")
     found: dict[str, Any] = {"goal": GOAL}
     with tempfile.TemporaryDirectory() as place:
-        found["sparse pair"] = large(Path(place), 1 if chosen.quick else BLOCKS)
+        found["sparse pair"] = large(Path(place), *((1, 1000) if chosen.quick else (BLOCKS, WORDS)))
     if chosen.models and not chosen.quick:
         with tempfile.TemporaryDirectory() as place:
             found["real pair"] = real(chosen.models, Path(place))
