@@ -29,8 +29,8 @@ class Sums:
 
     rows, columns: squared norms of the change's. touched: columns in which a number differs. largest: of each column's
     weights in the base. fourth: the sum of the change's fourth powers. rolled: the product of the base with the
-    candidate's rows in another order. casts: the types whose rounding explains every entry so far. unfit: of these, those
-    that the base does not fit where the two differ, and those that the candidate does not.
+    candidate's rows in another order. casts: the types whose rounding explains every entry so far. unfit: of these, the
+    ones that the base does not fit where the two differ, and those that the candidate does not.
     """
 
     rows: Float[Tensor, " rows"]
