@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import struct
 import subprocess
 import sys
@@ -94,8 +93,7 @@ def watched(work: Callable[[], Any]) -> dict[str, Any]:
     taken = {"seconds": time.perf_counter() - began, "cpu seconds": time.process_time() - spent}
     over.set()
     watcher.join()
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"found": found, **taken, "peak bytes": peak | {"ru_maxrss": largest}}
+    return {"found": found, **taken, "peak gigabytes": peak["held"] / 1e9, "peak bytes": peak}
 
 
 def audited(base: Path, candidate: Path, *, again: bool) -> dict[str, Any]:
