@@ -52,3 +52,14 @@ def test_memory_that_is_kept_saves_page_faults() -> None:
     )
     faults = json.loads(done.stdout)["page faults"]
     assert faults["kept"] < faults["default"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_an_audit_of_a_large_sparse_pair_holds_a_part_of_it() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "audit.py", "--quick"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)["sparse pair"]
+    assert found["bytes of each side"] > 5e8
+    assert 1e7 < found["peak bytes"]["held"] < 1e9
+    assert found["kind"] == "low-rank adapter"  # a tail of ones in one row

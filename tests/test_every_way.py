@@ -79,6 +79,14 @@ def bakes(model: LanguageModel) -> None:
         close(baked.logits(TEXT), model.logits(TEXT))
 
 
+def keeps_lengths(model: LanguageModel) -> None:
+    """So do weights that lose a direction and keep their length."""
+    edit = sl.Ablate(direction(model), preserve="norm")
+    baked = sl.bake(model, edit)
+    with model.steering(edit):
+        close(baked.logits(TEXT), model.logits(TEXT))
+
+
 def streams(model: LanguageModel) -> None:
     """Token by token, alone and in a padded batch, and by hand without a cache, the same steered text comes."""
     added = vector(model)
@@ -159,13 +167,34 @@ def sweeps(model: LanguageModel) -> None:
 
 
 WAYS: dict[str, Callable[[LanguageModel], None]] = {
-    way.__name__: way for way in (reads, steers, ablates, bakes, streams, samples, sweeps)
+    way.__name__: way for way in (reads, steers, ablates, bakes, keeps_lengths, streams, samples, sweeps)
 }
 
 #: Cells that cannot be, with words of the sentence that says why.
 _POST_NORM = "a post-norm family"
+_NORMED = ("gemma2", "gemma3", "olmo2", "olmo3", "glm4", "exaone4")
+_ROUTED = (
+    *("mixtral", "qwen3_moe", "gpt_oss", "ernie4_5_moe", "glm4_moe", "granite_moe", "olmoe", "qwen2_moe"),
+    *("deepseek_v2", "deepseek_v3", "jetmoe", "minimax_m2"),
+)
+_MIXED = (
+    *(
+        "qwen3_next",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "lfm2",
+        "lfm2_moe",
+        "bamba",
+        "jamba",
+        "falcon_h1",
+        "granite_hybrid",
+    ),
+    *("nemotron_h", "mamba", "mamba2"),
+)
 REFUSED: dict[tuple[str, str], str] = {
-    **{(family, "bakes"): _POST_NORM for family in ("gemma2", "gemma3", "olmo2", "olmo3", "glm4", "exaone4")},
+    **{(family, way): _POST_NORM for family in _NORMED for way in ("bakes", "keeps_lengths")},
+    **{(family, "keeps_lengths"): "no single map" for family in _ROUTED},
+    **{(family, "keeps_lengths"): "a mixer in attention's place" for family in _MIXED},
     ("bloom", "bakes"): "A norm follows the token embedding",
     ("xglm", "bakes"): "does not start from its token embedding times a number",  # it adds sine positions
     ("jetmoe", "bakes"): "no attention with an output projection",  # experts of attention
@@ -184,6 +213,8 @@ def test_each_family_each_way(family: str, way: str) -> None:
 
 
 def test_enough_families_go_all_ways() -> None:
-    whole = {*FAMILIES, *MORE} - {family for family, _ in REFUSED}
+    refused = {way: {family for family, other in REFUSED if other == way} for way in WAYS}
     assert len({*FAMILIES, *MORE}) >= 55
-    assert len(whole) >= 45
+    assert len({*FAMILIES, *MORE} - refused["bakes"]) >= 45
+    assert len({*FAMILIES, *MORE} - refused["keeps_lengths"]) >= 33
+    assert {way for way in WAYS if refused[way]} == {"bakes", "keeps_lengths"}

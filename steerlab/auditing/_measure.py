@@ -29,7 +29,8 @@ class Sums:
 
     rows, columns: squared norms of the change's. touched: columns in which a number differs. largest: of each column's
     weights in the base. fourth: the sum of the change's fourth powers. rolled: the product of the base with the
-    candidate's rows in another order. casts: the types whose rounding explains every entry so far.
+    candidate's rows in another order. casts: the types whose rounding explains every entry so far. unfit: of these, the
+    ones that the base does not fit where the two differ, and those that the candidate does not.
     """
 
     rows: Float[Tensor, " rows"]
@@ -42,6 +43,7 @@ class Sums:
     dot: float = 0.0
     rolled: float = 0.0
     casts: list[torch.dtype] = field(default_factory=lambda: list(_traces.MANTISSA))
+    unfit: tuple[set[torch.dtype], set[torch.dtype]] = field(default_factory=lambda: (set(), set()))
     sample: tuple[Tensor, Tensor] = field(default_factory=lambda: (torch.empty(0), torch.empty(0)))
 
     @property
@@ -131,13 +133,13 @@ def measure(pair: Matched) -> Measured:
     """Read a matrix, and its change's spectrum where it has one."""
     sums = _gathered(pair)
     before, after = sums.sample
+    cast = _cast(sums)
     if pair.is_matrix:
         sums.sample = (torch.empty(0), torch.empty(0))  # hundreds of matrices are kept: what was read goes
     if sums.energy == 0:
         return Measured(pair, sums)
     bits = _traces.precision_of(after, pair.candidate.dtypes.get(pair.names[1] or "", torch.float32))
     floor = _traces.rounding_variance(after, bits) * pair.shape[0] * pair.shape[1]
-    cast = _cast(sums.casts, before, after)
     if cast or not pair.is_matrix:
         return Measured(pair, sums, floor, cast)
     spectrum = Change(pair.blocks, pair.shape).spectrum()
@@ -185,6 +187,8 @@ def _gathered(pair: Matched) -> Sums:
         sums.touched |= (change != 0).any(0)
         sums.largest = torch.maximum(sums.largest, before.abs().amax(0))
         sums.casts = [dtype for dtype in sums.casts if _traces.is_rounding(before, after, dtype)]
+        for beyond, side in zip(sums.unfit, (before, after), strict=True):
+            beyond |= {dtype for dtype in sums.casts if not _traces.fits(side, dtype)}
     sums.dot, sums.after = sums.before + sums.dot, sums.before + 2 * sums.dot + sums.energy
     sums.sample = (sample[0], sample[1])
     return sums
@@ -194,10 +198,17 @@ def _square(block: Tensor) -> float:
     return float((block * block).sum(1).double().sum())
 
 
-def _cast(casts: list[torch.dtype], before: Tensor, after: Tensor) -> str:
-    """The type that one of the two was rounded to and the other was not; "" where rounding does not explain all."""
-    for dtype in casts:
-        held = [_traces.fits(side, dtype) for side in (before, after)]
+def _cast(sums: Sums) -> str:
+    """The type that one of the two was rounded to and the other was not; "" where rounding does not explain all.
+
+    The sample of rows may have none that differ (words that no text of a fine-tune had), so both sides are also looked
+    at where they do.
+    """
+    for dtype in sums.casts:
+        held = [
+            _traces.fits(rows, dtype) and dtype not in beyond
+            for rows, beyond in zip(sums.sample, sums.unfit, strict=True)
+        ]
         if held[0] != held[1]:
             return str(dtype).removeprefix("torch.")
     return ""

@@ -260,7 +260,7 @@ def _ablation(ablated: Sequence[Measured]) -> Verdict:
         }
         vectors = {f"resid_post.{layer}": own.T for layer, (own, _) in by_layer.items()}
         what = f"{counted(len(layers), 'direction')}, one a layer"
-    how = ", and rows keep their length" if kept > 0.5 else ""
+    how = ", and rows or columns keep their length" if kept > 0.5 else ""
     return Verdict(
         "directional ablation",
         f"{what.capitalize()} was removed from what {_matrices(ablated)} write, with a strength {said}"

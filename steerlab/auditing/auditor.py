@@ -45,7 +45,9 @@ def audit(base: Any, candidate: Any, *, other: Any = None) -> AuditResult:
     measured = [measure(pair) for pair in track(pairs, "auditing", len(pairs))]
     skeleton = skeleton_of(before.config)
     roles = roles_of(skeleton)
-    merged = None if other is None else _merged(before, after, opened(other))
+    merged = (
+        None if other is None else _merged(before, after, opened(other), sum(each.floor for each in measured))
+    )
     lineage = lineage_of(measured)
     said = verdict(measured, roles, lineage, merged)
     return AuditResult(
@@ -82,8 +84,11 @@ def _fingerprint(base: Any, weights: Weights, skeleton: nn.Module | None) -> str
     return fingerprint_of(weights, skeleton) if isinstance(weights, FileWeights) else ""
 
 
-def _merged(base: Weights, candidate: Weights, other: Weights) -> Merged | None:
-    """How the candidate's change lies along the other's; None where nothing changed."""
+def _merged(base: Weights, candidate: Weights, other: Weights, floor: float) -> Merged | None:
+    """How the candidate's change lies along the other's; None where nothing changed.
+
+    The rounding of the candidate's type, of the energy `floor`, need not be explained, up to half of the change.
+    """
     beside = {pair.label: pair for pair in matched(base, other)}
     sums, shares = [0.0, 0.0, 0.0], []
     for pair in matched(base, candidate):
@@ -97,7 +102,8 @@ def _merged(base: Weights, candidate: Weights, other: Weights) -> Merged | None:
     product, change, way = sums
     if not change or not way:
         return None
-    return Merged(product / way, product**2 / (change * way), min(shares), max(shares))
+    meant = max(change - floor, change / 2)
+    return Merged(product / way, min(product**2 / (meant * way), 1.0), min(shares), max(shares))
 
 
 def _products(pair: Matched, twin: Matched) -> tuple[float, float, float]:

@@ -92,7 +92,7 @@ AblateOption = Annotated[
         "--ablate",
         help=r"FILE\[@LAYER] removes the direction found at a layer (its best) everywhere. FILE\:TOWARD\[@LAYERS] "
         "moves its component to that of the mean, of a class of the direction, or to a number, at these "
-        "layers. Repeatable.",
+        r"layers; FILE\:norm\[@LAYERS] removes it from weights that keep their length. Repeatable.",
     ),
 ]
 Answers = Annotated[

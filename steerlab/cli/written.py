@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from steerlab.directions import Direction
     from steerlab.models import Edit, LanguageModel
 
+#: In the place of what an ablation goes toward: toward zero, and weights keep their length.
+_KEPT = "norm"
+
 
 @dataclass(frozen=True)
 class Written:
@@ -151,6 +154,8 @@ def _ablation(model: LanguageModel, one: Written) -> Edit:
     if len(direction.sites) > 1 and direction.best is not None:
         direction = direction.at(direction.best)
     chosen = None if one.layers is None else chosen_layers(one.layers, model.n_layers)
+    if one.amount == _KEPT:
+        return cast("Edit", Ablate(direction, preserve="norm", layers=chosen))
     return cast("Edit", Ablate(direction, toward=one.amount, layers=chosen))
 
 

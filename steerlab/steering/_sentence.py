@@ -27,9 +27,10 @@ def sentence(edit: Any, done: str) -> str:
 
 def where(edit: Any) -> str:
     """ "at resid_post.18", "at resid_post.10 to 18", "at 5 sites"."""
-    sites = edit.sites
+    sites = getattr(edit, "outputs", edit.sites)
     if not sites or getattr(edit, "everywhere", False):
-        return "everywhere in the residual stream"
+        kept = getattr(edit, "preserve", None)
+        return "in what every attention and MLP writes" if kept else "everywhere in the residual stream"
     if any(isinstance(site, str) for site in sites):
         return f"at every {' and '.join(map(str, sites))}"
     layers = [site.layer for site in sites]

@@ -5,6 +5,7 @@ With W the map and b the bias of a part whose output y = W h + b is added to the
     ablation   W ← W − Q Qᵀ W,  b ← b − Q Qᵀ b       removes span Q from every y          (Arditi et al. 2024)
     shift δ    b ← b + δ/m                           adds δ to every m·y
     at h       W ← W − W Q Qᵀ,  b ← b + W δ          the same of the part's input         (ITI: z before W_O)
+    scale      W ← W diag(s)                         scales the input
 
 In a mixture of experts the first holds for every expert, the second only where routing weights sum to one.
 """
@@ -24,6 +25,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.models.tuners import is_tuned
+from steerlab.models.weights import original
 from steerlab.steering import _biases
 
 _SAME = 1e-3
@@ -85,6 +87,12 @@ class Part:
     def project_input(self, basis: Float[Tensor, "d_in k"]) -> None:
         """Remove the span from every input."""
         _subtract_projection(self.matrix, basis)
+
+    def scale_input(self, factors: Float[Tensor, " d_in"]) -> None:
+        """Multiply every input with its factor."""
+        matrix = self.matrix
+        precise = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        matrix.copy_(precise * factors.to(precise))
 
     def shift(self, delta: Float[Tensor, " d_model"]) -> None:
         """Add `delta` to everything that enters the stream from here."""
@@ -265,6 +273,7 @@ class Writers:
             raise SteeringError(f"Layer {layer} has no {what}, so nothing there can be baked.") from error
 
     def _part(self, module: Any, scale: float = 1.0) -> Part:
+        module = original(module)  # what an engine has wrapped
         name = self._names.get(id(module), type(module).__name__)
         if is_tuned(module):
             raise SteeringError(

@@ -15,13 +15,21 @@ Where every token shares a large mean (97 % of the norm in Gemma-3-270M), any di
 that part out breaks the model whatever the direction means. About the mean of a class only what differs from it is
 changed. The mean differs from site to site, so the default is then the output of every block; a window of layers costs
 less.
+
+With preserve="norm" it is the change of weights that current tools publish as norm-preserving abliteration (Lai 2025):
+
+    W ← (W − Q Qᵀ W) diag(s),   s_j = ‖w_j‖ / ‖w_j − Q Qᵀ w_j‖
+
+for the output projections of attention and the down projections of MLPs alone: the column w_j, what input j writes,
+keeps its length. As hooks it is h ← s ⊙ h in front of W and y ← y − Q Qᵀ y behind it, and `bake` writes the same. The
+token embedding keeps what it has of Q, so that part stays in the stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -32,8 +40,17 @@ from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Site, site_of
 from steerlab.models.operators import Operator
 from steerlab.models.sites import CONTRIBUTIONS
-from steerlab.steering._amounts import at_layers, orthonormal, require_finite, unit_rows, where_it_works
+from steerlab.steering._amounts import (
+    LayersGiven,
+    at_layers,
+    layers_given,
+    orthonormal,
+    require_finite,
+    unit_rows,
+    where_it_works,
+)
 from steerlab.steering._intervention import Intervention
+from steerlab.steering._lengths import INPUTS, factors, input_of, stream_outputs
 from steerlab.steering.registry import register_intervention
 
 STREAM_WRITES = ("resid_pre", *CONTRIBUTIONS, "ln_final_in")
@@ -55,25 +72,45 @@ class Ablate(Intervention):
             means by site are in the direction's file), or by site ``{"resid_post.8": 1.5}`` a number, k numbers or a
             state [width]. The first token, whose state is often of another size, is left out with
             ``positions=All() - Index(0)``.
+        preserve: "norm": what each input of a writing map writes keeps its length, see the module. Then the sites are
+            "attn_out" and "mlp_out", by default of every layer, and `check` adds the places in front of the maps (z,
+            mlp_post), where inputs are scaled. It goes toward 0, at full strength. None: lengths are not put back.
 
     Where, on which tokens and when: see `Intervention`.
 
     Raises:
         DirectionError: when the direction has no vector for a site, or does not know the mean there.
-        SteeringError: when it has several sites, no best one, and no site is named; or the value is none.
+        SteeringError: when it has several sites, no best one, and no site is named; or the value is none; or lengths
+            are to be kept of something that is no single map writing to the stream.
     """
 
     kind: ClassVar[str] = "ablate"
 
     direction: Direction
     toward: Toward = 0.0
+    preserve: Literal["norm"] | None = None
     everywhere: bool = field(init=False, repr=False, default=False)
+    _factors: dict[Site, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def check(self, model: LanguageModel) -> None:
         """Raise `DirectionError` unless the direction belongs to this model and fits the sites."""
         if self.everywhere:
-            object.__setattr__(self, "sites", stream_writes(model))
+            writes = stream_outputs(model) if self.preserve else stream_writes(model)
+            object.__setattr__(self, "sites", writes)
+        elif self.preserve:
+            object.__setattr__(self, "sites", tuple(self.outputs))  # without what a check before has added
         super().check(model)
+        if self.preserve:
+            self._learn_lengths(model)
+
+    @property
+    def outputs(self) -> Sequence[Site]:
+        """The sites at which the direction is removed; those where inputs are scaled are left out."""
+        return [site for site in self.sites if site not in self._factors]
+
+    def factors(self, site: Site) -> Float[Tensor, " width"] | None:
+        """What the state in front of a map is multiplied with, once `check` has read the weights; else None."""
+        return self._factors.get(site)
 
     @property
     def constant(self) -> float | None:
@@ -81,9 +118,12 @@ class Ablate(Intervention):
         return float(self.toward) if isinstance(self.toward, int | float) else None
 
     def _said(self) -> str:
-        return f"removes {self.direction.estimator}{toward_text(self.toward)}"
+        kept = ", with the lengths of weights kept," if self.preserve else ""
+        return f"removes {self.direction.estimator}{toward_text(self.toward)}{kept}"
 
     def _validate(self) -> None:
+        if self.preserve is not None:
+            self._validate_kept()
         if isinstance(self.toward, bool) or not isinstance(self.toward, int | float | str | Mapping):
             raise SteeringError(
                 f"An ablation goes toward 0, a number, 'mean', the name of a class or values by site, not toward "
@@ -93,7 +133,43 @@ class Ablate(Intervention):
             by_site = {site_of(name): _plain(value) for name, value in self.toward.items()}
             object.__setattr__(self, "toward", by_site)
 
+    def _validate_kept(self) -> None:
+        if self.preserve != "norm":
+            raise SteeringError(f"An ablation keeps 'norm' or nothing (None), not {self.preserve!r:.80}.")
+        if self.constant != 0:
+            raise SteeringError(
+                f"With preserve='norm' weights lose a direction and keep their length, which goes toward 0 alone and "
+                f"not toward {self.toward!r:.80}; leave one of the two out."
+            )
+        if self.schedule is not None:
+            raise SteeringError(
+                "With preserve='norm' a share of the change keeps no length, so a schedule means nothing; leave one of "
+                "the two out."
+            )
+
+    def _require_sound(self) -> None:
+        if self.preserve:
+            self._validate()  # factors are learnt from the model
+        else:
+            super()._require_sound()
+
+    def _learn_lengths(self, model: LanguageModel) -> None:
+        """Read the weights' lengths, and act in front of them, too."""
+        removed = tuple(self.outputs)
+        found: dict[Site, Tensor] = dict(
+            factors(model, site, orthonormal(self.direction, site)) for site in removed
+        )
+        object.__setattr__(self, "_factors", found)
+        object.__setattr__(self, "sites", tuple(sorted((*removed, *found))))
+        self._operators.clear()
+
     def _operator(self, site: Site) -> Operator:
+        if site in self._factors:
+            return Operator(keep=self._factors[site])
+        if self.preserve and site.name not in INPUTS:
+            raise SteeringError(
+                f"How long weights are, the model says; enter model.steering(...) before anything is done at {site}."
+            )
         basis = orthonormal(self.direction, site)
         return Operator(reads=-basis, writes=basis.T, shift=self._kept(site, basis))
 
@@ -126,7 +202,31 @@ class Ablate(Intervention):
         return value
 
     def _like(self, site: Site) -> Site:
-        return self.direction.source(site) if self.constant == 0 else site
+        return self.direction.source(site) if self.constant == 0 and not self.preserve else site
+
+    def _named_sites(self) -> list[Site | str]:
+        """The sites as they were named; of a copy of a checked edit without those in front of maps."""
+        named = super()._named_sites()
+        if not self.preserve:
+            return named
+        added = {input_of(site) for site in named if isinstance(site, Site)}
+        named = [site for site in named if site not in added]
+        for site in named:
+            if str(site).partition(".")[0] not in INPUTS:
+                raise SteeringError(
+                    "With preserve='norm' an ablation acts on what attention and MLPs write (attn_out, mlp_out), not "
+                    f"at {site}; name other sites, or leave preserve out."
+                )
+        return named
+
+    def _layers_sites(self, layers: LayersGiven) -> Sequence[Site]:
+        if not self.preserve:
+            return super()._layers_sites(layers)
+        object.__setattr__(self, "direction", self.direction.at(*where_it_works(self.direction)))
+        if layers is None or layers == "all":
+            object.__setattr__(self, "everywhere", True)
+            return ()
+        return tuple(Site(name, layer) for layer in layers_given(layers) for name in INPUTS)
 
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
         if layers is not None:
@@ -154,7 +254,16 @@ class Ablate(Intervention):
         return value if name == "toward" else super()._read(name, value, *known)
 
     def _sites_as_data(self) -> list[str] | None:
-        return None if self.everywhere else super()._sites_as_data()
+        if self.everywhere:
+            return None
+        return [str(site) for site in self._families or self.outputs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The intervention as JSON data; without `preserve` where nothing is, as it always was."""
+        data = super().to_dict()
+        if self.preserve is None:
+            del data["preserve"]
+        return data
 
 
 def stream_writes(model: LanguageModel) -> tuple[Site, ...]:

@@ -4,8 +4,9 @@
              projection of block l; resid_pre.0: the embedding; z: W_O δ on the output projection, as ITI does)
     Ablate   W ← W − Q Qᵀ W for every part that writes to the stream (Arditi et al. 2024), biases and learned
              positions included; tied embeddings are untied first, since the unembedding only reads. Toward one number
-             that component is a constant where the stream begins. Toward a mean it differs from block to block and
-             what earlier blocks wrote would have to be undone there, which no weights do
+             that component is a constant where the stream begins. With preserve="norm" each column of the output
+             projections of attention and MLPs keeps its length: (W − Q Qᵀ W) diag(s). Toward a mean it differs from
+             block to block and what earlier blocks wrote would have to be undone there, which no weights do
 
 Both are exact up to rounding, or refused with the reason. The result is proved on a few tokens against the hooks before
 it is handed out.
@@ -36,7 +37,7 @@ from steerlab.steering._writers import Part, Writers, project
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 
-_KNOWN = ("direction", "sites", "strength", "unit", "positions", "toward")
+_KNOWN = ("direction", "sites", "strength", "unit", "positions", "toward", "preserve")
 _TINY = 1e-6
 
 
@@ -86,7 +87,7 @@ class _Step:
     """One change of one part."""
 
     part: Part
-    verb: Literal["project", "project_input", "shift", "shift_input"]
+    verb: Literal["project", "project_input", "scale_input", "shift", "shift_input"]
     tensor: Tensor
 
 
@@ -204,7 +205,9 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
             continue
         for site in dict.fromkeys(edit.sites):
             at_input = site.name in ("z", "mlp_post")
-            if isinstance(edit, Ablate):
+            if isinstance(edit, Ablate) and (kept := edit.factors(site)) is not None:
+                steps = [_Step(_reader(writers, site), "scale_input", kept)]
+            elif isinstance(edit, Ablate):
                 steps = _local(writers, site, orthonormal(edit.direction, site))
                 steps += _shifts(steps, _kept(edit, site))
             else:
@@ -289,10 +292,8 @@ def _require_number(edit: Ablate) -> None:
 def _local(writers: Writers, site: Site, basis: Tensor) -> list[_Step]:
     """An ablation at one site: of what a part reads or writes there, but not of the stream alone."""
     match site.name, site.layer:
-        case "z", int(layer):
-            return [_Step(writers.attention(layer), "project_input", basis)]
-        case "mlp_post", int(layer):
-            return [_Step(writers.down_projection(layer), "project_input", basis)]
+        case "z" | "mlp_post", _:
+            return [_Step(_reader(writers, site), "project_input", basis)]
         case "attn_out" | "mixer_out" | "mlp_out", _:
             return [_Step(part, "project", basis) for part in writers.contribution(site)]
         case "embed", _:
@@ -303,17 +304,21 @@ def _local(writers: Writers, site: Site, basis: Tensor) -> list[_Step]:
     )
 
 
+def _reader(writers: Writers, site: Site) -> Part:
+    """The map that reads at z or mlp_post."""
+    assert site.layer is not None
+    return writers.attention(site.layer) if site.name == "z" else writers.down_projection(site.layer)
+
+
 def _addition(
     writers: Writers, site: Site, delta: Tensor, later: Sequence[Tensor], everywhere: Sequence[Tensor]
 ) -> list[_Step]:
     """A constant at one site; `later` are the ablations of the whole stream that come after it in order."""
-    model, layer = writers.model, site.layer
+    model = writers.model
     if not delta.any():
         return []
     if site.name in ("z", "mlp_post"):
-        assert layer is not None
-        part = writers.attention(layer) if site.name == "z" else writers.down_projection(layer)
-        return [_Step(part, "shift_input", delta)]
+        return [_Step(_reader(writers, site), "shift_input", delta)]
     last = site == stream_writes(model)[-1]
     # Where the stream is ablated again before anything reads it, only what all ablations leave remains.
     read_at_once = not last and (

@@ -153,6 +153,18 @@ def test_a_few_ablated_matrices_among_casts_are_found() -> None:
     assert sum(row.label == "cast to bfloat16" for row in found.matrices) > 50
 
 
+def test_a_cast_of_a_table_of_which_few_rows_differ_is_one() -> None:
+    """As after a fine-tune, which moves the words of its texts alone, and none of the rows that are sampled."""
+    base = build("llama", vocab_size=1024).bfloat16().float()
+    with torch.no_grad():
+        base.model.embed_tokens.weight[5:8] += 1e-4 * torch.randn(3, 32)  # every fourth is sampled
+    found = sl.audit(base, half(base))
+    assert found.kind == "cast or requantised", found.sentence
+    assert [row.label for row in found.matrices if row.label != "same"] == ["cast to bfloat16"]
+    back = sl.audit(half(base), base)
+    assert back.kind == "cast or requantised", back.sentence
+
+
 def test_strengths_that_differ_by_layer_are_said() -> None:
     model = base = build("llama")
     for layer, strength in enumerate((0.4, 0.9, 1.3)):
