@@ -81,28 +81,33 @@ def changed_maps(base: LanguageModel, post: LanguageModel) -> dict[str, float]:
 
 
 @contextmanager
-def random_lora(
-    model: LanguageModel, norms: Mapping[str, float], seed: int, rank: int = RANK
-) -> Iterator[None]:
+def random_lora(model: LanguageModel, norms: Mapping[str, float], seed: int) -> Iterator[None]:
     """Inside, each of these linear maps computes W x + B A x with ‖B A‖ as given; the weights stay as they are."""
     modules = dict(model.model.named_modules())
     handles = []
     try:
-        for number, (name, norm) in enumerate(norms.items()):
-            weight = _weight(modules[name])
-            assert weight is not None
-            outputs, inputs = weight.shape if isinstance(modules[name], nn.Linear) else weight.shape[::-1]
-            draw = torch.Generator().manual_seed(1_000_003 * seed + number)
-            first = torch.randn(min(rank, inputs, outputs), inputs, generator=draw)
-            second = torch.randn(outputs, len(first), generator=draw)
-            # ‖B A‖² = tr((BᵀB)(A Aᵀ)), without the product
-            length = ((second.T @ second) * (first @ first.T)).sum().sqrt()
-            first *= norm / length
-            handles.append(modules[name].register_forward_hook(_adding(first, second, weight)))
+        for name, (first, second) in random_factors(model, norms, seed):
+            handles.append(modules[name].register_forward_hook(_adding(first, second, modules[name].weight)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def random_factors(
+    model: LanguageModel, norms: Mapping[str, float], seed: int
+) -> Iterator[tuple[str, tuple[Float[Tensor, "rank inputs"], Float[Tensor, "outputs rank"]]]]:
+    """By name A and B of a random change of each of these linear maps, ‖B A‖ as given."""
+    modules = dict(model.model.named_modules())
+    for number, (name, norm) in enumerate(norms.items()):
+        shape = modules[name].weight.shape
+        outputs, inputs = shape if isinstance(modules[name], nn.Linear) else shape[::-1]
+        draw = torch.Generator().manual_seed(1_000_003 * seed + number)
+        first = torch.randn(min(RANK, inputs, outputs), inputs, generator=draw)
+        second = torch.randn(outputs, len(first), generator=draw)
+        # ‖B A‖² = tr((BᵀB)(A Aᵀ)), without the product
+        length = ((second.T @ second) * (first @ first.T)).sum().sqrt()
+        yield name, (first * (norm / length), second)
 
 
 def with_lora(base: LanguageModel, norms: Mapping[str, float], seed: int) -> Reads:
@@ -126,7 +131,7 @@ def _weight(module: Any) -> Tensor | None:
     return None
 
 
-def _adding(first: Tensor, second: Tensor, weight: Tensor) -> Any:
+def _adding(first: Tensor, second: Tensor, weight: Any) -> Any:
     a, b = (part.to(weight.device, weight.dtype) for part in (first, second))
 
     def hook(_module: nn.Module, given: tuple[Tensor, ...], found: Tensor) -> Tensor:

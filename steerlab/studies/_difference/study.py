@@ -81,6 +81,11 @@ _AMOUNTS: dict[str, Amount] = {
 }
 
 
+def difference_amount(size: str) -> Amount:
+    """How much a run of this size reads ("quick", "full", or `studies._pair.LARGE`)."""
+    return _AMOUNTS[size]
+
+
 def difference(
     pair: Pair | Models,
     texts: Sequence[str] | None = None,
