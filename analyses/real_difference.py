@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from _local_copies import digest, model_folder
 from _part_files import Row
-from _script import arguments_of, draw, ends, named, part_files, settings_of, slug
+from _script import arguments_of, ends, named, part_files, settings_of, slug
 from post_training.examples import read_answers, requests
 
 import steerlab as sl
 from steerlab import studies
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
+from steerlab.plots import save_all
 from steerlab.studies import Pair
 from steerlab.studies._difference.laws import read_laws
 from steerlab.studies._difference.lens import Reader, topic_auc
@@ -111,7 +112,12 @@ def sha256_of(post: str, plan: Mapping[str, Any]) -> str:
     """The weights of a post model: an adapter's file, base's own, or that of the adapter whose norms are drawn."""
     if post == "itself":
         return str(plan["sha256"])
-    return digest(ADAPTERS / post.removeprefix("random ") / "adapter_model.safetensors")
+    return digest(adapter_folder(post, plan) / "adapter_model.safetensors")
+
+
+def adapter_folder(post: str, plan: Mapping[str, Any]) -> Path:
+    """Where an adapter lies: in `post_training/`, or in the folder that the file names."""
+    return Path(plan.get("adapters", ADAPTERS)) / post.removeprefix("random ")
 
 
 def part_of(each: Mapping[str, Any], plan: Mapping[str, Any]) -> Row:
@@ -131,7 +137,7 @@ def load_post(post: str, plan: Mapping[str, Any], base: LanguageModel) -> Langua
     if post == "itself":
         return fresh
     if not post.startswith("random "):
-        return sl.load(ADAPTERS / post, base=fresh)
+        return sl.load(adapter_folder(post, plan), base=fresh)
     norms = changed_maps(base, load_post(post.removeprefix("random "), plan, base))
     modules = dict(fresh.model.named_modules())
     with torch.no_grad():
@@ -288,8 +294,11 @@ def main() -> None:
             files[name].write(part, rows)
         files["runs"].write(part, [run_row(result)])  # last: it says that the part is done
         print(*result.summary, sep="\n  ", flush=True)
-        for name, figure in result.figures().items():
-            draw(figure, arguments.folder / f"{slug(each['label'])}_{name}.svg", height=520)
+        pictures = result.figures().items()
+        names = {arguments.folder / f"{slug(each['label'])}_{name}.svg": figure for name, figure in pictures}
+        for saved in save_all(names):
+            if saved.reason:
+                saved.path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from steerlab.studies._difference.laws import moved, read_laws
 from steerlab.studies._difference.lens import Reader, halvings, topic_auc
 from steerlab.studies._difference.nulls import (
     changed_maps,
-    flipped,
     flips,
     random_factors,
     random_lora,
@@ -260,8 +259,6 @@ def test_scaling_and_orders_of_texts_change_nothing(seed: int, scale: float) -> 
     np.testing.assert_allclose(shared_by_text(-rows, 1.0)[0], first, rtol=1e-6)
     moved_mean = with_random_mean(rows[None], seed, 0)[0]
     assert float(moved_mean.mean(dim=0).norm()) == pytest.approx(float(rows.mean(dim=0).norm()), rel=1e-3)
-    twice = flipped(flipped(rows[None], np.full(8, -1.0)), np.full(8, -1.0))
-    assert torch.equal(twice[0], rows)
 
 
 def test_a_random_lora_has_the_norm_asked_for_and_leaves_nothing(
@@ -323,6 +320,8 @@ def test_the_verdict_needs_every_null() -> None:
     assert verdict_of(found, (null("a"), null("b", shared_p=0.1))) == "not identified"
     assert verdict_of(lost, (null("a"),)) == "not identified"
     assert verdict_of(found, ()) == "not identified"
+    flips_only = null("a").model_copy(update={"stands_out": None, "alike": None})
+    assert verdict_of(found, (flips_only,)) == "generic"
 
 
 def test_commitment_is_none_where_the_token_says_nothing_and_all_where_it_says_all() -> None:
@@ -369,6 +368,23 @@ def test_the_bundled_pair_differs_and_names_no_topic() -> None:
     said = " ".join(found.summary)
     assert "unrelated texts" in said
     assert "Post leaves base's greedy path behind" in said
+
+
+def test_a_planted_topic_is_named_and_its_words_are_read() -> None:
+    base = sl.load("zoo:small-base")
+    animals = ["cat", "dog", "fox", "bird", "horse", "lion", "bear", "fish"]
+    rows = base.unembedding[[base.token_id(f" {word}") for word in animals]].float()
+    towards = (rows / rows.norm(dim=1, keepdim=True)).sum(dim=0)
+    planted = sl.bake(base, sl.Add(10 * towards / towards.norm(), unit="raw", sites="resid_post.2"))
+    found = studied(base, planted, None, topic=animals)
+    assert found.verdict == "narrow topic readable"
+    assert {" cat", " bear", " dog", " fox"} <= set(found.read.words[:8])
+    assert found.read.topic is not None
+    assert found.read.topic.low > 0.9
+    assert found.steering.effect.value > found.steering.control.high
+    assert "no random LoRA of equal norm and the verdict rests on the other nulls" in " ".join(found.summary)
+    # what the topic is has no part in the verdict
+    assert studied(base, planted, None).verdict == found.verdict
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def _nulls(result: DifferenceResult) -> Figure:
             *(
                 Series.of(null.name, [null.stands_out, null.alike.transform(lambda value: 10 * value)])
                 for null in result.nulls
+                if null.stands_out is not None and null.alike is not None
             ),
         ],
         title="Words of one half of the texts, on the other half",

@@ -95,7 +95,7 @@ def read_laws(base: LanguageModel, post: LanguageModel, texts: Texts) -> LawDiff
         ):
             p, q = (each.log_softmax(dim=-1).cpu() for each in (logits, others))
             best = p.argmax(dim=-1)
-            parts.append((kl(p.double(), q.double()), (q > q.gather(1, best[:, None])).sum(dim=1)))
+            parts.append((kl(p, q), (q > q.gather(1, best[:, None])).sum(dim=1)))
             delta += (q - p).sum(dim=0).double()
             chances, changed = p.exp(), q.exp()
             first.add_(chances.mean(dim=0).double() * len(p) / len(p_states))

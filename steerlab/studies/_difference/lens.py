@@ -1,4 +1,4 @@
-"""What a mean difference says in words, and whether it says it again on other texts.
+"""What an average difference says in words, and whether it says it again on other texts.
 
 A difference m is read through base's final norm and the rows w of its unembedding, less what they make of nothing:
 
@@ -73,7 +73,7 @@ class Reader:
     @cached_property
     def _units(self) -> Float[Tensor, "word width"]:
         rows = self._rows - self._rows.mean(dim=0)
-        return rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        return torch.nn.functional.normalize(rows, dim=1)
 
     def _rows_of(self, ids: Int[Tensor, " some"]) -> Float[Tensor, "some width"]:
         rows = self.model.unembedding
@@ -89,7 +89,8 @@ class Reader:
                 self.model.device, self.model.dtype
             )
             found: Tensor = norm(given).float().cpu()
-        return found[:-1] - found[-1]
+        less: Tensor = found[:-1] - found[-1]
+        return less
 
     def scores(
         self, vectors: Float[Tensor, "row width"], ids: Sequence[int] | None = None
@@ -108,11 +109,14 @@ class Reader:
     def legible(
         self, rows: Float[Tensor, "layer text width"], halves: NDArray[np.bool_]
     ) -> Float[np.ndarray, "layer 2"]:
-        """`stands out` and `alike` at each layer, the mean over the halvings [split, text]; 0 of zeros."""
+        """`stands out` and `alike` at each layer of the second half of the model, where a lens reads, the mean over the
+        halvings [split, text]; 0 of zeros, NaN at the layers before."""
         masks = torch.from_numpy(halves)
         means = torch.stack([rows[:, half].mean(dim=1) for mask in masks for half in (mask, ~mask)], dim=1)
-        found = np.zeros((len(rows), 2))
-        for layer, vectors in enumerate(means):
+        found = np.full((len(rows), 2), np.nan)
+        for layer in range(len(rows) // 2, len(rows)):
+            vectors = means[layer]
+            found[layer] = 0.0
             if not bool(vectors.any()):
                 continue
             scores = self.scores(vectors)
@@ -156,7 +160,7 @@ def topic_auc(
     less: Float[Tensor, "text width"] | None = None,
     seed: int = 0,
 ) -> Estimate:
-    """Rank AUC of the topic's words among other words in the mean difference, resampled by text; 0.5 of nothing.
+    """Rank AUC of the topic's words among other words in the average difference, resampled by text; 0.5 of nothing.
 
     less: another difference of the same texts; the estimate is then of AUC less that one's, with the same draws.
     """

@@ -1,6 +1,6 @@
 """What chance makes of a difference: signs flipped over texts, random vectors, random LoRA of equal norm.
 
-    signs flipped      d_i ↦ s_i d_i, s_i = ±1: nothing that texts have in common is left
+    signs flipped      d_i ↦ s_i d_i, s_i = ±1: what texts have in common is gone on average
     random vector      the mean is replaced by a random one of the same length, what texts differ by stays
     random LoRA        every linear map of base gets a random low-rank change with the Frobenius norm of post's own;
                        it is read on the same texts
@@ -49,21 +49,14 @@ def flips(count: int, draws: int, seed: int) -> Float[np.ndarray, "draw text"]:
     return np.random.default_rng([seed, 1]).choice([-1.0, 1.0], size=(draws, count))
 
 
-def flipped(
-    rows: Float[Tensor, "layer text width"], signs: Float[np.ndarray, " text"]
-) -> Float[Tensor, "layer text width"]:
-    """The differences with these signs."""
-    factors: Tensor = torch.from_numpy(signs).float()
-    return rows * factors[None, :, None]
-
-
 def with_random_mean(
     rows: Float[Tensor, "layer text width"], seed: int, draw: int
 ) -> Float[Tensor, "layer text width"]:
     """The differences about a random mean of the same length at each layer."""
     mean = rows.mean(dim=1, keepdim=True)
     vector = torch.from_numpy(np.random.default_rng([seed, 2, draw]).standard_normal(mean.shape)).float()
-    return rows - mean + vector / vector.norm(dim=2, keepdim=True) * mean.norm(dim=2, keepdim=True)
+    unit: Tensor = torch.nn.functional.normalize(vector, dim=2)
+    return rows - mean + unit * mean.norm(dim=2, keepdim=True)
 
 
 def changed_maps(base: LanguageModel, post: LanguageModel) -> dict[str, float]:

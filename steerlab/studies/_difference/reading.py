@@ -1,4 +1,4 @@
-"""What both models hold on the same tokens: mean differences of the residual stream by text, layer and position.
+"""What both models hold on the same tokens: average differences of the residual stream by text, layer and position.
 
     d_i = mean over the tokens of text i of (x_post − x_base)        one vector a layer and place
 

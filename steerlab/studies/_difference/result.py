@@ -22,10 +22,10 @@ _SURE = 0.05
 
 
 class Layer(Record):
-    """The mean difference at a layer's output.
+    """The average difference at a layer's output.
 
     shared: what the texts' differences have in common, as a share of the stream's norm. lora: the same of random LoRA
-    (mean, least and greatest), None without them. stands_out, alike: see `lens`. words: read of the mean difference.
+    (mean, least and greatest), None without them. stands_out, alike: see `lens`. words: read of the average difference.
     topic: rank AUC of the topic's words, None without a topic.
     """
 
@@ -39,7 +39,7 @@ class Layer(Record):
 
 
 class Place(Record):
-    """The mean difference at one place of the texts."""
+    """The average difference at one place of the texts."""
 
     layer: int
     place: str
@@ -49,7 +49,8 @@ class Place(Record):
 
 
 class Null(Record):
-    """What chance makes of the three quantities: mean, least and greatest of its draws, and p of the pair's own value.
+    """What chance makes of the three quantities: mean, least and greatest of its draws, and p of the pair's own value;
+    None and NaN where it says nothing of one.
 
     shared: mean over layers. stands_out: at the layer where it is greatest. alike: at that layer.
     """
@@ -57,9 +58,9 @@ class Null(Record):
     name: str
     shared: Estimate | None
     shared_p: Number
-    stands_out: Estimate
+    stands_out: Estimate | None
     stands_out_p: Number
-    alike: Estimate
+    alike: Estimate | None
     alike_p: Number
 
 
@@ -116,5 +117,6 @@ def verdict_of(shared: Estimate, nulls: tuple[Null, ...]) -> Verdict:
     known = [null.shared_p for null in nulls if null.shared is not None]
     if not (shared.low > 0 and known and max(known) <= _SURE):
         return "not identified"
-    narrow = all(max(null.stands_out_p, null.alike_p) <= _SURE for null in nulls)
+    read = [max(null.stands_out_p, null.alike_p) for null in nulls if null.stands_out is not None]
+    narrow = bool(read) and max(read) <= _SURE
     return "narrow topic readable" if narrow else "generic"

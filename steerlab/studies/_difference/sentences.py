@@ -65,7 +65,11 @@ def _verdict(result: DifferenceResult) -> str:
 def _words(result: DifferenceResult) -> str:
     listed = ", ".join(repr(word) for word in result.read.words[:8])
     out, alike = (
-        ", ".join(f"{_short(null)} {getattr(null, field).high:.2f}" for null in result.nulls)
+        ", ".join(
+            f"{_short(null)} {value.high:.2f}"
+            for null in result.nulls
+            if (value := getattr(null, field)) is not None
+        )
         for field in ("stands_out", "alike")
     )
     return (
@@ -93,7 +97,7 @@ def _steered(result: DifferenceResult) -> str:
     steered = result.steering
     verdict = "beyond all of them" if steered.above_control else "not beyond all of them"
     return (
-        f"Adding the mean difference to base at layer {steered.layer} takes {steered.effect} of the "
+        f"Adding the average difference to base at layer {steered.layer} takes {steered.effect} of the "
         f"{steered.before.value:.4f} nats a token to post's law; random vectors of its length "
         f"{steered.control.low:.4f} to {steered.control.high:.4f}: {verdict}."
     )

@@ -1,6 +1,6 @@
-"""Base steered with the mean difference, as long as it is: does its law move towards post's?
+"""Base steered with the average difference, as long as it is: does its law move towards post's?
 
-Added is the mean difference at one layer's output, at every text token.
+Added is the average difference at one layer's output, at every text token.
 
     effect = KL(post ‖ base) − KL(post ‖ steered base)        nats a token, positive: nearer to post
 
@@ -31,7 +31,7 @@ _RANDOM = "mean, least and greatest of {n} random vectors of the same length"
 
 
 class Steering(Record):
-    """Base with the mean difference of a layer added: texts read, KL(post ‖ base), what is taken from it (effect),
+    """Base with the average difference of a layer added: texts read, KL(post ‖ base), what is taken from it (effect),
     random vectors (control), and the price KL(base ‖ steered); nats a token."""
 
     layer: int

@@ -1,8 +1,8 @@
 """Where do two models differ on unrelated text, and does the difference name a narrow topic? No judge is asked.
 
-Both models read the same texts. The mean difference of their residual streams, by layer and by place, is read through
-base's unembedding (`lens`), compared with what chance makes of it (`nulls`), and added to base (`steering`). Their
-next-token laws are compared position by position (`laws`), and their answers where they first fork (`forks`).
+Both models read the same texts. The average difference of their residual streams, by layer and by place, is read
+through base's unembedding (`lens`), compared with what chance makes of it (`nulls`), and added to base (`steering`).
+Their next-token laws are compared position by position (`laws`), and their answers where they first fork (`forks`).
 Sources: the activation-difference lens and diff mining, Minder et al. (2025, arXiv 2510.13900), which ask language
 models to grade; random LoRA as null is ours.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,7 +25,6 @@ from steerlab.studies._difference.laws import moved, positions, read_laws
 from steerlab.studies._difference.lens import Reader, halvings, topic_auc
 from steerlab.studies._difference.nulls import (
     changed_maps,
-    flipped,
     flips,
     shared_by_text,
     with_lora,
@@ -76,7 +76,7 @@ class Amount:
 
 _AMOUNTS: dict[str, Amount] = {
     "quick": Amount(texts=48, tokens=32),
-    LARGE: Amount(texts=32, tokens=24, steered=8, randoms=5, forks=8, steps=16),
+    LARGE: Amount(texts=20, tokens=24, halvings=1, steered=6, randoms=5, forks=6, steps=16),
     "full": Amount(texts=200, tokens=64, draws=39, halvings=4, steered=64, randoms=20, forks=64, steps=48),
 }
 
@@ -126,7 +126,7 @@ def difference(
     own, lora = found["post"], [found[name] for name in found if name.startswith(LORA)]
     halves = halvings(len(chosen), amount.halvings, seed)
     legible = reader.legible(own.at(), halves)
-    best = int(legible[:, 0].argmax())
+    best = int(np.nanargmax(legible[:, 0]))
     by_text = _shared(own)
     shared = bootstrap_mean(by_text.mean(axis=0), seed=seed)
     nulls = _nulls(reader, own, lora, halves, shared, legible, amount, seed)
@@ -224,21 +224,22 @@ def _nulls(
         ],
         axis=0,
     )
-    drawn = {
-        FLIPS: (mixed, [flipped(rows, each) for each in signs[: amount.draws]]),
+    # A reading knows no length, so flipped signs, which shrink what texts share and do not turn it, are no null of it.
+    drawn: dict[str, tuple[np.ndarray | None, list[Tensor]]] = {
+        FLIPS: (mixed, []),
         VECTORS: (None, [with_random_mean(rows, seed, draw) for draw in range(amount.draws)]),
         LORA: (np.array([_shared(each).mean() for each in lora]), [each.at() for each in lora]),
     }
     return tuple(
         _null(name, values, [_peak(reader.legible(each, halves)) for each in states], shared, _peak(legible))
         for name, (values, states) in drawn.items()
-        if states
+        if states or name == FLIPS
     )
 
 
 def _peak(legible: np.ndarray) -> tuple[float, float]:
     """Both numbers at the layer where words stand out most."""
-    best = int(legible[:, 0].argmax())
+    best = int(np.nanargmax(legible[:, 0]))
     return float(legible[best, 0]), float(legible[best, 1])
 
 
@@ -249,16 +250,17 @@ def _null(
     shared: Estimate,
     peak: tuple[float, float],
 ) -> Null:
-    out, alike = (np.nan_to_num(np.array(column)) for column in zip(*peaks, strict=True))
-    return Null(
-        name=name,
-        shared=None if values is None else mean_and_extremes(values.tolist(), _DRAWS),
-        shared_p=float("nan") if values is None else permutation_p_value(shared.value, values),
-        stands_out=mean_and_extremes(out.tolist(), _DRAWS),
-        stands_out_p=permutation_p_value(peak[0], out),
-        alike=mean_and_extremes(alike.tolist(), _DRAWS),
-        alike_p=permutation_p_value(float(np.nan_to_num(peak[1])), alike),
-    )
+    drawn = {"shared": (shared.value, None if values is None else values.tolist())}
+    for number, field in enumerate(("stands_out", "alike")):
+        drawn[field] = (
+            float(np.nan_to_num(peak[number])),
+            [float(np.nan_to_num(each[number])) for each in peaks],
+        )
+    fields: dict[str, Any] = {"name": name}
+    for field, (own, null) in drawn.items():
+        fields[field] = mean_and_extremes(null, _DRAWS) if null else None
+        fields[f"{field}_p"] = permutation_p_value(own, null) if null else float("nan")
+    return Null(**fields)
 
 
 def _layers(
@@ -312,6 +314,6 @@ def _missing(norms: dict[str, float], own: Differences) -> dict[str, str]:
     if own.nothing:
         return {LORA: "No weight and no state differs, so there is no random LoRA of equal norm."}
     return {
-        LORA: "The models differ, but in no linear map that both hold apart, so there is no random LoRA of equal norm; "
-        "load an adapter folded into weights of its own (sl.load(adapter, base=path))."
+        LORA: "No linear map's weights differ between the models (or both hold one set of them), so there is no random "
+        "LoRA of equal norm and the verdict rests on the other nulls; fold an adapter into weights of its own."
     }

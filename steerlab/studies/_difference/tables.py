@@ -64,17 +64,17 @@ def _layers(result: DifferenceResult) -> Table:
         columns["topic's rank AUC"] = "topic"
     return Table.of(
         "layers",
-        "The mean difference by layer",
+        "The average difference by layer",
         result.layers,
         columns,
-        note="Words: those that base's final norm and unembedding read in the mean difference of all texts.",
+        note="Words: those that base's final norm and unembedding read in the average difference of all texts.",
     )
 
 
 def _places(result: DifferenceResult) -> Table:
     return Table.of(
         "places",
-        f"The mean difference by place, at layer {result.read_at}",
+        f"The average difference by place, at layer {result.read_at}",
         [row for row in result.places if row.layer == result.read_at],
         {
             "place": "place",
@@ -117,7 +117,7 @@ def _tokens(result: DifferenceResult) -> Table:
 def _steering(result: DifferenceResult) -> Table:
     return Table.of(
         "steering",
-        "Base steered with the mean difference",
+        "Base steered with the average difference",
         [result.steering],
         {
             "layer": "layer",
@@ -128,7 +128,7 @@ def _steering(result: DifferenceResult) -> Table:
             "beyond all": lambda row: "yes" if row.above_control else "no",
             "KL(base ‖ steered)": "price",
         },
-        note="Nats a token. The mean difference is added as long as it is, random vectors have its length.",
+        note="Nats a token. The average difference is added as long as it is, random vectors have its length.",
     )
 
 
