@@ -56,7 +56,8 @@ def with_random_mean(
     mean = rows.mean(dim=1, keepdim=True)
     vector = torch.from_numpy(np.random.default_rng([seed, 2, draw]).standard_normal(mean.shape)).float()
     unit: Tensor = torch.nn.functional.normalize(vector, dim=2)
-    return rows - mean + unit * mean.norm(dim=2, keepdim=True)
+    moved: Tensor = rows - mean + unit * mean.norm(dim=2, keepdim=True)
+    return moved
 
 
 def changed_maps(base: LanguageModel, post: LanguageModel) -> dict[str, float]:

@@ -86,6 +86,7 @@ def difference_amount(size: str) -> Amount:
     return _AMOUNTS[size]
 
 
+# Long: a third of it documents its options, a third names the fields of the result.
 def difference(
     pair: Pair | Models,
     texts: Sequence[str] | None = None,
