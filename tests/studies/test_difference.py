@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from families import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scripts import run_command
 
 import steerlab as sl
 from steerlab.comparison import known_studies
@@ -418,6 +420,25 @@ def test_models_that_do_not_correspond_are_refused(pair: tuple[LanguageModel, La
         studied(base, post, topic=["zzzqqq"])
     with pytest.raises(SteerlabError, match="takes a pair"):
         sl.studies.difference([base], TEXTS)  # type: ignore[list-item]
+
+
+def test_the_command_writes_a_report_and_refuses_bad_texts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "few.txt").write_text("\n".join(TEXTS[:3]))
+    given = ["diff", "zoo:small-base", "zoo:small-post", "--topic", "cat", "--quiet"]
+    assert run_command([*given, "--texts", "texts.txt", "--out", "run", "--json"], tmp_path) == 0
+    said = json.loads(capsys.readouterr().out)["studies"]["difference"]
+    assert said["status"] in ("done", "not identified")
+    assert "unrelated texts" in said["summary"][0]
+    assert "rank AUC" in " ".join(said["summary"])
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "Where two models differ" in page
+    assert "random LoRA of equal norm" in page
+    assert run_command([*given, "--texts", "few.txt", "--out", "other"], tmp_path) == 2
+    assert "at least 8 different texts" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_comparison_lists_it_and_does_not_run_it() -> None:
