@@ -250,7 +250,8 @@ def known_studies(names: Sequence[str] | None, given: Collection[str] = ()) -> l
     for name in chosen:
         if not STUDIES[name].in_compare:
             raise RunError(
-                f"The study {name!r} does not take a base and a post-trained model; choose from {', '.join(able)}."
+                f"The study {name!r} does not take a base and a post-trained model as a comparison gives them, "
+                f"and has a command of its own; choose from {', '.join(able)}."
             )
         if STUDIES[name].needs and STUDIES[name].needs not in given:
             raise RunError(

@@ -34,6 +34,11 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
          "positions": (0, 4), "sum_steps": 48},
     ),
     "_contrast.study": ("_AMOUNTS", {"groups": 1, "randoms": 4, "passages": 2, "priced_randoms": 1}),
+    "_difference.study": (
+        "_AMOUNTS",
+        {"texts": 10, "tokens": 12, "draws": 19, "flips": 39, "halvings": 1, "steered": 4, "randoms": 2, "forks": 4,
+         "steps": 8, "continuations": 2},
+    ),
     "_knowledge.study": ("AMOUNTS", {"pairs": 12, "facts": 6, "copies": 2}),
     "_transfer.study": (
         "_AMOUNTS",

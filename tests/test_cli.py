@@ -43,6 +43,7 @@ def test_help_does_not_wait_for_torch() -> None:
         "zoo",
         "doctor",
         "transfer",
+        "diff",
         "branching",
         "trace",
         "neurons",

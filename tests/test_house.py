@@ -102,7 +102,8 @@ def test_the_contract_of_private_modules_breaks_where_it_should() -> None:
 def test_help_of_every_command_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom steerlab.cli import app\n"
-        "for command in ('compare', 'trace', 'branching', 'transfer', 'neurons', 'extract', 'report', 'audit'):\n"
+        "for command in ('compare', 'trace', 'branching', 'transfer', 'diff', 'neurons', 'extract', 'report',\n"
+        "                'audit'):\n"
         "    shown = CliRunner().invoke(app, [command, '--help'])\n"
         "    assert shown.exit_code == 0, shown.output\n"
         "assert not {'torch', 'transformers', 'sklearn', 'scipy', 'plotly'} & set(sys.modules)\n"

@@ -15,6 +15,7 @@ from steerlab.cli import (  # noqa: F401
     auditing,
     branching,
     comparing,
+    difference,
     doctor,
     extracting,
     neurons,

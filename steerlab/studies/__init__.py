@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steerlab.studies._confidence.choices import choice_confidence, read_choices
     from steerlab.studies._confidence.study import confidence
     from steerlab.studies._contrast.study import contrast
+    from steerlab.studies._difference.study import difference
     from steerlab.studies._knowledge.maps import answer, trace
     from steerlab.studies._knowledge.noise import noise_trace
     from steerlab.studies._knowledge.noise_effects import facts_of, noise_effects
@@ -106,6 +107,7 @@ __all__ = [
     "confidence",
     "contrast",
     "controls_of",
+    "difference",
     "facts_of",
     "knowledge",
     "known_stages",

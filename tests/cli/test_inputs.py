@@ -41,6 +41,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["transfer", *PAIR, MODEL, "--out", "{out}", "--task", "sums:9"], "with N from 2 to 6"),
     (["transfer", *PAIR, MODEL, "--out", "{out}", "--task", "{folder}/none.jsonl"], "none.jsonl cannot be read"),
     (["transfer", *PAIR, MODEL, "--out", "{out}", "--task", "{folder}/task.jsonl", "--behaviour", "("], "expression"),
+    (["diff", "zoo:giraffe", MODEL, "--out", "{out}"], "no bundled model"),
+    (["diff", *PAIR, "--out", "{out}", "--texts", "{folder}/none.txt"], "none.txt cannot be read"),
     (["neurons", "./absent"], "no folder './absent'"),
     (["neurons", MODEL, "--texts", "{folder}/none.txt"], "none.txt cannot be read"),
     (["neurons", MODEL, "--out", "{folder}/taken.csv"], "taken.csv exists already; replace it with --overwrite"),

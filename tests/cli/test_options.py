@@ -19,6 +19,7 @@ TABLE = {
     "branching": {*SHARED},
     "trace": {*SHARED},
     "transfer": {*SHARED},
+    "diff": {*SHARED},
     "neurons": {*SHARED},
     "extract": {*SHARED},
     "generate": {"--quiet", "--json", "--seed", "--device", "--dtype"},
