@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from steerlab.results import Table, with_rows
 
 if TYPE_CHECKING:
+    from steerlab.statistics import Estimate
     from steerlab.studies._stages.changes import Change, Trajectory
     from steerlab.studies._stages.result import StagesResult
 
@@ -47,33 +50,49 @@ def _changes(result: StagesResult) -> Table:
 
 
 def _values(result: StagesResult) -> Table:
-    return Table(
-        key="values",
-        title="Every quantity at every stage",
-        columns=["study", "quantity", "unit", *result.labels],
-        rows=[[one.quantity.study, one.quantity.name, _unit(one), *one.at] for one in result.trajectories],
+    return Table.of(
+        "values",
+        "Every quantity at every stage",
+        result.trajectories,
+        {
+            "study": "quantity.study",
+            "quantity": "quantity.name",
+            "unit": _unit,
+            **{label: _at(number) for number, label in enumerate(result.labels)},
+        },
     )
 
 
 def _controls(result: StagesResult) -> Table:
     known = {one.quantity.measure: one for one in result.trajectories if one.controls}
-    return Table(
-        key="controls",
-        title="Contrasts that training did not aim at, at every stage",
-        columns=["measure", *result.labels],
-        rows=[[measure, *one.controls] for measure, one in known.items()],
+    return Table.of(
+        "controls",
+        "Contrasts that training did not aim at, at every stage",
+        known.values(),
+        {
+            "measure": "quantity.measure",
+            **{label: _control_at(number) for number, label in enumerate(result.labels)},
+        },
         note=f"Mean, least and greatest of {', '.join(result.controls)}." if result.controls else "",
     )
 
 
 def _missing(result: StagesResult) -> Table:
     rows = [(label, study, why) for label, found in result.missing.items() for study, why in found.items()]
-    return Table(
-        key="missing",
-        title="What could not be measured",
-        columns=["stage", "study", "reason"],
-        rows=[list(row) for row in rows],
+    return Table.of(
+        "missing",
+        "What could not be measured",
+        rows,
+        {"stage": itemgetter(0), "study": itemgetter(1), "reason": itemgetter(2)},
     )
+
+
+def _at(number: int) -> Callable[[Trajectory], Estimate]:
+    return lambda one: one.at[number]
+
+
+def _control_at(number: int) -> Callable[[Trajectory], Estimate]:
+    return lambda one: one.controls[number]
 
 
 def _unit(one: Trajectory) -> str:
