@@ -69,7 +69,7 @@ def test_an_ablation_of_less_than_all_is_undone_to_rounding(
     for name, weight in made.named_parameters():
         if not name.endswith(WRITERS):
             continue
-        alpha = strengths[name]
+        alpha = strengths[name.removeprefix("model.")]
         assert alpha == pytest.approx(0.6, abs=0.02)
         candidate, plain = weight.detach().double(), originals[name].detach().double()
         back = candidate + alpha / (1 - alpha) * torch.outer(u, u @ candidate)
