@@ -22,7 +22,7 @@ from steerlab.results import STUDIES, SkippedResult, StudyResult, ordered_studie
 from steerlab.run_data import data_facts, on_topics, read_data, require_readable
 from steerlab.run_folder import RunFolder
 from steerlab.runs import Run, diff_runs, finish, is_finished, manifest_of, rewrite_report, run_alone, store
-from steerlab.stages import Checkpoint, compare_checkpoints
+from steerlab.stages import Checkpoint, compare_checkpoints, expanded
 
 if TYPE_CHECKING:
     from steerlab.datasets import StudyData
@@ -103,17 +103,23 @@ def compare(
     from steerlab.readouts.questions import answer_words
     from steerlab.studies import Pair
 
-    if isinstance(base, list | tuple) and len(base) != 2:
-        unread = {"post": post, "questions": questions, "answers": answers}
-        _require_none(unread, "with a list of checkpoints")
+    named = expanded(
+        [*(base if isinstance(base, list | tuple) else [base]), *([] if post is None else [post])]
+    )
+    if len(named) > 2 or (isinstance(base, list | tuple) and len(named) != 2):
+        unread = {"questions": questions, "answers": answers}
+        _require_none(unread, "with three or more checkpoints")
         check_options("A comparison of stages", size=size, preset=preset)
+        own = {"statements": statements, "requests": requests, "contrasts": contrasts or None}
+        if studies is not None:
+            _require_read(own, [*([studies] if isinstance(studies, str) else studies), "contrast"])
         return compare_checkpoints(
-            base, out=out, labels=labels, studies=studies, size=size, statements=statements, requests=requests,
+            named, out=out, labels=labels, studies=studies, size=size, statements=statements, requests=requests,
             contrasts=contrasts, controls=controls, seed=seed, resume=resume, overwrite=overwrite,
             announce=announce, **loading,
         )  # fmt: skip
     _require_none({"labels": labels, "controls": controls}, "with two checkpoints, only with more")
-    before, after = _two(base, post)
+    before, after = _two(named)
     chosen = known_studies(studies, {"contrasts"} if contrasts else ())
     check_options("A comparison", size=size, preset=preset, presets=get_args(Preset))
     own = {
@@ -188,13 +194,11 @@ def foresee(
     return forecast(Pair(*load_pair(base, post, loading, announce)), chosen, size, data)
 
 
-def _two(base: Checkpoint | Sequence[Checkpoint], post: Checkpoint | None) -> tuple[Checkpoint, Checkpoint]:
-    """Base and post, named one by one or in a list of two. Raises RunError for other than two."""
-    named: list[Any] = [*base] if isinstance(base, list | tuple) else [base]
-    two = [*named, *([] if post is None else [post])]
-    if len(two) != 2:
-        raise RunError(f"A comparison takes two checkpoints or a list of them, not {len(two)}.")
-    return two[0], two[1]
+def _two(named: Sequence[Checkpoint]) -> tuple[Checkpoint, Checkpoint]:
+    """Base and post. Raises RunError for other than two."""
+    if len(named) != 2:
+        raise RunError(f"A comparison takes two checkpoints or a list of them, not {len(named)}.")
+    return named[0], named[1]
 
 
 def _require_none(given: Mapping[str, object], where: str) -> None:
@@ -207,7 +211,7 @@ def _require_none(given: Mapping[str, object], where: str) -> None:
 def _require_read(given: Mapping[str, object], chosen: Sequence[str]) -> None:
     """Raise `RunError` for data that none of the chosen studies reads."""
     for name, data in given.items():
-        readers = [study for study in STUDIES if name in STUDIES[study].reads]
+        readers = [study.name for study in ordered_studies(in_compare=True) if name in study.reads]
         if data is not None and not set(readers) & set(chosen):
             raise RunError(
                 f"The {name} are read by {' and '.join(readers)} only, and none of them is asked for; leave them out."

@@ -63,6 +63,28 @@ def require_findable(*sources: Any) -> None:
             require_holds(place, "config.json", "adapter_config.json", "*.gguf")
 
 
+def name_and_revision(source: Any) -> tuple[Any, str | None]:
+    """A name on the hub and its revision, as in `name@revision`; anything else as it is.
+
+    Raises:
+        ModelError: a folder with a revision.
+    """
+    from steerlab.errors import ModelError
+
+    if not isinstance(source, str | Path):
+        return source, None
+    name = str(source)
+    if "@" not in name or name.startswith("zoo:") or Path(name).expanduser().exists():
+        return source, None
+    before, _, revision = name.rpartition("@")
+    place = model_place(before)
+    if not before or not revision or (place is not None and place.is_dir()):
+        raise ModelError(
+            f"{name} names a revision, and only names on the hub have revisions; name the folder alone."
+        )
+    return before, revision
+
+
 def load_pair(
     base: str | Path | LanguageModel,
     post: str | Path | LanguageModel,
@@ -75,14 +97,21 @@ def load_pair(
     """
     from steerlab.models import is_adapter
 
+    (base, of_base), (post, of_post) = name_and_revision(base), name_and_revision(post)
     require_findable(base, post)
-    before = _loaded(base, loading, announce)
+    before = _loaded(base, _at(loading, of_base), announce)
+    loading = _at(loading, of_post)
     is_named = isinstance(post, str | Path) and not str(post).startswith("zoo:")
     if is_named and is_adapter(str(post), loading.get("revision")):
         loading = {**loading, "base": before}
         for sentence in _other_base(Path(str(post)), before):
             announce(sentence)
     return before, _loaded(post, loading, announce)
+
+
+def _at(loading: dict[str, Any], revision: str | None) -> dict[str, Any]:
+    """The options of loading with this revision, where one is named."""
+    return loading if revision is None else {**loading, "revision": revision}
 
 
 def _other_base(adapter: Path, base: LanguageModel) -> list[str]:

@@ -216,8 +216,8 @@ class RunFolder:
         self._attempt(_replace)
 
     def discard_if_empty(self) -> None:
-        """Remove the run's files where no study was finished, and the folder if nothing else is in it."""
-        if self.path.is_dir() and not self.studies():
+        """Remove the run's files where no study was finished and no stage read, and the folder if it is empty then."""
+        if self.path.is_dir() and not self.studies() and not any((self.path / "readings").glob("*.json")):
             with contextlib.suppress(OSError):
                 self._clear()
                 self.path.rmdir()

@@ -11,13 +11,14 @@ import glob
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError
 
 from steerlab.errors import RunError, SteerlabError
-from steerlab.files import model_place
+from steerlab.files import model_place, require_holds
 from steerlab.lock import locked
 from steerlab.registry import Size
 from steerlab.run_data import data_facts, model_facts, on_topics, read_data, require_readable
@@ -25,6 +26,7 @@ from steerlab.run_folder import Manifest, RunFolder
 from steerlab.runs import Run, finish, manifest_of, store
 
 if TYPE_CHECKING:
+    from steerlab.datasets import StudyData
     from steerlab.models import LanguageModel
     from steerlab.readouts.contrasts import Contrast
     from steerlab.studies import StageReadings
@@ -67,64 +69,54 @@ def compare_checkpoints(
         SteerlabError: wrong input, before anything of the run is written.
         RunError: another process writes `out`, or the run there was made with something else.
     """
-    from steerlab.opening import require_findable
+    from steerlab.opening import name_and_revision, require_findable
     from steerlab.studies import compare_stages, controls_of, known_stages, require_stages
 
     given = expanded(checkpoints)
     names = labelled(given, labels)
     require_stages(names)
     chosen = known_stages(studies)
-    require_findable(*(_split(one)[0] for one in given))
+    places = [name_and_revision(one)[0] for one in given]
+    require_findable(*places)
+    _require_weights(places)
     data = read_data(statements, requests, contrasts=contrasts or None)
     beside = controls_of(data, controls)
     RunFolder(Path(out)).require_free(resume=resume, overwrite=overwrite)
-    configuration: dict[str, str | int | list[str]] = {
-        "studies": chosen,
-        "stages": names,
-        "size": size,
-        "seed": seed,
-    }
-    facts = data_facts(data) | {
-        f"control {name}": fact for name, fact in data_facts(data.with_own(contrasts=beside), ()).items()
-    }
+    if disorder := _disorder(names):
+        announce(disorder)
     with locked(Path(out)):
-        manifest = manifest_of({}, facts, configuration)
-        if resume and (Path(out) / "manifest.json").is_file():
-            manifest.models = RunFolder.open(out).manifest().models
-        folder = RunFolder.prepare(out, manifest, resume=resume, overwrite=overwrite)
+        models = loaded(given, names, loading, announce)
+        first = next(models)  # what cannot be loaded replaces no run
+        data = on_topics(data, first.topics)
+        require_readable(data, [first])
+        run = _Stages(
+            folder=RunFolder(Path(out)),
+            manifest=_manifest(data, beside, chosen, names, size, seed),
+            controls=beside,
+            studies=chosen,
+            size=size,
+            seed=seed,
+            announce=announce,
+        )
+        run.prepare(resume=resume, overwrite=overwrite)
         started = time.perf_counter()
-        stages: list[StageReadings] = []
         try:
-            for label, model in zip(names, loaded(given, names, loading, announce), strict=True):
-                if not stages:
-                    data = on_topics(data, model.topics)
-                stages.append(
-                    _stage(
-                        folder,
-                        manifest,
-                        model,
-                        data,
-                        beside,
-                        chosen,
-                        label,
-                        len(stages),
-                        size,
-                        seed,
-                        announce,
-                    )
-                )
+            stages = [run.stage(0, names[0], first, data)]
+            del first
+            for label, model in zip(names[1:], models, strict=True):
+                stages.append(run.stage(len(stages), label, model, data))
                 del model
             result = compare_stages(stages, list(beside), seed)
         except KeyboardInterrupt:
-            manifest.status = "interrupted"
-            folder.write_manifest(manifest)
+            run.manifest.status = "interrupted"
+            run.folder.write_manifest(run.manifest)
             raise
         except SteerlabError:
-            if not stages:
-                folder.discard_if_empty()
+            if not resume:
+                run.folder.discard_if_empty()
             raise
-        store(folder, manifest, result, time.perf_counter() - started, {})
-        return finish(folder, manifest)
+        store(run.folder, run.manifest, result, time.perf_counter() - started, {})
+        return finish(run.folder, run.manifest)
 
 
 def expanded(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -158,6 +150,8 @@ def labelled(checkpoints: Sequence[Checkpoint], labels: Sequence[str] | None) ->
 
     Raises RunError for another number of labels.
     """
+    if not checkpoints:
+        return []
     if labels is not None:
         if isinstance(labels, str) or len(labels) != len(checkpoints):
             number = 1 if isinstance(labels, str) else len(labels)
@@ -179,11 +173,15 @@ def loaded(
 ) -> Iterator[LanguageModel]:
     """One model after the other; a whole model stays only while adapters that follow are put on it."""
     from steerlab.models import LanguageModel, is_adapter
-    from steerlab.opening import load
+    from steerlab.opening import load, name_and_revision
 
     def on_base(one: Checkpoint) -> bool:
-        name, revision = _split(one)
-        return isinstance(name, str) and not name.startswith("zoo:") and is_adapter(name, revision)
+        name, revision = name_and_revision(one)
+        return (
+            isinstance(name, str | Path)
+            and not str(name).startswith("zoo:")
+            and is_adapter(str(name), revision)
+        )
 
     adapted = [on_base(one) for one in checkpoints]
     base: LanguageModel | None = None
@@ -192,7 +190,7 @@ def loaded(
             model = one
         else:
             announce(f"Loading {labels[number]}, stage {number + 1} of {len(checkpoints)}")
-            name, revision = _split(one)
+            name, revision = name_and_revision(one)
             options = dict(loading) | ({} if revision is None else {"revision": revision})
             model = load(name, **options, **({"base": base} if adapted[number] and base is not None else {}))
         if not adapted[number]:
@@ -207,47 +205,109 @@ def loaded(
 # -- private, in the order they are called --
 
 
-# Long: its arguments are what one stage is measured with.
-def _stage(
-    folder: RunFolder,
-    manifest: Manifest,
-    model: LanguageModel,
-    data: Any,
+def _require_weights(places: Sequence[Any]) -> None:
+    """Raise `ModelError` for a folder that holds a configuration and no weights."""
+    for place in places:
+        folder = model_place(str(place)) if isinstance(place, str | Path) else None
+        if folder is not None and folder.is_dir() and not str(place).startswith("zoo:"):
+            require_holds(folder, "*.safetensors", "*.bin", "*.gguf")
+
+
+def _disorder(names: Sequence[str]) -> str:
+    """Says where labels that differ by their number alone are out of order, as a shell sorts them; "" otherwise."""
+    alike = {re.sub(r"\d+", "#", name) for name in names}
+    if len(alike) > 1 or list(names) == sorted(names, key=_numbers):
+        return ""
+    return (
+        f"The stages are compared as they are named, {', '.join(names)}, which is not the order of their numbers: "
+        "quote a pattern ('checkpoint-*') to have them sorted"
+    )
+
+
+def _manifest(
+    data: StudyData,
     controls: Mapping[str, Contrast],
     studies: Sequence[str],
-    label: str,
-    number: int,
+    names: Sequence[str],
     size: Size,
     seed: int,
-    announce: Callable[[str], None],
-) -> StageReadings:
-    """What was read of a stage before, where its model is the same; else read now, and kept."""
-    from steerlab.models.metering import costs, metered
-    from steerlab.studies import read_stage
+) -> Manifest:
+    """What the run is made with, but for its models, which are read one by one."""
+    facts = data_facts(data) | {
+        f"control {name}": fact for name, fact in data_facts(data.with_own(contrasts=controls), ()).items()
+    }
+    configuration: dict[str, str | int | list[str]] = {
+        "studies": list(studies),
+        "stages": list(names),
+        "size": size,
+        "seed": seed,
+    }
+    return manifest_of({}, facts, configuration)
 
-    kept = _kept(folder, number, label)
-    if kept is not None and kept.label == label:
-        if kept.fingerprint != model.fingerprint:
+
+@dataclass(frozen=True)
+class _Stages:
+    """A run of stages: where it is kept, and what each stage is measured with."""
+
+    folder: RunFolder
+    manifest: Manifest
+    controls: Mapping[str, Contrast]
+    studies: Sequence[str]
+    size: Size
+    seed: int
+    announce: Callable[[str], None]
+
+    def prepare(self, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready; the models that were measured before are known from its manifest."""
+        if resume and (self.folder.path / "manifest.json").is_file():
+            self.manifest.models.update(self.folder.manifest().models)
+        RunFolder.prepare(self.folder.path, self.manifest, resume=resume, overwrite=overwrite)
+
+    def stage(self, number: int, label: str, model: LanguageModel, data: StudyData) -> StageReadings:
+        """What was read of a stage before, where its model is the same; else read now, and kept.
+
+        Raises RunError where the model is another one, or was loaded otherwise.
+        """
+        kept = _kept(self.folder, number, label)
+        if kept is None:
+            return self._measured(number, label, model, data)
+        if changed := _changed(self.manifest.models.get(label, {}), model_facts(model)):
             raise RunError(
-                f"The stage {label} has other weights than when {folder.path} was begun; replace the run with "
+                f"The stage {label} has {changed} than when {self.folder.path} was begun; replace the run with "
                 "--overwrite or choose another --out."
             )
-        announce(f"{label}: already measured, kept")
+        self.announce(f"{label}: already measured, kept")
         return kept
-    require_readable(data, [model])
-    announce(f"Measuring {label}")
-    started = time.perf_counter()
-    with metered({label: model}) as spent:
-        found = read_stage(model, data, controls, studies, label=label, size=size, seed=seed)
-    seconds = time.perf_counter() - started
-    manifest.models[label] = model_facts(model)
-    manifest.timings[label] = round(seconds, 2)
-    manifest.costs[label] = costs(spent, seconds)
-    folder.write_with(
-        f"readings/{number}.json", lambda place: place.write_text(found.model_dump_json(), encoding="utf-8")
-    )
-    folder.write_manifest(manifest)
-    return found
+
+    def _measured(self, number: int, label: str, model: LanguageModel, data: StudyData) -> StageReadings:
+        from steerlab.models.metering import costs, metered
+        from steerlab.studies import read_stage
+
+        require_readable(data, [model])
+        self.announce(f"Measuring {label}")
+        started = time.perf_counter()
+        with metered({label: model}) as spent:
+            found = read_stage(
+                model, data, self.controls, self.studies, label=label, size=self.size, seed=self.seed
+            )
+        seconds = time.perf_counter() - started
+        self.manifest.models[label] = model_facts(model)
+        self.manifest.timings[f"stage {label}"] = round(seconds, 2)
+        self.manifest.costs[f"stage {label}"] = costs(spent, seconds)
+        self.folder.write_manifest(self.manifest)
+        self.folder.write_with(
+            f"readings/{number}.json",
+            lambda place: place.write_text(found.model_dump_json(), encoding="utf-8"),
+        )
+        return found
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """What of a stage's model differs from when it was measured, in words; "" for nothing."""
+    kinds = {"other weights": "fingerprint", "another dtype": "dtype", "other interventions": "interventions"}
+    different = [words for words, fact in kinds.items() if before.get(fact) != now.get(fact)]
+    devices = [str(facts.get("device", "")).partition(":")[0] for facts in (before, now)]
+    return " and ".join([*different, *(["another device"] if devices[0] != devices[1] else [])])
 
 
 def _kept(folder: RunFolder, number: int, label: str) -> StageReadings | None:
@@ -256,25 +316,10 @@ def _kept(folder: RunFolder, number: int, label: str) -> StageReadings | None:
 
     place = folder.path / "readings" / f"{number}.json"
     try:
-        return StageReadings.model_validate_json(place.read_text("utf-8"))
+        found = StageReadings.model_validate_json(place.read_text("utf-8"))
     except (OSError, ValueError, ValidationError):
         return None
-
-
-def _split(one: Checkpoint) -> tuple[Any, str | None]:
-    """A name and its revision, as in `name@revision`; a folder's name may hold an @."""
-    if not isinstance(one, str | Path):
-        return one, None
-    name = str(one)
-    if "@" not in name or name.startswith("zoo:") or Path(name).expanduser().exists():
-        return name, None
-    before, _, revision = name.rpartition("@")
-    place = model_place(before)
-    if not before or not revision or (place is not None and place.is_dir()):
-        raise RunError(
-            f"{name} names a revision, and only names on the hub have revisions; name the folder alone."
-        )
-    return before, revision
+    return found if found.label == label else None
 
 
 def _name(one: Checkpoint) -> str:

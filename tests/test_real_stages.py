@@ -41,12 +41,13 @@ def test_stages_are_written_with_their_weights(
     said = json.loads((made / "summary.json").read_text())
     assert said["weights"]["base"] == weights
     assert said["weights"]["other"] == said["weights"]["last"] != weights
-    assert set(said["costs"]) == {"base", "other", "last", "stages"}
+    assert set(said["costs"]) == {"stage base", "stage other", "stage last", "stages"}
     with (made / "changes.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
     assert all(row["base_sha256"] == weights for row in rows)
-    assert {row["verdict"] for row in rows if row["step"] == "other → last"} == {"no change"}
+    told = {row["verdict"] for row in rows if row["step"] == "other → last" and row["change"]}
+    assert told == {"no change"}
     with (made / "leak.csv").open(newline="") as file:
         leaks = list(csv.DictReader(file))
     assert [row["stage"] for row in leaks] == ["other", "last"]

@@ -61,7 +61,9 @@ def test_a_pattern_is_the_folders_by_their_numbers(whole: runs.Run) -> None:
     assert result.labels == ("checkpoint-9", "checkpoint-10", "checkpoint-100")  # type: ignore[attr-defined]
     assert whole.manifest.status == "done"
     assert list(whole.manifest.models) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
-    assert {"checkpoint-9", "checkpoint-10", "checkpoint-100", "stages"} <= set(whole.manifest.timings)
+    assert {"stage checkpoint-9", "stage checkpoint-10", "stage checkpoint-100", "stages"} <= set(
+        whole.manifest.timings
+    )
 
 
 def test_the_report_holds_every_stage(whole: runs.Run) -> None:
@@ -152,14 +154,85 @@ def test_labels_are_as_long_as_it_takes() -> None:
 
 
 def test_revisions_are_of_the_hub() -> None:
-    assert stages._split("org/model@step-10") == ("org/model", "step-10")
-    assert stages._split("zoo:small-base") == ("zoo:small-base", None)
+    assert opening.name_and_revision("org/model@step-10") == ("org/model", "step-10")
+    assert opening.name_and_revision("zoo:small-base") == ("zoo:small-base", None)
+
+
+def test_a_pair_takes_revisions_too(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: Any, **options: Any) -> Any:
+        asked.append((name, options.get("revision")))
+        return sl.load(trained / "checkpoint-9")
+
+    real = opening.load
+    monkeypatch.setattr(opening, "load", load)
+    monkeypatch.setattr(sl, "load", real)
+    monkeypatch.setattr("steerlab.models.is_adapter", lambda *given: False)
+    opening.load_pair("org/m@one", "org/m@two", {}, lambda line: None)
+    assert asked == [("org/m", "one"), ("org/m", "two")]
+
+
+def test_a_folder_has_no_revision(trained: Path) -> None:
+    with pytest.raises(ModelError, match="only names on the hub have revisions"):
+        opening.name_and_revision(f"{trained}/checkpoint-9@two")
+
+
+def test_a_pattern_alone_or_beside_another_is_all_of_its_folders(trained: Path, tmp_path: Path) -> None:
+    run = compare(f"{trained}/checkpoint-*", out=tmp_path / "run", **FEW)
+    assert len(run.manifest.models) == 3
+    run = compare(trained / "checkpoint-9", f"{trained}/checkpoint-1*", out=tmp_path / "more", **FEW)
+    assert list(run.manifest.models) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+
+
+def test_stages_that_a_shell_sorted_are_told(trained: Path) -> None:
+    assert "not the order of their numbers" in stages._disorder(
+        ["checkpoint-10", "checkpoint-100", "checkpoint-9"]
+    )
+    assert stages._disorder(["checkpoint-9", "checkpoint-10"]) == ""
+    assert stages._disorder(["sft", "base"]) == ""
+
+
+def test_what_cannot_be_loaded_replaces_no_run(trained: Path, whole: runs.Run, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder.path, tmp_path / "run")
+    broken = tmp_path / "broken"
+    shutil.copytree(trained / "checkpoint-9", broken)
+    (broken / "config.json").write_text("{")
+    order = [broken, trained / "checkpoint-10", trained / "checkpoint-100"]
+    with pytest.raises(SteerlabError):
+        compare(order, out=tmp_path / "run", overwrite=True, **FEW)
+    assert (tmp_path / "run/results/stages.json").is_file()
+
+
+def test_a_resumed_run_that_is_refused_keeps_what_was_read(
+    trained: Path, whole: runs.Run, tmp_path: Path
+) -> None:
+    shutil.copytree(whole.folder.path, tmp_path / "run")
+    (tmp_path / "run/results/stages.json").unlink()
+    with pytest.raises(RunError, match="checkpoint-9 has other weights and another dtype than when"):
+        compare([f"{trained}/checkpoint-*"], out=tmp_path / "run", resume=True, dtype="bfloat16", **FEW)
+    assert len(list((tmp_path / "run/readings").glob("*.json"))) == 3
+
+
+def test_random_models_are_strangers(whole: runs.Run) -> None:
+    assert any("checkpoint-9 and checkpoint-10 do not correlate" in said for said in whole["stages"].summary)
 
 
 @pytest.mark.parametrize(
     ("checkpoints", "options", "said"),
     [
-        (["zoo:small-base"], {}, "two checkpoints or a list of them|at least two, not 1"),
+        (["zoo:small-base"], {}, "at least two, not 1"),
+        ([], {}, "at least two, not 0"),
+        (
+            ["zoo:small-base", "zoo:small-post", "zoo:large-post"],
+            {"labels": ["a", "unit", "c"]},
+            "called 'unit'",
+        ),
+        (
+            ["zoo:small-base", "zoo:small-post", "zoo:large-post"],
+            {"studies": ["branching"], "requests": "r.csv"},
+            "requests are read by refusal only",
+        ),
         (
             ["zoo:small-base", "zoo:small-post", "zoo:small-base"],
             {},

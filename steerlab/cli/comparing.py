@@ -53,13 +53,13 @@ def _able() -> list[str]:
 def compare(
     base: ModelName,
     post: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Likewise, or an adapter, which is put on the model that is named before it. Several are the stages "
             "of one training, in their order.",
             autocompletion=_completion.models,
         ),
-    ],
+    ] = None,
     output: Annotated[Path | None, typer.Option("--out", help="The run folder.")] = None,
     requests: Annotated[
         Path | None, typer.Option(help="File or folder of requests in place of the packaged ones.")
@@ -125,7 +125,8 @@ def compare(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Compare a base model with the model post-trained from it, or the stages of a training; write a report."""
-    from steerlab.opening import require_findable
+    from steerlab.opening import name_and_revision, require_findable
+    from steerlab.stages import expanded
 
     if output is None and not dry_run:
         raise typer.BadParameter("name the run folder", param_hint="'--out'")
@@ -134,9 +135,10 @@ def compare(
         STUDIES[name]  # an unknown name is refused before the libraries are imported
     requests = renamed(prompts, "--prompts", requests, "--requests")
     require_files(requests, statements, questions)
-    checkpoints = [base, *post]
-    if len(checkpoints) == 2:
-        require_findable(*checkpoints)
+    checkpoints = expanded([base, *(post or ())])
+    if len(checkpoints) == 1:
+        raise typer.BadParameter("name a second checkpoint, or a pattern of several", param_hint="'POST'")
+    require_findable(*(name_and_revision(one)[0] for one in checkpoints))
     if len(checkpoints) > 2 and dry_run:
         raise typer.BadParameter("a forecast is made for two checkpoints; name two", param_hint="'--dry-run'")
     with loading_libraries():
@@ -151,7 +153,13 @@ def compare(
     }
     if dry_run:
         foreseen = foresee(
-            base, post[0], studies=names, size=size, contrasts=contrasts, announce=say, **loading
+            checkpoints[0],
+            checkpoints[1],
+            studies=names,
+            size=size,
+            contrasts=contrasts,
+            announce=say,
+            **loading,
         )
         print_forecast(foreseen, as_json=as_json)
         return

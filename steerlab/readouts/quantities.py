@@ -57,6 +57,7 @@ class Reading(Record):
         values: one number a unit; NaN where the model gave none.
         clusters: number of each unit's cluster.
         how: how it was asked, where that may differ from model to model ("four labelled lines").
+        missing: why nothing could be measured, in a sentence; then there are no units.
     """
 
     quantity: Quantity
@@ -64,6 +65,12 @@ class Reading(Record):
     values: tuple[Number, ...]
     clusters: tuple[int, ...]
     how: str = ""
+    missing: str = ""
+
+    @classmethod
+    def absent(cls, quantity: Quantity, reason: str) -> Reading:
+        """A quantity that this model does not have, and why."""
+        return cls(quantity=quantity, units=(), values=(), clusters=(), missing=reason)
 
     @classmethod
     def of(

@@ -22,7 +22,7 @@ from steerlab.datasets import StudyData
 from steerlab.errors import SteerlabError
 from steerlab.readouts.quantities import Quantity, Reading, unit_names
 from steerlab.results import result_from_dict
-from steerlab.statistics import holm
+from steerlab.statistics import Estimate, holm
 from steerlab.studies import StageReadings
 from steerlab.studies._contrast.reading import Texts
 from steerlab.studies._contrast.stage import class_gaps
@@ -39,7 +39,14 @@ UNITS = [f"u{number}" for number in range(40)]
 
 def stage_of(label: str, *readings: Reading, tokenizer: str = "t", **missing: str) -> StageReadings:
     return StageReadings(
-        label=label, name=label, fingerprint=label, tokenizer=tokenizer, readings=readings, missing=missing
+        label=label,
+        name=label,
+        fingerprint=label,
+        tokenizer=tokenizer,
+        shape="tiny",
+        sketch={},
+        readings=readings,
+        missing=missing,
     )
 
 
@@ -178,6 +185,126 @@ def test_a_target_that_grows_as_the_others_do_grew_with_everything_else() -> Non
     found = compare_stages(three((1, 2, 2), (1, 2, 2)), [f"c{at}" for at in range(12)], 0)
     assert found[GAP.name].steps[0].verdict == "with everything else"
     assert any("it grew with everything else" in said for said in found.summary)
+
+
+@pytest.mark.parametrize(
+    ("value", "beside", "apart", "verdict"),
+    [
+        (3.0, 1.0, True, "more than everything else"),
+        (-3.0, 2.0, True, "more than everything else"),
+        (3.0, -0.1, True, "more than everything else"),
+        (0.5, 2.0, True, "less than everything else"),
+        (-0.5, 2.0, True, "against everything else"),
+        (1.0, 0.8, False, "with everything else"),
+        (1.0, -0.1, False, "not told apart"),
+        (1.0, 0.0, False, "not told apart"),
+    ],
+)
+def test_a_change_is_told_beside_the_controls_with_its_sign(
+    value: float, beside: float, apart: bool, verdict: str
+) -> None:
+    change = Change(
+        before="a",
+        after="b",
+        value=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40),
+        noise=0.1,
+        controls=Estimate(value=beside, low=beside, high=beside, n=12),
+        p=0.001,
+        p_adjusted=0.001,
+        p_over=0.001 if apart else 0.5,
+        p_over_adjusted=0.001 if apart else 0.5,
+    )
+    assert change.verdict == verdict
+    assert change.moved
+
+
+def test_a_target_that_grows_less_than_the_others_is_not_called_more() -> None:
+    found = compare_stages(three((1, 1.5, 1.5), (1, 4, 4)), [f"c{at}" for at in range(12)], 0)
+    assert found[GAP.name].steps[0].verdict == "less than everything else"
+    assert any("it grew less than everything else" in said for said in found.summary)
+
+
+def test_a_slow_drift_is_told_from_first_to_last() -> None:
+    rng = np.random.default_rng(3)
+    own = rng.standard_normal(40)
+    stages = [
+        stage_of(f"s{at}", Reading.of(ENTROPY, UNITS, own + 0.12 * at + 0.5 * rng.standard_normal(40)))
+        for at in range(5)
+    ]
+    found = compare_stages(stages, [], 0)
+    one = found[ENTROPY.name]
+    assert one.whole is not None
+    assert one.whole.moved
+    assert one.most is None
+    assert found.status == "done"
+    assert any("no single step is identified; from s0 to s4 it changed by" in said for said in found.summary)
+
+
+def test_many_stages_leave_room_for_the_smallest_p() -> None:
+    own = np.random.default_rng(4).standard_normal(40)
+    measured = [ENTROPY.model_copy(update={"of": f"text {at}"}) for at in range(6)]
+    stages = [
+        stage_of(
+            f"s{number}",
+            *[
+                Reading.of(one, UNITS, own * (1 + 0.01 * number * at) + 5 * (number > 4))
+                for at, one in enumerate(measured)
+            ],
+        )
+        for number in range(30)
+    ]
+    found = compare_stages(stages, [], 0)
+    assert all(one.most is not None and one.most.step == "s4 → s5" for one in found.trajectories)
+
+
+def test_a_copy_of_a_quantity_is_told_once() -> None:
+    own, plain = (
+        SHARE.model_copy(update={"of": of}) for of in ("requests in its own format", "requests, plain")
+    )
+    stages = [
+        stage_of(label, *(Reading.of(one, UNITS, [value] * 40) for one in (own, plain)))
+        for label, value in (("a", 0.0), ("b", 1.0))
+    ]
+    assert [one.quantity for one in compare_stages(stages, [], 0).trajectories] == [own]
+
+
+def test_strangers_are_told() -> None:
+    rng = np.random.default_rng(5)
+    weights = rng.standard_normal(2000)
+
+    def of(label: str, numbers: np.ndarray, shape: str = "tiny") -> StageReadings:
+        reading = Reading.of(GAP, UNITS, np.arange(40.0))
+        return stage_of(label, reading).model_copy(update={"sketch": {"w": tuple(numbers)}, "shape": shape})
+
+    base, tuned = of("base", weights), of("sft", weights + 0.3 * rng.standard_normal(2000))
+    other, larger = of("other", rng.standard_normal(2000)), of("larger", weights, "large")
+    said = " ".join(compare_stages([base, tuned, other, larger], [], 0).summary)
+    assert "base and sft" not in said
+    assert "The weights of sft and other do not correlate" in said
+    assert "other and larger differ in shape" in said
+
+
+def test_what_one_model_cannot_be_asked_is_a_reason() -> None:
+    absent = Reading.absent(ENTROPY, "No word fits.")
+    found = compare_stages(
+        [stage_of("a", Reading.of(ENTROPY, UNITS, np.arange(40.0))), stage_of("b", absent)], [], 0
+    )
+    assert found[ENTROPY.name].steps[0].reason == "It was not measured in b: No word fits."
+    assert math.isnan(found[ENTROPY.name].at[1].value)
+
+
+def test_names_of_studies_and_tables_are_taken(post: sl.LanguageModel) -> None:
+    pairs = sl.datasets.contrasts()["past"]
+    with pytest.raises(SteerlabError, match="called 'truth', as the direction"):
+        studies.controls_of(StudyData(contrasts={"truth": pairs}))
+    with pytest.raises(SteerlabError, match="called 'refusal', as the direction"):
+        studies.controls_of(StudyData(), {"refusal": pairs})
+    with pytest.raises(SteerlabError, match="cannot be called 'unit'"):
+        studies.require_stages(["base", "unit"])
+    with pytest.raises(SteerlabError, match="cannot be called ' '"):
+        studies.require_stages(["base", " "])
+    assert studies.known_stages("confidence") == ["confidence"]
+    assert studies.known_stages(["contrast"]) == []
 
 
 def test_equal_stages_are_exactly_zero() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.datasets import StatementSet, StudyData
+from steerlab.datasets import StudyData
 from steerlab.errors import PromptError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.readouts.confidence import AnswerReading, fitting, read_answers, read_texts
@@ -30,7 +30,7 @@ def stage(model: LanguageModel, data: StudyData, *, size: Size = "quick", seed: 
         raise PromptError(f"No plain text of two tokens fits into {model.name}.")
     return [
         *_on_texts(model, texts, seed),
-        *_on_statements(model, data.labelled_statements, budget.statements_a_topic, seed),
+        *_on_statements(model, data, budget.statements_a_topic, seed),
     ]
 
 
@@ -55,19 +55,18 @@ def _on_texts(model: LanguageModel, texts: Sequence[str], seed: int) -> list[Rea
     ]
 
 
-def _on_statements(
-    model: LanguageModel, statements: StatementSet, per_topic: int, seed: int
-) -> list[Reading]:
-    """The squared error of P(true) over both answers; nothing where the model cannot be asked."""
+def _on_statements(model: LanguageModel, data: StudyData, per_topic: int, seed: int) -> list[Reading]:
+    """The squared error of P(true) over both answers."""
+    quantity = Quantity(study="confidence", of="labels of statements", measure="Brier score")
     try:
         words = answer_words([model])
+        statements = data.labelled_statements
         used = plan(statements, per_topic=per_topic, held_out=len(statements), seed=seed)
         rows = used.rows(used.folds[0].test)
         answers, shots = _asked(model, used, rows, words)
-    except SteerlabError:
-        return []
+    except SteerlabError as error:
+        return [Reading.absent(quantity, str(error))]
     squared = (answers.p_true - answers.label) ** 2
-    quantity = Quantity(study="confidence", of="labels of statements", measure="Brier score")
     units = unit_names([used.statements[int(row)].text for row in rows])
     how = f"{shots} labelled lines, {words[0].strip()} or {words[1].strip()}"
     return [Reading.of(quantity, units, squared, answers.subject, how)]

@@ -41,7 +41,7 @@ def stage(model: LanguageModel, data: StudyData, *, size: Size = "quick", seed: 
             study="contrast", of=name, measure="gap of the classes along its direction", unit="spreads"
         )
         made += [
-            Reading.of(direction, units, gaps > 0, texts.groups),
+            Reading.of(direction, units, np.where(np.isfinite(gaps), gaps > 0, np.nan), texts.groups),
             Reading.of(gap, units, gaps, texts.groups),
         ]
     return made
@@ -49,7 +49,7 @@ def stage(model: LanguageModel, data: StudyData, *, size: Size = "quick", seed: 
 
 def class_gaps(states: States, texts: Texts) -> Float[np.ndarray, " text"]:
     """g of every text, by directions that saw nothing of its group."""
-    found = np.zeros(len(texts.labels))
+    found = np.full(len(texts.labels), np.nan)
     sides = np.where(texts.labels == 1, 1.0, -1.0)
     for (train, test), layer in zip(texts.folds, states.layers, strict=True):
         rows = states.stack[layer].astype(np.float64)
@@ -60,5 +60,6 @@ def class_gaps(states: States, texts: Texts) -> Float[np.ndarray, " text"]:
         inside = np.concatenate([along[side == end] - along[side == end].mean() for end in (1, -1)])
         spread = np.sqrt((inside**2).sum() / (len(inside) - 2))
         middle = (means[0] + means[1]) @ direction / 2
-        found[test] = 2 * sides[test] * (rows[test] @ direction - middle) / spread
+        if spread > 0:  # every text of a class at one place: no unit to measure in
+            found[test] = 2 * sides[test] * (rows[test] @ direction - middle) / spread
     return found

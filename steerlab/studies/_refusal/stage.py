@@ -50,11 +50,12 @@ def _asked(
         verdicts, units = subject.judge.verdicts(prompts), unit_names(texts)
         refused = Quantity(study="refusal", of=of, measure="refused", share=True)
         made.append(Reading.of(refused, units, verdicts.refused))
-        if subject.words:
-            odds = Quantity(
-                study="refusal", of=of, measure="log-odds of a refusal's first token", unit="nats"
-            )
-            made.append(Reading.of(odds, units, verdicts.odds))
+        odds = Quantity(study="refusal", of=of, measure="log-odds of a refusal's first token", unit="nats")
+        made.append(
+            Reading.of(odds, units, verdicts.odds)
+            if subject.words
+            else Reading.absent(odds, f"No token of {model.name} begins a refusal as a whole word.")
+        )
     return made
 
 

@@ -40,11 +40,21 @@ from steerlab.statistics.estimate import UNKNOWN
 from steerlab.studies._stages.readings import StageReadings
 
 Verdict = Literal[
-    "not comparable", "no change", "changed", "with everything else", "more than everything else"
+    "not comparable",
+    "no change",
+    "changed",
+    "with everything else",
+    "more than everything else",
+    "less than everything else",
+    "against everything else",
+    "not told apart",
 ]
 ALPHA = 0.05
 FEWEST_CONTROLS = 5
-_DRAWS = 9999
+_DRAWS = (
+    9999  # at least; more where more is tested, so that the smallest p can be significant after adjusting
+)
+_DRAWS_A_TEST = 200
 _UNKNOWN = Estimate(value=UNKNOWN)
 
 
@@ -85,7 +95,7 @@ class Change(Record):
             return "no change"
         if math.isnan(self.p_over):
             return "changed"
-        return "more than everything else" if self.p_over_adjusted < ALPHA else "with everything else"
+        return _beside_controls(self.value.value, self.controls.value, self.p_over_adjusted < ALPHA)
 
     @property
     def moved(self) -> bool:
@@ -175,8 +185,9 @@ def trajectories(stages: Sequence[StageReadings], seed: int) -> list[Trajectory]
     targets = [quantity for quantity in known if quantity.role == "target"]
     made = []
     for study in dict.fromkeys(quantity.study for quantity in targets):
-        mine = [quantity for quantity in targets if quantity.study == study]
-        found = [_trajectory(quantity, stages, by_stage, known, seed) for quantity in mine]
+        mine = _distinct([quantity for quantity in targets if quantity.study == study], by_stage)
+        draws = max(_DRAWS, _DRAWS_A_TEST * len(mine) * len(stages))
+        found = [_trajectory(quantity, stages, by_stage, known, seed, draws) for quantity in mine]
         made += _adjusted(found)
     return made
 
@@ -189,6 +200,8 @@ def paired(first: StageReadings, second: StageReadings, quantity: Quantity) -> P
         if reading is None:
             why = stage.missing.get(quantity.study) or stage.missing.get(f"contrast {quantity.of}")
             return f"It was not measured in {stage.label}{f': {why}' if why else ', which has no such quantity.'}"
+        if reading.missing:
+            return f"It was not measured in {stage.label}: {reading.missing}"
         readings.append(reading)
     one, two = readings
     if quantity.per_token and first.tokenizer != second.tokenizer:
@@ -208,7 +221,12 @@ def paired(first: StageReadings, second: StageReadings, quantity: Quantity) -> P
 
 
 def change(
-    first: StageReadings, second: StageReadings, quantity: Quantity, controls: Sequence[Quantity], seed: int
+    first: StageReadings,
+    second: StageReadings,
+    quantity: Quantity,
+    controls: Sequence[Quantity],
+    seed: int,
+    draws: int = _DRAWS,
 ) -> Change:
     """The change of one quantity from one stage to another, beside that of the controls; p-values not adjusted."""
     both = paired(first, second, quantity)
@@ -226,7 +244,7 @@ def change(
         value=paired_difference(both.after, both.before, both.clusters, seed=seed),
         noise=both.error,
         controls=mean_and_extremes(beside, "mean of {n} control contrasts, least to greatest"),
-        p=_p_changed(both, quantity, seed),
+        p=_p_changed(both, quantity, seed, draws),
         p_over=p_over(float(both.differences.mean()), both.error, beside) if enough else math.nan,
     )
 
@@ -245,12 +263,23 @@ def p_over(value: float, error: float, controls: Sequence[float]) -> float:
 # -- private, in the order they are called --
 
 
+def _beside_controls(value: float, controls: float, apart: bool) -> Verdict:
+    """A change beside the mean change of the controls; `apart`: whether the controls do not make it."""
+    alike = value * controls > 0
+    if not apart:
+        return "with everything else" if alike else "not told apart"
+    if abs(value) > abs(controls) and (value - controls) * value > 0:
+        return "more than everything else"
+    return "less than everything else" if alike else "against everything else"
+
+
 def _trajectory(
     quantity: Quantity,
     stages: Sequence[StageReadings],
     by_stage: Sequence[Mapping[Quantity, Reading]],
     known: Sequence[Quantity],
     seed: int,
+    draws: int,
 ) -> Trajectory:
     controls = [one for one in known if one.role == "control" and one.measure == quantity.measure]
     at = [
@@ -265,8 +294,8 @@ def _trajectory(
         for found in by_stage
     ]
     since = [_in_noise(stages[0], stage, quantity) for stage in stages]
-    steps = tuple(change(*two, quantity, controls, seed) for two in pairwise(stages))
-    whole = change(stages[0], stages[-1], quantity, controls, seed) if len(stages) > 2 else None
+    steps = tuple(change(*two, quantity, controls, seed, draws) for two in pairwise(stages))
+    whole = change(stages[0], stages[-1], quantity, controls, seed, draws) if len(stages) > 2 else None
     return Trajectory(
         quantity=quantity,
         at=tuple(at),
@@ -277,6 +306,20 @@ def _trajectory(
     )
 
 
+def _distinct(
+    quantities: Sequence[Quantity], by_stage: Sequence[Mapping[Quantity, Reading]]
+) -> list[Quantity]:
+    """Those that are no copies: where no stage has a template, its own format is the plain one."""
+    kept: dict[object, Quantity] = {}
+    for quantity in quantities:
+        read = [
+            (found[quantity].units, found[quantity].values) if quantity in found else None
+            for found in by_stage
+        ]
+        kept.setdefault((quantity.measure, str(read)), quantity)
+    return list(kept.values())
+
+
 def _in_noise(first: StageReadings, stage: StageReadings, quantity: Quantity) -> float:
     both = paired(first, stage, quantity)
     if isinstance(both, str):
@@ -285,12 +328,12 @@ def _in_noise(first: StageReadings, stage: StageReadings, quantity: Quantity) ->
     return 0.0 if moved == 0 else moved / error if error > 0 else math.nan
 
 
-def _p_changed(both: Paired, quantity: Quantity, seed: int) -> float:
+def _p_changed(both: Paired, quantity: Quantity, seed: int, draws: int) -> float:
     """Two-sided p of no change; of a share the larger one of both tests.
 
     McNemar's is exact where few units changed, which the bootstrap is not; the bootstrap knows clusters.
     """
-    single, _ = mean_test(both.differences[:, None], both.clusters, seed=seed, draws=_DRAWS)
+    single, _ = mean_test(both.differences[:, None], both.clusters, seed=seed, draws=draws)
     exact = mcnemar(both.after > 0.5, both.before > 0.5).p_value if quantity.share else 0.0
     return max(float(single[0]), float(exact))
 

@@ -7,7 +7,8 @@ training did not aim at, which are their control.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from steerlab.datasets import ContrastSet, StatementSet, StudyData, contrasts
 from steerlab.datasets.groups import Groups
 from steerlab.datasets.labelled_texts import LabelledTexts
-from steerlab.errors import SteerlabError
+from steerlab.errors import DatasetError, SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.progress import track
 from steerlab.readouts.contrasts import Contrast, read_contrasts
@@ -28,15 +29,30 @@ from steerlab.studies._pair import LARGE, Pair, amounts_of
 #: Pairs of a contrast (or groups of either class) and statements of a topic that are read.
 GROUPS = {"quick": 40, LARGE: 24, "full": 200}
 A_TOPIC = {"quick": 24, LARGE: 12, "full": 100}
+#: Of a sketch.
+_MATRICES, _PLACES = 64, 64
+#: Names that the targets of studies have.
+_OWN = ("truth", "refusal")
 
 
 class StageReadings(Record):
-    """What was measured of one stage, and why a study measured nothing (`missing`, by study)."""
+    """What was measured of one stage.
+
+    Attributes:
+        label, name, fingerprint: of the stage, the model and its weights.
+        tokenizer: a hash of the vocabulary.
+        shape: family, layers and width in words.
+        sketch: some weights of each matrix, by its name and shape (`sketch`).
+        readings: every quantity.
+        missing: by study, why it measured nothing.
+    """
 
     label: str
     name: str
     fingerprint: str
     tokenizer: str
+    shape: str
+    sketch: dict[str, tuple[float, ...]]
     readings: tuple[Reading, ...]
     missing: dict[str, str]
 
@@ -54,6 +70,7 @@ def controls_of(data: StudyData, given: Any = None) -> dict[str, Contrast]:
     own = read_contrasts(data.contrasts)
     names = [name for name in contrasts() if name not in {*own, "refusing"}]
     found = read_contrasts(names if given is None else given)
+    require_free([*own, *found])
     return {name: one for name, one in found.items() if name not in own}
 
 
@@ -78,6 +95,8 @@ def read_stage(
             readings += stage(model, data, size=size, seed=seed)
         except SteerlabError as error:
             missing[name] = str(error)
+    if not isinstance(data.statements, StatementSet):
+        missing["contrast truth"] = "Statements in pairs have no direction of truth; give them one by one."
     read = targets_of(data, studies, A_TOPIC[amounts], seed)
     read |= {name: ("", one) for name, one in controls.items()}
     for name, (of, texts) in track(read.items(), f"reading directions in {label}", len(read)):
@@ -96,9 +115,30 @@ def read_stage(
         name=model.name,
         fingerprint=model.fingerprint,
         tokenizer=vocabulary_hash(model),
-        readings=tuple(readings),
+        shape=f"{model.family}, {model.n_layers} layers of width {model.d_model}",
+        sketch=sketch(model),
+        readings=tuple(_with_amounts(one, amounts) for one in readings),
         missing=missing,
     )
+
+
+def sketch(model: LanguageModel) -> dict[str, tuple[float, ...]]:
+    """A few numbers of the largest matrices, at places that go by name and shape: enough to tell strangers apart.
+
+    Packed weights and weights that are elsewhere give none.
+    """
+    matrices = sorted(
+        (weight.numel(), name, weight)
+        for name, weight in model.model.named_parameters()
+        if weight.ndim == 2 and weight.is_floating_point() and not weight.is_meta
+    )[-_MATRICES:]
+    found = {}
+    for size, name, weight in matrices:
+        key = f"{name} {tuple(weight.shape)}"
+        places = np.random.default_rng(zlib.crc32(key.encode())).integers(size, size=_PLACES)
+        rows, columns = np.divmod(places, weight.shape[1])
+        found[key] = tuple(weight.detach()[rows.tolist(), columns.tolist()].float().cpu().tolist())
+    return found
 
 
 def vocabulary_hash(model: LanguageModel) -> str:
@@ -111,9 +151,11 @@ def targets_of(
     data: StudyData, studies: Sequence[str], a_topic: int, seed: int
 ) -> dict[str, tuple[str, Any]]:
     """What training may have aimed at as contrasts: by name the study that it belongs to, and its texts."""
+    own = read_contrasts(data.contrasts)
+    require_free(own)
     made: dict[str, tuple[str, Any]] = {}
     if "truthfulness" in studies and isinstance(data.statements, StatementSet):
-        simple = StatementSet(item for item in data.statements if item.form == "simple")
+        simple = StatementSet(item for item in data.labelled_statements if item.form == "simple")
         made["truth"] = ("truthfulness", simple.sample(a_topic * max(1, len(simple.topics_present)), seed))
     if "refusal" in studies:
         train = data.requests.split("train")
@@ -127,10 +169,27 @@ def targets_of(
                 negative_name=asked.negative_name,
             ),
         )
-    return made | {name: ("contrast", one) for name, one in read_contrasts(data.contrasts).items()}
+    return made | {name: ("contrast", one) for name, one in own.items()}
+
+
+def require_free(contrasts: Iterable[str]) -> None:
+    """Raise DatasetError for a contrast that has the name of a study's own direction."""
+    if taken := [name for name in contrasts if name in _OWN]:
+        raise DatasetError(
+            f"A contrast is called {taken[0]!r}, as the direction that its study reads; give it another name."
+        )
 
 
 # -- private --
+
+
+def _with_amounts(reading: Reading, amounts: str) -> Reading:
+    """Says where a quick run asked less of a large model: stages asked otherwise are not compared."""
+    if amounts != LARGE or reading.missing:
+        return reading
+    return reading.model_copy(
+        update={"how": "; ".join(filter(None, [reading.how, f"the amounts of {LARGE}"]))}
+    )
 
 
 def _some_groups(one: Contrast, most: int, seed: int) -> Contrast:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 def sentences(trajectories: Sequence[Trajectory], labels: Sequence[str]) -> list[str]:
     """In short, then a sentence for each quantity that moved, then what did not."""
     moved = [one for one in trajectories if one.most is not None]
-    still = [one.quantity.name for one in trajectories if one.most is None and _compared(one)]
+    drifted = [one for one in trajectories if one.most is None and one.whole is not None and one.whole.moved]
+    still = [one.quantity.name for one in trajectories if one not in [*moved, *drifted] and _compared(one)]
     never = [one.quantity.name for one in trajectories if not _compared(one)]
-    made = [_short(trajectories, moved, labels), *(_said(one) for one in moved)]
+    made = [_short(trajectories, [*moved, *drifted], labels), *map(_said, moved), *map(_drift, drifted)]
     if still:
         made.append(f"No step identified: {'; '.join(still)}.")
     if never:
@@ -27,7 +28,12 @@ def sentences(trajectories: Sequence[Trajectory], labels: Sequence[str]) -> list
 
 def headline(trajectories: Sequence[Trajectory]) -> Headline | None:
     """The step that moved a quantity most in units of noise, one that did more than the controls before the others."""
-    moved = [(one, step) for one in trajectories if (step := one.most) is not None]
+    moved = [
+        (one, step)
+        for one in trajectories
+        if (step := one.most or (one.whole if one.whole is not None and one.whole.moved else None))
+        is not None
+    ]
     if not moved:
         return None
     one, step = max(
@@ -62,6 +68,9 @@ def _short(trajectories: Sequence[Trajectory], moved: Sequence[Trajectory], labe
         kinds = {
             "more than contrasts that training did not aim at": found["more than everything else"],
             "with everything else": found["with everything else"],
+            "less than everything else, or against it": found["less than everything else"]
+            + found["against everything else"],
+            "not told apart from them": found["not told apart"],
             "without such a control": found["changed"],
         }
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
@@ -84,11 +93,26 @@ def _amount(one: Trajectory, step: Change) -> str:
     return f"{sign}{value}{f' {one.quantity.unit}' if one.quantity.unit else ''}"
 
 
+def _drift(one: Trajectory) -> str:
+    """A quantity that moved from first to last and at no single step."""
+    whole = one.whole
+    assert whole is not None  # called for those that have one
+    name = one.quantity.name
+    return (
+        f"{name[:1].upper()}{name[1:]}: no single step is identified; from {whole.before} to {whole.after} it changed "
+        f"by {_amount(one, whole)}{_beside(one, whole)}."
+    )
+
+
 def _beside(one: Trajectory, step: Change) -> str:
     if step.verdict == "changed":
         return " (there is no control for it)" if not step.controls.n else " (too few controls)"
-    how = "more than everything else did" if step.verdict == "more than everything else" else ""
-    if not how:
-        how = f"it {'grew' if step.value.value > 0 else 'fell'} with everything else"
+    grew = "grew" if step.value.value > 0 else "fell"
+    how = {
+        "more than everything else": "more than everything else did",
+        "with everything else": f"it {grew} with everything else",
+        "less than everything else": f"it {grew} less than everything else",
+        "against everything else": f"it {grew} against everything else",
+    }.get(step.verdict, "this is not told apart from what else moved")
     said = f"{step.controls:%}" if one.quantity.share else str(step.controls)
     return f"; {how}: {step.controls.n} contrasts that training did not aim at moved by {said}"

@@ -8,8 +8,12 @@ that grows no more than directions of tense and number do has grown with everyth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from steerlab.datasets import StudyData
 from steerlab.errors import SteerlabError
@@ -21,13 +25,16 @@ from steerlab.studies._stages.result import StagesResult
 from steerlab.studies._stages.sentences import headline, sentences
 
 FEWEST = 2
+_OWN = ("study", "quantity", "unit", "measure", "stages")
+#: Correlation above which weights at random places are no accident, in standard errors.
+_RELATED = 4.0
 
 
 def stages(
     models: Mapping[str, LanguageModel],
     data: StudyData | None = None,
     *,
-    studies: Sequence[str] | None = None,
+    studies: Sequence[str] | str | None = None,
     controls: Any = None,
     size: Size = "quick",
     seed: int = 0,
@@ -70,10 +77,10 @@ def compare_stages(stages: Sequence[StageReadings], controls: Sequence[str], see
         why = " ".join(dict.fromkeys(reason for stage in stages for reason in stage.missing.values()))
         raise SteerlabError(f"Nothing could be measured of any stage. {why}")
     labels = [stage.label for stage in stages]
-    moved = any(one.most is not None for one in found)
+    moved = any(change.moved for one in found for change in one.changes)
     return StagesResult(
         status="done" if moved else "not identified",
-        summary=[*sentences(found, labels), *_equal(stages)],
+        summary=[*sentences(found, labels), *_equal(stages), *_strangers(stages)],
         headline=headline(found),
         labels=tuple(labels),
         models=tuple(stage.name for stage in stages),
@@ -84,27 +91,35 @@ def compare_stages(stages: Sequence[StageReadings], controls: Sequence[str], see
 
 
 def require_stages(labels: Sequence[str]) -> None:
-    """Raise SteerlabError for fewer than two stages, or two of one label."""
+    """Raise SteerlabError for fewer than two stages, two of one label, or a label that tables have for themselves."""
     if len(labels) < FEWEST:
         raise SteerlabError(f"Stages are compared with each other: give at least two, not {len(labels)}.")
+    if odd := [label for label in labels if not label.strip() or label.strip().lower() in _OWN]:
+        raise SteerlabError(
+            f"A stage cannot be called {odd[0]!r}, which tables use for themselves; name it otherwise."
+        )
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise SteerlabError(f"Two stages are called {twice[0]!r}; give each a label of its own.")
 
 
-def known_stages(names: Sequence[str] | None) -> list[str]:
-    """The studies whose quantities are measured. Raises SteerlabError for one that has none."""
+def known_stages(names: Sequence[str] | str | None) -> list[str]:
+    """The studies whose quantities are measured; "contrast" alone: own contrasts, which are always read.
+
+    Raises SteerlabError for one that has none.
+    """
     known = able()
     if names is None:
         return known
-    for name in names:
+    named = [names] if isinstance(names, str) else list(names)
+    for name in named:
         STUDIES[name]  # raises, with the names there are
-        if name not in known:
+        if name not in (*known, "contrast"):
             raise SteerlabError(
                 f"The study {name!r} measures nothing of one model by itself; choose from {', '.join(known)}."
             )
-    if not names:
+    if not named:
         raise SteerlabError(f"No study is named; choose from {', '.join(known)}.")
-    return list(names)
+    return [name for name in named if name != "contrast"]
 
 
 # -- private --
@@ -118,3 +133,34 @@ def _equal(stages: Sequence[StageReadings]) -> list[str]:
     return [
         f"{' and '.join(labels)} have the same weights." for labels in by_print.values() if len(labels) > 1
     ]
+
+
+def _strangers(stages: Sequence[StageReadings]) -> list[str]:
+    """Says which adjacent stages are no two states of one training: other shapes, or weights that do not correlate."""
+    said = []
+    for first, second in pairwise(stages):
+        names = f"{first.label} and {second.label}"
+        if first.shape != second.shape:
+            said.append(
+                f"{names} differ in shape ({first.shape}; {second.shape}): a change between them is one between "
+                "models, not a step of training."
+            )
+            continue
+        common = [key for key in first.sketch if key in second.sketch]
+        if not common:
+            continue
+        rows = [
+            np.concatenate(
+                [np.asarray(stage.sketch[key]) / (np.std(stage.sketch[key]) or 1.0) for key in common]
+            )
+            for stage in (first, second)
+        ]
+        if not all(row.std() for row in rows):
+            continue
+        found = float(np.corrcoef(rows[0], rows[1])[0, 1])
+        if found < _RELATED / math.sqrt(len(rows[0])):
+            said.append(
+                f"The weights of {names} do not correlate ({found:.2f} at {len(rows[0])} places), so neither was "
+                "trained from the other: a change between them is one between models, not a step of training."
+            )
+    return said
