@@ -177,7 +177,7 @@ def _merge(merged: Merged) -> Verdict:
     return Verdict(
         "merge",
         f"The candidate is base + {merged.share:.3g} (other − base){spread}: that is {merged.explained:.1%} of the "
-        "change.",
+        "change that rounding leaves.",
         ["It is undone by going back along other − base, with the other at hand."],
         share=merged.share,
     )

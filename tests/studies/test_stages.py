@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from types import SimpleNamespace
 
@@ -22,13 +23,13 @@ from steerlab.datasets import StudyData
 from steerlab.errors import SteerlabError
 from steerlab.readouts.quantities import Quantity, Reading, unit_names
 from steerlab.results import result_from_dict
-from steerlab.statistics import Estimate, holm
+from steerlab.statistics import Estimate, holm, mcnemar
 from steerlab.studies import StageReadings
 from steerlab.studies._contrast.reading import Texts
 from steerlab.studies._contrast.stage import class_gaps
 from steerlab.studies._contrast.stage import stage as contrast_stage
 from steerlab.studies._stages import readings as reading_module
-from steerlab.studies._stages.changes import Change, Paired, p_over, paired
+from steerlab.studies._stages.changes import Change, Paired, _scaled, p_over, paired, stabilised
 from steerlab.studies._stages.study import compare_stages
 
 GAP = Quantity(study="refusal", of="refusal", measure="gap", unit="spreads")
@@ -209,6 +210,8 @@ def test_a_change_is_told_beside_the_controls_with_its_sign(
         value=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40),
         noise=0.1,
         controls=Estimate(value=beside, low=beside, high=beside, n=12),
+        scaled=value,
+        scaled_controls=beside,
         p=0.001,
         p_adjusted=0.001,
         p_over=0.001 if apart else 0.5,
@@ -222,6 +225,43 @@ def test_a_target_that_grows_less_than_the_others_is_not_called_more() -> None:
     found = compare_stages(three((1, 1.5, 1.5), (1, 4, 4)), [f"c{at}" for at in range(12)], 0)
     assert found[GAP.name].steps[0].verdict == "less than everything else"
     assert any("it grew less than everything else" in said for said in found.summary)
+
+
+def test_the_noise_of_a_gap_does_not_grow_on_the_scale_of_comparison() -> None:
+    """Cohen's d of two samples: raw, its spread grows tenfold from d = 1 to d = 30; stabilised, it stays."""
+    rng = np.random.default_rng(6)
+
+    def spread(gap: float, scale: Callable[[float], float]) -> float:
+        drawn = rng.standard_normal((400, 2, 30)) + np.array([gap / 2, -gap / 2])[None, :, None]
+        pooled = np.sqrt(drawn.var(axis=2, ddof=1).mean(axis=1))
+        return float(np.std([scale(one) for one in (drawn[:, 0].mean(1) - drawn[:, 1].mean(1)) / pooled]))
+
+    assert spread(30, float) > 5 * spread(1, float)
+    assert spread(30, stabilised) == pytest.approx(spread(1, stabilised), rel=0.25)
+    step = 1e-6
+    assert (stabilised(3 + step) - stabilised(3)) / step == pytest.approx(
+        0.5 / math.sqrt(1 + 9 / 8), rel=1e-4
+    )
+
+
+def test_a_control_with_a_huge_gap_hides_no_target() -> None:
+    rng = np.random.default_rng(7)
+    own = rng.standard_normal(40)
+    gaps = (1.5, 2, 2.5, 3, 3.5, 4, 4.5, 50)
+
+    def stage(label: str, target: float, moved: float) -> StageReadings:
+        beside = [
+            Reading.of(
+                GAP.model_copy(update={"study": "contrast", "of": f"c{at}", "role": "control"}),
+                UNITS,
+                gap * (1 + moved * sign) + own,
+            )
+            for at, (gap, sign) in enumerate(zip(gaps, itertools.cycle((1, -1)), strict=False))
+        ]
+        return stage_of(label, Reading.of(GAP, UNITS, target + own), *beside)
+
+    found = compare_stages([stage("sft", 2, 0.0), stage("safe", 5, 0.05)], [f"c{at}" for at in range(8)], 0)
+    assert found[GAP.name].steps[0].verdict == "more than everything else"
 
 
 def test_a_slow_drift_is_told_from_first_to_last() -> None:
@@ -345,7 +385,38 @@ def test_few_changed_units_of_a_share_are_no_change() -> None:
         [],
         0,
     )
-    assert found[SHARE.name].steps[0].p >= stats.binomtest(0, 4).pvalue == 0.125
+    assert found[SHARE.name].steps[0].p == pytest.approx(stats.binomtest(0, 4).pvalue)
+
+
+def test_nearly_all_units_of_a_share_changing_is_a_change() -> None:
+    """A bootstrap draw of changed units alone has no spread, so a bootstrap of t would call this nothing."""
+    before, after = np.zeros(24), np.ones(24)
+    after[:2] = 0
+    units = UNITS[:24]
+    step = compare_stages(
+        [stage_of("a", Reading.of(SHARE, units, before)), stage_of("b", Reading.of(SHARE, units, after))],
+        [],
+        0,
+    )[SHARE.name].steps[0]
+    assert step.p == pytest.approx(stats.binomtest(22, 22).pvalue)
+    assert step.value.high <= 1
+
+
+def test_flips_of_clusters_are_mcnemar_where_clusters_are_units() -> None:
+    rng = np.random.default_rng(8)
+    before, after = rng.random(60) < 0.5, rng.random(60) < 0.75
+    twice = [UNITS[at % 40] + str(at) for at in range(60)] + ["still", "too"]
+    values = [np.concatenate([part.astype(float), [0.0, 0.0]]) for part in (before, after)]
+    clusters = [*range(60), 60, 60]  # two units that never change share one, so that the flips are taken
+    step = compare_stages(
+        [
+            stage_of(label, Reading.of(SHARE, twice, part, clusters))
+            for label, part in zip("ab", values, strict=True)
+        ],
+        [],
+        0,
+    )[SHARE.name].steps[0]
+    assert step.p == pytest.approx(mcnemar(after, before).p_value, abs=0.015)
 
 
 # -- what is measured of one model --
@@ -480,9 +551,9 @@ def test_an_unplanted_step_is_flagged_seldom(planted: list[StageReadings]) -> No
     for draw in range(200):
         target = list(rows)[draw % len(rows)]
         others = [name for name in rows if name != target]
-        moved = {name: _resampled(rows[name], rng) for name in rows}  # type: ignore[arg-type]
-        drawn = [moved[name].differences.mean() for name in rng.permutation(others)[:12]]
-        flagged.append(p_over(moved[target].differences.mean(), moved[target].error, drawn) < 0.05)
+        moved = {name: _scaled(_resampled(rows[name], rng), gaps=True) for name in rows}  # type: ignore[arg-type]
+        drawn = [moved[name][0] for name in rng.permutation(others)[:12]]
+        flagged.append(p_over(*moved[target], drawn) < 0.05)
     assert np.mean(flagged) <= 0.08
 
 

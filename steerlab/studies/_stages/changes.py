@@ -1,14 +1,16 @@
 """Did a quantity change between two stages, and by more than what training did not aim at?
 
 Both stages are paired unit by unit. *Changed*: the mean paired difference against zero, by the bootstrap of t over
-clusters (for a share, McNemar's exact test must agree). *More than the controls*: with d the target's change, c_1..c_n
-the changes of the same measure on contrasts that training did not aim at, m their mean, s their spread and e the
-standard error of d,
+clusters (of a share by McNemar's exact test, over clusters by flips of sign). *More than the controls*: with d the target's
+change, c_1..c_n the changes of the same measure on contrasts that training did not aim at, m their mean, s their spread
+and e the standard error of d,
 
     t = (d - m) / sqrt(s^2 (1 + 1/n) + e^2),    n - 1 degrees of freedom,
 
 which asks whether the target could be one more of them (a prediction interval; e is counted on top of the noise that is
-in s already, so the test is careful). p-values of one study's quantities and steps are adjusted together (Holm, 1979).
+in s already, so the test is careful). The noise of a gap in spreads grows with the gap, so gaps d are compared as
+h(d) = sqrt(2) arsinh(d / sqrt(8)), whose noise does not (Hedges and Olkin, 1985, chapter 6).
+p-values of one study's quantities and steps are adjusted together (Holm, 1979).
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ Verdict = Literal[
 ]
 ALPHA = 0.05
 FEWEST_CONTROLS = 5
+#: The unit of a distance of classes, whose noise grows with it.
+GAP_UNIT = "spreads"
 _DRAWS = (
     9999  # at least; more where more is tested, so that the smallest p can be significant after adjusting
 )
@@ -66,6 +70,8 @@ class Change(Record):
         value: mean of after - before over common units, with its interval.
         noise: the standard error of `value`.
         controls: the same change of the contrasts that training did not aim at: mean, least and greatest.
+        scaled, scaled_controls: the change and the mean change of the controls on the scale on which they are compared:
+            `stabilised` for gaps, else as they are.
         p, p_adjusted: of no change. p_over, p_over_adjusted: of a change like the controls'; NaN without controls.
         reason: why the stages cannot be compared.
     """
@@ -75,6 +81,8 @@ class Change(Record):
     value: Estimate
     noise: Number = UNKNOWN
     controls: Estimate = _UNKNOWN
+    scaled: Number = UNKNOWN
+    scaled_controls: Number = UNKNOWN
     p: Number = UNKNOWN
     p_adjusted: Number = UNKNOWN
     p_over: Number = UNKNOWN
@@ -95,7 +103,7 @@ class Change(Record):
             return "no change"
         if math.isnan(self.p_over):
             return "changed"
-        return _beside_controls(self.value.value, self.controls.value, self.p_over_adjusted < ALPHA)
+        return _beside_controls(self.scaled, self.scaled_controls, self.p_over_adjusted < ALPHA)
 
     @property
     def moved(self) -> bool:
@@ -233,20 +241,29 @@ def change(
     steps = {"before": first.label, "after": second.label}
     if isinstance(both, str):
         return Change(**steps, value=_UNKNOWN, reason=both)
-    beside = [
-        float(one.differences.mean())
-        for control in controls
-        if not isinstance(one := paired(first, second, control), str)
-    ]
+    others = [one for control in controls if not isinstance(one := paired(first, second, control), str)]
+    gaps = quantity.unit == GAP_UNIT
+    (value, error), *scaled = (_scaled(one, gaps) for one in (both, *others))
+    beside = [moved for moved, _ in scaled]
     enough = len(beside) >= FEWEST_CONTROLS
     return Change(
         **steps,
-        value=paired_difference(both.after, both.before, both.clusters, seed=seed),
+        value=_difference(both, seed),
         noise=both.error,
-        controls=mean_and_extremes(beside, "mean of {n} control contrasts, least to greatest"),
+        controls=mean_and_extremes(
+            [float(one.differences.mean()) for one in others],
+            "mean of {n} control contrasts, least to greatest",
+        ),
+        scaled=value,
+        scaled_controls=float(np.mean(beside)) if beside else math.nan,
         p=_p_changed(both, quantity, seed, draws),
-        p_over=p_over(float(both.differences.mean()), both.error, beside) if enough else math.nan,
+        p_over=p_over(value, error, beside) if enough else math.nan,
     )
+
+
+def stabilised(gap: float) -> float:
+    """h(d) of a gap d in spreads: its noise does not grow with d (module docstring)."""
+    return math.sqrt(2) * math.asinh(gap / math.sqrt(8))
 
 
 def p_over(value: float, error: float, controls: Sequence[float]) -> float:
@@ -261,6 +278,16 @@ def p_over(value: float, error: float, controls: Sequence[float]) -> float:
 
 
 # -- private, in the order they are called --
+
+
+def _scaled(both: Paired, gaps: bool) -> tuple[float, float]:
+    """The mean change and its standard error, gaps on the scale of `stabilised` (the error by its slope)."""
+    moved = float(both.differences.mean())
+    if not gaps:
+        return moved, both.error
+    before = float(both.before.mean())
+    slope = 0.5 / math.sqrt(1 + (before + moved / 2) ** 2 / 8)
+    return stabilised(before + moved) - stabilised(before), both.error * slope
 
 
 def _beside_controls(value: float, controls: float, apart: bool) -> Verdict:
@@ -328,14 +355,30 @@ def _in_noise(first: StageReadings, stage: StageReadings, quantity: Quantity) ->
     return 0.0 if moved == 0 else moved / error if error > 0 else math.nan
 
 
-def _p_changed(both: Paired, quantity: Quantity, seed: int, draws: int) -> float:
-    """Two-sided p of no change; of a share the larger one of both tests.
+def _difference(both: Paired, seed: int) -> Estimate:
+    """The mean difference with its interval, which of a share ends at one."""
+    found = paired_difference(both.after, both.before, both.clusters, seed=seed)
+    if not both.share or not found.has_interval:
+        return found
+    return found.model_copy(update={"low": max(found.low, -1.0), "high": min(found.high, 1.0)})
 
-    McNemar's is exact where few units changed, which the bootstrap is not; the bootstrap knows clusters.
+
+def _p_changed(both: Paired, quantity: Quantity, seed: int, draws: int) -> float:
+    """Two-sided p of no change.
+
+    Of a share McNemar's exact test, or its form for clusters, which flips the sign of each cluster's sum: the bootstrap
+    of t breaks down where nearly all units change alike.
     """
-    single, _ = mean_test(both.differences[:, None], both.clusters, seed=seed, draws=draws)
-    exact = mcnemar(both.after > 0.5, both.before > 0.5).p_value if quantity.share else 0.0
-    return max(float(single[0]), float(exact))
+    if not quantity.share:
+        single, _ = mean_test(both.differences[:, None], both.clusters, seed=seed, draws=draws)
+        return float(single[0])
+    sums = np.bincount(np.unique(both.clusters, return_inverse=True)[1], weights=both.differences)
+    if len(sums) == len(both.clusters):
+        return float(mcnemar(both.after > 0.5, both.before > 0.5).p_value)
+    moving = sums[sums != 0]
+    flips = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, len(moving)))
+    beyond = np.abs(flips @ moving) >= abs(moving.sum()) - 1e-9
+    return float((1 + beyond.sum()) / (1 + draws))
 
 
 def _adjusted(found: Sequence[Trajectory]) -> list[Trajectory]:

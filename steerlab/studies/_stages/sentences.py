@@ -70,7 +70,7 @@ def _short(trajectories: Sequence[Trajectory], moved: Sequence[Trajectory], labe
             "with everything else": found["with everything else"],
             "less than everything else, or against it": found["less than everything else"]
             + found["against everything else"],
-            "not told apart from them": found["not told apart"],
+            "not told apart from what else moved": found["not told apart"],
             "without such a control": found["changed"],
         }
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
