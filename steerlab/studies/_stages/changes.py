@@ -1,9 +1,9 @@
 """Did a quantity change between two stages, and by more than what training did not aim at?
 
 Both stages are paired unit by unit. *Changed*: the mean paired difference against zero, by the bootstrap of t over
-clusters (of a share by McNemar's exact test, over clusters by flips of sign). *More than the controls*: with d the target's
-change, c_1..c_n the changes of the same measure on contrasts that training did not aim at, m their mean, s their spread
-and e the standard error of d,
+clusters; of a share by McNemar's exact test, or over clusters by flips of sign. *More than the controls*: with d the
+target's change, c_1..c_n the changes of the same measure on contrasts that training did not aim at, m their mean, s
+their spread and e the standard error of d,
 
     t = (d - m) / sqrt(s^2 (1 + 1/n) + e^2),    n - 1 degrees of freedom,
 
