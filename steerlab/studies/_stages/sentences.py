@@ -18,7 +18,12 @@ def sentences(trajectories: Sequence[Trajectory], labels: Sequence[str]) -> list
     drifted = [one for one in trajectories if one.most is None and one.whole is not None and one.whole.moved]
     still = [one.quantity.name for one in trajectories if one not in [*moved, *drifted] and _compared(one)]
     never = [one.quantity.name for one in trajectories if not _compared(one)]
-    made = [_short(trajectories, [*moved, *drifted], labels), *map(_said, moved), *map(_drift, drifted)]
+    made = [
+        *_beyond(trajectories),
+        _short(trajectories, [*moved, *drifted], labels),
+        *map(_said, moved),
+        *map(_drift, drifted),
+    ]
     if still:
         made.append(f"No step identified: {'; '.join(still)}.")
     if never:
@@ -50,6 +55,16 @@ def headline(trajectories: Sequence[Trajectory]) -> Headline | None:
 
 
 # -- private, in the order they are called --
+
+
+def _beyond(trajectories: Sequence[Trajectory]) -> list[str]:
+    """What moved by more than the contrasts that training did not aim at, and at which steps."""
+    parts = []
+    for one in trajectories:
+        steps = [step.step for step in one.steps if step.verdict == "more than everything else"]
+        if steps:
+            parts.append(f"{one.quantity.name} ({' and '.join(steps)})")
+    return [f"More than contrasts that training did not aim at moved: {'; '.join(parts)}."] if parts else []
 
 
 def _compared(one: Trajectory) -> bool:
