@@ -73,6 +73,7 @@ def compare_checkpoints(
     from steerlab.studies import compare_stages, controls_of, known_stages, require_stages
 
     given = expanded(checkpoints)
+    require_distinct(given)
     names = labelled(given, labels)
     require_stages(names)
     chosen = known_stages(studies)
@@ -122,7 +123,7 @@ def compare_checkpoints(
 def expanded(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The checkpoints with patterns replaced by the folders they stand for, by the numbers in their names.
 
-    Raises RunError for a pattern without a folder, and for a checkpoint that is named twice.
+    Raises RunError for a pattern without a folder.
     """
     found: list[Checkpoint] = []
     for one in checkpoints:
@@ -134,15 +135,19 @@ def expanded(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
             found += folders
         else:
             found.append(one)
+    return found
+
+
+def require_distinct(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise RunError for a checkpoint that is named twice."""
     seen: list[object] = []
-    for number, one in enumerate(found, start=1):
+    for number, one in enumerate(checkpoints, start=1):
         key = str(one) if isinstance(one, str | Path) else id(one)
         if key in seen:
             raise RunError(
                 f"The stages {seen.index(key) + 1} and {number} are both {_name(one)}; name each checkpoint once."
             )
         seen.append(key)
-    return found
 
 
 def labelled(checkpoints: Sequence[Checkpoint], labels: Sequence[str] | None) -> list[str]:

@@ -17,7 +17,7 @@ import steerlab as sl
 from steerlab import opening, runs, stages
 from steerlab.comparison import compare
 from steerlab.errors import ModelError, RunError, SteerlabError
-from steerlab.stages import expanded, labelled
+from steerlab.stages import labelled, require_distinct
 
 FEW: dict[str, Any] = {
     "studies": ["confidence", "branching"],
@@ -163,11 +163,10 @@ def test_a_pair_takes_revisions_too(trained: Path, monkeypatch: pytest.MonkeyPat
 
     def load(name: Any, **options: Any) -> Any:
         asked.append((name, options.get("revision")))
-        return sl.load(trained / "checkpoint-9")
+        return real(trained / "checkpoint-9")
 
     real = opening.load
     monkeypatch.setattr(opening, "load", load)
-    monkeypatch.setattr(sl, "load", real)
     monkeypatch.setattr("steerlab.models.is_adapter", lambda *given: False)
     opening.load_pair("org/m@one", "org/m@two", {}, lambda line: None)
     assert asked == [("org/m", "one"), ("org/m", "two")]
@@ -306,4 +305,4 @@ def test_a_live_model_is_a_stage(trained: Path, tmp_path: Path) -> None:
     run = compare(given, labels=["live", "ten", "hundred"], out=tmp_path / "run", **FEW)
     assert list(run.manifest.models) == ["live", "ten", "hundred"]
     with pytest.raises(RunError, match="stages 1 and 2 are both"):
-        expanded([live, live])
+        require_distinct([live, live])

@@ -29,7 +29,8 @@ from steerlab.studies._contrast.reading import Texts
 from steerlab.studies._contrast.stage import class_gaps
 from steerlab.studies._contrast.stage import stage as contrast_stage
 from steerlab.studies._stages import readings as reading_module
-from steerlab.studies._stages.changes import Change, Paired, _scaled, p_over, paired, stabilised
+from steerlab.studies._stages.changes import Change, _scaled, p_over, stabilised
+from steerlab.studies._stages.pairing import Paired, paired
 from steerlab.studies._stages.study import compare_stages
 
 GAP = Quantity(study="refusal", of="refusal", measure="gap", unit="spreads")

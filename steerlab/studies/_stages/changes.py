@@ -17,13 +17,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy import stats
 
 from steerlab.readouts.quantities import Quantity, Reading
@@ -31,7 +28,6 @@ from steerlab.record import Record
 from steerlab.statistics import (
     Estimate,
     Number,
-    but_for_rounding,
     holm,
     mcnemar,
     mean_and_extremes,
@@ -39,6 +35,7 @@ from steerlab.statistics import (
     paired_difference,
 )
 from steerlab.statistics.estimate import UNKNOWN
+from steerlab.studies._stages.pairing import Paired, paired
 from steerlab.studies._stages.readings import StageReadings
 
 Verdict = Literal[
@@ -150,42 +147,6 @@ class Trajectory(Record):
         )
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Differences of two stages over the units that both have.
-
-    before, after, clusters: [unit]. share: whether they are zeros and ones.
-    """
-
-    before: Float[np.ndarray, " unit"]
-    after: Float[np.ndarray, " unit"]
-    clusters: NDArray[np.int64]
-    share: bool
-
-    @property
-    def differences(self) -> Float[np.ndarray, " unit"]:
-        """After - before, but for rounding."""
-        return np.asarray(but_for_rounding(self.after, self.before) - self.before)
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean difference, clusters kept whole.
-
-        Of a share at least that of Agresti and Min (2005), half a unit added to every cell: a change of all units has
-        noise, too.
-        """
-        moved = self.differences
-        left = moved - moved.mean()
-        sums = np.bincount(np.unique(self.clusters, return_inverse=True)[1], weights=left)
-        n = len(sums)
-        error = float(np.sqrt((sums**2).sum() * n / max(1, n - 1)) / len(left))
-        if not self.share or not moved.any():
-            return error
-        up, down = float((moved > 0).sum()) + 0.5, float((moved < 0).sum()) + 0.5
-        total = len(moved) + 2
-        return max(error, math.sqrt(up + down - (up - down) ** 2 / total) / total)
-
-
 def trajectories(stages: Sequence[StageReadings], seed: int) -> list[Trajectory]:
     """Every target quantity over the stages, its changes tested and adjusted."""
     by_stage = [{reading.quantity: reading for reading in stage.readings} for stage in stages]
@@ -198,34 +159,6 @@ def trajectories(stages: Sequence[StageReadings], seed: int) -> list[Trajectory]
         found = [_trajectory(quantity, stages, by_stage, known, seed, draws) for quantity in mine]
         made += _adjusted(found)
     return made
-
-
-def paired(first: StageReadings, second: StageReadings, quantity: Quantity) -> Paired | str:
-    """The units of a quantity that both stages have, or why they cannot be compared, in a sentence."""
-    readings = []
-    for stage in (first, second):
-        reading = next((one for one in stage.readings if one.quantity == quantity), None)
-        if reading is None:
-            why = stage.missing.get(quantity.study) or stage.missing.get(f"contrast {quantity.of}")
-            return f"It was not measured in {stage.label}{f': {why}' if why else ', which has no such quantity.'}"
-        if reading.missing:
-            return f"It was not measured in {stage.label}: {reading.missing}"
-        readings.append(reading)
-    one, two = readings
-    if quantity.per_token and first.tokenizer != second.tokenizer:
-        return f"{first.label} and {second.label} cut text into other tokens, and it is counted in tokens."
-    if one.how != two.how:
-        return f"It was asked with {one.how} in {first.label} and with {two.how} in {second.label}."
-    before, after = one.known, two.known
-    common = [unit for unit in before if unit in after]
-    if len(common) < 2:
-        return f"{first.label} and {second.label} have {len(common)} of its units in common; two are needed."
-    return Paired(
-        np.array([before[unit][0] for unit in common]),
-        np.array([after[unit][0] for unit in common]),
-        np.array([before[unit][1] for unit in common]),
-        quantity.share,
-    )
 
 
 def change(
