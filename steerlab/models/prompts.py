@@ -119,6 +119,24 @@ class Tokens:
         if not self.rows:
             object.__setattr__(self, "rows", tuple(range(len(self.lengths))))
 
+    @classmethod
+    def of_ids(cls, ids: Sequence[Sequence[int]]) -> Tokens:
+        """A batch of token ids that come from no text, padded on the right."""
+        lengths = tuple(map(len, ids))
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+        padded = torch.zeros_like(mask)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        return cls(
+            input_ids=padded,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            offsets=None,
+            prompts=tuple(Prompt("") for _ in ids),
+            lengths=lengths,
+            padding_side="right",
+        )
+
     def __len__(self) -> int:
         return len(self.lengths)
 

@@ -8,7 +8,7 @@ compared on the units that both were measured on. Units are known by hashes: no 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from steerlab.record import Record
 from steerlab.statistics import Estimate, Number, bootstrap_mean, proportion
-
-#: What makes the quantities of a study: model, data, `size` and `seed` to its readings.
-Stage = Callable[..., "list[Reading]"]
 
 
 class Quantity(Record):

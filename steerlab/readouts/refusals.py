@@ -238,31 +238,9 @@ def median_losses(
     losses = np.full(len(prompts), np.nan)
 
     def read(rows: list[int]) -> None:
-        tokens = _padded([given[row] + written[row] for row in rows])
+        tokens = Tokens.of_ids([given[row] + written[row] for row in rows])
         found = token_log_probabilities(model, tokens, [len(given[row]) for row in rows])
         losses[rows] = [float(np.median(-values.numpy())) if len(values) else np.nan for values in found]
 
     run_in_batches(read, [len(a) + len(b) for a, b in zip(given, written, strict=True)], _BUDGET)
     return losses
-
-
-# -- private --
-
-
-def _padded(texts: Sequence[Sequence[int]]) -> Tokens:
-    """A right-padded batch of token ids."""
-    width = max(map(len, texts))
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
-        mask[row, : len(text)] = 1
-    return Tokens(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-        offsets=None,
-        prompts=tuple(Prompt("") for _ in texts),
-        lengths=tuple(map(len, texts)),
-        padding_side="right",
-    )

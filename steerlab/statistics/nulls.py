@@ -63,6 +63,14 @@ def permutation_p_value(observed: float, null: ArrayLike, alternative: Alternati
     return min(1.0, 2 * min(above, below))
 
 
+def _p_values(given: ArrayLike) -> Float[np.ndarray, " test"]:
+    """As a row. Raises ValueError outside [0, 1]; NaN passes."""
+    p = np.asarray(given, dtype=np.float64).ravel()
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError("p-values lie between 0 and 1")
+    return p
+
+
 def benjamini_hochberg(p_values: ArrayLike) -> Float[np.ndarray, " test"]:
     """Adjusted p-values (q-values): calling all with q <= a false at most a share a of the time on average.
 
@@ -71,9 +79,7 @@ def benjamini_hochberg(p_values: ArrayLike) -> Float[np.ndarray, " test"]:
     Raises:
         ValueError: a p-value outside [0, 1].
     """
-    p = np.asarray(p_values, dtype=np.float64).ravel()
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError("p-values lie between 0 and 1")
+    p = _p_values(p_values)
     adjusted = np.full_like(p, np.nan)
     tested = ~np.isnan(p)
     if tested.any():
@@ -89,9 +95,7 @@ def holm(p_values: ArrayLike) -> Float[np.ndarray, " test"]:
     Raises:
         ValueError: a p-value outside [0, 1].
     """
-    p = np.asarray(p_values, dtype=np.float64).ravel()
-    if ((p < 0) | (p > 1)).any():
-        raise ValueError("p-values lie between 0 and 1")
+    p = _p_values(p_values)
     adjusted = np.full_like(p, np.nan)
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]

@@ -20,13 +20,13 @@ from scripts import run_command
 import steerlab as sl
 from steerlab.comparison import known_studies
 from steerlab.errors import DatasetError, RunError, SteerlabError
-from steerlab.models import LanguageModel
+from steerlab.models import LanguageModel, Tokens
 from steerlab.registry import STUDIES, ordered_studies
 from steerlab.results import result_from_dict
 from steerlab.statistics import Estimate
 from steerlab.studies import Pair
 from steerlab.studies._difference import study as of_difference
-from steerlab.studies._difference.forks import batch_of, commitment_value
+from steerlab.studies._difference.forks import commitment_value
 from steerlab.studies._difference.laws import moved, read_laws
 from steerlab.studies._difference.lens import Reader, halvings, topic_auc
 from steerlab.studies._difference.nulls import (
@@ -348,7 +348,7 @@ def test_forks_are_where_the_likeliest_tokens_part(pair: tuple[LanguageModel, La
     start = texts.ids[0][: texts.skip + 8]
     path = list(start)
     for step in range(6):
-        logits = [model.run(batch_of([path]), logits="last") for model in (base, post)]
+        logits = [model.run(Tokens.of_ids([path]), logits="last") for model in (base, post)]
         tokens = [int(each.argmax()) for each in logits if each is not None]
         if tokens[0] != tokens[1]:
             assert (one.base, one.post) == tuple(base.tokenizer.decode([token]) for token in tokens)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlab.models import LanguageModel, Prompt, Tokens
+from steerlab.models import LanguageModel, Tokens
 from steerlab.models.batches import run_in_batches
 from steerlab.models.laws import kl
 from steerlab.readouts.laws import SamplingLaw
@@ -118,22 +118,6 @@ def read_forks(
 # -- private, in the order they are called --
 
 
-def batch_of(ids: Sequence[Sequence[int]]) -> Tokens:
-    """Token ids as a batch padded on the right."""
-    lengths = tuple(map(len, ids))
-    width = max(lengths)
-    padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in ids])
-    return Tokens(
-        input_ids=padded,
-        attention_mask=torch.ones_like(padded),
-        position_ids=torch.arange(width).expand_as(padded),
-        offsets=None,
-        prompts=tuple(Prompt("-", has_special_tokens=True) for _ in ids),
-        lengths=lengths,
-        padding_side="right",
-    )
-
-
 def _compared(
     base: LanguageModel, post: LanguageModel, starts: Sequence[Sequence[int]], paths: Sequence[Sequence[int]]
 ) -> list[tuple[Float[np.ndarray, " step"], Tensor]]:
@@ -142,7 +126,7 @@ def _compared(
     found: dict[int, tuple[np.ndarray, Tensor]] = {}
 
     def read(rows: list[int]) -> None:
-        batch = batch_of([whole[row] for row in rows])
+        batch = Tokens.of_ids([whole[row] for row in rows])
         places = [
             (number, column)
             for number, row in enumerate(rows)
@@ -234,7 +218,7 @@ def _scores(
 
     def read(rows: list[int]) -> None:
         each = token_log_probabilities(
-            model, batch_of([ids[row] for row in rows]), [begin[row] for row in rows]
+            model, Tokens.of_ids([ids[row] for row in rows]), [begin[row] for row in rows]
         )
         found[rows] = [float(of_row.mean()) for of_row in each]
 

@@ -95,7 +95,7 @@ def read_stage(
             readings += stage(model, data, size=size, seed=seed)
         except SteerlabError as error:
             missing[name] = str(error)
-    if not isinstance(data.statements, StatementSet):
+    if "truthfulness" in studies and not isinstance(data.statements, StatementSet):
         missing["contrast truth"] = "Statements in pairs have no direction of truth; give them one by one."
     read = targets_of(data, studies, A_TOPIC[amounts], seed)
     read |= {name: ("", one) for name, one in controls.items()}
