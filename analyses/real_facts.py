@@ -87,7 +87,7 @@ def load(name: str, plan: Mapping[str, Any]) -> LanguageModel:
     """A hub model from its local copy, or one with an adapter of `post_training/` behind a plus sign."""
     hub, _, adapter = name.partition(" + ")
     known = plan["crossed" if adapter else "models"]
-    model = sl.load(model_folder(hub, known[hub]["sha256"]), dtype="float32")
+    model = sl.load(model_folder(hub, known[hub]["sha256"]), dtype=known[hub].get("dtype", "float32"))
     if adapter:
         model = sl.load(ADAPTERS / adapter, base=model)
     model.name = name

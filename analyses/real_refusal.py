@@ -241,7 +241,8 @@ def main() -> None:
     for part in left:
         name, mine = part["model"], plan["models"][part["model"]]
         if name not in models:
-            models = {name: sl.load(model_folder(name, mine["sha256"]), dtype="float32")}
+            dtype = mine.get("dtype", "float32")
+            models = {name: sl.load(model_folder(name, mine["sha256"]), dtype=dtype)}
         try:
             made = run_part(models[name], requests, mine, part["rule"], plan)
         except SteerlabError as error:

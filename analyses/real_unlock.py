@@ -102,10 +102,14 @@ def weights(each: Mapping[str, Any], plan: Mapping[str, Any]) -> Row:
 def load(
     each: Mapping[str, Any], plan: Mapping[str, Any], known: Mapping[str, LanguageModel]
 ) -> dict[str, LanguageModel]:
-    """The models of a run by name; those that are loaded already stay."""
+    """The models of a run by name; those that are loaded already, in the run's dtype, stay."""
     models = {}
+    dtype = each.get("dtype", "float32")
     for name in dict.fromkeys((each["source"], each["target"])):
-        models[name] = known.get(name) or sl.load(model_folder(name, plan["models"][name]), dtype="float32")
+        found = known.get(name)
+        if found is None or str(found.model.dtype) != f"torch.{dtype}":
+            found = sl.load(model_folder(name, plan["models"][name]), dtype=dtype)
+        models[name] = found
         models[name].name = name
     if "adapter" in each:
         tuned = f"{each['source']} + {each['adapter']}"
