@@ -150,7 +150,7 @@ def chosen_strength(
         return odds_of(steered, dev.plain, dev.towards, dev.away)
 
     target = max(1.0, float((asked - plain).mean()))
-    found = sl.calibrate(
+    found = sl.calibrate_strength(
         model, sl.Add(direction), dev.plain, list(texts), effect=effect, target=float(plain.mean()) + target,
         strengths=STRENGTHS, refinements=2, groups=dev.clusters, seed=seed,
     )  # fmt: skip

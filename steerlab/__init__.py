@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from steerlab import judging as judging
     from steerlab import lock as lock
     from steerlab import models as models
+    from steerlab import monitoring as monitoring
     from steerlab import neurons as neurons
     from steerlab import old_names as old_names
     from steerlab import opening as opening
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
     from steerlab.models import Span as Span
     from steerlab.models import WholePrompt as WholePrompt
     from steerlab.models import Window as Window
+    from steerlab.monitoring import Alarm as Alarm
+    from steerlab.monitoring import calibrate as calibrate
     from steerlab.neurons import entropy_neurons as entropy_neurons
     from steerlab.opening import load as load
     from steerlab.readouts import lens as lens
@@ -89,14 +92,14 @@ if TYPE_CHECKING:
     from steerlab.steering import Scale as Scale
     from steerlab.steering import export as export
     from steerlab.steering.bake import bake as bake
-    from steerlab.steering.calibrate import calibrate as calibrate
+    from steerlab.steering.calibrate_strength import calibrate_strength as calibrate_strength
     from steerlab.studies import branching_factor as branching_factor
     from steerlab.studies import unlock as unlock
 
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
     *("activations", "alignment", "auditing", "batching", "chat", "cli", "comparison", "datasets", "directions"),
-    *("environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models", "neurons"),
+    *("environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models", "monitoring", "neurons"),
     *("old_names", "opening", "plots", "progress", "readouts", "record", "registry", "report", "results", "run_data"),
     *("run_folder", "runs", "selection", "showing", "stages", "statistics", "steering", "studies", "zoo"),
 )  # fmt: skip
@@ -114,8 +117,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "selection": ("select_direction",),
     "steering": (
         *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
-        *("bake", "calibrate", "export"),
+        *("bake", "calibrate_strength", "export"),
     ),
+    "monitoring": ("Alarm", "calibrate"),
     "studies": ("branching_factor", "unlock"),
     "neurons": ("entropy_neurons",),
     "extraction": ("extract",),

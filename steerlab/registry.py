@@ -186,6 +186,7 @@ REGISTRIES = {
     "aligners": "steerlab.alignment:ALIGNERS",
     "backends": "steerlab.models.backends:BACKENDS",
     "exports": "steerlab.steering:EXPORTS",
+    "monitors": "steerlab.monitoring:MONITORS",
 }
 
 

@@ -184,7 +184,7 @@ GUESSES: list[tuple[str, Any, str]] = [
         "no study 'refusl'",
     ),
     (
-        'sl.calibrate(model, sl.Add(direction), T, T, effect="refusal", target=1)',
+        'sl.calibrate_strength(model, sl.Add(direction), T, T, effect="refusal", target=1)',
         SteeringError,
         "token_log_odds",
     ),

@@ -16,7 +16,7 @@ from steerlab.models import LanguageModel
 from steerlab.readouts.refusals import Judge, refusal_tokens
 from steerlab.selection import Selection, select_direction
 from steerlab.statistics import proportion
-from steerlab.steering import Add, Calibration, calibrate
+from steerlab.steering import Add, Calibration, calibrate_strength
 
 
 class Rule:
@@ -132,7 +132,7 @@ def test_calibration_by_a_judge_reaches_its_rate(model: LanguageModel) -> None:
     requests = planted.requests()
     direction = select_direction(model, requests).direction
     prompts = [model.instruction_prompt(text) for text in requests.split("val").negative[:6]]
-    found = calibrate(
+    found = calibrate_strength(
         model, Add(direction, unit="raw"), prompts, ["subject1 in topic1 is good1 ."], judge=Rule(), target=0.9,
         max_new_tokens=6,
     )  # fmt: skip
@@ -152,4 +152,4 @@ def test_an_effect_or_a_judge_is_given() -> None:
     model, zero = tiny("llama"), lambda model, prompts: 0.0
     for options in ({}, {"effect": zero, "judge": Rule()}):
         with pytest.raises(SteeringError, match=r"give an effect .* or a judge"):
-            calibrate(model, lambda strength: [], ["a"], ["b"], target=1.0, **options)  # type: ignore[arg-type]
+            calibrate_strength(model, lambda strength: [], ["a"], ["b"], target=1.0, **options)  # type: ignore[arg-type]

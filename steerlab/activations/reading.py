@@ -18,6 +18,7 @@ from torch import Tensor
 
 from steerlab.activations._provenance import hashes
 from steerlab.activations.moments import Label, Moments, plain_label
+from steerlab.activations.rereading import Written, generations_in, read_again
 from steerlab.activations.states import Activations
 from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import ModelError, PromptError, SteerlabError, kind_of
@@ -44,7 +45,7 @@ _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does no
 @overload
 def capture(
     model: LanguageModel,
-    prompts: PromptsGiven,
+    prompts: PromptsGiven | Written,
     sites: SitesGiven,
     *,
     positions: Selector = ...,
@@ -59,7 +60,7 @@ def capture(
 @overload
 def capture(
     model: LanguageModel,
-    prompts: PromptsGiven,
+    prompts: PromptsGiven | Written,
     sites: SitesGiven,
     *,
     positions: Selector = ...,
@@ -73,7 +74,7 @@ def capture(
 
 def capture(
     model: LanguageModel,
-    prompts: PromptsGiven,
+    prompts: PromptsGiven | Written,
     sites: SitesGiven,
     *,
     positions: Selector = Last(),  # noqa: B008  # frozen
@@ -88,7 +89,8 @@ def capture(
     Inside ``model.steering(...)`` the steered states are read.
 
     Args:
-        prompts: one text, `Prompt` or conversation (a list of chat messages), or any number of them.
+        prompts: one text, `Prompt` or conversation (a list of chat messages), or any number of them; or what
+            `model.generate` gave, whose prompts and written tokens are read again (``positions=Generated()``).
         sites: where to read: "resid_post" (every layer), "resid_post.5", a `Site`, TransformerLens' name
             ("blocks.5.hook_resid_post"), or a list of them.
         positions: which tokens of each prompt; one that picks several gives several rows a prompt.
@@ -113,10 +115,17 @@ def capture(
         raise ModelError(
             f"States are read from a model of sl.load, not from {kind_of(model)}; give it first."
         )
-    prompts = model.as_prompts(prompts)
     wanted = sites_of(model, sites)
-    _check(prompts, wanted, positions, into, labels, token_budget)
     budget = tokens_of_a_batch(token_budget)
+    if written := generations_in(prompts):
+        if into is not None:
+            raise SteerlabError(
+                "What was generated is read into rows; leave into out, and update Moments with them."
+            )
+        _check((), wanted, positions, into, labels, token_budget)
+        return read_again(model, written, wanted, positions, budget)
+    prompts = model.as_prompts(prompts)  # type: ignore[arg-type]  # the other kind has gone
+    _check(prompts, wanted, positions, into, labels, token_budget)
     parts = _shown(_read(model, prompts, wanted, positions, budget), progress, len(prompts))
     if into is None:
         read = _assembled(parts, wanted, model, len(prompts))

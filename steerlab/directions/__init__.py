@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steerlab.directions._header import ModelRef, SiteStatistics
 from steerlab.directions.caa import caa_direction, choice_prompts, equal_norms, swap_choices
+from steerlab.directions.calibration import ScoreCalibration
 from steerlab.directions.ccs import Ccs
 from steerlab.directions.coordinates import InCoordinates, dominance
 from steerlab.directions.difference_in_means import DifferenceInMeans
@@ -32,6 +33,7 @@ __all__ = [
     "MassMean",
     "ModelRef",
     "PcaReader",
+    "ScoreCalibration",
     "SiteStatistics",
     "Ttpd",
     "caa_direction",

@@ -48,7 +48,7 @@ def read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             f"{path} is damaged: its header and its vectors disagree about sites or shapes; make the direction again."
         )
     with damage_named(path):
-        sites = [Site.parse(name) for name in tensors if not _stored.is_means(name)]
+        sites = [Site.parse(name) for name in tensors if _stored.is_vectors(name)]
         if len(set(sites)) != len(sites):
             raise DirectionError("One of its sites is there under two names.")
         if strange := [name for name in header.accuracy if Site.parse(name) not in sites]:

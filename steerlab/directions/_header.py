@@ -13,7 +13,9 @@ from steerlab.record import Record
 from steerlab.statistics import Estimate
 
 FORMAT: Literal["steerlab.direction"] = "steerlab.direction"
-VERSION: Literal[3] = 3  # 1: without held-out accuracy and best site; 2: without mean states
+VERSION: Literal[4] = (
+    4  # 1: without held-out accuracy and best site; 2: without mean states; 3: without calibration
+)
 Numbers: TypeAlias = tuple[float, ...]
 
 
@@ -60,11 +62,19 @@ class SiteHeader(SiteStatistics):
     width: int
 
 
+class CalibrationHeader(_Strict):
+    """What is known of a probe's calibration beside its tensors."""
+
+    tokens: int
+    answers: int
+    dataset_hash: str
+
+
 class Header(_Strict):
     """The whole header of a direction file."""
 
     format: Literal["steerlab.direction"]
-    version: Literal[1, 2, 3]
+    version: Literal[1, 2, 3, 4]
     estimator: str
     parameters: dict[str, JsonValue]
     model: ModelRef
@@ -75,4 +85,5 @@ class Header(_Strict):
     accuracy: dict[str, Estimate] = Field(default_factory=dict)
     best: str | None = None
     means: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    calibration: CalibrationHeader | None = None
     libraries: dict[str, str]

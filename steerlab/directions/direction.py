@@ -31,6 +31,7 @@ from steerlab.directions._numbers import (
     times,
 )
 from steerlab.directions._shown import direction_html
+from steerlab.directions.calibration import ScoreCalibration
 from steerlab.errors import DirectionError, SteerlabError, kind_of
 from steerlab.models import Site, SiteName, site_of, sites_among
 from steerlab.statistics import Estimate
@@ -56,6 +57,8 @@ class Direction:
         accuracy: by site, the share of held-out prompts that the direction tells apart, where it was measured.
         best: the site where it works best; interventions act there unless they name others.
         means: mean states [width] by site and class, "" for all of them, where known (see `mean`).
+        calibration: of a probe, its scores where what it looks for is absent (`sl.calibrate`); None otherwise. What
+            changes the vectors drops it.
 
     Raises:
         DirectionError: when a vector is empty, zero or not finite, or has another shape.
@@ -73,6 +76,7 @@ class Direction:
     accuracy: Mapping[Site, Estimate] = field(default_factory=dict)
     best: Site | None = None
     means: Means = field(default_factory=dict)
+    calibration: ScoreCalibration | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.vectors, Mapping):
@@ -125,6 +129,8 @@ class Direction:
     def at(self, *sites: SiteName | int) -> Direction:
         """The same direction with only these sites (see `__getitem__`, or a family's name: "resid_post")."""
         chosen = [site for given in sites for site in sites_among(self.sites, given)]
+        if set(chosen) == set(self.sites):
+            return self
         return self._with({self._known(site): self.vectors[site] for site in chosen}, self.statistics)
 
     def source(self, site: Site) -> Site:
@@ -307,6 +313,7 @@ class Direction:
             fingerprint=model.fingerprint,
             origin=(*self.origin, ModelRef(name=self.model_name, fingerprint=self.fingerprint)),
             accuracy={},
+            calibration=None,
         )
         moved.check(model)
         return moved
@@ -337,7 +344,7 @@ class Direction:
 
     def _with(self, vectors: Mapping[Site, Tensor], statistics: Mapping[Site, SiteStatistics]) -> Direction:
         best = self.best if self.best in vectors else None
-        return replace(self, vectors=vectors, statistics=statistics, best=best)
+        return replace(self, vectors=vectors, statistics=statistics, best=best, calibration=None)
 
     def _known(self, given: SiteName | int) -> Site:
         sites, known = sites_among(self.sites, given), ", ".join(map(str, self.sites))

@@ -123,6 +123,8 @@ class Decision:
         self._open: Tensor | None = None
         self._sum: Tensor | None = None
         self._count: Tensor | None = None
+        self._latches = bool(getattr(condition, "latched", False))
+        self._latched: Tensor | None = None
 
     @property
     def seen(self) -> int:
@@ -139,7 +141,10 @@ class Decision:
         if frame is None:
             raise SteeringError("A steered part of the model was called by itself; run the whole model.")
         if self._places is None:
-            self._decide(self.condition.score(precise(state))[..., None], self._real(frame, state.device))
+            held = self.condition.holds(self.condition.score(precise(state))[..., None])
+            if self._latches:
+                held = self._since(held, frame)
+            self._decide(held, self._real(frame, state.device))
         else:
             frame.require_known_prompt("The condition")
             if frame.start < frame.width:
@@ -171,10 +176,24 @@ class Decision:
             self._count = _plus(self._count, weights.sum(dim=1))
         if self._open is None and self._sum is not None and frame.start + frame.length > self._waits_for:
             assert self._count is not None
-            self._decide((self._sum / self._count)[:, None, None], None)
+            self._decide(self.condition.holds((self._sum / self._count)[:, None, None]), None)
 
-    def _decide(self, score: Tensor, real: Tensor | None) -> None:
-        self._open = self.condition.holds(score)
+    def _since(self, held: Bool[Tensor, "batch position 1"], frame: Frame) -> Tensor:
+        """From the first written token for which it held on; in the prompt it never does."""
+        if frame.repeats > 1 or (frame.length > 1 and frame.start >= frame.width):
+            raise SteeringError(
+                "A latched condition follows each text token by token, and this search moves or takes back tokens; "
+                "leave num_beams and the assistant out."
+            )
+        written = torch.arange(frame.start, frame.start + frame.length, device=held.device) >= frame.width
+        held = (held & written[None, :, None]).cumsum(dim=1) > 0
+        if frame.start > 0 and self._latched is not None:
+            held = held | self._latched
+        self._latched = held[:, -1:]
+        return held
+
+    def _decide(self, held: Tensor, real: Tensor | None) -> None:
+        self._open = held
         counted = self._open if real is None else self._open & real
         decided = torch.full((), counted.numel(), device=counted.device) if real is None else real.sum()
         self._counts.append(torch.stack([decided, counted.sum()]))

@@ -8,7 +8,7 @@ for; its end tokens are kept. What is sampled goes by seed, prompt and step alon
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from torch import Tensor
 from steerlab.errors import SteerlabError
 from steerlab.models.batches import run_in_batches
 from steerlab.models.drawing import DrawnScores, Sampler, new_seed
-from steerlab.models.prompts import Prompt, Tokens, pad_token_id
+from steerlab.models.prompts import Prompt, Tokens, as_prompt, pad_token_id
 
 if TYPE_CHECKING:
     from steerlab.models.language_model import LanguageModel
@@ -35,11 +35,13 @@ class Generation:
         text: the continuation without special tokens.
         token_ids: its tokens, the end token included when there is one.
         finished: whether the model ended by itself.
+        prompt: what it was written after, where that is known; `model.reread` needs it.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finished: bool
+    prompt: Prompt | None = field(default=None, compare=False, repr=False)
 
 
 def generate(
@@ -68,7 +70,7 @@ def generate(
     settings: dict[str, object] = {"num_beams": num_beams}
     if do_sample and model.is_remote:  # the server draws
         settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    results: dict[int, Generation] = {}
+    results: dict[int, tuple[int, ...]] = {}
 
     def write(rows: list[int], room: int) -> None:
         tokens = model.tokenize([prompts[row] for row in rows], padding_side="left").of_rows(rows)
@@ -79,20 +81,21 @@ def generate(
         if watch is not None:
             processors.insert(0, _Watched(model, watch, rows, tokens.width))
         written = _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant, processors)
-        results.update(zip(rows, (_generation(model, ids) for ids in written), strict=True))
+        results.update(zip(rows, written, strict=True))
 
-    for rows, room in _by_room(model, lengths, max_new_tokens):
-        if not room:
-            results.update(dict.fromkeys(rows, _generation(model, ())))
-            continue
-        # transformers' assisted decoding takes one prompt at a time
-        for some in [rows] if assistant is None else [[row] for row in rows]:
-            run_in_batches(
-                lambda batch, some=some, room=room: write([some[index] for index in batch], room),  # type: ignore[misc]
-                [(lengths[row] + room) * num_beams for row in some],
-                token_budget,
-            )
-    return [results[row] for row in range(len(lengths))]
+    with model.frames.call.holding(object()):
+        for rows, room in _by_room(model, lengths, max_new_tokens):
+            if not room:
+                results.update(dict.fromkeys(rows, ()))
+                continue
+            # transformers' assisted decoding takes one prompt at a time
+            for some in [rows] if assistant is None else [[row] for row in rows]:
+                run_in_batches(
+                    lambda batch, some=some, room=room: write([some[index] for index in batch], room),  # type: ignore[misc]
+                    [(lengths[row] + room) * num_beams for row in some],
+                    token_budget,
+                )
+    return [_generation(model, results[row], as_prompt(prompt)) for row, prompt in enumerate(prompts)]
 
 
 class _Watched:
@@ -220,7 +223,7 @@ def _until_end(ids: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _generation(model: LanguageModel, ids: tuple[int, ...]) -> Generation:
+def _generation(model: LanguageModel, ids: tuple[int, ...], prompt: Prompt) -> Generation:
     finished = bool(ids) and ids[-1] in end_token_ids(model)
     text = model.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(text=text, token_ids=ids, finished=finished)
+    return Generation(text=text, token_ids=ids, finished=finished, prompt=prompt)

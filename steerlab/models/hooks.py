@@ -35,7 +35,8 @@ class Frame:
 
     `tokens` is the tokenised batch when the toolkit itself runs the pass, `width` the columns of
     the prompt: those of `tokens`, or of the raw call that began the sequence. `mask` is a raw call's attention mask.
-    `inputs` are the tokens of the pass; `ends` those that end a text, where they are known.
+    `inputs` are the tokens of the pass; `ends` those that end a text, where they are known. `call` is the same object
+    in all passes of one `generate`.
     """
 
     start: int
@@ -46,6 +47,7 @@ class Frame:
     mask: Tensor | None = None
     inputs: Tensor | None = None
     ends: tuple[int, ...] = ()
+    call: object | None = None
 
     def require_known_prompt(self, what: object) -> None:
         """Raise `SteeringError` in a raw call whose prompt may go on: several tokens behind others.
@@ -129,6 +131,10 @@ class Frames:
         self._hooks: Scope[_Watch] = Scope()
         #: Names of the edits in force that go by the rows of a batch, which sampling repeats and drops.
         self.by_row: Scope[list[str]] = Scope()
+        #: The call of `generate` that runs.
+        self.call: Scope[object] = Scope()
+        #: Readers that stand behind every edit: each is called to place its hooks again when edits were placed.
+        self.readers: Scope[Callable[[], None]] = Scope()
 
     @property
     def current(self) -> Frame | None:
@@ -173,6 +179,11 @@ class Frames:
                     handle.remove()
                 _CURRENT.set(before)  # of the pass around, where this one ran inside another's hook
 
+    def placed(self) -> None:
+        """Edits were placed: readers go behind them."""
+        for entry in self.readers.here():
+            entry.value()
+
     @contextmanager
     def of(self, tokens: Tokens, ends: Sequence[int] = ()) -> Iterator[None]:
         """Forward passes inside the context belong to `tokens`; rows that wrote one of `ends` are over."""
@@ -190,6 +201,7 @@ class Frames:
             inputs = kwargs.get("inputs_embeds")
         if inputs is None:
             inputs = args[0]
+        ids = inputs if inputs.dim() == 2 else None
         batch, length = inputs.shape[:2]
         cache, mask = kwargs.get("past_key_values", kwargs.get("cache_params")), kwargs.get("attention_mask")
         batches = self._batches.here()
@@ -197,13 +209,15 @@ class Frames:
         if batches:
             tokens, ends = batches[-1].value.tokens, batches[-1].value.ends
             _require_whole_rows(batch, len(tokens))
-            ids = kwargs.get("input_ids")
-            return Frame(start, length, batch, tokens, tokens.width, inputs=ids, ends=ends)
+            calls = self.call.here()
+            call = calls[-1].value if calls else None
+            return Frame(start, length, batch, tokens, tokens.width, inputs=ids, ends=ends, call=call)
         if start == 0:
             watch.raw_width = width = length
         else:  # the last is of a context that was entered in the middle of a sequence
             width = watch.widths.get(cache, watch.raw_width or start)
-        return Frame(start, length, batch, None, width, mask if isinstance(mask, Tensor) else None)
+        seen = mask if isinstance(mask, Tensor) else None
+        return Frame(start, length, batch, None, width, seen, inputs=ids)
 
 
 def _remember(watch: _Watch, frame: Frame | None, output: Any) -> None:

@@ -28,6 +28,7 @@ from steerlab.models.program import Applied
 from steerlab.models.prompts import Conversation, Prompt, PromptsGiven, Template, Tokens
 from steerlab.models.sites import SitesGiven
 from steerlab.models.steering import steering
+from steerlab.registry import registry_of
 
 NEW_TOKENS = 64
 
@@ -267,6 +268,48 @@ class LanguageModel(Passes):
             SteeringError: the function gives another shape or dtype, or numbers that are not finite, or never ran.
         """
         return edited(self, sites, function, positions)
+
+    def watch(self, *probes: Any, alarm: Any = None) -> AbstractContextManager[Any]:
+        """Score every token that is read or written inside the context by one probe or several (`monitoring`).
+
+        What the context gives (`with ... as seen`) holds the scores text by text, and where an alarm sounded. Texts may
+        be generated, streamed or chatted, in any batch, steered or not.
+
+        Args:
+            probes: directions, each with one vector at one site (or a best site). A score is x·v̂.
+            alarm: `sl.Alarm(rate=0.05, per="answer")`, for probes of `sl.calibrate`.
+
+        Example:
+            >>> with model.watch(probe, alarm=sl.Alarm(rate=0.05)) as seen:  # doctest: +SKIP
+            ...     model.generate(prompts)
+            >>> seen.alarms  # doctest: +SKIP
+
+        Raises:
+            SteeringError: a probe of several vectors, an alarm without calibration, or a search that moves rows.
+            DirectionError: a probe of another model.
+        """
+        watched: AbstractContextManager[Any] = registry_of("monitors")["watch"](self, probes, alarm=alarm)
+        return watched
+
+    def reread(
+        self,
+        written: Generation | Sequence[Generation],
+        sites: SitesGiven = "resid_post",
+        *,
+        positions: Selector = All(),  # noqa: B008  # frozen
+    ) -> Any:
+        """States of what was written, prompt and written tokens in one pass; `sl.capture` takes generations as well.
+
+        The tokens are those that were written, never the text tokenised again, and a selector means what it means while
+        the model writes: `Generated()` is every written token. Inside `steering` the states are steered as they were.
+
+        Returns:
+            `Activations` with a row for each selected token.
+
+        Raises:
+            PromptError: something else than generations, or one that does not know its prompt.
+        """
+        return registry_of("monitors")["reread"](self, written, sites, positions)
 
     def prompted(self, tokens: Tokens) -> AbstractContextManager[None]:
         """Raw calls of `model.model` inside the context run the prompts of `tokens`, a batch of `tokenize`.

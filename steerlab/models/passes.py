@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from steerlab.errors import SteerlabError
 from steerlab.models.backends import Transformers
 from steerlab.models.batches import run_in_batches
 from steerlab.models.check import SelfCheck, self_check
@@ -61,6 +62,7 @@ class Passes(Checkpoint):
         read: Mapping[Site, Callable[[Float[Tensor, "batch position width"]], object]] | None = None,
         at: tuple[Int[Tensor, " selected"], Int[Tensor, " selected"]] | None = None,
         logits: Literal["last", "all"] | None = None,
+        behind: Sequence[Sequence[int]] | None = None,
     ) -> Tensor | None:
         """One forward pass of a tokenised batch, never longer than what is asked for.
 
@@ -74,6 +76,8 @@ class Passes(Checkpoint):
             logits: "last" for the logits after each prompt's last token `[batch, vocab]`, "all" for those
                 at every column `[batch, position, vocab]`; `None` leaves the unembedding out and cuts the
                 stack after the deepest site.
+            behind: tokens written behind each row, read in the same pass: columns from the batch's width on. Edits take
+                them as generated ones. Without logits.
 
         Returns:
             Float32 logits on the model's device, or `None`.
@@ -84,8 +88,10 @@ class Passes(Checkpoint):
         """
         read = dict(read or {})
         if logits is None:
-            self._pass(tokens, read, at, None)
+            self._pass(tokens, read, at, None, behind)
             return None
+        if behind is not None:
+            raise SteerlabError("Written tokens are read again without logits; leave logits or behind out.")
 
         def unembedded(normed: Tensor) -> Tensor:
             if logits == "last":
@@ -168,11 +174,12 @@ class Passes(Checkpoint):
         read: Mapping[Site, Callable[[Tensor], object]],
         at: tuple[Tensor, Tensor] | None,
         finish: Callable[[Float[Tensor, "batch position d_model"]], Tensor] | None,
+        behind: Sequence[Sequence[int]] | None = None,
     ) -> Tensor | None:
         """One pass; what `finish` makes of the final norm's output. Without it the stack ends at the deepest site."""
         self.engine.check()
         magnitudes: dict[Site, Tensor] = {}
-        inputs = tokens.to(self.device)
+        inputs = (tokens if behind is None else tokens.followed_by(behind)).to(self.device)
         at = None if at is None else (at[0].to(self.device), at[1].to(self.device))
         arguments: dict[str, Any] = {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
         if self.takes_positions:

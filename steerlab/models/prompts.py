@@ -172,6 +172,28 @@ class Tokens:
             rows=tuple(self.rows[row] for row in rows),
         )
 
+    def followed_by(self, written: Sequence[Sequence[int]]) -> Tokens:
+        """The batch with what was written behind each of its left-padded rows; shorter rows end in padding.
+
+        Raises:
+            PromptError: the batch is padded on the right, or has another number of rows.
+        """
+        if len(written) != len(self) or (self.padding_side == "right" and len(set(self.lengths)) > 1):
+            raise PromptError(
+                f"Texts go on behind a batch padded on the left, one a row; here are {len(self)} rows, padded on the "
+                f"{self.padding_side}, and {len(written)} texts."
+            )
+        behind = Tokens.of_ids(written)
+        mask = torch.cat([self.attention_mask, behind.attention_mask], dim=1)
+        return replace(
+            self,
+            input_ids=torch.cat([self.input_ids, behind.input_ids], dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            offsets=None,
+            lengths=tuple(a + b for a, b in zip(self.lengths, behind.lengths, strict=True)),
+        )
+
     def unmasked(self) -> Tokens:
         """A right-padded batch without its mask: in a causal model no token sees the padding behind it."""
         positions = torch.arange(self.width).expand_as(self.input_ids)

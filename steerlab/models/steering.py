@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerlab.errors import SteeringError
 from steerlab.models.edits import Edit, EditTable, Steering, SteeringGiven, TimedEdit, edits_of
+from steerlab.models.gates import EditCondition
 from steerlab.models.hooks import State, attach
 from steerlab.models.operators import precise
 from steerlab.models.program import Applied, SiteProgram, programs
@@ -43,6 +44,7 @@ def steering(model: LanguageModel, given: Sequence[SteeringGiven]) -> Iterator[A
             handles.enter_context(model.frames.by_row.holding(_by_row(edits)))
             for site, program in by_site.items():
                 _place(model, site, program, handles)
+            model.frames.placed()
         applied = Applied(lines)
         yield applied
     # Only reached without an exception: a forgotten edit is worth an error, a failed run already is one.
@@ -55,9 +57,13 @@ def _by_row(edits: Iterable[Steering]) -> list[str]:
     conditions = [
         f"{type(edit).__name__} with a condition"
         for edit in _flat(edits)
-        if isinstance(edit, TimedEdit) and edit.condition is not None and edit.condition.positions is not None
+        if isinstance(edit, TimedEdit) and edit.condition is not None and _goes_by_rows(edit.condition)
     ]
     return tables + conditions
+
+
+def _goes_by_rows(condition: EditCondition) -> bool:
+    return condition.positions is not None or bool(getattr(condition, "latched", False))
 
 
 def is_compiled(model: LanguageModel) -> bool:

@@ -63,7 +63,8 @@ def _pieces(
     if rest := text.rest(written):
         settled += rest
         yield rest
-    return Generation(text=settled, token_ids=tuple(written), finished=bool(written) and written[-1] in ends)
+    finished = bool(written) and written[-1] in ends
+    return Generation(text=settled, token_ids=tuple(written), finished=finished, prompt=tokens.prompts[0])
 
 
 class _Text:

@@ -14,6 +14,7 @@ from steerlab.statistics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from steerlab.statistics.conformal import conformal_threshold, units_needed
 from steerlab.statistics.estimate import Estimate, Number, mean_and_extremes, percent
 from steerlab.statistics.nulls import (
     CosineNull,
@@ -50,6 +51,7 @@ __all__ = [
     "brier_score",
     "but_for_rounding",
     "calibration_null",
+    "conformal_threshold",
     "cosine_null",
     "expected_calibration_error",
     "holm",
@@ -65,4 +67,5 @@ __all__ = [
     "reliability_curve",
     "spearman_brown",
     "split_half",
+    "units_needed",
 ]

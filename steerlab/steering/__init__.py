@@ -2,18 +2,19 @@
 
 Each is frozen data with sites, positions, a schedule over generated tokens and a condition, satisfies the `Edit`
 protocol of the models room, and can be written down and read back. `PerRow` gives every prompt of a batch its own,
-`calibrate` finds the strength that does what is wanted at the least price, `side_effects` measures that price.
+`calibrate_strength` finds the strength that does what is wanted at the least price, `side_effects` measures that price.
 """
 
 from __future__ import annotations
 
 from steerlab.models.steering import is_compiled
+from steerlab.old_names import old_names
 from steerlab.steering._intervention import Intervention
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 from steerlab.steering.affine import Affine
 from steerlab.steering.bake import bake, why_not_baked
-from steerlab.steering.calibrate import Calibration, calibrate, token_log_odds
+from steerlab.steering.calibrate_strength import Calibration, calibrate_strength, token_log_odds
 from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
@@ -51,7 +52,7 @@ __all__ = [
     "SideEffects",
     "Slots",
     "bake",
-    "calibrate",
+    "calibrate_strength",
     "edit_from_dict",
     "export",
     "export_easysteer",
@@ -67,3 +68,5 @@ __all__ = [
     "token_log_odds",
     "why_not_baked",
 ]
+
+__getattr__ = old_names(__name__, {"calibrate": "steerlab.steering.calibrate_strength"})

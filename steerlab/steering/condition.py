@@ -6,9 +6,9 @@ row and everything it generates (conditional activation steering: Lee et al. 202
 token decides for itself. A condition gates edits at its own site and behind it; what the prompt decides also gates
 edits of generated tokens anywhere.
 
-`Condition.fit` learns the threshold on prompts where nothing should happen. With n scores and rate α it is the
-⌈(n+1)(1−α)⌉-th smallest: a new prompt of the same kind is above it with probability at most α (split conformal
-prediction; Vovk et al. 2005), whatever the scores' law.
+`Condition.fit` learns the threshold on prompts where nothing should happen, by the rule that alarms share
+(`statistics.conformal`): a new prompt of the same kind is above it with probability at most α, or, where every token
+decides for itself, the expected share of its tokens is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from steerlab.activations import capture
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import All, LanguageModel, Last, Prompt, Selector, Site
-from steerlab.statistics import Estimate, proportion
+from steerlab.statistics import Estimate, conformal_threshold, proportion, units_needed
 from steerlab.steering import _text
 from steerlab.steering._unit_vector import UnitVector
 
@@ -41,6 +41,8 @@ class Condition:
         threshold: on x·v̂; None takes the direction's own, where its classes part.
         positions: tokens of the prompt whose mean score decides for the row; None: each token for itself.
         above: whether the condition holds above the threshold, or below it.
+        latched: without positions, it holds from the first written token that passes on, and never in the prompt: what
+            an alarm per answer gates (`sl.Alarm(...).condition(probe)`).
 
     Raises:
         DirectionError: the direction has several vectors.
@@ -51,6 +53,7 @@ class Condition:
     threshold: float | None = None
     positions: Selector | None = field(default_factory=Last)
     above: bool = True
+    latched: bool = False
     _unit: UnitVector = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +72,8 @@ class Condition:
             object.__setattr__(self, "threshold", known[0])
         if not math.isfinite(self.limit):
             raise SteeringError(f"The threshold is {self.threshold}; give a finite number.")
+        if self.latched and self.positions is not None:
+            raise SteeringError("A latched condition reads every written token; give positions=None.")
         if self.positions is not None and not self.positions.in_prompt:
             raise SteeringError(
                 f"{self.positions} picks no token of the prompt, so nothing could be decided; use positions=None for a "
@@ -118,8 +123,8 @@ class Condition:
     ) -> Condition:
         """The condition that holds for a new prompt like the ``quiet`` ones with at most this probability.
 
-        Use prompts the direction was not fitted on. With ``positions=None`` the rate is one of tokens, which are
-        not independent of each other, so there the guarantee is approximate.
+        Use prompts the direction was not fitted on. With ``positions=None`` the rate is the expected share of a
+        prompt's tokens.
 
         Raises:
             SteeringError: too few quiet prompts for the rate.
@@ -128,15 +133,16 @@ class Condition:
             raise SteeringError(f"A rate of false positives lies between 0 and 1, not at {false_positives}.")
         ungated = cls(direction, threshold=0.0, positions=positions, above=above)
         ungated.check(model)
-        scores, _ = _scores(model, quiet, direction, positions)
-        rank = math.ceil((len(scores) + 1) * (1 - false_positives))
-        if rank > len(scores):
+        scores, prompt = _scores(model, quiet, direction, positions)
+        count = len(np.unique(prompt))
+        if count < units_needed(false_positives):
             raise SteeringError(
-                f"{len(scores)} scores say nothing about a rate of {false_positives:g}; give at least "
-                f"{math.ceil(1 / false_positives) - 1} quiet prompts, or allow more false positives."
+                f"{count} prompts say nothing about a rate of {false_positives:g}; give at least "
+                f"{units_needed(false_positives)} quiet prompts, or allow more false positives."
             )
-        ordered = scores.sort(descending=not above).values
-        return cls(direction, threshold=float(ordered[rank - 1]), positions=positions, above=above)
+        sign = 1.0 if above else -1.0
+        limit = sign * conformal_threshold(sign * scores.numpy(), false_positives, units=prompt)
+        return cls(direction, threshold=limit, positions=positions, above=above)
 
     def to_dict(self) -> dict[str, Any]:
         """The condition as JSON data; the direction is named by its hash."""
@@ -145,6 +151,7 @@ class Condition:
             "threshold": self.limit,
             "positions": None if self.positions is None else _text.positions_to_text(self.positions),
             "above": self.above,
+            **({"latched": True} if self.latched else {}),
         }
 
     @classmethod
@@ -156,6 +163,7 @@ class Condition:
             threshold=data["threshold"],
             positions=None if positions is None else _text.positions_from_text(positions),
             above=data["above"],
+            latched=data.get("latched", False),
         )
 
 

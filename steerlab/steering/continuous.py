@@ -15,6 +15,7 @@ from typing import Any
 from steerlab.errors import SteeringError
 from steerlab.models import Generation, LanguageModel, Prompt
 from steerlab.models.generation import end_token_ids, rows_without_token
+from steerlab.models.prompts import as_prompt
 
 _PAGE = 64
 
@@ -59,7 +60,10 @@ def generate_batch(
             f"Continuous batching finished {len(outputs)} of {len(ids)} requests; give it more cache_tokens."
         )
     in_order = sorted(outputs.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
-    return [_generation(model, number, output) for number, output in enumerate(in_order)]
+    return [
+        _generation(model, number, output, as_prompt(prompts[number]))
+        for number, output in enumerate(in_order)
+    ]
 
 
 def _require_possible(model: LanguageModel, max_new_tokens: int) -> None:
@@ -103,13 +107,13 @@ def _settings(model: LanguageModel, max_new_tokens: int) -> Any:
     )
 
 
-def _generation(model: LanguageModel, number: int, output: Any) -> Generation:
+def _generation(model: LanguageModel, number: int, output: Any, prompt: Prompt) -> Generation:
     if output.error:
         raise SteeringError(f"Continuous batching failed on prompt {number}: {output.error}.")
     written = tuple(output.generated_tokens)
     text = model.tokenizer.decode(list(written), skip_special_tokens=True)
     finished = bool(written) and written[-1] in end_token_ids(model)
-    return Generation(text=text, token_ids=written, finished=finished)
+    return Generation(text=text, token_ids=written, finished=finished, prompt=prompt)
 
 
 @contextmanager

@@ -117,9 +117,12 @@ class RemoteModel(LanguageModel):
         read: Mapping[Site, Callable[[Tensor], object]] | None = None,
         at: tuple[Tensor, Tensor] | None = None,
         logits: Literal["last", "all"] | None = None,
+        behind: Sequence[Sequence[int]] | None = None,
     ) -> Tensor | None:
         """See `LanguageModel.run`; without logits the pass stops on the server after the deepest site."""
         self.engine.check()
+        if behind is not None:
+            raise SteeringError(f"{self.name} is run by a server, where written tokens are not read again.")
         read = dict(read or {})
         for site in read:
             self.require(site)

@@ -130,7 +130,7 @@ class Calibration(Record):
 
 
 # Long: most of it documents its options.
-def calibrate(
+def calibrate_strength(
     model: LanguageModel,
     candidates: Intervention | Dose | Mapping[str, Intervention | Dose],
     prompts: Sequence[str | Prompt],

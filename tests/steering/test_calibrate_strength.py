@@ -15,7 +15,7 @@ from steerlab.steering import (
     Add,
     Calibration,
     Rotate,
-    calibrate,
+    calibrate_strength,
     side_effects,
     token_log_odds,
 )
@@ -44,7 +44,7 @@ def test_the_chosen_strength_is_the_exact_one() -> None:
     plain = model.logits(PROMPTS).double()
     before = float((plain[:, 5] - plain[:, 9]).mean())
     target = before + 1.7 * gap
-    fit = calibrate(
+    fit = calibrate_strength(
         model, Add(v), PROMPTS, TEXTS, effect=token_log_odds([5], [9]), target=target, refinements=10
     )
     assert fit.unsteered.value == pytest.approx(before, abs=1e-5)
@@ -65,27 +65,27 @@ def test_prompts_of_one_group_are_drawn_together() -> None:
     given = {"effect": token_log_odds([5], [9]), "target": 1.0, "refinements": 0}
     twice = [prompt for prompt in PROMPTS for _ in range(2)]
     pairs = [number for number in range(len(PROMPTS)) for _ in range(2)]
-    once = calibrate(model, Add(towards(model, 5, 9)), PROMPTS, TEXTS, **given)  # type: ignore[arg-type]
-    grouped = calibrate(model, Add(towards(model, 5, 9)), twice, TEXTS, groups=pairs, **given)  # type: ignore[arg-type]
+    once = calibrate_strength(model, Add(towards(model, 5, 9)), PROMPTS, TEXTS, **given)  # type: ignore[arg-type]
+    grouped = calibrate_strength(model, Add(towards(model, 5, 9)), twice, TEXTS, groups=pairs, **given)  # type: ignore[arg-type]
     assert grouped.unsteered.n == once.unsteered.n == len(PROMPTS)
     assert grouped.unsteered.low == pytest.approx(once.unsteered.low)
     with pytest.raises(SteeringError, match="came with 1 groups"):
-        calibrate(model, Add(towards(model, 5, 9)), PROMPTS, TEXTS, groups=[1], **given)  # type: ignore[arg-type]
+        calibrate_strength(model, Add(towards(model, 5, 9)), PROMPTS, TEXTS, groups=[1], **given)  # type: ignore[arg-type]
 
 
 def test_a_raw_tensor_is_calibrated_as_its_direction_is() -> None:
     model = linear_model()
     v = towards(model, 5, 9)
     given = {"effect": token_log_odds([5], [9]), "target": 1.0, "refinements": 2}
-    raw = calibrate(model, Add(v[LAST], sites=LAST), PROMPTS, TEXTS, **given)  # type: ignore[arg-type]
-    assert raw.strength == calibrate(model, Add(v, unit="raw"), PROMPTS, TEXTS, **given).strength  # type: ignore[arg-type]
+    raw = calibrate_strength(model, Add(v[LAST], sites=LAST), PROMPTS, TEXTS, **given)  # type: ignore[arg-type]
+    assert raw.strength == calibrate_strength(model, Add(v, unit="raw"), PROMPTS, TEXTS, **given).strength  # type: ignore[arg-type]
 
 
 def test_a_target_below_is_reached_with_negative_strengths() -> None:
     model = linear_model()
     v = towards(model, 5, 9)
     before = float(np.mean(token_log_odds([5], [9])(model, PROMPTS)))
-    fit = calibrate(
+    fit = calibrate_strength(
         model,
         lambda s: [Add(v, s)],
         PROMPTS,
@@ -103,7 +103,7 @@ def test_of_several_candidates_the_cheapest_is_chosen() -> None:
     v = towards(model, 5, 9)
     noise = torch.randn(32, generator=torch.Generator().manual_seed(0))
     clumsy = Direction({LAST: v[LAST] + 3 * noise}, model.name, model.fingerprint)
-    fit = calibrate(
+    fit = calibrate_strength(
         model,
         {"clumsy": Add(clumsy), "straight": Add(v), "turning": Rotate(v, 0.2)},
         PROMPTS,
@@ -125,7 +125,7 @@ def test_of_several_candidates_the_cheapest_is_chosen() -> None:
 
 def test_a_target_out_of_reach_is_said_and_not_made_up() -> None:
     model = linear_model()
-    fit = calibrate(
+    fit = calibrate_strength(
         model,
         Add(towards(model, 5, 9)),
         PROMPTS,
@@ -146,7 +146,7 @@ def test_a_target_out_of_reach_is_said_and_not_made_up() -> None:
 
 def test_strengths_by_layer_are_scaled_together(tiny_llama: LanguageModel) -> None:
     v = Direction({LAST: torch.ones(32)}, tiny_llama.name, tiny_llama.fingerprint)
-    fit = calibrate(
+    fit = calibrate_strength(
         tiny_llama,
         Add(v, {0: 0.1, 1: 0.2}),
         PROMPTS,
@@ -169,7 +169,7 @@ def test_what_cannot_be_calibrated_is_refused(tiny_llama: LanguageModel) -> None
         (Add(v), {**good, "effect": lambda model, prompts: np.ones((2, 2))}, "finite number a prompt"),
     ]:
         with pytest.raises(SteeringError, match=sentence):
-            calibrate(tiny_llama, candidates, PROMPTS, TEXTS, **options)
+            calibrate_strength(tiny_llama, candidates, PROMPTS, TEXTS, **options)
 
 
 def test_log_odds_of_tokens_are_those_of_the_probabilities(tiny_llama: LanguageModel) -> None:
