@@ -25,10 +25,12 @@ from rich.panel import Panel
 from rich.text import Text
 
 from steerlab.errors import SteeringError, SteerlabError
+from steerlab.monitoring import Alarm, Seen
 from steerlab.showing import visible
 from steerlab.steering import Add
 
 if TYPE_CHECKING:
+    from steerlab.directions import Direction
     from steerlab.models import Edit, LanguageModel
 
 Side = Literal["steered", "unsteered"]
@@ -51,6 +53,8 @@ class Chat:
         seed: of the first answer; the next one takes the next number.
         steering: whether the interventions are applied.
         beside: whether the unsteered answer is shown beside the steered one.
+        probe: a direction whose score of every written token is shown as a line of colour under the answers.
+        alarm: with the probe, what is underlined and told.
     """
 
     model: LanguageModel
@@ -62,6 +66,8 @@ class Chat:
     seed: int = 0
     steering: bool = True
     beside: bool = True
+    probe: Direction | None = None
+    alarm: Alarm | None = None
     _turns: dict[Side, list[tuple[str, str]]] = field(init=False, default_factory=dict)
 
     def run(self, lines: Iterable[str]) -> None:
@@ -88,16 +94,21 @@ class Chat:
             )
             for side in sides
         }
+        seen: dict[Side, Seen] = {}
         try:
             with _display(self.console, sides) as show:
                 for side in sides:
-                    with self._context(side):
+                    with self._context(side), self._watching() as watched:
+                        if watched is not None:
+                            seen[side] = watched
                         pieces = self._stream(prompts[side])
                         for piece in pieces:
                             answers[side] += piece
                             show(side, piece)
         except KeyboardInterrupt:
             self._say("Stopped.")
+        for side, each in seen.items():
+            self._show_scores(side, each)
         for side, answer in answers.items():
             self._turns.setdefault(side, []).extend([("user", text), ("assistant", answer)])
         self.seed += 1
@@ -167,6 +178,24 @@ class Chat:
 
     def _context(self, side: Side) -> AbstractContextManager[object]:
         return self.model.steering(*self.edits) if side == "steered" else nullcontext()
+
+    def _watching(self) -> AbstractContextManager[Seen | None]:
+        if self.probe is None:
+            return nullcontext()
+        return self.model.watch(self.probe, alarm=self.alarm)
+
+    def _show_scores(self, side: Side, seen: Seen) -> None:
+        """The answer again as a line of colour, with the largest score and where the alarm sounded."""
+        if not len(seen) or not len(seen.scores[0]):
+            return
+        top = max(seen.scores[0])
+        told = f"{side}, largest score {top:.3g}"
+        if self.alarm is not None:
+            sounded = seen.alarms
+            told += f", alarm at token {sounded[0].place}" if sounded else ", no alarm"
+        line = seen.coloured()
+        line.append(f"  ({told})", style="dim")
+        self.console.print(line, soft_wrap=True)
 
     def _stream(self, prompt: object) -> Iterator[str]:
         written = self.model.stream(

@@ -43,6 +43,7 @@ _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does no
 
 
 @overload
+# Long: most of it documents its options.
 def capture(
     model: LanguageModel,
     prompts: PromptsGiven | Written,

@@ -22,6 +22,7 @@ from steerlab.cli import (  # noqa: F401
     steering,
     tracing,
     transfer,
+    watching,
     zoo,
 )
 from steerlab.cli._app import app, err

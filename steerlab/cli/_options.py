@@ -95,6 +95,14 @@ AblateOption = Annotated[
         r"layers; FILE\:norm\[@LAYERS] removes it from weights that keep their length. Repeatable.",
     ),
 ]
+Per = Literal["token", "answer", "conversation"]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--alarm", help="False alarms that are allowed, 0.05 for 5 %; the probe then needs a calibration."
+    ),
+]
+PerOption = Annotated[Per, typer.Option("--per", help="What the rate counts: token, answer or conversation.")]
 Answers = Annotated[
     tuple[str, str] | None,
     typer.Option(

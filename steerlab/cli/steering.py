@@ -11,7 +11,7 @@ import typer
 
 from steerlab.cli import _completion
 from steerlab.cli._app import app, loading_libraries, out
-from steerlab.cli._inputs import load_model, require_free
+from steerlab.cli._inputs import load_model, require_files, require_free
 from steerlab.cli._options import (
     AblateOption,
     AsJson,
@@ -19,7 +19,9 @@ from steerlab.cli._options import (
     Dtype,
     ModelName,
     Overwrite,
+    PerOption,
     Quiet,
+    Rate,
     Seed,
     Steer,
     Template,
@@ -84,6 +86,14 @@ def chat(
     ablate: AblateOption = None,
     template: Annotated[Template, typer.Option(help="auto, chat or plain.")] = "auto",
     beside: Annotated[bool, typer.Option(help="Show the unsteered answer beside the steered one.")] = True,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            help="A direction's file; its score of every token is a line of colour under the answer."
+        ),
+    ] = None,
+    alarm: Rate = None,
+    per: PerOption = "answer",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Seed = 0,
@@ -94,8 +104,11 @@ def chat(
 ) -> None:
     """Talk to a model, steered and unsteered side by side; strengths change while you talk (/help)."""
     written = _checked(model, steer, ablate)
+    require_files(probe)
     loaded = load_model(model, device, dtype, trust_remote_code)
     from steerlab.chat import Chat
+    from steerlab.directions import Direction
+    from steerlab.monitoring import Alarm
 
     talk = Chat(
         loaded,
@@ -106,6 +119,8 @@ def chat(
         temperature=temperature,
         seed=seed,
         beside=beside,
+        probe=None if probe is None else Direction.load(probe),
+        alarm=None if alarm is None else Alarm(alarm, per),
     )
     out.print(talk.state(), style="dim", markup=False, highlight=False)
     talk.run(_typed_lines())

@@ -12,7 +12,8 @@ not needed for; directions fitted to shuffled labels, read on each answer's mean
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -136,10 +137,41 @@ class Assessment(Record):
         return "".join(map(html_text, self.summary)) + html_table(table.title, table.columns, table.rows)
 
 
+@overload
 def assess(
     probe: Direction,
     model: LanguageModel,
     alarm: Alarm,
+    *,
+    without: Iterable[Chat],
+    having: Iterable[Chat] = ...,
+    shifted: Mapping[str, Iterable[Chat]] | None = ...,
+    splits: int = ...,
+    shuffles: int = ...,
+    seed: int = ...,
+) -> Assessment: ...
+
+
+@overload
+def assess(
+    probe: Direction,
+    model: LanguageModel,
+    alarm: Sequence[Alarm],
+    *,
+    without: Iterable[Chat],
+    having: Iterable[Chat] = ...,
+    shifted: Mapping[str, Iterable[Chat]] | None = ...,
+    splits: int = ...,
+    shuffles: int = ...,
+    seed: int = ...,
+) -> list[Assessment]: ...
+
+
+# Long: most of it documents its options.
+def assess(
+    probe: Direction,
+    model: LanguageModel,
+    alarm: Alarm | Sequence[Alarm],
     *,
     without: Iterable[Chat],
     having: Iterable[Chat] = (),
@@ -147,11 +179,12 @@ def assess(
     splits: int = 20,
     shuffles: int = 20,
     seed: int = 0,
-) -> Assessment:
-    """Measure an alarm on chats that neither the direction nor a calibration has seen.
+) -> Assessment | list[Assessment]:
+    """Measure an alarm, or several, on chats that neither the direction nor a calibration has seen.
 
     Args:
         probe: a direction; a calibration of its own is not used.
+        alarm: one gives one assessment, a list of them a list; the chats are read once.
         without: chats without the thing, like those that will be watched; halves must support the rate.
         having: chats with the thing.
         shifted: chats without the thing of other kinds, by name.
@@ -165,10 +198,48 @@ def assess(
         raise SteeringError(f"An alarm is assessed on one split or more, not on {splits}.")
     probe = one_vector(probe)
     probe.check(model)
-    answers = answers_of(model, without)
-    quiet, known = _scored(model, probe, answers)
+    quiet = _read(model, probe, answers_of(model, without))
+    alarms = [alarm] if isinstance(alarm, Alarm) else list(alarm)
+    for each in alarms:
+        each.limit(quiet.known)  # too few chats are refused before the others are read
+    others = {
+        name: _read(model, probe, answers_of(model, chats, name)) for name, chats in (shifted or {}).items()
+    }
+    chats = list(having)
+    loud = _read(model, probe, answers_of(model, chats, "having")) if chats else None
+    found = [_assessed(each, quiet, loud, others, (splits, shuffles, seed)) for each in alarms]
+    return found[0] if isinstance(alarm, Alarm) else found
+
+
+# -- private --
+
+
+@dataclass(frozen=True, eq=False)
+class _Chats:
+    """Answers with their scores."""
+
+    answers: Sequence[Answer]
+    read: ChatScores
+    known: ScoreCalibration
+
+
+def _read(model: LanguageModel, probe: Direction, answers: Sequence[Answer]) -> _Chats:
+    (site,) = probe.sites
+    read = score_chats(model, answers, site, unit_vectors([probe], site))
+    known = ScoreCalibration(read.values[:, 0], read.answer, read.conversation, read.dataset_hash)
+    return _Chats(answers, read, known)
+
+
+def _assessed(
+    alarm: Alarm,
+    quiet: _Chats,
+    loud: _Chats | None,
+    others: Mapping[str, _Chats],
+    amounts: tuple[int, int, int],
+) -> Assessment:
+    splits, shuffles, seed = amounts
+    rng, known = np.random.default_rng(seed), quiet.known
     limit = alarm.limit(known)
-    rng = np.random.default_rng(seed)
     rates = [_split_rate(known, alarm, rng) for _ in range(splits)]
     result = Assessment(
         rate=alarm.rate,
@@ -177,35 +248,17 @@ def assess(
         units=known.n_conversations if alarm.per == "conversation" else known.n_answers,
         false_alarms=mean_and_extremes(rates, "mean of {n} splits in halves, least to greatest"),
         splits=splits,
-        shifted={
-            name: _rate(_scored(model, probe, answers_of(model, chats, name))[1], alarm, limit, seed)
-            for name, chats in (shifted or {}).items()
-        },
+        shifted={name: _rate(each.known, alarm, limit, seed) for name, each in others.items()},
     )
-    chats = list(having)
-    if not chats:
+    if loud is None:
         return result
-    positives = answers_of(model, chats, "having")
-    loud, found = _scored(model, probe, positives)
-    return result.model_copy(
-        update={
-            "recall": _rate(found, alarm, limit, seed),
-            "auroc": _auroc(known, found, alarm, seed),
-            "shuffled_auroc": _shuffled(quiet, loud, shuffles, rng),
-            **_by_words(answers, positives, alarm, seed),
-        }
-    )
-
-
-# -- private --
-
-
-def _scored(
-    model: LanguageModel, probe: Direction, answers: Sequence[Answer]
-) -> tuple[ChatScores, ScoreCalibration]:
-    (site,) = probe.sites
-    read = score_chats(model, answers, site, unit_vectors([probe], site))
-    return read, ScoreCalibration(read.values[:, 0], read.answer, read.conversation, read.dataset_hash)
+    update: dict[str, Estimate | None] = {
+        "recall": _rate(loud.known, alarm, limit, seed),
+        "auroc": _auroc(known, loud.known, alarm, seed),
+        "shuffled_auroc": _shuffled(quiet.read, loud.read, shuffles, rng),
+        **_by_words(quiet.answers, loud.answers, alarm, seed),
+    }
+    return result.model_copy(update=update)
 
 
 def _split_rate(known: ScoreCalibration, alarm: Alarm, rng: np.random.Generator) -> float:

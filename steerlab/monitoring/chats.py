@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlab.activations import capture
+from steerlab.datasets.readers.table import read_table
 from steerlab.errors import SteeringError, kind_of
 from steerlab.models import LanguageModel, Prompt, Site, Span
 from steerlab.models.messages import is_conversation
@@ -71,25 +69,15 @@ def answers_of(model: LanguageModel, chats: Iterable[Chat], what: str = "without
     return found
 
 
-def read_chats(path: str | Path) -> list[Chat]:
-    """Chats of a file: JSON lines or a CSV table with `prompt` and `answer`, or lines with `messages`.
+def read_chats(given: Any) -> list[Chat]:
+    """Chats of a file (JSON, JSONL, CSV, TSV, Parquet) or a frame: rows with `prompt` and `answer`, or with `messages`.
 
     Raises:
-        SteeringError: no such file, or a row without these.
+        DatasetError: no such file, or one that is damaged.
+        SteeringError: a row without these.
     """
-    file = Path(path)
-    try:
-        text = file.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise SteeringError(f"{file} cannot be read as chats ({error}); check the path.") from error
-    rows: list[Any] = []
-    if file.suffix == ".csv":
-        rows = list(csv.DictReader(text.splitlines()))
-    else:
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                rows.append(_parsed(line, f"{file}, line {number}"))
-    return [_row(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
+    table = read_table(given)
+    return [_row(row.cells, f"{row.file}, row {row.number}") for row in table.rows]
 
 
 def score_chats(
@@ -148,18 +136,10 @@ def _answers(model: LanguageModel, chat: Chat, number: int, what: str) -> Iterat
         )
 
 
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise SteeringError(f"{where} is no JSON ({error}); write one object a line.") from error
-
-
-def _row(row: Any, where: str) -> Chat:
-    if isinstance(row, Mapping):
-        if is_conversation(row.get("messages")):
-            return list(row["messages"])
-        texts = [row.get(name) for name in ("prompt", "answer")]
-        if all(isinstance(text, str) and text.strip() for text in texts):
-            return str(texts[0]), str(texts[1])
+def _row(row: Mapping[str, Any], where: str) -> Chat:
+    if is_conversation(row.get("messages")):
+        return list(row["messages"])
+    texts = [row.get(name) for name in ("prompt", "answer")]
+    if all(isinstance(text, str) and text.strip() for text in texts):
+        return str(texts[0]), str(texts[1])
     raise SteeringError(f"{where} has neither prompt and answer nor messages; give one of the two.")

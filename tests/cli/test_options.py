@@ -12,8 +12,9 @@ from steerlab.cli import app
 SHARED = ("--quiet", "--json", "--seed", "--device", "--dtype", "--batch-tokens")
 #: Which of them a command has. Left out is what would change nothing there:
 #: one prompt is one batch (generate, chat, bake, export, doctor); greedy or stored work draws nothing (bake, export,
-#: doctor, report, audit); audit, report and zoo run no model that is loaded to a device; chat is a conversation, which
-#: is neither one object nor quiet about less than its answers; zoo list does nothing that takes time.
+#: doctor, report, audit, watch, calibrate); audit, report and zoo run no model that is loaded to a device; chat is a
+#: conversation, which is neither one object nor quiet about less than its answers; zoo list does nothing that takes
+#: time.
 TABLE = {
     "compare": {*SHARED},
     "branching": {*SHARED},
@@ -24,6 +25,8 @@ TABLE = {
     "extract": {*SHARED},
     "generate": {"--quiet", "--json", "--seed", "--device", "--dtype"},
     "chat": {"--quiet", "--seed", "--device", "--dtype"},
+    "watch": {"--quiet", "--json", "--device", "--dtype", "--batch-tokens"},
+    "calibrate": {"--quiet", "--json", "--device", "--dtype", "--batch-tokens"},
     "bake": {"--quiet", "--json", "--device", "--dtype"},
     "export": {"--quiet", "--json", "--device", "--dtype"},
     "doctor": {"--quiet", "--json", "--device", "--dtype"},
@@ -41,6 +44,8 @@ ALIKE = (
     "--answers",
     "--steer",
     "--ablate",
+    "--alarm",
+    "--per",
     "--trust-remote-code",
     "--resume",
 )

@@ -12,11 +12,14 @@ from families import tiny
 
 import steerlab as sl
 from steerlab.directions import ScoreCalibration
-from steerlab.errors import DirectionError, SteeringError
+from steerlab.errors import DatasetError, DirectionError, SteeringError
 from steerlab.monitoring import assess, read_chats
 from steerlab.monitoring.alarm import losses
 
-WORDS = "the cat sat on a mat and slept while birds sang in trees near old stone walls of small quiet towns".split()
+WORDS = (
+    *("the", "cat", "sat", "on", "a", "mat", "and", "slept", "while", "birds", "sang", "in", "trees", "near"),
+    *("old", "stone", "walls", "of", "small", "quiet", "towns"),
+)
 
 
 def chats(count: int, seed: int, extra: str = "") -> list[tuple[str, str]]:
@@ -55,7 +58,9 @@ def test_calibration_holds_every_tokens_projection(
     model: Any, direction: sl.Direction, probe: sl.Direction
 ) -> None:
     pairs, held = chats(60, 0), probe.calibration
-    assert held is not None and held.n_answers == held.n_conversations == 60 and held.dataset_hash
+    assert held is not None
+    assert held.n_answers == held.n_conversations == 60
+    assert held.dataset_hash
     prompt = model.instruction_prompt(pairs[3][0], response=pairs[3][1])
     states = sl.capture(model, prompt, "resid_post.1", positions=sl.Span("response"))
     unit = direction["resid_post.1"].double() / direction["resid_post.1"].double().norm()
@@ -67,11 +72,13 @@ def test_calibration_holds_every_tokens_projection(
 def test_a_file_keeps_the_calibration_and_arithmetic_drops_it(probe: sl.Direction, tmp_path: Path) -> None:
     probe.save(tmp_path / "probe.safetensors")
     back = sl.Direction.load(tmp_path / "probe.safetensors")
-    assert back.calibration is not None and probe.calibration is not None
+    assert back.calibration is not None
+    assert probe.calibration is not None
     for name, tensor in probe.calibration.tensors().items():
         assert torch.equal(back.calibration.tensors()[name], tensor)
     assert back.calibration.dataset_hash == probe.calibration.dataset_hash
-    assert (2.0 * probe).calibration is None and (-probe).calibration is None
+    assert (2.0 * probe).calibration is None
+    assert (-probe).calibration is None
     assert probe.at("resid_post.1").calibration is probe.calibration
     assert sl.Alarm(rate=0.1).threshold(back) == sl.Alarm(rate=0.1).threshold(probe)
 
@@ -100,9 +107,11 @@ def test_alarms_sound_where_the_running_maximum_passes(model: Any, probe: sl.Dir
         for number, scores in enumerate(seen.scores):
             above = [place for place, score in enumerate(scores) if score > limit]
             right += [(number, place) for place in (above if per == "token" else above[:1])]
-        assert [(at.text, at.place) for at in seen.alarms] == right and right
+        assert [(at.text, at.place) for at in seen.alarms] == right
+        assert right
         assert all(at.token == seen.scores[at.text].tokens[at.place] for at in seen.alarms)
-        assert "alarm" in repr(seen) and "Alarms" in seen._repr_html_()
+        assert "alarm" in repr(seen)
+        assert "Alarms" in seen._repr_html_()
         figure = seen.plot()
         assert figure.data[0].y.tolist() == seen.scores[seen.alarms[0].text].values.tolist()
         assert seen.coloured(seen.alarms[0].text).plain
@@ -171,15 +180,21 @@ def test_an_alarm_keeps_its_promise_and_its_baselines_are_what_they_are(
     found = assess(
         fitted, model, alarm, without=quiet, having=loud, shifted={"other answers": chats(40, 9)}, splits=20
     )
-    assert found.units == 120 and found.keeps_promise
-    assert found.auroc is not None and found.auroc.low > 0.5
-    assert found.text_auroc is not None and found.text_auroc.value > 0.99
-    assert found.shuffled_auroc is not None and found.shuffled_auroc.low < 0.5 < found.shuffled_auroc.high
+    assert found.units == 120
+    assert found.keeps_promise
+    assert found.auroc is not None
+    assert found.auroc.low > 0.5
+    assert found.text_auroc is not None
+    assert found.text_auroc.value > 0.99
+    assert found.shuffled_auroc is not None
+    assert found.shuffled_auroc.low < 0.5 < found.shuffled_auroc.high
     assert abs(found.shuffled_auroc.value - 0.5) < 0.15
     assert found.shifted["other answers"].low <= 0.1
-    assert len(found.summary) == 3 and "keeps its promise" in found.summary[0]
-    assert [row[0] for row in found.table().rows][0] == "promised rate"
-    assert found.plot().data and "promised" in found._repr_html_()
+    assert len(found.summary) == 3
+    assert "keeps its promise" in found.summary[0]
+    assert next(row[0] for row in found.table().rows) == "promised rate"
+    assert found.plot().data
+    assert "promised" in found._repr_html_()
     again = assess(fitted, model, alarm, without=quiet, having=loud, shifted={"other answers": chats(40, 9)})
     assert again == found
 
@@ -214,7 +229,8 @@ def test_chats_in_every_form(model: Any, direction: sl.Direction, tmp_path: Path
         torch.testing.assert_close(other.scores, first.scores, rtol=0, atol=1e-4)
     long = [*talks[0], *talks[1]]
     both = sl.calibrate(direction, model, without=[long]).calibration
-    assert both is not None and (both.n_answers, both.n_conversations) == (2, 1)
+    assert both is not None
+    assert (both.n_answers, both.n_conversations) == (2, 1)
 
 
 def test_bad_input_gets_a_sentence(
@@ -239,9 +255,9 @@ def test_bad_input_gets_a_sentence(
         (lambda: sl.Alarm(rate=0.5, per="conversation").threshold(probe), SteeringError, "at least 200"),
         (lambda: sl.Alarm().threshold(direction), SteeringError, "no calibration"),
         (lambda: sl.Alarm(per="conversation").condition(probe), SteeringError, "no conversation"),
-        (lambda: read_chats(tmp_path / "none.jsonl"), SteeringError, "cannot be read"),
+        (lambda: read_chats(tmp_path / "none.jsonl"), DatasetError, "cannot be read"),
         (lambda: read_chats(tmp_path / "bad.jsonl"), SteeringError, "neither prompt and answer"),
-        (lambda: read_chats(tmp_path / "broken.jsonl"), SteeringError, "no JSON"),
+        (lambda: read_chats(tmp_path / "broken.jsonl"), DatasetError, "broken.jsonl"),
         (lambda: assess(probe, model, sl.Alarm(), without=chats(20, 0)), SteeringError, "at least 19"),
     ]  # fmt: skip
     for call, error, words in calls:

@@ -137,7 +137,8 @@ def test_several_calls_and_a_rerun_in_halves() -> None:
     with model.watch(probe) as seen:
         again_written = model.generate(PROMPTS, max_new_tokens=4)
     handle.remove()
-    assert not fails and [each.text for each in again_written] == [each.text for each in first]
+    assert not fails
+    assert [each.text for each in again_written] == [each.text for each in first]
     assert [scores.prompt.text for scores in seen.scores] == PROMPTS
     require_same(seen, again(model, again_written, probe))
 
@@ -162,7 +163,8 @@ def test_raw_calls_are_watched_too() -> None:
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0
         )
     (scores,) = seen.scores
-    assert len(scores.prompt_values) == ids.shape[1] and len(scores) == 4
+    assert len(scores.prompt_values) == ids.shape[1]
+    assert len(scores) == 4
 
 
 def test_thinking_is_told_from_the_answer() -> None:
