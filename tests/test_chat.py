@@ -157,3 +157,17 @@ def test_escape_sequences_of_a_model_do_not_reach_the_terminal(
     }
     chat.run(["/nothing\x1b[2J"])
     assert "\x1b[2J" not in shown.getvalue()
+
+
+def test_a_probe_shows_a_line_of_colour_under_each_answer(tiny_llama: LanguageModel) -> None:
+    edits = edits_of(tiny_llama)
+    probe = edits[0].direction
+    chat, shown = talk(tiny_llama, edits, probe=probe)
+    answers = chat.answer("What is a cat?")
+    assert shown.getvalue().count("largest score") == 2
+    with tiny_llama.watch(probe) as seen:
+        tiny_llama.generate(
+            tiny_llama.instruction_prompt("What is a cat?"), max_new_tokens=chat.max_new_tokens
+        )
+    assert f"unsteered, largest score {max(seen.scores[0]):.3g}" in shown.getvalue()
+    assert answers["unsteered"].startswith(seen.scores[0].text[:4])

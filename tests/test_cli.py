@@ -48,6 +48,8 @@ def test_help_does_not_wait_for_torch() -> None:
         "trace",
         "neurons",
         "audit",
+        "calibrate",
+        "watch",
     ):
         assert command in helped.stdout
 
