@@ -36,7 +36,7 @@ from steerlab.steering import Ablate, Add, bake
 
 HERE = Path(__file__).parent
 READ, WRITE, NEW = (4, 320), (2, 160), 12  # texts and their characters; new tokens
-READ_GOAL, INSIDE_GOAL, BAKED_GOAL = 1.03, 0.02, 1.005
+READ_GOAL, INSIDE_GOAL, WATCH_GOAL, BAKED_GOAL = 1.03, 0.02, 0.01, 1.005
 
 
 def main() -> None:
@@ -154,6 +154,25 @@ def steering(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict
     return rows
 
 
+def watching(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
+    """The same of a watch: one probe, and three at three sites."""
+    vectors = directions(model)
+    sites = [vectors.sites[round(share * (model.n_layers - 1))] for share in (0.5, 0.25, 0.75)]
+    probes = [vectors.at(site) for site in sites]
+
+    def watched(count: int) -> None:
+        with model.watch(*probes[:count]):
+            written(model, given)
+
+    rows = []
+    for name, count, goal in (("one probe", 1, WATCH_GOAL), ("three probes at three sites", 3, None)):
+        shares = [share_in_hooks(lambda count=count: watched(count)) for _ in range(turns + 1)]
+        rows.append(
+            {"what": f"watch, {name}", "inside the hooks": Spread.of(shares[1:]).to_dict(), "goal": goal}
+        )
+    return rows
+
+
 def baking(model: sl.LanguageModel, given: list[str], turns: int) -> list[dict[str, Any]]:
     """Generation with a vector in the weights over that of a copy of the plain weights, or why there is none."""
     vectors = directions(model)
@@ -205,7 +224,10 @@ def said(one: dict[str, Any]) -> str:
     return f"{one['what']}: {100 * found.median:.2f} % ({100 * found.low:.2f} … {100 * found.high:.2f})"
 
 
-PARTS = {"reading": reading, "steering": steering, "baking": baking, "ablating": ablating}
+PARTS = {
+    **{"reading": reading, "steering": steering, "watching": watching},
+    **{"baking": baking, "ablating": ablating},
+}
 
 if __name__ == "__main__":
     main()
