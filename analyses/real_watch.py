@@ -148,7 +148,8 @@ def run_model(
             loud, having = makers[name]()
             probes[name] = fitted(model, write("fitted without"), loud, plan), having
         probe, having = probes[name]
-        shifted: dict[str, Any] = {other: write(other) for other in KINDS if other != kind}
+        some = slice(plan["shifted"])
+        shifted: dict[str, Any] = {other: write(other)[some] for other in KINDS if other != kind}
         shifted["another template"] = plain(model, write("another template"))
         if name == "harmful requests":
             shifted["another language"] = write("Spanish")
