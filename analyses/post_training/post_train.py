@@ -6,8 +6,9 @@
 BASE is the folder of google/gemma-3-270m, TEACHER of Qwen/Qwen2.5-Coder-0.5B-Instruct. `distil` writes `answers.jsonl`
 (the teacher's, those that end by themselves, are short and refuse nothing) and `plain.jsonl` (the base's own samples).
 `train` writes an adapter's folder a stage. The loss is that of the answers' tokens; beside each batch stands the
-divergence of the tuned law from the base's on plain text, which keeps a stage from forgetting. Amounts and rates are in
-`post_training.toml`. `measure.py` writes the cards.
+divergence of the tuned law from the base's on plain text, which keeps a stage from forgetting (a stage may set its
+weight to 0, and then the divergence is only told). Amounts and rates are in `post_training.toml`. `measure.py` writes
+the cards.
 """
 
 from __future__ import annotations
@@ -103,13 +104,16 @@ def train(base: Path, name: str) -> None:
     optimiser = torch.optim.AdamW(weights, lr=stage["rate"], weight_decay=0.0)
     steps = stage["epochs"] * math.ceil(len(rows) / lora["batch"])
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
+    weight = stage.get("plain_weight", lora["plain_weight"])
     rng, started = random.Random(seed), time.perf_counter()
     history = []
     for epoch in range(stage["epochs"]):
         for batch in batches(rows, lora["batch"], seed + epoch):
             answered = _answer_loss(tuned, tokenizer, batch)
-            kept = _plain_loss(tuned, tokenizer, rng.sample(plain, lora["plain_texts"]), lora["plain_rows"])
-            (answered + lora["plain_weight"] * kept).backward()
+            texts = rng.sample(plain, lora["plain_texts"])
+            with torch.set_grad_enabled(weight > 0):
+                kept = _plain_loss(tuned, tokenizer, texts, lora["plain_rows"])
+            (answered + weight * kept if weight > 0 else answered).backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             schedule.step()
