@@ -51,7 +51,19 @@ STEPS = 4
 DEPTH = 3
 
 FACTORS: dict[str, tuple[str, ...]] = {
-    "kind": ("add", "ablate", "subspace", "clamp", "project", "rotate", "affine", "patch", "scale", "rows"),
+    "kind": (
+        "add",
+        "ablate",
+        "subspace",
+        "kept",
+        "clamp",
+        "project",
+        "rotate",
+        "affine",
+        "patch",
+        "scale",
+        "rows",
+    ),
     "where": ("resid_pre", "resid_post", "mlp_out", "attn_out", "range", "every layer"),
     "tokens": ("all", "prompt", "last", "generated", "first two", "window", "all but last"),
     "schedule": ("none", "linear", "decay"),
@@ -146,7 +158,7 @@ def impossible(case: Case) -> bool:
         if case.family == "mixtral" and case.kind == "add":
             return case.where != "attn_out"  # experts without biases add no constant
         # One place of the stream alone cannot be ablated by weights.
-        ablates = case.kind in ("ablate", "subspace") and case.where in ("mlp_out", "attn_out")
+        ablates = case.kind in ("ablate", "subspace", "kept") and case.where in ("mlp_out", "attn_out")
         return not (case.kind == "add" or ablates)
     if case.way == "packed" and case.family == "gemma2":
         return True  # transformers' packed attention leaves out the cap of attention scores
@@ -329,6 +341,9 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
         "add": lambda: Add(one, strength=1.5, layers="all", **shared),
         "ablate": lambda: Ablate(one, sites=one.sites, **shared),
         "subspace": lambda: Ablate(direction(case, model, 2), sites=one.sites, **shared),
+        "kept": lambda: Ablate(
+            direction(case, model, 2, salt=3), keep=[one], strength=0.7, sites=one.sites, **shared
+        ),
         "clamp": lambda: Clamp(one, value=0.7, layers="all", **shared),
         "project": lambda: Project(one, layers="all", **shared),
         "rotate": lambda: Rotate(one, strength=0.3, layers="all", **shared),
@@ -560,6 +575,9 @@ class Reference:
         if kind == "subspace":
             basis = torch.linalg.qr(vectors(site, width, 2).T).Q
             return x - s * (x @ basis) @ basis.T
+        if kind == "kept":
+            both = torch.linalg.qr(torch.cat([v[None], vectors(site, width, 2, salt=3)]).T).Q
+            return x - 0.7 * s * (x @ both[:, 1:]) @ both[:, 1:].T
         if kind == "clamp":
             return x + s * (0.7 - along) * u
         if kind == "project":
