@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from steerlab.steering import Affine as Affine
     from steerlab.steering import Clamp as Clamp
     from steerlab.steering import Condition as Condition
+    from steerlab.steering import Erase as Erase
     from steerlab.steering import Patch as Patch
     from steerlab.steering import PerRow as PerRow
     from steerlab.steering import Project as Project
@@ -113,7 +114,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "readouts": ("lens", "patchscope"),
     "selection": ("select_direction",),
     "steering": (
-        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
+        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Erase", "Patch", "PerRow", "Project", "Rotate", "Scale"),
         *("bake", "calibrate", "export"),
     ),
     "studies": ("branching_factor", "unlock"),

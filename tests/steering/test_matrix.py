@@ -12,7 +12,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,7 @@ from steerlab.steering import (
     Clamp,
     Condition,
     Decay,
+    Erase,
     Linear,
     Patch,
     PerRow,
@@ -288,6 +289,17 @@ def direction(case: Case, model: LanguageModel, n: int = 1, salt: int = 0) -> Di
     )
 
 
+def _knowing_classes(case: Case, model: LanguageModel) -> Direction:
+    """With mean states at distance ½ u along another vector than the one that reads."""
+    made = direction(case, model)
+    means = {}
+    for site in made.sites:
+        gap = vectors(site, model.width(site), salt=4)[0]
+        middle = vectors(site, model.width(site), salt=5)[0]
+        means[site] = {"": middle, "a": middle - gap / 2, "b": middle + gap / 2}
+    return replace(made, means=means)
+
+
 EARLY = Site("resid_pre", 0)
 
 
@@ -348,6 +360,7 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
         "project": lambda: Project(one, layers="all", **shared),
         "rotate": lambda: Rotate(one, strength=0.3, layers="all", **shared),
         "affine": lambda: Affine(one, direction(case, model, salt=1), offset=0.2, layers="all", **shared),
+        "erase": lambda: Erase(_knowing_classes(case, model), layers="all", **shared),
         "patch": lambda: Patch(direction(case, model, salt=2), **shared),
         "scale": lambda: Scale(factor=0.5, coordinates=(0, 3), sites=sites(case), **shared),
     }
@@ -588,6 +601,9 @@ class Reference:
             return turned * norm / turned.norm(dim=1, keepdim=True)
         if kind == "affine":
             return x + s * ((x @ v)[:, None] + 0.2) * vectors(site, width, salt=1)[0]
+        if kind == "erase":
+            gap, middle = vectors(site, width, salt=4)[0], vectors(site, width, salt=5)[0]
+            return x - s * ((x - middle) @ v)[:, None] * gap / (v @ gap)
         if kind == "patch":
             return x + s * (vectors(site, width, salt=2)[0] - x)
         keep = torch.ones(width)
