@@ -18,6 +18,7 @@ from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
 from steerlab.directions.pca_reader import PcaReader
 from steerlab.directions.registry import ESTIMATORS
+from steerlab.directions.sparse_autoencoders import read_sae
 from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "read_caa",
     "read_gguf",
     "read_refusal_direction",
+    "read_sae",
     "read_steering_vectors",
     "score_heads",
     "swap_choices",
