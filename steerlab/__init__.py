@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from steerlab.activations import Activations as Activations
     from steerlab.activations import Moments as Moments
     from steerlab.activations import PatchSweep as PatchSweep
+    from steerlab.activations import attention_pattern as attention_pattern
     from steerlab.activations import capture as capture
     from steerlab.auditing import audit as audit
     from steerlab.comparison import compare as compare
@@ -109,7 +110,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
         *("LanguageModel", "Prompt", "Site"),
         *("AfterInstruction", "All", "FirstGenerated", "Generated", "Index", "Last", "Span", "WholePrompt", "Window"),
     ),
-    "activations": ("Activations", "Moments", "PatchSweep", "capture"),
+    "activations": ("Activations", "Moments", "PatchSweep", "attention_pattern", "capture"),
     "directions": ("Direction", "fit_direction"),
     "readouts": ("lens", "patchscope"),
     "selection": ("select_direction",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steerlab.activations.attention import attention_pattern
 from steerlab.activations.differences import DIFFERENCE, capture_differences
 from steerlab.activations.measures import (
     Divergence,
@@ -44,6 +45,7 @@ __all__ = [
     "Source",
     "StatePatch",
     "Zero",
+    "attention_pattern",
     "capture",
     "capture_differences",
     "plain_label",
