@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steerlab.activations.attention import attention_pattern
+from steerlab.activations.attribution import Agreement, PatchAttribution
 from steerlab.activations.differences import DIFFERENCE, capture_differences
 from steerlab.activations.measures import (
     Divergence,
@@ -23,6 +24,7 @@ from steerlab.old_names import old_names
 __all__ = [
     "DIFFERENCE",
     "Activations",
+    "Agreement",
     "Cell",
     "Cost",
     "Divergence",
@@ -33,6 +35,7 @@ __all__ = [
     "Mean",
     "Moments",
     "Noise",
+    "PatchAttribution",
     "PatchMeasure",
     "PatchResult",
     "PatchSweep",

@@ -96,8 +96,8 @@ def _require_eager(model: LanguageModel) -> None:
 def _attention(model: LanguageModel, layers: int | Iterable[int] | None) -> dict[int, nn.Module]:
     """The attention module of each layer that was asked for."""
     name, blocks = model.anatomy.names.attention, model.anatomy.blocks
-    having = {} if name is None else {layer: _inside(block, name) for layer, block in enumerate(blocks)}
-    having = {layer: module for layer, module in having.items() if module is not None}
+    found = {} if name is None else {layer: _inside(block, name) for layer, block in enumerate(blocks)}
+    having = {layer: module for layer, module in found.items() if module is not None}
     if not having:
         raise SiteError(
             f"No block of {model.name} has attention in a place that is known, so there is no pattern to read."
