@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steerlab.activations.attention import attention_pattern
-from steerlab.activations.attribution import Agreement, PatchAttribution
+from steerlab.activations.attribution import PatchAgreement, PatchAttribution
 from steerlab.activations.differences import DIFFERENCE, capture_differences
 from steerlab.activations.measures import (
     Divergence,
@@ -24,7 +24,6 @@ from steerlab.old_names import old_names
 __all__ = [
     "DIFFERENCE",
     "Activations",
-    "Agreement",
     "Cell",
     "Cost",
     "Divergence",
@@ -35,6 +34,7 @@ __all__ = [
     "Mean",
     "Moments",
     "Noise",
+    "PatchAgreement",
     "PatchAttribution",
     "PatchMeasure",
     "PatchResult",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _TRACED = 4  # times the memory of a token whose gradient is wanted
 
 
-class Agreement(Record):
+class PatchAgreement(Record):
     """How near attributions come to an exact sweep of the same cells.
 
     Attributes:
@@ -80,7 +80,7 @@ class PatchAttribution:
         changes: NDArray[np.float64] = self.values - self.plain[:, None]
         return changes
 
-    def against(self, exact: PatchResult, *, k: int = 5) -> Agreement:
+    def against(self, exact: PatchResult, *, k: int = 5) -> PatchAgreement:
         """The error, measured on an exact sweep of the same prompts and cells.
 
         Raises:
@@ -100,7 +100,7 @@ class PatchAttribution:
         ]
         a, b = right[known], found[known]
         varies = len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0
-        return Agreement(
+        return PatchAgreement(
             pearson=float(stats.pearsonr(a, b).statistic) if varies else None,
             spearman=float(stats.spearmanr(a, b).statistic) if varies else None,
             largest_error=float(np.abs(a - b).max()),
