@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from steerlab.activations import Activations as Activations
     from steerlab.activations import Moments as Moments
     from steerlab.activations import PatchSweep as PatchSweep
+    from steerlab.activations import attention_pattern as attention_pattern
     from steerlab.activations import capture as capture
     from steerlab.auditing import audit as audit
     from steerlab.comparison import compare as compare
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from steerlab.steering import Affine as Affine
     from steerlab.steering import Clamp as Clamp
     from steerlab.steering import Condition as Condition
+    from steerlab.steering import Erase as Erase
     from steerlab.steering import Patch as Patch
     from steerlab.steering import PerRow as PerRow
     from steerlab.steering import Project as Project
@@ -111,12 +113,12 @@ _NAMES: dict[str, tuple[str, ...]] = {
         *("LanguageModel", "Prompt", "Site"),
         *("AfterInstruction", "All", "FirstGenerated", "Generated", "Index", "Last", "Span", "WholePrompt", "Window"),
     ),
-    "activations": ("Activations", "Moments", "PatchSweep", "capture"),
+    "activations": ("Activations", "Moments", "PatchSweep", "attention_pattern", "capture"),
     "directions": ("Direction", "fit_direction"),
     "readouts": ("lens", "patchscope"),
     "selection": ("select_direction",),
     "steering": (
-        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
+        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Erase", "Patch", "PerRow", "Project", "Rotate", "Scale"),
         *("bake", "calibrate_strength", "export"),
     ),
     "monitoring": ("Alarm", "calibrate"),

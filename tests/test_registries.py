@@ -22,7 +22,7 @@ from steerlab.steering import EXPORTS, INTERVENTIONS, Add, Scale, register_inter
 OURS = [
     (
         ESTIMATORS,
-        {"difference-in-means", "mass-mean", "logistic", "lda", "pca", "ccs", "ttpd"},
+        {"difference-in-means", "mass-mean", "logistic", "lda", "leace", "pca", "ccs", "ttpd"},
         DirectionError,
     ),
     (
@@ -42,7 +42,7 @@ OURS = [
     (BACKENDS, {"transformers", "transformer_lens", "nnsight"}, ModelError),
     (
         INTERVENTIONS,
-        {"add", "ablate", "clamp", "project", "rotate", "affine", "patch", "scale", "per_row"},
+        {"add", "ablate", "clamp", "project", "rotate", "affine", "erase", "patch", "scale", "per_row"},
         SteeringError,
     ),
     (EXPORTS, {"transformers", "gguf", "vllm-lens", "easysteer"}, SteeringError),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from steerlab.activations.attention import attention_pattern
+from steerlab.activations.attribution import PatchAgreement, PatchAttribution
 from steerlab.activations.differences import DIFFERENCE, capture_differences
 from steerlab.activations.measures import (
     Divergence,
@@ -32,6 +34,8 @@ __all__ = [
     "Mean",
     "Moments",
     "Noise",
+    "PatchAgreement",
+    "PatchAttribution",
     "PatchMeasure",
     "PatchResult",
     "PatchSweep",
@@ -44,6 +48,7 @@ __all__ = [
     "Source",
     "StatePatch",
     "Zero",
+    "attention_pattern",
     "capture",
     "capture_differences",
     "plain_label",

@@ -34,12 +34,13 @@ from torch import Tensor
 from steerlab.activations._kept import KeptSweep, UnnamedError
 from steerlab.activations._patch_plan import Batch, Chunk, Item, batches_of
 from steerlab.activations._suffix import WHOLE, Kept, Mode, finish, keep
+from steerlab.activations.attribution import Job, PatchAttribution
 from steerlab.activations.measures import PatchMeasure
 from steerlab.activations.patches import Cell, RowPatches, begins_at, check, starts_at
-from steerlab.activations.sources import Source, identity_of
+from steerlab.activations.sources import identity_of, load_sources
 from steerlab.batching import tokens_of_a_batch
 from steerlab.errors import PromptError, SteerlabError
-from steerlab.models import LanguageModel, Prompt, Site, Tokens
+from steerlab.models import LanguageModel, Prompt, Tokens
 from steerlab.models.batches import batches_by_length, fits
 from steerlab.models.exactness import STRANGE, equal
 from steerlab.models.memory import is_out_of_memory
@@ -191,6 +192,18 @@ class PatchSweep:
         assert self.plain is not None
         return PatchResult(values, self.plain, self.cost, self.mode)
 
+    def attribution(self, *, progress: str | None = None) -> PatchAttribution:
+        """A preview of `run`: every cell to first order, from one forward and one backward pass a batch.
+
+        See `steerlab.activations.attribution` for what it leaves out; ``.against(sweep.run())`` measures it.
+
+        Raises:
+            SteerlabError: the measure gives several numbers a run or has no gradient; or one prompt does not fit in
+                memory.
+        """
+        job = Job(self.model, self.prompts, self.cells, self.base, self.measure)
+        return job.done(self.lengths, self._budget, progress)
+
     # -- private, in the order they are called --
 
     def _counted(self, results: Iterator[Patched], progress: str | None, total: int) -> Iterator[Patched]:
@@ -270,14 +283,8 @@ class PatchSweep:
 
     def _load(self, numbers: Chunk, items: Sequence[tuple[int, int]]) -> None:
         """Tell every source which of its states will be asked for."""
-        wanted: dict[int, tuple[Source, set[Site], int]] = {}
-        cells = [self.cells[numbers[row]][cell] for row, cell in items]
-        for patch in chain.from_iterable([*cells, *(self.base[number] for number in numbers)]):
-            low = min(patch.source_positions or patch.positions)
-            source, sites, least = wanted.get(id(patch.source), (patch.source, set(), low))
-            wanted[id(source)] = (source, sites | {patch.site}, min(least, low))
-        for source, sites, least in wanted.values():
-            source.load(numbers, sorted(sites), least)
+        cells = [self._cell(numbers, item) for item in items]
+        load_sources([*cells, *(self.base[number] for number in numbers)], numbers)
 
     def _keep(self, numbers: Chunk, tokens: Tokens, starts: Sequence[int], first: int) -> Kept:
         """The plain runs of a chunk."""

@@ -306,6 +306,17 @@ class Mapped:
         return self._maps[site](rows.to(model.device))
 
 
+def load_sources(cells: Sequence[Cell], prompts: Sequence[int]) -> None:
+    """Tell every source in some cells which of its states will be asked for."""
+    wanted: dict[int, tuple[Source, set[Site], int]] = {}
+    for patch in (patch for cell in cells for patch in cell):
+        low = min(patch.source_positions or patch.positions)
+        source, sites, least = wanted.get(id(patch.source), (patch.source, set(), low))
+        wanted[id(source)] = (source, sites | {patch.site}, min(least, low))
+    for source, sites, least in wanted.values():
+        source.load(prompts, sorted(sites), least)
+
+
 def identity_of(cells: Sequence[Cell]) -> str:
     """A hash of some cells and of the sources in them."""
     digest = hashlib.sha256()

@@ -95,6 +95,13 @@ AblateOption = Annotated[
         r"layers; FILE\:norm\[@LAYERS] removes it from weights that keep their length. Repeatable.",
     ),
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        help=r"FILE\[@LAYER] is a direction along which every --ablate leaves the states as they are. Repeatable.",
+    ),
+]
 Per = Literal["token", "answer", "conversation"]
 Rate = Annotated[
     float | None,

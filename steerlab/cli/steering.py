@@ -17,6 +17,7 @@ from steerlab.cli._options import (
     AsJson,
     Device,
     Dtype,
+    Keep,
     ModelName,
     Overwrite,
     PerOption,
@@ -39,6 +40,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The user's text.")],
     steer: Steer = None,
     ablate: AblateOption = None,
+    keep: Keep = None,
     template: Annotated[Template, typer.Option(help="auto, chat, plain or none.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
@@ -50,7 +52,7 @@ def generate(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Generate from a model, steered or not; with edits the unsteered text is shown beside."""
-    written = _checked(model, steer, ablate)
+    written = _checked(model, steer, ablate, keep)
     loaded = load_model(model, device, dtype, trust_remote_code)
     rendered = loaded.instruction_prompt(prompt, template=template)
     interventions = placed(loaded, written)
@@ -84,6 +86,7 @@ def chat(
     model: ModelName,
     steer: Steer = None,
     ablate: AblateOption = None,
+    keep: Keep = None,
     template: Annotated[Template, typer.Option(help="auto, chat or plain.")] = "auto",
     beside: Annotated[bool, typer.Option(help="Show the unsteered answer beside the steered one.")] = True,
     probe: Annotated[
@@ -103,7 +106,7 @@ def chat(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to a model, steered and unsteered side by side; strengths change while you talk (/help)."""
-    written = _checked(model, steer, ablate)
+    written = _checked(model, steer, ablate, keep)
     require_files(probe)
     loaded = load_model(model, device, dtype, trust_remote_code)
     from steerlab.chat import Chat
@@ -132,6 +135,7 @@ def bake(
     output: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
     steer: Steer = None,
     ablate: AblateOption = None,
+    keep: Keep = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
@@ -139,7 +143,9 @@ def bake(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Put interventions into the weights; write a transformers folder that any engine loads."""
-    _export("transformers", model, output, steer, ablate, False, device, dtype, as_json, trust_remote_code)
+    _export(
+        "transformers", model, output, steer, ablate, keep, False, device, dtype, as_json, trust_remote_code
+    )
 
 
 @app.command()
@@ -155,6 +161,7 @@ def export(
     output: Annotated[Path, typer.Option("--out", help="The folder (transformers, easysteer) or file.")],
     steer: Steer = None,
     ablate: AblateOption = None,
+    keep: Keep = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -163,7 +170,7 @@ def export(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write steering in the form another engine reads; `transformers` is what `bake` writes."""
-    _export(form, model, output, steer, ablate, overwrite, device, dtype, as_json, trust_remote_code)
+    _export(form, model, output, steer, ablate, keep, overwrite, device, dtype, as_json, trust_remote_code)
 
 
 def _export(
@@ -172,13 +179,14 @@ def _export(
     output: Path,
     steer: list[str] | None,
     ablate: list[str] | None,
+    keep: list[str] | None,
     overwrite: bool,
     device: str,
     dtype: str,
     as_json: bool,
     trust_remote_code: bool,
 ) -> None:
-    written = _checked(model, steer, ablate)
+    written = _checked(model, steer, ablate, keep)
     if not written:
         raise SteeringError("There is nothing to write; give at least one intervention, --steer or --ablate.")
     require_free(output, overwrite=overwrite)
@@ -195,12 +203,14 @@ def _export(
         print_line(f"Written: {place}")
 
 
-def _checked(model: str, steer: list[str] | None, ablate: list[str] | None) -> list[Written]:
+def _checked(
+    model: str, steer: list[str] | None, ablate: list[str] | None, keep: list[str] | None
+) -> list[Written]:
     """Interventions with their files read, once it is clear that there is such a model."""
     from steerlab.opening import require_findable
 
     require_findable(model)
-    return read_written(steer, ablate)
+    return read_written(steer, ablate, keep)
 
 
 def _typed_lines() -> Iterator[str]:

@@ -15,6 +15,7 @@ from steerlab.cli._options import (
     BatchTokens,
     Device,
     Dtype,
+    Keep,
     ModelName,
     Overwrite,
     PerOption,
@@ -82,6 +83,7 @@ def watch(
     per: PerOption = "answer",
     steer: Steer = None,
     ablate: AblateOption = None,
+    keep: Keep = None,
     template: Annotated[Template, typer.Option(help="auto, chat, plain or none.")] = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
     device: Device = "auto",
@@ -96,7 +98,7 @@ def watch(
 
     require_findable(model)
     require_files(probe)
-    written = read_written(steer, ablate)
+    written = read_written(steer, ablate, keep)
     from steerlab.datasets import read_prompts
     from steerlab.directions import Direction
     from steerlab.monitoring import Alarm

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,9 +23,10 @@ _KEPT = "norm"
 
 @dataclass(frozen=True)
 class Written:
-    """One `--steer` or `--ablate` as it was written, with the direction in its file.
+    """One `--steer`, `--ablate` or `--keep` as it was written, with the direction in its file.
 
-    amount: the strength, or what an ablation goes toward; None where none is written. layers: likewise.
+    amount: the strength, or what an ablation goes toward; None where none is written. layers: likewise. keep: what an
+    ablation keeps.
     """
 
     is_ablation: bool
@@ -34,26 +35,39 @@ class Written:
     direction: Direction
     amount: float | str | None
     layers: str | None
+    keep: tuple[Written, ...] = ()
 
 
-def read_written(steer: Sequence[str] | None, ablate: Sequence[str] | None) -> list[Written]:
-    """Interventions with their files read.
+def read_written(
+    steer: Sequence[str] | None, ablate: Sequence[str] | None, keep: Sequence[str] | None = None
+) -> list[Written]:
+    """Interventions with their files read; every ablation keeps what `keep` names.
 
     Raises:
-        DirectionError: what cannot be understood, a file that is no direction, or layers that are none.
+        DirectionError: what cannot be understood, a file that is no direction, layers that are none, or something
+            to keep without an ablation.
         RunError: a file that is not there.
     """
     parsed: list[tuple[bool, str, tuple[Path, float | str | None, str | None]]] = []
     parsed += [(False, text, parse_steer(text)) for text in steer or ()]
     parsed += [(True, text, parse_ablate(text)) for text in ablate or ()]
-    require_files(*(file for _, _, (file, _, _) in parsed))
+    kept = [(False, text, parse_keep(text)) for text in keep or ()]
+    if kept and not ablate:
+        raise DirectionError(
+            "--keep names what an ablation leaves as it is, and nothing is ablated; give --ablate."
+        )
+    require_files(*(file for _, _, (file, _, _) in [*parsed, *kept]))
     if not parsed:
         return []
     with loading_libraries():
-        return [
-            Written(is_ablation, text, file, _read(file, layers), amount, layers)
-            for is_ablation, text, (file, amount, layers) in parsed
-        ]
+        keeping, given = (
+            [
+                Written(is_ablation, text, file, _read(file, layers), amount, layers)
+                for is_ablation, text, (file, amount, layers) in some
+            ]
+            for some in (kept, parsed)
+        )
+    return [replace(one, keep=tuple(keeping)) if one.is_ablation else one for one in given]
 
 
 def placed(model: LanguageModel, written: Sequence[Written]) -> list[Edit]:
@@ -76,11 +90,20 @@ def parse_ablate(text: str) -> tuple[Path, float | str | None, str | None]:
         return file, toward, layers
 
 
+def parse_keep(text: str) -> tuple[Path, None, str | None]:
+    """File and layer of `FILE[@LAYER]`. Raises `DirectionError` where it is malformed or has an amount."""
+    file, amount, layers = _parsed(text, "")
+    if amount is not None:
+        raise DirectionError(f"{text!r} is kept as it is, so {amount!r} means nothing; write FILE[@LAYER].")
+    return file, None, layers
+
+
 def _parsed(text: str, what: str) -> tuple[Path, str | None, str | None]:
     match = re.fullmatch(r"(?P<file>.+?\.safetensors)(?::(?P<what>[^@]+))?(?:@(?P<layers>.+))?", text)
     if match is None:
         raise DirectionError(
-            f"{text!r} is not understood; write FILE.safetensors, then :{what} and @LAYERS if wanted."
+            f"{text!r} is not understood; write FILE.safetensors, then {f':{what} and ' if what else ''}@LAYERS if "
+            "wanted."
         )
     return Path(match["file"]), match["what"], match["layers"]
 
@@ -148,15 +171,16 @@ def _ablation(model: LanguageModel, one: Written) -> Edit:
     from steerlab.extraction import chosen_layers
     from steerlab.steering import Ablate
 
+    keep = [_at_layers(kept.direction, kept.file, kept.layers, model) for kept in one.keep]
     if one.amount is None:
-        return cast("Edit", Ablate(_in_place(one, one.layers, model, one.text)))
+        return cast("Edit", Ablate(_in_place(one, one.layers, model, one.text), keep=keep))
     direction = _in_place(one, None, model, one.text)
     if len(direction.sites) > 1 and direction.best is not None:
         direction = direction.at(direction.best)
     chosen = None if one.layers is None else chosen_layers(one.layers, model.n_layers)
     if one.amount == _KEPT:
-        return cast("Edit", Ablate(direction, preserve="norm", layers=chosen))
-    return cast("Edit", Ablate(direction, toward=one.amount, layers=chosen))
+        return cast("Edit", Ablate(direction, preserve="norm", layers=chosen, keep=keep))
+    return cast("Edit", Ablate(direction, toward=one.amount, layers=chosen, keep=keep))
 
 
 def _in_place(one: Written, layers: str | None, model: LanguageModel, example: str) -> Direction:

@@ -13,11 +13,13 @@ from steerlab.directions.fitting import fit_direction
 from steerlab.directions.foreign import read_caa, read_gguf, read_refusal_direction, read_steering_vectors
 from steerlab.directions.iti import HeadScores, head_direction, score_heads
 from steerlab.directions.lda import Lda
+from steerlab.directions.leace import Leace, erasing
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
 from steerlab.directions.pca_reader import PcaReader
 from steerlab.directions.registry import ESTIMATORS
+from steerlab.directions.sparse_autoencoders import read_sae
 from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "HeadScores",
     "InCoordinates",
     "Lda",
+    "Leace",
     "LinearDirection",
     "LogisticProbe",
     "MassMean",
@@ -40,11 +43,13 @@ __all__ = [
     "choice_prompts",
     "dominance",
     "equal_norms",
+    "erasing",
     "fit_direction",
     "head_direction",
     "read_caa",
     "read_gguf",
     "read_refusal_direction",
+    "read_sae",
     "read_steering_vectors",
     "score_heads",
     "swap_choices",

@@ -141,7 +141,7 @@ def fit_direction(
         fingerprint=fingerprint,
         estimator=kind,
         parameters=parameters | ({"centre_groups": True} if centre_groups else {}),
-        dataset_hash=dataset_hash or _data_hash(activations, labels),
+        dataset_hash=dataset_hash or data_hash(activations, labels),
         position=(position if isinstance(position, str) else repr(position)) or activations.positions,
         statistics=found,
         accuracy=accuracy,
@@ -234,7 +234,7 @@ def _read_in(states: Activations | Moments, model: LanguageModel | None) -> tupl
     return name, fingerprint
 
 
-def _data_hash(states: Activations | Moments, labels: Any) -> str:
+def data_hash(states: Activations | Moments, labels: Any) -> str:
     """Of prompts and labels; moments know both."""
     if isinstance(states, Moments) or not states.prompts_hash:
         return states.prompts_hash

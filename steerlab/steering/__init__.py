@@ -19,6 +19,7 @@ from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
+from steerlab.steering.erase import Erase
 from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
 from steerlab.steering.price import SideEffects, side_effects
@@ -41,6 +42,7 @@ __all__ = [
     "Condition",
     "Constant",
     "Decay",
+    "Erase",
     "Intervention",
     "Linear",
     "Patch",

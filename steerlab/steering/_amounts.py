@@ -17,6 +17,8 @@ from steerlab.models.sites import is_layer
 
 Strength: TypeAlias = "float | Mapping[int, float]"
 LayersGiven: TypeAlias = "int | Iterable[int] | str | None"
+#: The sine of an angle below which a float32 vector lies in a span.
+_INSIDE = 1e-5
 
 
 def layers_given(layers: Any) -> tuple[int, ...]:
@@ -77,14 +79,23 @@ def strength_at(strength: Strength, site: Site) -> float:
     """The strength at a site; a mapping gives one a layer.
 
     Raises:
-        SteeringError: the mapping has none for the site's layer.
+        SteeringError: the mapping has none for the site's layer, or it is no number.
     """
-    if not isinstance(strength, Mapping):
-        return _number(strength)
-    if site.layer is None or site.layer not in strength:
-        known = ", ".join(map(str, strength))
-        raise SteeringError(f"There is no strength for {site}; the mapping has the layers {known}.")
-    return _number(strength[site.layer])
+    return _number(at_layer(strength, site, "strength"))
+
+
+def at_layer(given: Any, site: Site, what: str) -> Any:
+    """What a mapping by layer has for a site; anything else as it is.
+
+    Raises:
+        SteeringError: the mapping has nothing for the site's layer.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    if site.layer is None or site.layer not in given:
+        known = ", ".join(map(str, given))
+        raise SteeringError(f"There is no {what} for {site}; the mapping has the layers {known}.")
+    return given[site.layer]
 
 
 def _number(strength: Any) -> float:
@@ -106,6 +117,53 @@ def unit_rows(direction: Direction, site: Site) -> Float[Tensor, "k width"]:
     """A direction's vectors at a site, each at length one, float64."""
     rows = direction.vectors[direction.source(site)].double()
     return torch.nn.functional.normalize(rows, dim=1)
+
+
+def outside(
+    columns: Float[Tensor, "width k"], keep: Sequence[Direction], site: Site
+) -> Float[Tensor, "width k"]:
+    """The columns without their part in the span of the directions to keep at a site.
+
+    Raises:
+        DirectionError: a direction to keep has no vector at the site.
+        SteeringError: it has another width there.
+    """
+    rows = torch.cat([unit_rows(_of_width(one, site, len(columns)), site) for one in keep])
+    left, sizes, _ = torch.linalg.svd(rows.T, full_matrices=False)
+    basis = left[:, sizes > _INSIDE * sizes[0]]
+    rest: Tensor = columns - basis @ (basis.T @ columns)
+    rest -= basis @ (basis.T @ rest)  # once more, so that rounding leaves nothing
+    return rest
+
+
+def basis_outside(direction: Direction, keep: Sequence[Direction], site: Site) -> Float[Tensor, "width r"]:
+    """An orthonormal basis of what a direction's span has at right angles to the directions to keep, float64.
+
+    With sines s of the angles between the two spans, r ≤ k is the number of those that are not zero.
+
+    Raises:
+        SteeringError: all of it lies in the kept span.
+    """
+    basis = orthonormal(direction, site)
+    if not keep:
+        return basis
+    left, sines, _ = torch.linalg.svd(outside(basis, keep, site), full_matrices=False)
+    if float(sines[0]) <= _INSIDE:
+        raise SteeringError(
+            f"{direction!r} lies in the span of what is to be kept at {site}, so nothing of it is left to ablate; keep "
+            "other directions, or ablate another one."
+        )
+    return outside(left[:, sines > _INSIDE], keep, site)
+
+
+def _of_width(direction: Direction, site: Site, width: int) -> Direction:
+    found = direction.vectors[direction.source(site)].shape[1]
+    if found != width:
+        raise SteeringError(
+            f"{direction!r}, which is to be kept, has width {found} at {site}, and what is ablated there has {width}; "
+            "give directions of one model."
+        )
+    return direction
 
 
 def require_finite(what: str, *numbers: float) -> None:

@@ -52,6 +52,8 @@ class Intervention(ABC):
     kind: ClassVar[str]
     #: Fields that hold a `Direction`.
     _directions: ClassVar[tuple[str, ...]] = ("direction",)
+    #: The field that may give every layer a number of its own, and then says the layers.
+    _by_layer: ClassVar[str] = "strength"
     #: Whether the normal form depends on a site's width, which the model says.
     _needs_width: ClassVar[bool] = False
 
@@ -320,8 +322,8 @@ class Intervention(ABC):
         if direction is None:
             raise SteeringError(f"{type(self).__name__} needs sites, for example sites='resid_post.3'.")
         if layers is None:
-            strength = getattr(self, "strength", None)
-            layers = layers_given(list(strength)) if isinstance(strength, Mapping) else None
+            amounts = getattr(self, self._by_layer, None)
+            layers = layers_given(list(amounts)) if isinstance(amounts, Mapping) else None
         return where_it_works(direction) if layers is None else at_layers(direction, layers)
 
 

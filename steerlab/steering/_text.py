@@ -41,14 +41,13 @@ def _argument(node: ast.expr) -> Any:
 
 
 def find_direction(name: str, directions: Iterable[Direction]) -> Direction:
-    """The direction with this hash, or the part at its best site where that has it.
+    """The direction with this hash, or its part at the one site where that has it.
 
     Raises:
         SteeringError: when it is not among those given.
     """
     for direction in directions:
-        parts = [direction] if direction.best is None else [direction, direction.at(direction.best)]
-        for part in parts:
+        for part in (direction, *(direction.at(site) for site in direction.sites)):
             if part.hash == name:
                 return part
     raise SteeringError(f"The edit refers to direction {name}, which is not among those given.")

@@ -79,14 +79,14 @@ class Part:
         view: Tensor = self.module.weight.data
         return view.T if type(self.module).__name__ == "Conv1D" else view
 
-    def project(self, basis: Float[Tensor, "d_model k"]) -> None:
-        """Remove the span of an orthonormal basis from every output."""
+    def project(self, basis: Float[Tensor, "d_model k"], share: float = 1.0) -> None:
+        """Remove the span of an orthonormal basis from every output, or a share of what lies in it."""
         for view in self.outputs:
-            _subtract_projection(view, basis)
+            _subtract_projection(view, basis, share)
 
-    def project_input(self, basis: Float[Tensor, "d_in k"]) -> None:
-        """Remove the span from every input."""
-        _subtract_projection(self.matrix, basis)
+    def project_input(self, basis: Float[Tensor, "d_in k"], share: float = 1.0) -> None:
+        """Remove the span, or a share, from every input."""
+        _subtract_projection(self.matrix, basis, share)
 
     def scale_input(self, factors: Float[Tensor, " d_in"]) -> None:
         """Multiply every input with its factor."""
@@ -305,10 +305,10 @@ def _present(bias: Tensor | None) -> list[Tensor]:
     return [] if bias is None else [bias.data]
 
 
-def _subtract_projection(view: Tensor, basis: Tensor) -> None:
+def _subtract_projection(view: Tensor, basis: Tensor, share: float) -> None:
     precise = view.to(torch.promote_types(view.dtype, torch.float32))
     q = basis.to(precise)
-    view.copy_(precise - (precise @ q) @ q.T)
+    view.copy_(precise - (precise @ (share * q)) @ q.T)
 
 
 def _add(view: Tensor, delta: Tensor) -> None:

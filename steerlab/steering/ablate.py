@@ -16,6 +16,9 @@ that part out breaks the model whatever the direction means. About the mean of a
 changed. The mean differs from site to site, so the default is then the output of every block; a window of layers costs
 less.
 
+With directions to keep, Q spans only what v has at right angles to all of them, v − P v with P the projection on their
+span. So the component along each of them is left as it is, and of v that part stays which v shares with them.
+
 With preserve="norm" it is the change of weights that current tools publish as norm-preserving abliteration (Lai 2025):
 
     W ← (W − Q Qᵀ W) diag(s),   s_j = ‖w_j‖ / ‖w_j − Q Qᵀ w_j‖
@@ -27,10 +30,11 @@ token embedding keeps what it has of Q, so that part stays in the stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -42,15 +46,20 @@ from steerlab.models.operators import Operator
 from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering._amounts import (
     LayersGiven,
+    Strength,
     at_layers,
+    basis_outside,
     layers_given,
-    orthonormal,
+    outside,
     require_finite,
+    strength_at,
     unit_rows,
     where_it_works,
 )
-from steerlab.steering._intervention import Intervention
+from steerlab.steering._intervention import RAW, Intervention
 from steerlab.steering._lengths import INPUTS, factors, input_of, stream_outputs
+from steerlab.steering._sentence import amount
+from steerlab.steering._text import find_direction
 from steerlab.steering.registry import register_intervention
 
 STREAM_WRITES = ("resid_pre", *CONTRIBUTIONS, "ln_final_in")
@@ -75,13 +84,17 @@ class Ablate(Intervention):
         preserve: "norm": what each input of a writing map writes keeps its length, see the module. Then the sites are
             "attn_out" and "mlp_out", by default of every layer, and `check` adds the places in front of the maps (z,
             mlp_post), where inputs are scaled. It goes toward 0, at full strength. None: lengths are not put back.
+        keep: directions (or one) along which the states stay as they are, see the module. Where only the direction's
+            best vector acts, they are taken at that site. What toward gives is then the component along what is left.
+        strength: the share of the change at each site, or by layer ``{8: 0.5, 9: 1.0}``, which then says the layers
+            too; 2 mirrors the states. Where a state passes several sites, what is left of it is multiplied.
 
     Where, on which tokens and when: see `Intervention`.
 
     Raises:
-        DirectionError: when the direction has no vector for a site, or does not know the mean there.
+        DirectionError: when the direction, or one to keep, has no vector for a site, or does not know the mean there.
         SteeringError: when it has several sites, no best one, and no site is named; or the value is none; or lengths
-            are to be kept of something that is no single map writing to the stream.
+            are to be kept of something that is no single map writing to the stream; or it lies in what is kept.
     """
 
     kind: ClassVar[str] = "ablate"
@@ -89,6 +102,9 @@ class Ablate(Intervention):
     direction: Direction
     toward: Toward = 0.0
     preserve: Literal["norm"] | None = None
+    #: One or several; read as a tuple.
+    keep: Any = ()
+    strength: Strength = 1.0
     everywhere: bool = field(init=False, repr=False, default=False)
     _factors: dict[Site, Tensor] = field(init=False, repr=False, default_factory=dict)
 
@@ -112,16 +128,56 @@ class Ablate(Intervention):
         """What the state in front of a map is multiplied with, once `check` has read the weights; else None."""
         return self._factors.get(site)
 
+    def basis(self, site: Site) -> Float[Tensor, "width k"]:
+        """An orthonormal basis of what is removed at a site, float64."""
+        return basis_outside(self.direction, self.keep, site)
+
+    def share(self, site: Site) -> float:
+        """The share of it that is removed there."""
+        return strength_at(self.strength, site)
+
     @property
     def constant(self) -> float | None:
         """The one number the component becomes; None where that differs by site."""
         return float(self.toward) if isinstance(self.toward, int | float) else None
 
     def _said(self) -> str:
+        share = "" if self.strength == 1 else f"{amount(self.strength)} of "
         kept = ", with the lengths of weights kept," if self.preserve else ""
-        return f"removes {self.direction.estimator}{toward_text(self.toward)}{kept}"
+        if self.keep:
+            kept = f", keeping the component along {' and '.join(one.estimator for one in self.keep)},"
+        return f"removes {share}{self.direction.estimator}{toward_text(self.toward)}{kept}"
+
+    def _take_tensors(self) -> None:
+        super()._take_tensors()
+        given = self.keep if isinstance(self.keep, list | tuple) else [self.keep]
+        object.__setattr__(self, "keep", tuple(map(self._kept_direction, given)))
+
+    def _kept_direction(self, given: Any) -> Direction:
+        if isinstance(given, Direction):
+            return given
+        if not isinstance(given, Tensor | np.ndarray):
+            raise SteeringError(
+                f"What an ablation keeps are directions, keep=[truth], and not {given!r:.80}; load or fit one."
+            )
+        vectors = {self.direction.sites[0]: torch.as_tensor(given, dtype=torch.float32)}
+        return Direction(vectors, "", "", estimator=RAW)
+
+    def _given_directions(self) -> Iterator[Direction]:
+        yield from super()._given_directions()
+        yield from self.keep
+
+    def _narrow(self) -> None:
+        """Take the vectors of the only, or best, site, and what is kept at the same one."""
+        direction = self.direction.at(*where_it_works(self.direction))
+        (site,) = direction.sites
+        object.__setattr__(self, "direction", direction)
+        object.__setattr__(self, "keep", tuple(one.at(one.source(site)) for one in self.keep))
+        self.basis(site)  # refused now where nothing is left
 
     def _validate(self) -> None:
+        for site in self.sites:
+            require_finite("strength", self.share(site))
         if self.preserve is not None:
             self._validate_kept()
         if isinstance(self.toward, bool) or not isinstance(self.toward, int | float | str | Mapping):
@@ -141,10 +197,15 @@ class Ablate(Intervention):
                 f"With preserve='norm' weights lose a direction and keep their length, which goes toward 0 alone and "
                 f"not toward {self.toward!r:.80}; leave one of the two out."
             )
-        if self.schedule is not None:
+        if self.keep:
             raise SteeringError(
-                "With preserve='norm' a share of the change keeps no length, so a schedule means nothing; leave one of "
-                "the two out."
+                "With preserve='norm' what each input writes is made longer, along the directions to keep as well; "
+                "leave one of the two out."
+            )
+        if self.schedule is not None or self.strength != 1:
+            raise SteeringError(
+                "With preserve='norm' a share of the change keeps no length, so schedules and strengths mean nothing; "
+                "leave one of the two out."
             )
 
     def _require_sound(self) -> None:
@@ -156,9 +217,7 @@ class Ablate(Intervention):
     def _learn_lengths(self, model: LanguageModel) -> None:
         """Read the weights' lengths, and act in front of them, too."""
         removed = tuple(self.outputs)
-        found: dict[Site, Tensor] = dict(
-            factors(model, site, orthonormal(self.direction, site)) for site in removed
-        )
+        found: dict[Site, Tensor] = dict(factors(model, site, self.basis(site)) for site in removed)
         object.__setattr__(self, "_factors", found)
         object.__setattr__(self, "sites", tuple(sorted((*removed, *found))))
         self._operators.clear()
@@ -170,11 +229,12 @@ class Ablate(Intervention):
             raise SteeringError(
                 f"How long weights are, the model says; enter model.steering(...) before anything is done at {site}."
             )
-        basis = orthonormal(self.direction, site)
-        return Operator(reads=-basis, writes=basis.T, shift=self._kept(site, basis))
+        basis, share = self.basis(site), self.share(site)
+        point = self._point(site, basis)
+        return Operator(reads=-share * basis, writes=basis.T, shift=None if point is None else share * point)
 
-    def _kept(self, site: Site, basis: Float[Tensor, "width k"]) -> Float[Tensor, " width"] | None:
-        """What the states keep in the span; None for nothing."""
+    def _point(self, site: Site, basis: Float[Tensor, "width k"]) -> Float[Tensor, " width"] | None:
+        """What the states have in the span afterwards; None for nothing."""
         if isinstance(self.toward, str):
             return _within(basis, self.direction.mean(site, self.toward).double())
         value: Any = self.toward if not isinstance(self.toward, Mapping) else self._value_at(site)
@@ -184,6 +244,7 @@ class Ablate(Intervention):
         require_finite("value to ablate toward", *numbers.tolist())
         rows = unit_rows(self.direction, site)
         if numbers.numel() == len(rows):
+            rows = torch.nn.functional.normalize(outside(rows.T, self.keep, site).T) if self.keep else rows
             inverse: Tensor = torch.linalg.pinv(rows)
             return inverse @ numbers
         if numbers.numel() == basis.shape[0]:
@@ -202,7 +263,9 @@ class Ablate(Intervention):
         return value
 
     def _like(self, site: Site) -> Site:
-        return self.direction.source(site) if self.constant == 0 and not self.preserve else site
+        alike = self.constant == 0 and not self.preserve and not isinstance(self.strength, Mapping)
+        one_vector = all(len(direction.sites) == 1 for direction in self._given_directions())
+        return self.direction.source(site) if alike and one_vector else site
 
     def _named_sites(self) -> list[Site | str]:
         """The sites as they were named; of a copy of a checked edit without those in front of maps."""
@@ -222,16 +285,18 @@ class Ablate(Intervention):
     def _layers_sites(self, layers: LayersGiven) -> Sequence[Site]:
         if not self.preserve:
             return super()._layers_sites(layers)
-        object.__setattr__(self, "direction", self.direction.at(*where_it_works(self.direction)))
+        self._narrow()
         if layers is None or layers == "all":
             object.__setattr__(self, "everywhere", True)
             return ()
         return tuple(Site(name, layer) for layer in layers_given(layers) for name in INPUTS)
 
     def _default_sites(self, layers: Sequence[int] | None) -> Sequence[Site]:
+        if layers is None and isinstance(self.strength, Mapping):
+            layers = layers_given(list(self.strength))
         if layers is not None:
             return at_layers(self.direction, layers)
-        object.__setattr__(self, "direction", self.direction.at(*where_it_works(self.direction)))
+        self._narrow()
         if isinstance(self.toward, str | Mapping):
             return self._by_site()
         object.__setattr__(self, "everywhere", True)
@@ -247,10 +312,14 @@ class Ablate(Intervention):
     def _plain_value(self, name: str, value: Any) -> Any:
         if name == "toward" and isinstance(value, Mapping):
             return {str(site): _plain(numbers) for site, numbers in value.items()}
+        if name == "keep":
+            return [direction.hash for direction in value]
         return super()._plain_value(name, value)
 
     @classmethod
     def _read(cls, name: str, value: Any, *known: Any) -> Any:
+        if name == "keep":
+            return tuple(find_direction(kept, known[0]) for kept in value)
         return value if name == "toward" else super()._read(name, value, *known)
 
     def _sites_as_data(self) -> list[str] | None:
@@ -259,10 +328,11 @@ class Ablate(Intervention):
         return [str(site) for site in self._families or self.outputs]
 
     def to_dict(self) -> dict[str, Any]:
-        """The intervention as JSON data; without `preserve` where nothing is, as it always was."""
+        """The intervention as JSON data; without `preserve`, `keep` and `strength` where they say nothing."""
         data = super().to_dict()
-        if self.preserve is None:
-            del data["preserve"]
+        for name, silent in (("preserve", None), ("keep", []), ("strength", 1.0)):
+            if data[name] == silent:
+                del data[name]
         return data
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -31,13 +31,12 @@ from steerlab.models.offloaded import is_away
 from steerlab.models.quantised import method_of
 from steerlab.models.sites import CONTRIBUTIONS
 from steerlab.steering import _biases
-from steerlab.steering._amounts import orthonormal
 from steerlab.steering._proof import logits, prove
 from steerlab.steering._writers import Part, Writers, project
 from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 
-_KNOWN = ("direction", "sites", "strength", "unit", "positions", "toward", "preserve")
+_KNOWN = ("direction", "sites", "strength", "unit", "positions", "toward", "preserve", "keep")
 _TINY = 1e-6
 
 
@@ -74,7 +73,8 @@ def bake(model: LanguageModel, *edits: SteeringGiven, in_place: bool = False) ->
         for step in steps:
             if step.verb.startswith("shift") and step.part.constant is None:
                 _biases.grow(baked, step.part.name)
-            getattr(step.part, step.verb)(step.tensor)
+            share = () if step.share is None else (step.share,)
+            getattr(step.part, step.verb)(step.tensor, *share)
     if in_place:
         for remembered in ("fingerprint", "final_norm_gain"):
             model.__dict__.pop(remembered, None)
@@ -89,6 +89,8 @@ class _Step:
     part: Part
     verb: Literal["project", "project_input", "scale_input", "shift", "shift_input"]
     tensor: Tensor
+    #: Of a projection, where it is not all of it.
+    share: float | None = None
 
 
 def why_not_baked(model: LanguageModel) -> str:
@@ -190,7 +192,7 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
         if isinstance(edit, Ablate):
             _require_number(edit)
     everywhere = {
-        index: orthonormal(edit.direction, edit.direction.sites[0])
+        index: edit.basis(edit.sites[0])
         for index, edit in enumerate(edits)
         if isinstance(edit, Ablate) and _is_everywhere(edit, writers.model)
     }
@@ -208,7 +210,11 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
             if isinstance(edit, Ablate) and (kept := edit.factors(site)) is not None:
                 steps = [_Step(_reader(writers, site), "scale_input", kept)]
             elif isinstance(edit, Ablate):
-                steps = _local(writers, site, orthonormal(edit.direction, site))
+                share = edit.share(site)
+                steps = [
+                    replace(step, share=None if share == 1 else share)
+                    for step in _local(writers, site, edit.basis(site))
+                ]
                 steps += _shifts(steps, _kept(edit, site))
             else:
                 assert isinstance(edit, Add)
@@ -222,13 +228,14 @@ def _plan(writers: Writers, edits: Sequence[Edit]) -> list[_Step]:
 
 
 def _is_everywhere(edit: Ablate, model: LanguageModel) -> bool:
-    return len(edit.direction.sites) == 1 and set(edit.sites) == set(stream_writes(model))
+    one_vector = all(len(direction.sites) == 1 for direction in (edit.direction, *edit.keep))
+    return one_vector and edit.strength == 1 and set(edit.sites) == set(stream_writes(model))
 
 
 def _require_commuting(edits: Sequence[Edit], everywhere: dict[int, Tensor]) -> None:
     """One ablation of the whole stream keeps what another removed out only if the two projections commute."""
     others = [
-        orthonormal(edit.direction, site)
+        edit.basis(site)
         for index, edit in enumerate(edits)
         if isinstance(edit, Ablate) and index not in everywhere
         for site in edit.sites

@@ -11,7 +11,7 @@ class's average along v̂ (persona vectors: Chen et al. 2025; clamped features: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -23,7 +23,7 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import Site
 from steerlab.models.operators import Operator, Share, blended
-from steerlab.steering._amounts import require_finite, unit_rows
+from steerlab.steering._amounts import at_layer, require_finite, unit_rows
 from steerlab.steering._intervention import Intervention
 from steerlab.steering._unit_vector import UnitVector
 from steerlab.steering.registry import register_intervention
@@ -39,7 +39,8 @@ class Clamp(Intervention):
     Args:
         direction: k vectors a site.
         value: what the component x·v̂ becomes: a number (or k of them), "positive" or "negative" for the mean of
-            the class the direction points to or away from, or the name of a class.
+            the class the direction points to or away from, or the name of a class; or one of these by layer
+            ``{8: 1.5, 9: 2.0}``, which then says the layers too.
         bound: whether the component is set, or only raised to the value or lowered to it (k = 1).
 
     Where, on which tokens and when: see `Intervention`.
@@ -50,22 +51,24 @@ class Clamp(Intervention):
     """
 
     kind: ClassVar[str] = "clamp"
+    _by_layer: ClassVar[str] = "value"
 
     direction: Direction
-    value: float | str | Sequence[float] = 0.0
+    value: float | str | Sequence[float] | Mapping[int, float | str | Sequence[float]] = 0.0
     bound: Bound = "exact"
     _along: dict[Site, tuple[UnitVector, float]] = field(init=False, repr=False, default_factory=dict)
 
     def _said(self) -> str:
         how = {"exact": "sets", "floor": "raises", "ceiling": "lowers"}[self.bound]
-        return f"{how} the component along {self.direction.estimator} to {self.value}"
+        value = "a value by layer" if isinstance(self.value, Mapping) else self.value
+        return f"{how} the component along {self.direction.estimator} to {value}"
 
     def _validate(self) -> None:
         if self.bound not in get_args(Bound):
             raise SteeringError(
                 f"There is no bound {self.bound!r}; choose from {', '.join(get_args(Bound))}."
             )
-        if not isinstance(self.value, str | int | float):
+        if not isinstance(self.value, str | int | float | Mapping):
             object.__setattr__(self, "value", tuple(float(number) for number in self.value))
         for site in self.sites:
             self._target(site)
@@ -100,7 +103,8 @@ class Clamp(Intervention):
             raise SteeringError(
                 f"A {self.bound} along {k} vectors at {site} is not one change; clamp each on its own."
             )
-        values = self._class_mean(source) if isinstance(self.value, str) else self.value
+        given = at_layer(self.value, site, "value to clamp to")
+        values = self._class_mean(source, given) if isinstance(given, str) else given
         numbers = (float(values),) * k if isinstance(values, int | float) else tuple(values)
         require_finite("value to clamp to", *numbers)
         if len(numbers) != k:
@@ -109,13 +113,13 @@ class Clamp(Intervention):
             )
         return torch.tensor(numbers, dtype=torch.float64)
 
-    def _class_mean(self, source: Site) -> Sequence[float]:
+    def _class_mean(self, source: Site, value: str) -> Sequence[float]:
         known = self.direction.statistics[source]
-        label = {"positive": known.positive, "negative": known.negative}.get(str(self.value), self.value)
+        label = {"positive": known.positive, "negative": known.negative}.get(value, value)
         if label not in known.class_means:
             classes = ", ".join(known.class_means) or "none"
             raise SteeringError(
-                f"The mean of class {self.value!r} at {source} is not known (known: {classes}); fit the direction from "
+                f"The mean of class {value!r} at {source} is not known (known: {classes}); fit the direction from "
                 "labelled states, or give a number."
             )
         return known.class_means[str(label)]

@@ -8,7 +8,7 @@ and McGrath et al. 2023 heads). For the mean instead of zero see `Patch`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ import torch
 from steerlab.errors import SiteError, SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.models.operators import Operator
-from steerlab.steering._amounts import require_finite
+from steerlab.steering._amounts import at_layer, require_finite
 from steerlab.steering._intervention import Intervention
 from steerlab.steering._sentence import listed
 from steerlab.steering.registry import register_intervention
@@ -29,7 +29,7 @@ class Scale(Intervention):
     """Multiply some coordinates of the states at some sites.
 
     Args:
-        factor: one number, or one a coordinate (or head).
+        factor: one number, or one a coordinate (or head); or one of these by layer ``{8: 0.5, 9: 0.0}``.
         coordinates: which coordinates of the site's state (neurons at `mlp_post`), from 0.
         heads: at `z`, which heads instead. With neither the whole state is scaled.
 
@@ -44,13 +44,15 @@ class Scale(Intervention):
     _directions: ClassVar[tuple[str, ...]] = ()
     _needs_width: ClassVar[bool] = True
 
-    factor: float | Sequence[float] = 0.0
+    factor: float | Sequence[float] | Mapping[int, float | Sequence[float]] = 0.0
     coordinates: Sequence[int] | None = None
     heads: Sequence[int] | None = None
     _head_dim: list[int] = field(init=False, repr=False, default_factory=list)
 
     def _said(self) -> str:
         factor = f"{self.factor:g}" if isinstance(self.factor, int | float) else f"{len(self.factor)} factors"
+        if isinstance(self.factor, Mapping):
+            factor = "factors by layer"
         for what, chosen in (("coordinates", self.coordinates), ("heads", self.heads)):
             if chosen is not None:
                 return f"multiplies {what} {listed(chosen)} by {factor}"
@@ -67,15 +69,13 @@ class Scale(Intervention):
         chosen = self.heads if self.coordinates is None else self.coordinates
         if chosen is not None and (not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0):
             raise SteeringError(f"{list(chosen)} does not name coordinates or heads, each once and from 0.")
-        if isinstance(self.factor, int | float):
-            require_finite("factor", self.factor)
+        if not isinstance(self.factor, Mapping):
+            object.__setattr__(self, "factor", _checked(self.factor, chosen))
             return
-        object.__setattr__(self, "factor", tuple(float(number) for number in self.factor))
-        require_finite("factor", *self.factor)
-        if chosen is None or len(self.factor) != len(chosen):
-            raise SteeringError(
-                f"{len(self.factor)} factors came for {len(chosen or ())} coordinates or heads; give one each."
-            )
+        by_layer = {layer: _checked(factor, chosen) for layer, factor in self.factor.items()}
+        object.__setattr__(self, "factor", by_layer)
+        for site in self.sites:
+            at_layer(by_layer, site, "factor")
 
     def check(self, model: LanguageModel) -> None:
         """Raise `SiteError` unless every site has the coordinates or heads."""
@@ -88,7 +88,7 @@ class Scale(Intervention):
     def _operator(self, site: Site) -> Operator:
         width = self._width(site)
         keep = torch.ones(width, dtype=torch.float64)
-        factor = torch.tensor(self.factor, dtype=torch.float64)
+        factor = torch.tensor(at_layer(self.factor, site, "factor"), dtype=torch.float64)
         if self.heads is None:
             chosen = torch.arange(width) if self.coordinates is None else torch.tensor(self.coordinates)
             last, what = int(chosen.max()), "coordinate"
@@ -105,3 +105,17 @@ class Scale(Intervention):
             raise SiteError(f"{site} has no {what} {last}; it has {width}, counted from 0.")
         keep[chosen] = factor
         return Operator(keep=keep)
+
+
+def _checked(factor: float | Sequence[float], chosen: Sequence[int] | None) -> float | tuple[float, ...]:
+    """A factor, or one for each coordinate or head that is scaled."""
+    if isinstance(factor, int | float):
+        require_finite("factor", factor)
+        return factor
+    factors = tuple(float(number) for number in factor)
+    require_finite("factor", *factors)
+    if chosen is None or len(factors) != len(chosen):
+        raise SteeringError(
+            f"{len(factors)} factors came for {len(chosen or ())} coordinates or heads; give one each."
+        )
+    return factors

@@ -174,7 +174,7 @@ def _card(record: dict[str, Any], baked: LanguageModel, *, untied: bool) -> str:
         "| --- | --- | --- | --- |",
     ]
     for edit in record["interventions"]:
-        strength = f"{edit['strength']} {edit['unit']}" if "strength" in edit else ""
+        strength = f"{edit['strength']} {edit.get('unit', '')}".strip() if "strength" in edit else ""
         sites = ", ".join(edit.get("sites") or ["every write to the residual stream"])
         lines.append(f"| {edit['edit']} | `{edit['direction']}` | {sites} | {strength} |")
     lines += ["", "`steering.json` holds the same as data."]

@@ -32,7 +32,7 @@ def completed(words: str, shell: str = "fish") -> list[str]:
     [
         ("steerlab ex", ["extract", "export"]),
         ("steerlab extract zoo:small-p", ["zoo:small-post"]),
-        ("steerlab extract zoo:small-post --estimator l", ["lda", "logistic"]),
+        ("steerlab extract zoo:small-post --estimator l", ["lda", "leace", "logistic"]),
         ("steerlab compare a b --studies refusal,tr", ["refusal,truthfulness"]),
         ("steerlab export g", ["gguf"]),
         ("steerlab trace a b --dtype b", ["bfloat16"]),

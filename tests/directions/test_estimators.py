@@ -14,7 +14,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from steerlab.activations import Moments
-from steerlab.directions import DifferenceInMeans, Lda, LinearDirection, LogisticProbe, MassMean
+from steerlab.directions import DifferenceInMeans, Lda, Leace, LinearDirection, LogisticProbe, MassMean
 from steerlab.errors import DirectionError
 from steerlab.models import Site
 
@@ -26,6 +26,7 @@ FITTABLE_FROM_MOMENTS = [
     MassMean(tilt=True, shrinkage=0.3, ddof=2, centre="mean"),
     Lda("oas"),
     Lda(0.3),
+    Leace(),
 ]
 
 

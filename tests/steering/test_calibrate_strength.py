@@ -11,9 +11,9 @@ from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.steering import (
-    Ablate,
     Add,
     Calibration,
+    Clamp,
     Rotate,
     calibrate_strength,
     side_effects,
@@ -162,7 +162,7 @@ def test_what_cannot_be_calibrated_is_refused(tiny_llama: LanguageModel) -> None
     v = Direction({LAST: torch.ones(32)}, tiny_llama.name, tiny_llama.fingerprint)
     good = {"effect": token_log_odds([5]), "target": 1.0}
     for candidates, options, sentence in [
-        (Ablate(v), good, "Ablate, which has no strength"),
+        (Clamp(v), good, "Clamp, which has no strength"),
         ({}, good, "needs a candidate"),
         (Add(v), {**good, "strengths": [0.0]}, "other than zero"),
         (Add(v), {**good, "effect": lambda model, prompts: float("nan")}, "finite number a prompt"),

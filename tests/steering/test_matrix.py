@@ -12,7 +12,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,7 @@ from steerlab.steering import (
     Clamp,
     Condition,
     Decay,
+    Erase,
     Linear,
     Patch,
     PerRow,
@@ -51,7 +52,19 @@ STEPS = 4
 DEPTH = 3
 
 FACTORS: dict[str, tuple[str, ...]] = {
-    "kind": ("add", "ablate", "subspace", "clamp", "project", "rotate", "affine", "patch", "scale", "rows"),
+    "kind": (
+        "add",
+        "ablate",
+        "subspace",
+        "kept",
+        "clamp",
+        "project",
+        "rotate",
+        "affine",
+        "patch",
+        "scale",
+        "rows",
+    ),
     "where": ("resid_pre", "resid_post", "mlp_out", "attn_out", "range", "every layer"),
     "tokens": ("all", "prompt", "last", "generated", "first two", "window", "all but last"),
     "schedule": ("none", "linear", "decay"),
@@ -146,7 +159,7 @@ def impossible(case: Case) -> bool:
         if case.family == "mixtral" and case.kind == "add":
             return case.where != "attn_out"  # experts without biases add no constant
         # One place of the stream alone cannot be ablated by weights.
-        ablates = case.kind in ("ablate", "subspace") and case.where in ("mlp_out", "attn_out")
+        ablates = case.kind in ("ablate", "subspace", "kept") and case.where in ("mlp_out", "attn_out")
         return not (case.kind == "add" or ablates)
     if case.way == "packed" and case.family == "gemma2":
         return True  # transformers' packed attention leaves out the cap of attention scores
@@ -276,6 +289,17 @@ def direction(case: Case, model: LanguageModel, n: int = 1, salt: int = 0) -> Di
     )
 
 
+def _knowing_classes(case: Case, model: LanguageModel) -> Direction:
+    """With mean states at distance ½ u along another vector than the one that reads."""
+    made = direction(case, model)
+    means = {}
+    for site in made.sites:
+        gap = vectors(site, model.width(site), salt=4)[0]
+        middle = vectors(site, model.width(site), salt=5)[0]
+        means[site] = {"": middle, "a": middle - gap / 2, "b": middle + gap / 2}
+    return replace(made, means=means)
+
+
 EARLY = Site("resid_pre", 0)
 
 
@@ -329,10 +353,14 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
         "add": lambda: Add(one, strength=1.5, layers="all", **shared),
         "ablate": lambda: Ablate(one, sites=one.sites, **shared),
         "subspace": lambda: Ablate(direction(case, model, 2), sites=one.sites, **shared),
+        "kept": lambda: Ablate(
+            direction(case, model, 2, salt=3), keep=[one], strength=0.7, sites=one.sites, **shared
+        ),
         "clamp": lambda: Clamp(one, value=0.7, layers="all", **shared),
         "project": lambda: Project(one, layers="all", **shared),
         "rotate": lambda: Rotate(one, strength=0.3, layers="all", **shared),
         "affine": lambda: Affine(one, direction(case, model, salt=1), offset=0.2, layers="all", **shared),
+        "erase": lambda: Erase(_knowing_classes(case, model), layers="all", **shared),
         "patch": lambda: Patch(direction(case, model, salt=2), **shared),
         "scale": lambda: Scale(factor=0.5, coordinates=(0, 3), sites=sites(case), **shared),
     }
@@ -560,6 +588,9 @@ class Reference:
         if kind == "subspace":
             basis = torch.linalg.qr(vectors(site, width, 2).T).Q
             return x - s * (x @ basis) @ basis.T
+        if kind == "kept":
+            both = torch.linalg.qr(torch.cat([v[None], vectors(site, width, 2, salt=3)]).T).Q
+            return x - 0.7 * s * (x @ both[:, 1:]) @ both[:, 1:].T
         if kind == "clamp":
             return x + s * (0.7 - along) * u
         if kind == "project":
@@ -570,6 +601,9 @@ class Reference:
             return turned * norm / turned.norm(dim=1, keepdim=True)
         if kind == "affine":
             return x + s * ((x @ v)[:, None] + 0.2) * vectors(site, width, salt=1)[0]
+        if kind == "erase":
+            gap, middle = vectors(site, width, salt=4)[0], vectors(site, width, salt=5)[0]
+            return x - s * ((x - middle) @ v)[:, None] * gap / (v @ gap)
         if kind == "patch":
             return x + s * (vectors(site, width, salt=2)[0] - x)
         keep = torch.ones(width)
