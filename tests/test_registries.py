@@ -22,7 +22,17 @@ from steerlab.steering import EXPORTS, INTERVENTIONS, Add, Scale, register_inter
 OURS = [
     (
         ESTIMATORS,
-        {"difference-in-means", "mass-mean", "logistic", "lda", "pca", "ccs", "ttpd"},
+        {
+            "difference-in-means",
+            "mass-mean",
+            "logistic",
+            "lda",
+            "pca",
+            "ccs",
+            "ttpd",
+            "cluster-directions",
+            "concept-cone",
+        },
         DirectionError,
     ),
     (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from steerlab.directions._header import ModelRef, SiteStatistics
 from steerlab.directions.caa import caa_direction, choice_prompts, equal_norms, swap_choices
 from steerlab.directions.ccs import Ccs
+from steerlab.directions.cluster_directions import ClusterDirections
+from steerlab.directions.concept_cone import ConceptCone
 from steerlab.directions.coordinates import InCoordinates, dominance
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
@@ -17,11 +19,15 @@ from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
 from steerlab.directions.pca_reader import PcaReader
 from steerlab.directions.registry import ESTIMATORS
+from steerlab.directions.several import SeveralDirections
+from steerlab.directions.sign_agreement import agreement
 from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
     "ESTIMATORS",
     "Ccs",
+    "ClusterDirections",
+    "ConceptCone",
     "DifferenceInMeans",
     "Direction",
     "HeadScores",
@@ -32,8 +38,10 @@ __all__ = [
     "MassMean",
     "ModelRef",
     "PcaReader",
+    "SeveralDirections",
     "SiteStatistics",
     "Ttpd",
+    "agreement",
     "caa_direction",
     "choice_prompts",
     "dominance",
