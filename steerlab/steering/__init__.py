@@ -13,11 +13,13 @@ from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 from steerlab.steering.affine import Affine
 from steerlab.steering.bake import bake, why_not_baked
+from steerlab.steering.by_category import CategoryEffects, effects_by_category
 from steerlab.steering.calibrate import Calibration, calibrate, token_log_odds
 from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
+from steerlab.steering.independence import Independence, independence
 from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
 from steerlab.steering.price import SideEffects, side_effects
@@ -36,10 +38,12 @@ __all__ = [
     "Add",
     "Affine",
     "Calibration",
+    "CategoryEffects",
     "Clamp",
     "Condition",
     "Constant",
     "Decay",
+    "Independence",
     "Intervention",
     "Linear",
     "Patch",
@@ -53,12 +57,14 @@ __all__ = [
     "bake",
     "calibrate",
     "edit_from_dict",
+    "effects_by_category",
     "export",
     "export_easysteer",
     "export_gguf",
     "export_transformers",
     "export_vllm_lens",
     "generate_batch",
+    "independence",
     "is_compiled",
     "mean_state",
     "register_intervention",
