@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from steerlab.steering import Rotate as Rotate
     from steerlab.steering import Scale as Scale
     from steerlab.steering import export as export
+    from steerlab.steering import optimise_direction as optimise_direction
     from steerlab.steering.bake import bake as bake
     from steerlab.steering.calibrate import calibrate as calibrate
     from steerlab.studies import branching_factor as branching_factor
@@ -114,7 +115,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "selection": ("select_direction",),
     "steering": (
         *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
-        *("bake", "calibrate", "export"),
+        *("bake", "calibrate", "export", "optimise_direction"),
     ),
     "studies": ("branching_factor", "unlock"),
     "neurons": ("entropy_neurons",),

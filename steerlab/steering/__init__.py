@@ -20,6 +20,7 @@ from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
 from steerlab.steering.independence import Independence, independence
+from steerlab.steering.optimise import optimise_direction
 from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
 from steerlab.steering.price import SideEffects, side_effects
@@ -67,6 +68,7 @@ __all__ = [
     "independence",
     "is_compiled",
     "mean_state",
+    "optimise_direction",
     "register_intervention",
     "side_effects",
     "stream_writes",
