@@ -82,12 +82,14 @@ if TYPE_CHECKING:
     from steerlab.steering import Affine as Affine
     from steerlab.steering import Clamp as Clamp
     from steerlab.steering import Condition as Condition
+    from steerlab.steering import LowRank as LowRank
     from steerlab.steering import Patch as Patch
     from steerlab.steering import PerRow as PerRow
     from steerlab.steering import Project as Project
     from steerlab.steering import Rotate as Rotate
     from steerlab.steering import Scale as Scale
     from steerlab.steering import export as export
+    from steerlab.steering import learn_low_rank as learn_low_rank
     from steerlab.steering import optimise_direction as optimise_direction
     from steerlab.steering.bake import bake as bake
     from steerlab.steering.calibrate import calibrate as calibrate
@@ -114,8 +116,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "readouts": ("lens", "patchscope"),
     "selection": ("select_direction",),
     "steering": (
-        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Patch", "PerRow", "Project", "Rotate", "Scale"),
-        *("bake", "calibrate", "export", "optimise_direction"),
+        *("Ablate", "Add", "Affine", "Clamp", "Condition", "LowRank", "Patch", "PerRow", "Project", "Rotate", "Scale"),
+        *("bake", "calibrate", "export", "learn_low_rank", "optimise_direction"),
     ),
     "studies": ("branching_factor", "unlock"),
     "neurons": ("entropy_neurons",),

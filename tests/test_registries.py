@@ -52,7 +52,7 @@ OURS = [
     (BACKENDS, {"transformers", "transformer_lens", "nnsight"}, ModelError),
     (
         INTERVENTIONS,
-        {"add", "ablate", "clamp", "project", "rotate", "affine", "patch", "scale", "per_row"},
+        {"add", "ablate", "clamp", "project", "rotate", "affine", "low_rank", "patch", "scale", "per_row"},
         SteeringError,
     ),
     (EXPORTS, {"transformers", "gguf", "vllm-lens", "easysteer"}, SteeringError),

@@ -20,6 +20,8 @@ from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
 from steerlab.steering.independence import Independence, independence
+from steerlab.steering.learning import learn_low_rank
+from steerlab.steering.low_rank import LowRank
 from steerlab.steering.optimise import optimise_direction
 from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
@@ -47,6 +49,7 @@ __all__ = [
     "Independence",
     "Intervention",
     "Linear",
+    "LowRank",
     "Patch",
     "PerRow",
     "PerStep",
@@ -67,6 +70,7 @@ __all__ = [
     "generate_batch",
     "independence",
     "is_compiled",
+    "learn_low_rank",
     "mean_state",
     "optimise_direction",
     "register_intervention",

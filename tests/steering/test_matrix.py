@@ -12,7 +12,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,7 @@ from steerlab.steering import (
     Condition,
     Decay,
     Linear,
+    LowRank,
     Patch,
     PerRow,
     Project,
@@ -51,7 +52,19 @@ STEPS = 4
 DEPTH = 3
 
 FACTORS: dict[str, tuple[str, ...]] = {
-    "kind": ("add", "ablate", "subspace", "clamp", "project", "rotate", "affine", "patch", "scale", "rows"),
+    "kind": (
+        "add",
+        "ablate",
+        "subspace",
+        "clamp",
+        "project",
+        "rotate",
+        "affine",
+        "low rank",
+        "patch",
+        "scale",
+        "rows",
+    ),
     "where": ("resid_pre", "resid_post", "mlp_out", "attn_out", "range", "every layer"),
     "tokens": ("all", "prompt", "last", "generated", "first two", "window", "all but last"),
     "schedule": ("none", "linear", "decay"),
@@ -333,6 +346,9 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
         "project": lambda: Project(one, layers="all", **shared),
         "rotate": lambda: Rotate(one, strength=0.3, layers="all", **shared),
         "affine": lambda: Affine(one, direction(case, model, salt=1), offset=0.2, layers="all", **shared),
+        "low rank": lambda: LowRank(
+            replace(direction(case, model, 5, salt=3), estimator="low_rank"), 0.5, layers="all", **shared
+        ),
         "patch": lambda: Patch(direction(case, model, salt=2), **shared),
         "scale": lambda: Scale(factor=0.5, coordinates=(0, 3), sites=sites(case), **shared),
     }
@@ -570,6 +586,9 @@ class Reference:
             return turned * norm / turned.norm(dim=1, keepdim=True)
         if kind == "affine":
             return x + s * ((x @ v)[:, None] + 0.2) * vectors(site, width, salt=1)[0]
+        if kind == "low rank":
+            rows = vectors(site, width, 5, salt=3)
+            return x + s * 0.5 * ((x @ rows[:2].T) @ rows[2:4] + rows[4])
         if kind == "patch":
             return x + s * (vectors(site, width, salt=2)[0] - x)
         keep = torch.ones(width)
