@@ -87,12 +87,15 @@ if TYPE_CHECKING:
     from steerlab.steering import Clamp as Clamp
     from steerlab.steering import Condition as Condition
     from steerlab.steering import Erase as Erase
+    from steerlab.steering import LowRank as LowRank
     from steerlab.steering import Patch as Patch
     from steerlab.steering import PerRow as PerRow
     from steerlab.steering import Project as Project
     from steerlab.steering import Rotate as Rotate
     from steerlab.steering import Scale as Scale
     from steerlab.steering import export as export
+    from steerlab.steering import learn_low_rank as learn_low_rank
+    from steerlab.steering import optimise_direction as optimise_direction
     from steerlab.steering.bake import bake as bake
     from steerlab.steering.calibrate_strength import calibrate_strength as calibrate_strength
     from steerlab.studies import branching_factor as branching_factor
@@ -118,8 +121,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "readouts": ("lens", "patchscope"),
     "selection": ("select_direction",),
     "steering": (
-        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Erase", "Patch", "PerRow", "Project", "Rotate", "Scale"),
-        *("bake", "calibrate_strength", "export"),
+        *("Ablate", "Add", "Affine", "Clamp", "Condition", "Erase", "LowRank", "Patch", "PerRow", "Project", "Rotate"),
+        *("Scale", "bake", "calibrate_strength", "export", "learn_low_rank", "optimise_direction"),
     ),
     "monitoring": ("Alarm", "calibrate"),
     "studies": ("branching_factor", "unlock"),

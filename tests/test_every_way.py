@@ -166,8 +166,22 @@ def sweeps(model: LanguageModel) -> None:
     close(torch.tensor(float(found.values[0][0])), logits[right] - logits[wrong])
 
 
+def optimises(model: LanguageModel) -> None:
+    """A vector found by gradient does with hooks what the search says of it, and raises what it was to raise."""
+    texts, token = [TEXT, OTHER], 7
+    found = sl.optimise_direction(model, SITE, texts, [token], max_norm=0.3, steps=2, held_out=0)
+    plain = model.logits(texts).double().log_softmax(-1)[:, token]
+    with model.steering(sl.Add(found)):
+        steered = model.logits(texts).double().log_softmax(-1)[:, token]
+    gain, said = float((steered - plain).mean()), found.parameters["in_sample"]
+    assert isinstance(said, dict)
+    assert gain > 0
+    assert abs(gain - float(said["value"])) <= 2e-4 * float(plain.abs().max())  # type: ignore[arg-type]
+
+
 WAYS: dict[str, Callable[[LanguageModel], None]] = {
-    way.__name__: way for way in (reads, steers, ablates, bakes, keeps_lengths, streams, samples, sweeps)
+    way.__name__: way
+    for way in (reads, steers, ablates, bakes, keeps_lengths, streams, samples, sweeps, optimises)
 }
 
 #: Cells that cannot be, with words of the sentence that says why.

@@ -22,7 +22,18 @@ from steerlab.steering import EXPORTS, INTERVENTIONS, Add, Scale, register_inter
 OURS = [
     (
         ESTIMATORS,
-        {"difference-in-means", "mass-mean", "logistic", "lda", "leace", "pca", "ccs", "ttpd"},
+        {
+            "difference-in-means",
+            "mass-mean",
+            "logistic",
+            "lda",
+            "leace",
+            "pca",
+            "ccs",
+            "ttpd",
+            "cluster-directions",
+            "concept-cone",
+        },
         DirectionError,
     ),
     (
@@ -42,7 +53,10 @@ OURS = [
     (BACKENDS, {"transformers", "transformer_lens", "nnsight"}, ModelError),
     (
         INTERVENTIONS,
-        {"add", "ablate", "clamp", "project", "rotate", "affine", "erase", "patch", "scale", "per_row"},
+        {
+            *("add", "ablate", "clamp", "project", "rotate", "affine", "erase", "low_rank", "patch", "scale"),
+            "per_row",
+        },
         SteeringError,
     ),
     (EXPORTS, {"transformers", "gguf", "vllm-lens", "easysteer"}, SteeringError),

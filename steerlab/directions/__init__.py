@@ -6,6 +6,8 @@ from steerlab.directions._header import ModelRef, SiteStatistics
 from steerlab.directions.caa import caa_direction, choice_prompts, equal_norms, swap_choices
 from steerlab.directions.calibration import ScoreCalibration
 from steerlab.directions.ccs import Ccs
+from steerlab.directions.cluster_directions import ClusterDirections
+from steerlab.directions.concept_cone import ConceptCone
 from steerlab.directions.coordinates import InCoordinates, dominance
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
@@ -19,12 +21,16 @@ from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
 from steerlab.directions.pca_reader import PcaReader
 from steerlab.directions.registry import ESTIMATORS
+from steerlab.directions.several import SeveralDirections
+from steerlab.directions.sign_agreement import agreement
 from steerlab.directions.sparse_autoencoders import read_sae
 from steerlab.directions.ttpd import Ttpd
 
 __all__ = [
     "ESTIMATORS",
     "Ccs",
+    "ClusterDirections",
+    "ConceptCone",
     "DifferenceInMeans",
     "Direction",
     "HeadScores",
@@ -37,8 +43,10 @@ __all__ = [
     "ModelRef",
     "PcaReader",
     "ScoreCalibration",
+    "SeveralDirections",
     "SiteStatistics",
     "Ttpd",
+    "agreement",
     "caa_direction",
     "choice_prompts",
     "dominance",

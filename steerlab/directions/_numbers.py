@@ -69,6 +69,30 @@ def same_width(site: Site, a: Tensor, b: Tensor) -> None:
         )
 
 
+def is_row(number: Any, rows: Float[Tensor, "k width"]) -> bool:
+    """Whether there is a vector of this number, counted from 0."""
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < len(rows)
+
+
+def one_of(statistics: SiteStatistics, number: int) -> SiteStatistics:
+    """The statistics of one of several vectors."""
+
+    def picked(known: Numbers | None) -> Numbers | None:
+        return None if known is None else known[number : number + 1]
+
+    of_heads = statistics.heads is not None
+    return statistics.model_copy(
+        update={
+            "class_means": {
+                label: means[number : number + 1] for label, means in statistics.class_means.items()
+            },
+            "bias": picked(statistics.bias),
+            "threshold": picked(statistics.threshold),
+            "sigma": statistics.sigma if of_heads else picked(statistics.sigma),
+        }
+    )
+
+
 def site_statistics_of(site: SiteHeader) -> SiteStatistics:
     """The statistics in a site's header."""
     fields: dict[str, Any] = {name: getattr(site, name) for name in SiteStatistics.model_fields}

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steerlab.activations import Label, Moments, capture
+from steerlab.activations import Moments, capture
 from steerlab.datasets.choices import ChoicePair, choices_hash
 from steerlab.directions._header import SiteStatistics
+from steerlab.directions._scale import site_statistics, unit_of
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
-from steerlab.directions.fitting import site_statistics, unit_of
 from steerlab.errors import DatasetError, DirectionError, PromptError
 from steerlab.models import Prompt, Site, SitesGiven, Span
 from steerlab.models.prompts import Template
@@ -228,8 +228,11 @@ def _site(
     fitted = DifferenceInMeans().fit_means(high, low)
     # Letters that cancel leave rounding errors where nothing else differs, as at the embedding.
     unit = unit_of(fitted.direction_, site, least=1e-9 * moments.norm(site))
-    means: dict[Label, float] = {0: float(low @ unit), 1: float(high @ unit)}
     statistics = site_statistics(
-        fitted.direction_, bias=fitted.bias_, means=means, stream_norm=moments.norm(site), sigma=None
+        fitted.direction_[None],
+        biases=np.array([fitted.bias_]),
+        means={0: np.array([low @ unit]), 1: np.array([high @ unit])},
+        stream_norm=moments.norm(site),
+        sigma=None,
     )
     return fitted.direction_, statistics

@@ -52,8 +52,8 @@ class InCoordinates(LinearDirection):
         self.coordinates = coordinates
         self.tail = tail
 
-    def fit(self, X: Any, y: Any, *, pairs: Any = None, polarity: Any = None) -> Self:
-        """Fit on rows X [row, width] with two classes y [row]; pairs and polarity go to an estimator that takes them.
+    def fit(self, X: Any, y: Any, *, pairs: Any = None, polarity: Any = None, groups: Any = None) -> Self:
+        """Fit on rows X [row, width] with two classes y [row]; the rest goes to an estimator that takes it.
 
         Raises:
             DirectionError: when y does not hold exactly two classes, for unknown coordinates or a tail of half or more.
@@ -67,7 +67,7 @@ class InCoordinates(LinearDirection):
         elif self.coordinates == "winsorised":
             rows = self._clipped(rows)
         takes = signature(type(self.estimator).fit).parameters
-        given = {"pairs": pairs, "polarity": polarity}
+        given = {"pairs": pairs, "polarity": polarity, "groups": groups}
         extra = {name: values for name, values in given.items() if values is not None and name in takes}
         inner = clone(self.estimator).fit((rows - mean) / scale, to_numpy(y), **extra)
         return self._carry_back(inner, mean, scale)
@@ -115,6 +115,9 @@ class InCoordinates(LinearDirection):
         self.estimator_, self.mean_, self.scale_ = inner, mean, scale
         self.direction_ = inner.direction_ / scale
         self.bias_ = float(inner.bias_ - (self.direction_ * mean).sum())
+        if hasattr(inner, "components_"):
+            self.components_ = inner.components_ / scale
+            self.biases_ = inner.biases_ - (self.components_ * mean).sum(axis=1)
         self.n_features_in_ = len(self.direction_)
         return self
 

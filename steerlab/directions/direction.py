@@ -25,6 +25,8 @@ from steerlab.directions._numbers import (
     added,
     as_rows,
     by_site,
+    is_row,
+    one_of,
     require_number,
     require_whole,
     same_width,
@@ -120,7 +122,7 @@ class Direction:
         rows = self.vectors[self._known(site)]
         if len(rows) != 1:
             raise DirectionError(
-                f"{site} holds a subspace of {len(rows)} vectors; read vectors[site] instead."
+                f"{site} holds a subspace of {len(rows)} vectors; read vectors[site], or take one with component(0)."
             )
         return rows[0]
 
@@ -132,6 +134,23 @@ class Direction:
         if set(chosen) == set(self.sites):
             return self
         return self._with({self._known(site): self.vectors[site] for site in chosen}, self.statistics)
+
+    def component(self, number: int) -> Direction:
+        """One of several vectors as a direction of its own, counted from 0, at the sites that have so many.
+
+        Raises:
+            DirectionError: no site has it.
+        """
+        having = [site for site, rows in self.vectors.items() if is_row(number, rows)]
+        if not having:
+            most = max(map(len, self.vectors.values()))
+            raise DirectionError(
+                f"The direction has {most} vectors at a site, counted from 0, and no {number!r}."
+            )
+        statistics = {site: one_of(self.statistics[site], number) for site in having}
+        return replace(
+            self._with({site: self.vectors[site][number] for site in having}, statistics), accuracy={}
+        )
 
     def source(self, site: Site) -> Site:
         """The site whose vectors act at ``site``: itself, or the only one there is.

@@ -22,9 +22,10 @@ from steerlab.activations import DIFFERENCE, Activations, Label, Moments, plain_
 from steerlab.datasets.frames import columns_of
 from steerlab.directions._header import SiteStatistics
 from steerlab.directions._means import class_means_of, means_of_moments
+from steerlab.directions._scale import site_statistics, spread, unit_of
 from steerlab.directions.coordinates import Coordinates, centred_apart, described, in_coordinates
 from steerlab.directions.direction import Direction
-from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy
+from steerlab.directions.held_out import FOLDS, best_site, groups_by_class, held_out_accuracy, numbered
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.registry import estimator_of
 from steerlab.errors import DirectionError, kind_of
@@ -123,7 +124,7 @@ def fit_direction(
         fitted, accuracy = _from_moments(estimator, activations, positive), {}
         means = means_of_moments(activations)
     else:
-        rows = _Rows.of(estimator, activations, labels, positive, pairs, polarity)
+        rows = _Rows.of(estimator, activations, labels, positive, pairs, polarity, groups)
         ends = str(rows.negative), str(rows.positive)
         means = {
             site: class_means_of(activations[site], rows.is_positive, *ends) for site in activations.sites
@@ -168,12 +169,13 @@ class _Rows:
         positive: Label | None,
         pairs: Any,
         polarity: Any,
+        groups: Any,
     ) -> _Rows:
         given = by_row(activations, labels, "labels")
         _require_one_label_a_prompt(activations, given)
         low, high = classes_of(given, positive)
         is_positive = np.array([label == high for label in given])
-        return cls(is_positive, low, high, _extra(estimator, activations, pairs, polarity))
+        return cls(is_positive, low, high, _extra(estimator, activations, pairs, polarity, groups))
 
 
 def _from_moments(
@@ -274,24 +276,33 @@ def _require_one_label_a_prompt(activations: Activations, by_row: Sequence[Label
 
 
 def _extra(
-    estimator: LinearDirection, activations: Activations, pairs: Any, polarity: Any
+    estimator: LinearDirection,
+    activations: Activations,
+    pairs: Any,
+    polarity: Any,
+    groups: Any,
 ) -> dict[str, NDArray[Any]]:
-    """Pair numbers and polarities by row, as far as they are given and the estimator takes them."""
+    """Pair numbers, polarities and groups by row, as far as they are given and the estimator takes them."""
     takes = signature(type(estimator).fit).parameters
     extra: dict[str, NDArray[Any]] = {}
     if pairs is not None and "pairs" in takes:
-        turn: Counter[int] = Counter()
-        names: list[Label] = []
-        for example, name in zip(
-            activations.example.tolist(), by_row(activations, pairs, "pairs"), strict=True
-        ):
-            names.append((name, turn[example]))
-            turn[example] += 1
-        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        extra["pairs"] = np.array([number[name] for name in names])
+        extra["pairs"] = pair_numbers(activations, pairs)
     if polarity is not None and "polarity" in takes:
         extra["polarity"] = np.array(by_row(activations, polarity, "polarities"))
+    if "groups" in takes:
+        together = _groups(activations, pairs, groups)
+        extra["groups"] = numbered(together, len(together))
     return extra
+
+
+def pair_numbers(activations: Activations, pairs: Any) -> NDArray[Any]:
+    """One number a row: the k-th row of one member of a pair is held against the k-th of the other."""
+    turn: Counter[int] = Counter()
+    names: list[Label] = []
+    for example, name in zip(activations.example.tolist(), by_row(activations, pairs, "pairs"), strict=True):
+        names.append((name, turn[example]))
+        turn[example] += 1
+    return numbered(names, len(names))
 
 
 def classes_of(labels: Sequence[Label], positive: Label | None) -> tuple[Label, Label]:
@@ -317,18 +328,19 @@ def _fit_rows(
     rows: _Rows,
 ) -> tuple[Tensor, SiteStatistics]:
     model = clone(estimator).fit(states, rows.is_positive, **rows.extra)
-    unit = torch.from_numpy(unit_of(model.direction_, site))
-    projections = (states.to(unit.dtype) @ unit).numpy()
+    vectors: NDArray[np.float64] = getattr(model, "components_", model.direction_[None])
+    units = torch.from_numpy(np.stack([unit_of(vector, site) for vector in vectors]))
+    projections = (states.to(units.dtype) @ units.T).numpy()
     high, low = projections[rows.is_positive], projections[~rows.is_positive]
-    within = np.concatenate([high - high.mean(), low - low.mean()])
+    within = np.concatenate([high - high.mean(axis=0), low - low.mean(axis=0)])
     statistics = site_statistics(
-        model.direction_,
-        bias=model.bias_,
-        means={rows.negative: float(low.mean()), rows.positive: float(high.mean())},
+        vectors,
+        biases=np.atleast_1d(getattr(model, "biases_", model.bias_)),
+        means={rows.negative: low.mean(axis=0), rows.positive: high.mean(axis=0)},
         stream_norm=float(torch.linalg.vector_norm(states, dim=1, dtype=torch.float64).mean()),
-        sigma=_sigma(float((within**2).sum()), len(within)),
+        sigma=spread((within**2).sum(axis=0), len(within)),
     )
-    return torch.from_numpy(model.direction_), statistics
+    return torch.from_numpy(vectors), statistics
 
 
 def _fit_moments(
@@ -344,51 +356,14 @@ def _fit_moments(
     counts = [moments.count(label) for label in (negative, positive)]
     if all(moments.has_scatter(site, label) for label in (negative, positive)):
         within = moments.scatter(site, positive) + moments.scatter(site, negative)
-        sigma = _sigma(float(unit @ within @ unit), sum(counts))
+        sigma = spread(np.array([float(unit @ within @ unit)]), sum(counts))
     statistics = site_statistics(
-        model.direction_,
-        bias=model.bias_,
-        means={label: float(moments.mean(site, label) @ unit) for label in (negative, positive)},
+        model.direction_[None],
+        biases=np.array([model.bias_]),
+        means={label: (moments.mean(site, label) @ unit).numpy()[None] for label in (negative, positive)},
         stream_norm=float(
             np.average([moments.norm(site, label) for label in (negative, positive)], weights=counts)
         ),
         sigma=sigma,
     )
     return torch.from_numpy(model.direction_), statistics
-
-
-def unit_of(vector: NDArray[np.float64], site: Site, *, least: float = 0.0) -> NDArray[np.float64]:
-    """The vector at length one; `DirectionError` when it is no longer than `least`."""
-    length = float(np.linalg.norm(vector))
-    if length <= least:
-        raise DirectionError(
-            f"The direction found at {site} is zero and points nowhere: its classes have one mean; read another site "
-            "or other positions."
-        )
-    return np.asarray(vector / length, dtype=np.float64)
-
-
-def site_statistics(
-    vector: NDArray[np.float64],
-    *,
-    bias: float,
-    means: Mapping[Label, float],
-    stream_norm: float,
-    sigma: float | None,
-) -> SiteStatistics:
-    """A vector's scale: `means` are the projections of the (negative, positive) class means on its unit vector."""
-    negative, positive = means
-    return SiteStatistics(
-        class_means={str(label): (mean,) for label, mean in means.items()},
-        positive=str(positive),
-        negative=str(negative),
-        stream_norm=stream_norm,
-        bias=(bias,),
-        threshold=(-bias / float(np.linalg.norm(vector)),),
-        sigma=None if sigma is None else (sigma,),
-    )
-
-
-def _sigma(within: float, n: int) -> float | None:
-    """Pooled standard deviation within two classes."""
-    return (within / (n - 2)) ** 0.5 if n > 2 else None

@@ -44,7 +44,7 @@ def held_out_accuracy(
         extra: what else the estimator's `fit` takes, one value a row (pairs, polarity).
         seed: of the folds.
     """
-    numbers = _numbered(groups, len(rows))
+    numbers = numbered(groups, len(rows))
     alone = len(set(numbers.tolist())) == len(rows)
     folds = held_out_folds(labels, groups, seed=seed)
     predicted = cross_val_predict(estimator, rows, labels, cv=folds, params=dict(extra or {}))
@@ -55,7 +55,7 @@ def held_out_folds(
     labels: Int[np.ndarray, " row"], groups: Sequence[Hashable] | None = None, *, seed: int = 0
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The rows of each of five folds, those to fit on and those held out; arguments as of `held_out_accuracy`."""
-    numbers = _numbered(groups, len(labels))
+    numbers = numbered(groups, len(labels))
     alone = len(set(numbers.tolist())) == len(labels)
     folds = (StratifiedKFold if alone else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=seed)
     return list(folds.split(np.zeros((len(labels), 1)), labels, None if alone else numbers))
@@ -82,7 +82,8 @@ def best_site(accuracy: Mapping[Site, Estimate], statistics: Mapping[Site, SiteS
     return max(near, key=lambda site: _separation(statistics[site]))
 
 
-def _numbered(groups: Sequence[Hashable] | None, rows: int) -> Int[np.ndarray, " row"]:
+def numbered(groups: Sequence[Hashable] | None, rows: int) -> Int[np.ndarray, " row"]:
+    """One number a group, by row; None: every row by itself."""
     if groups is None:
         return np.arange(rows)
     number = {name: at for at, name in enumerate(dict.fromkeys(groups))}
@@ -90,9 +91,11 @@ def _numbered(groups: Sequence[Hashable] | None, rows: int) -> Int[np.ndarray, "
 
 
 def _separation(statistics: SiteStatistics) -> float:
-    """Class gap over the within-class standard deviation; -inf where either is not known."""
+    """Class gap over the within-class standard deviation, of several vectors the greatest; -inf where not known."""
     means, sigma = statistics.class_means, statistics.sigma
     if statistics.positive is None or statistics.negative is None or not sigma:
         return -math.inf
-    gap = means[statistics.positive][0] - means[statistics.negative][0]
-    return gap / sigma[0] if sigma[0] > 0 else math.inf
+    gaps = np.subtract(means[statistics.positive], means[statistics.negative])
+    if len(gaps) != len(sigma):
+        gaps = gaps[:1]
+    return max(gap / s if s > 0 else math.inf for gap, s in zip(gaps.tolist(), sigma, strict=False))

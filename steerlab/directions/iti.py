@@ -28,9 +28,10 @@ from torch import Tensor
 
 from steerlab.activations import Activations
 from steerlab.directions._header import SiteStatistics
+from steerlab.directions._scale import site_statistics, unit_of
 from steerlab.directions.difference_in_means import DifferenceInMeans
 from steerlab.directions.direction import Direction
-from steerlab.directions.fitting import by_row, classes_of, site_statistics, unit_of
+from steerlab.directions.fitting import by_row, classes_of
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.errors import DirectionError
@@ -215,10 +216,10 @@ def _split(
 def _scale(vector: NDArray[np.float64], states: Tensor, y: NDArray[np.bool_]) -> SiteStatistics:
     rows = states.double().numpy()
     projections = rows @ vector / np.linalg.norm(vector)
-    low, high = float(projections[~y].mean()), float(projections[y].mean())
+    low, high = projections[~y].mean(keepdims=True), projections[y].mean(keepdims=True)
     return site_statistics(
-        vector,
-        bias=-float(np.linalg.norm(vector)) * (low + high) / 2,
+        vector[None],
+        biases=-float(np.linalg.norm(vector)) * (low + high) / 2,
         means={0: low, 1: high},
         stream_norm=float(np.linalg.norm(rows, axis=1).mean()),
         sigma=None,

@@ -14,12 +14,17 @@ from steerlab.steering.ablate import Ablate, stream_writes
 from steerlab.steering.add import Add
 from steerlab.steering.affine import Affine
 from steerlab.steering.bake import bake, why_not_baked
+from steerlab.steering.by_category import CategoryEffects, effects_by_category
 from steerlab.steering.calibrate_strength import Calibration, calibrate_strength, token_log_odds
 from steerlab.steering.clamp import Clamp
 from steerlab.steering.condition import Condition
 from steerlab.steering.continuous import generate_batch
 from steerlab.steering.engines import export_easysteer, export_gguf, export_vllm_lens
 from steerlab.steering.erase import Erase
+from steerlab.steering.independence import Independence, independence
+from steerlab.steering.learning import learn_low_rank
+from steerlab.steering.low_rank import LowRank
+from steerlab.steering.optimise import optimise_direction
 from steerlab.steering.patch import Patch, mean_state
 from steerlab.steering.per_row import PerRow
 from steerlab.steering.price import SideEffects, side_effects
@@ -38,13 +43,16 @@ __all__ = [
     "Add",
     "Affine",
     "Calibration",
+    "CategoryEffects",
     "Clamp",
     "Condition",
     "Constant",
     "Decay",
     "Erase",
+    "Independence",
     "Intervention",
     "Linear",
+    "LowRank",
     "Patch",
     "PerRow",
     "PerStep",
@@ -56,14 +64,18 @@ __all__ = [
     "bake",
     "calibrate_strength",
     "edit_from_dict",
+    "effects_by_category",
     "export",
     "export_easysteer",
     "export_gguf",
     "export_transformers",
     "export_vllm_lens",
     "generate_batch",
+    "independence",
     "is_compiled",
+    "learn_low_rank",
     "mean_state",
+    "optimise_direction",
     "register_intervention",
     "side_effects",
     "stream_writes",

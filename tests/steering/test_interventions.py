@@ -30,6 +30,7 @@ from steerlab.steering import (
     Decay,
     Intervention,
     Linear,
+    LowRank,
     Patch,
     PerRow,
     PerStep,
@@ -70,7 +71,12 @@ LLAMA = tiny("llama")
 V = direction(LLAMA)
 PAIR = direction(LLAMA, k=2, seed=1)
 POINT = direction(LLAMA, seed=2)
+MAP = replace(direction(LLAMA, k=5, seed=6), estimator="low_rank")
 FITTED = fitted(LLAMA).at(SITE)
+
+
+def _matrix(made: Direction) -> np.ndarray:
+    return made.vectors[SITE].double().numpy()
 
 
 def projected(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -126,6 +132,10 @@ FORMULAS: dict[str, tuple[Intervention, Any]] = {
             @ direction(LLAMA, k=2, seed=5).vectors[SITE].double().numpy()
         ),
     ),
+    "low rank": (
+        LowRank(MAP, 0.7),
+        lambda x: x + 0.7 * (x @ _matrix(MAP)[:2].T @ _matrix(MAP)[2:4] + _matrix(MAP)[4]),
+    ),
     "patch zero": (Patch(sites=[SITE]), lambda x: 0 * x),
     "patch a point": (Patch(POINT), lambda x: 0 * x + POINT[SITE].double().numpy()),
     "scale all": (Scale(-0.5, sites=[SITE]), lambda x: -0.5 * x),
@@ -166,7 +176,7 @@ def test_while_the_model_runs_it_acts_at_its_positions_only(name: str) -> None:
 
 def _at_last(edit: Intervention) -> Intervention:
     data = {**edit.to_dict(), "positions": "Last()"}
-    again = edit_from_dict(data, [V, PAIR, POINT, FITTED, direction(LLAMA, k=2, seed=5)])
+    again = edit_from_dict(data, [V, PAIR, POINT, FITTED, MAP, direction(LLAMA, k=2, seed=5)])
     assert isinstance(again, Intervention)
     return again
 
@@ -252,6 +262,7 @@ def test_zero_changes_no_bit(seed: int) -> None:
         Rotate(v, 0.0),
         Rotate(v, 0.0, "angle"),
         Affine(v, v, strength=0.0),
+        LowRank(MAP, strength=0.0),
         Scale(1.0, sites=[SITE]),
     ):
         assert torch.equal(run(x, edit), x)
@@ -528,7 +539,7 @@ WRITTEN: list[Any] = [
 def test_what_is_written_is_read_back(number: int) -> None:
     edit = WRITTEN[number]
     data = json.loads(json.dumps(edit.to_dict()))
-    known = [V, PAIR, POINT, FITTED, direction(LLAMA, k=2, seed=5)]
+    known = [V, PAIR, POINT, FITTED, MAP, direction(LLAMA, k=2, seed=5)]
     again = edit_from_dict(data, known, [_rows])
     assert type(again) is type(edit)
     assert again.to_dict() == data

@@ -37,6 +37,7 @@ from steerlab.steering import (
     Decay,
     Erase,
     Linear,
+    LowRank,
     Patch,
     PerRow,
     Project,
@@ -61,6 +62,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
         "project",
         "rotate",
         "affine",
+        "low rank",
         "patch",
         "scale",
         "rows",
@@ -361,6 +363,9 @@ def edits(case: Case, model: LanguageModel) -> list[tuple[Any, ...]]:
         "rotate": lambda: Rotate(one, strength=0.3, layers="all", **shared),
         "affine": lambda: Affine(one, direction(case, model, salt=1), offset=0.2, layers="all", **shared),
         "erase": lambda: Erase(_knowing_classes(case, model), layers="all", **shared),
+        "low rank": lambda: LowRank(
+            replace(direction(case, model, 5, salt=3), estimator="low_rank"), 0.5, layers="all", **shared
+        ),
         "patch": lambda: Patch(direction(case, model, salt=2), **shared),
         "scale": lambda: Scale(factor=0.5, coordinates=(0, 3), sites=sites(case), **shared),
     }
@@ -604,6 +609,9 @@ class Reference:
         if kind == "erase":
             gap, middle = vectors(site, width, salt=4)[0], vectors(site, width, salt=5)[0]
             return x - s * ((x - middle) @ v)[:, None] * gap / (v @ gap)
+        if kind == "low rank":
+            rows = vectors(site, width, 5, salt=3)
+            return x + s * 0.5 * ((x @ rows[:2].T) @ rows[2:4] + rows[4])
         if kind == "patch":
             return x + s * (vectors(site, width, salt=2)[0] - x)
         keep = torch.ones(width)
