@@ -43,7 +43,6 @@ _WINDOW = 2048  # prompts tokenised and sorted at a time, so that memory does no
 
 
 @overload
-# Long: most of it documents its options.
 def capture(
     model: LanguageModel,
     prompts: PromptsGiven | Written,
@@ -73,6 +72,7 @@ def capture(
 ) -> Moments: ...
 
 
+# Long: most of it documents its options.
 def capture(
     model: LanguageModel,
     prompts: PromptsGiven | Written,
