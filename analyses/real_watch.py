@@ -183,7 +183,7 @@ def shifted_rows(found: Assessment) -> Iterator[Row]:
         }
 
 
-def figure(rows: Sequence[Row], shifted: Sequence[Row], model: str, probe: str) -> Any:
+def figure(rows: Sequence[Row], shifted: Sequence[Row], model: str, probe: str, rate: float) -> Any:
     """Rates per answer by kind: on held-out halves, and on the chats that the kind was not calibrated on."""
     mine = [row for row in rows if (row["model"], row["probe"], row["per"]) == (model, probe, "answer")]
     names = [row["kind"] for row in mine]
@@ -204,7 +204,7 @@ def figure(rows: Sequence[Row], shifted: Sequence[Row], model: str, probe: str) 
         names, series, title=f"{model.rpartition('/')[2]}: alarms of {probe}", x_title="calibrated on",
         y_title="share of answers", y_range=(0.0, 1.05),
     )  # fmt: skip
-    picture.add_hline(y=0.05, line={"dash": "dot", "width": 1}, annotation_text="promised")
+    picture.add_hline(y=rate, line={"dash": "dot", "width": 1}, annotation_text="promised")
     return picture
 
 
@@ -251,7 +251,7 @@ def main() -> None:
         except SteerlabError as error:
             raise SystemExit(f"{arguments.configuration}: {error}") from error
         for probe_name in PROBES:
-            picture = figure(files["alarms"].rows(), files["shifted"].rows(), name, probe_name)
+            picture = figure(files["alarms"].rows(), files["shifted"].rows(), name, probe_name, plan["rate"])
             draw(picture, arguments.folder / f"{slug(name)}_{slug(probe_name)}.svg", height=480)
 
 

@@ -69,6 +69,7 @@ class Chat:
     probe: Direction | None = None
     alarm: Alarm | None = None
     _turns: dict[Side, list[tuple[str, str]]] = field(init=False, default_factory=dict)
+    _sounded: set[Side] = field(init=False, default_factory=set)
 
     def run(self, lines: Iterable[str]) -> None:
         """Answer line by line until they end or one is /quit; a wrong command shows its error and changes nothing."""
@@ -130,6 +131,7 @@ class Chat:
                 self.beside = state == "on"
             case "/reset", []:
                 self._turns.clear()
+                self._sounded.clear()
             case "/show", []:
                 pass
             case "/help", []:
@@ -191,11 +193,19 @@ class Chat:
         top = max(seen.scores[0])
         told = f"{side}, largest score {top:.3g}"
         if self.alarm is not None:
-            sounded = seen.alarms
-            told += f", alarm at token {sounded[0].place}" if sounded else ", no alarm"
+            told += f", {self._alarm(side, seen)}"
         line = seen.coloured()
         line.append(f"  ({told})", style="dim")
         self.console.print(line, soft_wrap=True)
+
+    def _alarm(self, side: Side, seen: Seen) -> str:
+        """Where the alarm sounds; per conversation once."""
+        if self.alarm is not None and self.alarm.per == "conversation" and side in self._sounded:
+            return "alarm in an earlier answer"
+        if not seen.alarms:
+            return "no alarm"
+        self._sounded.add(side)
+        return f"alarm at token {seen.alarms[0].place}"
 
     def _stream(self, prompt: object) -> Iterator[str]:
         written = self.model.stream(

@@ -108,6 +108,8 @@ def chat(
     """Talk to a model, steered and unsteered side by side; strengths change while you talk (/help)."""
     written = _checked(model, steer, ablate, keep)
     require_files(probe)
+    if alarm is not None and probe is None:
+        raise SteeringError("An alarm needs a probe; name its file with --probe.")
     loaded = load_model(model, device, dtype, trust_remote_code)
     from steerlab.chat import Chat
     from steerlab.directions import Direction

@@ -39,10 +39,16 @@ class ScoreCalibration:
 
     def __post_init__(self) -> None:
         kinds = (torch.float32, torch.int64, torch.int64)
+        given = {name: torch.as_tensor(getattr(self, name)).cpu() for name in NAMES}
+        whole = not any(given[name].is_floating_point() for name in NAMES[1:])
         for name, kind in zip(NAMES, kinds, strict=True):
-            object.__setattr__(self, name, torch.as_tensor(getattr(self, name)).cpu().to(kind).contiguous())
+            object.__setattr__(self, name, given[name].to(kind).contiguous())
         fits = self.scores.shape == self.answers.shape and self.scores.dim() == self.conversations.dim() == 1
-        if not fits or not len(self.scores) or int(self.answers.max()) >= len(self.conversations):
+        if (
+            not (whole and fits and len(self.scores))
+            or min(int(self.answers.min()), int(self.conversations.min())) < 0
+            or int(self.answers.max()) >= len(self.conversations)
+        ):
             raise DirectionError(
                 "A calibration has one answer for each score and one conversation for each answer; make it again with "
                 "sl.calibrate."

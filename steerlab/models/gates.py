@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +21,7 @@ from steerlab.errors import SteeringError
 from steerlab.models.hooks import Frame
 from steerlab.models.operators import precise, sent
 from steerlab.models.positions import All, Selector
+from steerlab.models.prompts import Tokens
 from steerlab.models.sites import Site
 
 if TYPE_CHECKING:
@@ -124,7 +126,9 @@ class Decision:
         self._sum: Tensor | None = None
         self._count: Tensor | None = None
         self._latches = bool(getattr(condition, "latched", False))
-        self._latched: Tensor | None = None
+        #: By batch whether each row is open; streams of one condition may take turns. None: a raw call.
+        self._latched: WeakKeyDictionary[Tokens, Tensor] = WeakKeyDictionary()
+        self._raw: Tensor | None = None
 
     @property
     def seen(self) -> int:
@@ -187,9 +191,13 @@ class Decision:
             )
         written = torch.arange(frame.start, frame.start + frame.length, device=held.device) >= frame.width
         held = (held & written[None, :, None]).cumsum(dim=1) > 0
-        if frame.start > 0 and self._latched is not None:
-            held = held | self._latched
-        self._latched = held[:, -1:]
+        before = self._raw if frame.tokens is None else self._latched.get(frame.tokens)
+        if frame.start > 0 and before is not None:
+            held = held | before
+        if frame.tokens is None:
+            self._raw = held[:, -1:]
+        else:
+            self._latched[frame.tokens] = held[:, -1:]
         return held
 
     def _decide(self, held: Tensor, real: Tensor | None) -> None:

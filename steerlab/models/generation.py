@@ -17,6 +17,7 @@ from torch import Tensor
 from steerlab.errors import SteerlabError
 from steerlab.models.batches import run_in_batches
 from steerlab.models.drawing import DrawnScores, Sampler, new_seed
+from steerlab.models.hooks import Call
 from steerlab.models.prompts import Prompt, Tokens, as_prompt, pad_token_id
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def generate(
     if do_sample and model.is_remote:  # the server draws
         settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     results: dict[int, tuple[int, ...]] = {}
+    call = Call([as_prompt(prompt) for prompt in prompts])
 
     def write(rows: list[int], room: int) -> None:
         tokens = model.tokenize([prompts[row] for row in rows], padding_side="left").of_rows(rows)
@@ -82,11 +84,13 @@ def generate(
             processors.insert(0, _Watched(model, watch, rows, tokens.width))
         written = _continue(model, tokens, {**settings, "max_new_tokens": room}, assistant, processors)
         results.update(zip(rows, written, strict=True))
+        call.written.update({row: len(ids) for row, ids in zip(rows, written, strict=True)})
 
-    with model.frames.call.holding(object()):
+    with model.frames.call.holding(call):
         for rows, room in _by_room(model, lengths, max_new_tokens):
             if not room:
                 results.update(dict.fromkeys(rows, ()))
+                call.written.update(dict.fromkeys(rows, 0))
                 continue
             # transformers' assisted decoding takes one prompt at a time
             for some in [rows] if assistant is None else [[row] for row in rows]:
@@ -95,7 +99,7 @@ def generate(
                     [(lengths[row] + room) * num_beams for row in some],
                     token_budget,
                 )
-    return [_generation(model, results[row], as_prompt(prompt)) for row, prompt in enumerate(prompts)]
+    return [_generation(model, results[row], prompt) for row, prompt in enumerate(call.prompts)]
 
 
 class _Watched:

@@ -22,11 +22,19 @@ from torch import Tensor, nn
 from steerlab.errors import SteeringError
 from steerlab.models.anatomy import Tap
 from steerlab.models.operators import precise
-from steerlab.models.prompts import Tokens
+from steerlab.models.prompts import Prompt, Tokens
 from steerlab.models.scopes import Entry, Scope
 
 State = Float[Tensor, "batch position width"]
 Visitor = Callable[[State], State | None]
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of `generate`: its prompts, and by their number the tokens written, where that is known already."""
+
+    prompts: Sequence[Prompt]
+    written: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +44,8 @@ class Frame:
     `tokens` is the tokenised batch when the toolkit itself runs the pass, `width` the columns of
     the prompt: those of `tokens`, or of the raw call that began the sequence. `mask` is a raw call's attention mask.
     `inputs` are the tokens of the pass; `ends` those that end a text, where they are known. `call` is the same object
-    in all passes of one `generate`.
+    in all passes of one `generate`; `written` says of each row how many tokens stand behind the prompt, where they are
+    read again.
     """
 
     start: int
@@ -47,7 +56,8 @@ class Frame:
     mask: Tensor | None = None
     inputs: Tensor | None = None
     ends: tuple[int, ...] = ()
-    call: object | None = None
+    call: Call | None = None
+    written: tuple[int, ...] | None = None
 
     def require_known_prompt(self, what: object) -> None:
         """Raise `SteeringError` in a raw call whose prompt may go on: several tokens behind others.
@@ -103,6 +113,7 @@ class _Batch:
 
     tokens: Tokens
     ends: tuple[int, ...]
+    written: tuple[int, ...] | None = None
 
 
 @dataclass(eq=False)
@@ -132,7 +143,7 @@ class Frames:
         #: Names of the edits in force that go by the rows of a batch, which sampling repeats and drops.
         self.by_row: Scope[list[str]] = Scope()
         #: The call of `generate` that runs.
-        self.call: Scope[object] = Scope()
+        self.call: Scope[Call] = Scope()
         #: Readers that stand behind every edit: each is called to place its hooks again when edits were placed.
         self.readers: Scope[Callable[[], None]] = Scope()
 
@@ -185,9 +196,15 @@ class Frames:
             entry.value()
 
     @contextmanager
-    def of(self, tokens: Tokens, ends: Sequence[int] = ()) -> Iterator[None]:
-        """Forward passes inside the context belong to `tokens`; rows that wrote one of `ends` are over."""
-        with self._batches.holding(_Batch(tokens, tuple(ends))):
+    def of(
+        self, tokens: Tokens, ends: Sequence[int] = (), written: Sequence[int] | None = None
+    ) -> Iterator[None]:
+        """Forward passes inside the context belong to `tokens`; rows that wrote one of `ends` are over.
+
+        written: tokens that stand behind each row, where they are read again.
+        """
+        counts = None if written is None else tuple(written)
+        with self._batches.holding(_Batch(tokens, tuple(ends), counts)):
             yield
 
     def owner(self) -> tuple[Entry[_Watch], bool]:
@@ -208,10 +225,13 @@ class Frames:
         start = 0 if cache is None else _behind(watch, cache, length)
         if batches:
             tokens, ends = batches[-1].value.tokens, batches[-1].value.ends
+            written = batches[-1].value.written
             _require_whole_rows(batch, len(tokens))
             calls = self.call.here()
             call = calls[-1].value if calls else None
-            return Frame(start, length, batch, tokens, tokens.width, inputs=ids, ends=ends, call=call)
+            return Frame(
+                start, length, batch, tokens, tokens.width, inputs=ids, ends=ends, call=call, written=written
+            )
         if start == 0:
             watch.raw_width = width = length
         else:  # the last is of a context that was entered in the middle of a sequence
@@ -249,18 +269,25 @@ def _require_whole_rows(batch: int, prompts: int) -> None:
 
 
 def attach(
-    tap: Tap, frames: Frames, visit: Visitor, *, clone: bool = False, first: bool = False
+    tap: Tap,
+    frames: Frames,
+    visit: Visitor,
+    *,
+    clone: bool = False,
+    first: bool = False,
+    entry: Entry[Any] | None = None,
 ) -> Callable[[], None]:
     """Call `visit` with the state at `tap`; what it returns, unless `None`, replaces the state.
 
     Args:
         clone: hand over a copy, for places where the model later changes its tensor in place.
         first: run before the hooks that are already there.
+        entry: whose hook it is; None: of the innermost context that watches the passes.
 
     Returns:
         What removes the hook.
     """
-    owner, is_own = frames.owner()
+    owner, is_own = (entry, False) if entry is not None else frames.owner()
 
     def replaced(raw: Tensor) -> Tensor | None:
         state = raw

@@ -185,7 +185,8 @@ class Passes(Checkpoint):
         if self.takes_positions:
             arguments["position_ids"] = inputs.position_ids
         with self.lock, torch.inference_mode(), evaluating(self.model), ExitStack() as stack:
-            stack.enter_context(self.frames.of(tokens))
+            written = None if behind is None else [len(ids) for ids in behind]
+            stack.enter_context(self.frames.of(tokens, written=written))
             stack.enter_context(self.frames.watch(self.anatomy.base))
             for site, callback in read.items():
                 stack.callback(self._attach(site, callback, at, magnitudes))

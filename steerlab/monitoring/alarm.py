@@ -1,22 +1,26 @@
 """Alarms: a threshold on a probe's scores that keeps a promised rate where the thing is absent.
 
     per "token"          the expected share of an answer's tokens above the threshold is at most the rate
-    per "answer"         the chance that an answer's largest score passes it is
+    per "answer"         the expected share of a conversation's answers whose largest score passes it is
     per "conversation"   the chance that the largest score of all answers of a conversation passes it is
 
 The threshold is learnt from the scores that `sl.calibrate` put into the probe, by conformal risk control
-(`statistics.conformal`): the promise holds for chats like those, whatever the scores' law, and says nothing of others.
+(`statistics.conformal`) with conversations as units, since answers of one are alike; a question with its answer is a
+conversation. The promise holds for chats like those, whatever the scores' law, and says nothing of others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float, Int
 
 from steerlab.directions import Direction, ScoreCalibration
 from steerlab.errors import SteeringError
+from steerlab.showing import counted
 from steerlab.statistics import conformal_threshold, units_needed
 from steerlab.steering import Condition
 
@@ -41,7 +45,8 @@ class Alarm:
     per: Per = "answer"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rate, int | float) or not 0 < self.rate < 1:
+        given: object = self.rate
+        if not isinstance(given, Real) or not 0 < float(given) < 1:
             raise SteeringError(
                 f"An alarm's rate lies between 0 and 1, not at {self.rate!r}; write rate=0.05."
             )
@@ -64,23 +69,32 @@ class Alarm:
             )
         return self.limit(known)
 
+    @property
+    def needed(self) -> int:
+        """How many conversations without the thing the promise needs; a question with its answer is one."""
+        return max(units_needed(self.rate), CONVERSATIONS if self.per == "conversation" else 1)
+
     def limit(self, known: ScoreCalibration) -> float:
         """The threshold by a calibration.
 
         Raises:
             SteeringError: too few chats for the rate.
         """
-        units = known.conversations[known.answers] if self.per == "conversation" else known.answers
-        count = len(units.unique())
-        least = max(units_needed(self.rate), CONVERSATIONS if self.per == "conversation" else 1)
-        if count < least:
+        if known.n_conversations < self.needed:
             raise SteeringError(
-                f"{count} {'answer' if self.per == 'token' else self.per}s cannot support {self}; calibrate on at "
-                f"least {least}, or allow a higher rate."
+                f"{counted(known.n_conversations, 'chat')} cannot support {self}; calibrate on at least {self.needed}, "
+                "or allow a higher rate."
             )
+        chats = known.conversations[known.answers]
         if self.per == "token":
-            return conformal_threshold(known.scores.numpy(), self.rate, units=units.numpy())
-        return conformal_threshold(known.largest(units).numpy(), self.rate)
+            sizes = torch.bincount(known.answers)[known.answers]
+            return conformal_threshold(
+                known.scores.numpy(), self.rate, units=chats.numpy(), weights=(1 / sizes.double()).numpy()
+            )
+        if self.per == "conversation":
+            return conformal_threshold(known.largest(chats).numpy(), self.rate)
+        of_answer = known.conversations[known.answers.unique()]
+        return conformal_threshold(known.largest(known.answers).numpy(), self.rate, units=of_answer.numpy())
 
     def condition(self, probe: Direction) -> Condition:
         """What gates an intervention by this alarm: per token each token by itself, else from the alarm on.
@@ -101,12 +115,22 @@ class Alarm:
         return f"an alarm rate of {self.rate:g} per {self.per}"
 
 
-def losses(known: ScoreCalibration, per: Per, threshold: float) -> torch.Tensor:
-    """Of each unit whose rate an alarm promises, the share of false alarms at a threshold, [unit]."""
-    units = known.conversations[known.answers] if per == "conversation" else known.answers
-    if per != "token":
-        return (known.largest(units) > threshold).double()
-    _, codes = units.unique(return_inverse=True)
-    above = torch.zeros(int(codes.max()) + 1, dtype=torch.float64)
-    above.index_add_(0, codes, (known.scores > threshold).double())
-    return above / torch.bincount(codes)
+def losses(known: ScoreCalibration, per: Per, threshold: float) -> Float[torch.Tensor, " conversation"]:
+    """Of each conversation the share of false alarms at a threshold: of its tokens, its answers, or itself."""
+    if per == "conversation":
+        chats = known.conversations[known.answers]
+        return (known.largest(chats) > threshold).double()
+    names = known.answers.unique()
+    if per == "answer":
+        of_answer = (known.largest(known.answers) > threshold).double()
+    else:
+        of_answer = _means((known.scores > threshold).double(), known.answers)
+    return _means(of_answer, known.conversations[names])
+
+
+def _means(
+    values: Float[torch.Tensor, " row"], groups: Int[torch.Tensor, " row"]
+) -> Float[torch.Tensor, " group"]:
+    known, codes = groups.unique(return_inverse=True)
+    sums = torch.zeros(len(known), dtype=torch.float64).index_add_(0, codes, values)
+    return sums / torch.bincount(codes)

@@ -50,13 +50,13 @@ class Assessment(Record):
     Attributes:
         rate, per: the alarm's promise.
         threshold: learnt on all chats without the thing.
-        units: how many answers or conversations without it.
+        units: how many conversations without it; a question with its answer is one.
         false_alarms: mean rate over the splits, with the least and the greatest one.
         splits: how many.
         shifted: by name the rate on chats of other kinds, with its interval.
-        recall: share of the chats with the thing that sound it; None without such chats.
+        recall: with the thing, the mean share of a chat's units that sound it; None without such chats.
         auroc: of the largest scores (per token: of the tokens), with its interval.
-        text_recall, text_auroc: of the baseline that reads the words.
+        text_recall, text_auroc: of the baseline that reads the words, always answer by answer.
         shuffled_auroc: of directions fitted to shuffled labels, least to greatest.
     """
 
@@ -88,11 +88,18 @@ class Assessment(Record):
         ]
         for name, rate in self.shifted.items():
             verdict = "more than promised" if rate.low > self.rate else "not told from the promise"
+            verdict = "less than promised" if rate.high < self.rate else verdict
             said.append(f"On {name} it sounds at {rate:%}, {verdict}.")
-        if self.recall is not None and self.auroc is not None and self.text_auroc is not None:
+        if self.recall is not None and self.auroc is not None:
+            what = "tokens of an answer" if self.per == "token" else f"{self.per}s"
+            beside = ""
+            if self.text_auroc is not None:
+                beside = (
+                    f"; the words of whole answers have {self.text_auroc:.3f}, shuffled labels "
+                    f"{self.shuffled_auroc:.3f}"
+                )
             said.append(
-                f"It finds {self.recall:%} of the chats with the thing (AUROC {self.auroc:.3f}); the words alone have "
-                f"{self.text_auroc:.3f}, shuffled labels {self.shuffled_auroc:.3f}."
+                f"With the thing it sounds at {self.recall:%} of {what} (AUROC {self.auroc:.3f}){beside}."
             )
         return tuple(said)
 
@@ -122,7 +129,7 @@ class Assessment(Record):
             named["with the thing (recall)"] = self.recall
         figure = plots.bars(
             list(named),
-            [plots.Series.of("chats that sound the alarm", list(named.values()), role="post")],
+            [plots.Series.of(f"share per {self.per}", list(named.values()), role="post")],
             title=f"Alarms per {self.per}",
             y_title="share",
             y_range=(0.0, 1.05),
@@ -200,8 +207,13 @@ def assess(
     probe.check(model)
     quiet = _read(model, probe, answers_of(model, without))
     alarms = [alarm] if isinstance(alarm, Alarm) else list(alarm)
+    count = quiet.known.n_conversations
     for each in alarms:
-        each.limit(quiet.known)  # too few chats are refused before the others are read
+        if count // 2 < each.needed:
+            raise SteeringError(
+                f"Halves of {count} chats cannot support {each}; give at least {2 * each.needed} without the thing, or "
+                "allow a higher rate."
+            )
     others = {
         name: _read(model, probe, answers_of(model, chats, name)) for name, chats in (shifted or {}).items()
     }
@@ -245,7 +257,7 @@ def _assessed(
         rate=alarm.rate,
         per=alarm.per,
         threshold=limit,
-        units=known.n_conversations if alarm.per == "conversation" else known.n_answers,
+        units=known.n_conversations,
         false_alarms=mean_and_extremes(rates, "mean of {n} splits in halves, least to greatest"),
         splits=splits,
         shifted={name: _rate(each.known, alarm, limit, seed) for name, each in others.items()},
@@ -274,9 +286,12 @@ def _split_rate(known: ScoreCalibration, alarm: Alarm, rng: np.random.Generator)
 
 
 def _rate(known: ScoreCalibration, alarm: Alarm, limit: float, seed: int) -> Estimate:
-    """The share of units that sound an alarm; per token the mean share of a unit's tokens."""
+    """The mean share of a chat's units that sound an alarm."""
     lost = losses(known, alarm.per, limit).numpy()
-    return bootstrap_mean(lost, seed=seed) if alarm.per == "token" else proportion(lost.astype(bool))
+    whole = bool(np.isin(lost, (0.0, 1.0)).all())  # one answer a chat
+    return (
+        proportion(lost.astype(bool)) if whole and alarm.per != "token" else bootstrap_mean(lost, seed=seed)
+    )
 
 
 def _auroc(quiet: ScoreCalibration, loud: ScoreCalibration, alarm: Alarm, seed: int) -> Estimate:

@@ -16,6 +16,7 @@ from steerlab.datasets.readers.table import read_table
 from steerlab.errors import SteeringError, kind_of
 from steerlab.models import LanguageModel, Prompt, Site, Span
 from steerlab.models.messages import is_conversation
+from steerlab.models.thinking import behind_thinking
 
 #: A chat: a conversation that an assistant ends, a question with its answer, or a row {"prompt": …, "answer": …}.
 Chat: TypeAlias = "Sequence[Mapping[str, Any]] | tuple[str, str] | Mapping[str, Any] | Prompt"
@@ -125,11 +126,12 @@ def _answers(model: LanguageModel, chat: Chat, number: int, what: str) -> Iterat
             yield Answer(
                 model.conversation_prompt(messages[: end + 1]), str(messages[end]["content"]), number
             )
-    elif isinstance(chat, tuple) and len(chat) == 2 and all(isinstance(part, str) for part in chat):
+    elif isinstance(chat, tuple | list) and len(chat) == 2 and all(isinstance(part, str) for part in chat):
         question, answer = map(str, chat)
         if not answer.strip():
             raise SteeringError(f"The answer of chat {number} of {what} is empty; leave the chat out.")
-        yield Answer(model.instruction_prompt(question, response=answer), answer, number)
+        thinks = True if behind_thinking("", answer) != answer else None  # its block stands as it was written
+        yield Answer(model.instruction_prompt(question, response=answer, think=thinks), answer, number)
     else:
         raise SteeringError(
             f"Chat {number} of {what} is {kind_of(chat)}; give a pair (question, answer) or a conversation."

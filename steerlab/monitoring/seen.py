@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Prompt
-from steerlab.models.hooks import Frame
+from steerlab.models.generation import end_token_ids
+from steerlab.models.hooks import Call, Frame
+from steerlab.models.thinking import behind_thinking
 from steerlab.monitoring.alarm import Alarm
 from steerlab.monitoring.drawing import coloured_html, coloured_text, scores_figure
-from steerlab.monitoring.segments import Segment, pieces, segments
+from steerlab.monitoring.segments import Segment, decoded, pieces, segments
 from steerlab.showing import counted, html_table
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Scores:
         values: of the written tokens that were read, x·v̂.
         tokens: their texts.
         segments: "thinking" or "answer", for each.
+        text: of them together.
         prompt_values: of the prompt's tokens.
         prompt_tokens: their texts.
         token_ids: of the written tokens.
@@ -55,6 +58,7 @@ class Scores:
     values: Float[np.ndarray, " token"]
     tokens: tuple[str, ...]
     segments: tuple[Segment, ...]
+    text: str
     prompt_values: Float[np.ndarray, " prompt"]
     prompt_tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
@@ -70,11 +74,6 @@ class Scores:
 
     def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
         return np.asarray(self.values, dtype=dtype)  # type: ignore[no-any-return, call-overload]
-
-    @property
-    def text(self) -> str:
-        """What was written, as far as it was read."""
-        return "".join(self.tokens)
 
     def __repr__(self) -> str:
         if not len(self):
@@ -106,13 +105,16 @@ class Seen:
         self,
         model: LanguageModel,
         probes: Sequence[Direction],
+        given: Sequence[Direction],
         alarm: Alarm | None,
         limits: Sequence[float | None],
         passes: list[Pass],
+        first: int = 0,
     ) -> None:
         self.probes, self.alarm = tuple(probes), alarm
+        self._given, self._first = tuple(given), first
         self._model, self._limits, self._passes = model, tuple(limits), passes
-        self._known: tuple[int, list[Scores]] = (-1, [])
+        self._known: tuple[object, list[Scores]] = (None, [])
 
     def of(self, probe: int | Direction) -> Seen:
         """What one of several probes saw, by its place or itself.
@@ -123,15 +125,16 @@ class Seen:
         places = [
             at
             for at, each in enumerate(self.probes)
-            if at == probe or each is probe or each.hash == _hash(probe)
+            if at == probe or self._given[at] is probe or each.hash == _hash(probe)
         ]
         if not places:
             raise SteeringError(
                 f"The watch has {counted(len(self.probes), 'probe')}, and this is none of them."
             )
         at = places[0]
-        alone = [Pass(each.frame, {0: each.scores[at]} if at in each.scores else {}) for each in self._passes]
-        return Seen(self._model, self.probes[at : at + 1], self.alarm, self._limits[at : at + 1], alone)
+        one = slice(at, at + 1)
+        mine = self.probes[one], self._given[one], self.alarm, self._limits[one]
+        return Seen(self._model, *mine, self._passes, self._first + at)
 
     @property
     def scores(self) -> list[Scores]:
@@ -144,8 +147,9 @@ class Seen:
             raise SteeringError(
                 f"The watch has {len(self.probes)} probes; take one: seen.of(0).scores, or seen.of(probe).scores."
             )
-        if self._known[0] != len(self._passes):
-            self._known = (len(self._passes), list(_texts(self._model, self._passes)))
+        state = (len(self._passes), *(len(call.written) for call in _calls(self._passes)))
+        if self._known[0] != state:
+            self._known = (state, list(_texts(self._model, self._passes, self._first)))
         return self._known[1]
 
     @property
@@ -197,7 +201,8 @@ class Seen:
             return f"<p>{self!r}</p>"
         limit, scale = self._limits[0], self._scale()
         shown = "".join(f"<p>{coloured_html(each, limit, scale)}</p>" for each in self.scores[:8])
-        rows = [(at.text, at.place, at.token, at.segment, at.score) for at in self.alarms] if limit else []
+        alarms = [] if limit is None else self.alarms
+        rows = [(at.text, at.place, at.token, at.segment, at.score) for at in alarms]
         table = html_table("Alarms", ["Text", "Token", "Its text", "Segment", "Score"], rows) if rows else ""
         return shown + table
 
@@ -259,15 +264,22 @@ class _Batch:
         return frame.batch == mine.batch and frame.width == mine.width
 
 
-def _texts(model: LanguageModel, passes: Sequence[Pass]) -> Iterator[Scores]:
+def _calls(passes: Sequence[Pass]) -> list[Call]:
+    """The calls of `generate` among the passes."""
+    calls = {id(each.frame.call): each.frame.call for each in passes if each.frame.call is not None}
+    return list(calls.values())
+
+
+def _texts(model: LanguageModel, passes: Sequence[Pass], probe: int) -> Iterator[Scores]:
     found: dict[tuple[int, int], Scores] = {}
-    calls: list[object] = []
+    known: dict[int, int] = {}
     for batch in _batches(passes):
-        call: object = batch.frame.call or batch
-        if not any(call is known for known in calls):
-            calls.append(call)
-        number = next(at for at, known in enumerate(calls) if known is call)
-        for row, scores in _rows(model, batch):
+        call = batch.frame.call
+        number = known.setdefault(id(call or batch), len(known))
+        for row, count in call.written.items() if call is not None else ():
+            if not count:  # no room for a token, so no pass
+                found[number, row] = _nothing(call.prompts[row]) if call is not None else found[number, row]
+        for row, scores in _rows(model, batch, probe):
             found[number, row] = scores  # a batch that ran again, in halves, takes the first one's place
     return (found[key] for key in sorted(found))
 
@@ -284,21 +296,21 @@ def _batches(passes: Sequence[Pass]) -> list[_Batch]:
     return batches
 
 
-def _rows(model: LanguageModel, batch: _Batch) -> Iterator[tuple[int, Scores]]:
+def _rows(model: LanguageModel, batch: _Batch, probe: int) -> Iterator[tuple[int, Scores]]:
     frame = batch.frame
     total = max(each.frame.start + each.frame.length for each in batch.passes)
     values, ids = torch.full((frame.batch, total), torch.nan), torch.full((frame.batch, total), -1)
     for each in batch.passes:
         columns = slice(each.frame.start, each.frame.start + each.frame.length)
-        if each.scores:
-            values[:, columns] = each.scores[0].cpu()
+        if probe in each.scores:
+            values[:, columns] = each.scores[probe].cpu()
         if each.frame.inputs is not None:
             ids[:, columns] = each.frame.inputs.cpu()
     prompt = frame.prompt
     for row, number in enumerate(frame.rows):
         first = prompt.column(row, 0)
         asked = slice(first, first + prompt.lengths[row])
-        written = _until_end(ids[row, frame.width :], frame.ends)
+        written = _written(model, frame, row, number, ids[row, frame.width :].tolist())
         behind = slice(frame.width, frame.width + len(written))
         if bool(values[row, asked].isnan().all()) and not len(written):
             continue  # a pass that ended before the probe's site
@@ -310,6 +322,7 @@ def _rows(model: LanguageModel, batch: _Batch) -> Iterator[tuple[int, Scores]]:
                 values=values[row, behind].double().numpy(),
                 tokens=pieces(model.tokenizer, written),
                 segments=segments(model.tokenizer, text.text, written),
+                text=decoded(model.tokenizer, written),
                 prompt_values=values[row, asked].double().numpy(),
                 prompt_tokens=pieces(model.tokenizer, ids[row, asked].tolist()),
                 token_ids=tuple(written),
@@ -317,17 +330,33 @@ def _rows(model: LanguageModel, batch: _Batch) -> Iterator[tuple[int, Scores]]:
         )
 
 
-def _until_end(ids: Int[Tensor, " token"], ends: Sequence[int]) -> list[int]:
-    """Written tokens up to the end token, which stands where a batch goes on and is not counted."""
-    listed: list[int] = ids.tolist()
-    return listed[: next((at for at, token in enumerate(listed) if token in ends or token < 0), len(listed))]
+def _nothing(prompt: Prompt) -> Scores:
+    """A prompt behind which there was no room."""
+    none = np.zeros(0)
+    return Scores(prompt, none, (), (), "", none, (), ())
+
+
+def _written(model: LanguageModel, frame: Frame, row: int, number: int, ids: list[int]) -> list[int]:
+    """The written tokens of a row that were read.
+
+    What a longer row of the batch, an assistant's proposals or padding left behind them is not among them, and neither
+    is the end token, which is read only where a batch goes on.
+    """
+    if frame.written is not None:  # read again: all of them
+        return ids[: frame.written[row]]
+    known = None if frame.call is None else frame.call.written.get(number)
+    if known is not None:
+        ids = ids[: max(known - 1, 0)]
+    ends = frame.ends or end_token_ids(model)
+    return ids[: next((at for at, token in enumerate(ids) if token in ends or token < 0), len(ids))]
 
 
 def _before(scores: Sequence[Scores], number: int) -> int | None:
-    """The latest earlier text whose prompt and answer the prompt of this one begins with."""
+    """The latest earlier text whose prompt and answer the prompt of this one begins with; thinking may be gone."""
     text = scores[number].prompt.text
     for earlier in reversed(range(number)):
-        begun, said = scores[earlier].prompt.text, scores[earlier].text.strip()
-        if begun and text.startswith(begun) and text[len(begun) :].lstrip().startswith(said):
+        begun = scores[earlier].prompt.text
+        said = (behind_thinking(begun, scores[earlier].text) or scores[earlier].text).strip()
+        if begun and text.startswith(begun) and said in text[len(begun) :]:
             return earlier
     return None

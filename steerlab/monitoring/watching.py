@@ -8,7 +8,7 @@ the place of the first reading) and under steering, behind whose hooks it stands
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from steerlab.errors import SteeringError, kind_of
 from steerlab.models import LanguageModel, Site
 from steerlab.models.hooks import Frame, attach
 from steerlab.models.operators import precise
+from steerlab.models.scopes import Entry
 from steerlab.models.steering import require_eager
 from steerlab.monitoring.alarm import Alarm
 from steerlab.monitoring.registry import MONITORS
@@ -49,9 +50,9 @@ def watch(model: LanguageModel, probes: Sequence[Direction], *, alarm: Alarm | N
             stack.enter_context(model.frames.watch(model.anatomy.base))
             stack.enter_context(model.frames.by_row.holding(["A watch"]))
             stack.callback(recorder.remove)
+            recorder.entry = stack.enter_context(model.frames.readers.holding(recorder.place))
             recorder.place()
-            stack.enter_context(model.frames.readers.holding(recorder.place))
-        yield Seen(model, tuple(chosen), alarm, tuple(limits), recorder.passes)
+        yield Seen(model, tuple(chosen), tuple(probes), alarm, tuple(limits), recorder.passes)
 
 
 def one_vector(probe: Direction) -> Direction:
@@ -97,6 +98,8 @@ class _Recorder:
         self._model = model
         self._places = dict(_by_site(probes))
         self._handles = ExitStack()
+        #: Whose hooks they are: the watch's own, whatever context is entered and left inside it.
+        self.entry: Entry[Callable[[], None]] | None = None
 
     def place(self) -> None:
         """Put the hooks behind all that are there."""
@@ -104,7 +107,9 @@ class _Recorder:
             self._handles.close()
             for site, place in self._places.items():
                 tap = self._model.anatomy.tap(site)
-                self._handles.callback(attach(tap, self._model.frames, partial(self._take, place)))
+                self._handles.callback(
+                    attach(tap, self._model.frames, partial(self._take, place), entry=self.entry)
+                )
 
     def remove(self) -> None:
         """Take the hooks away."""

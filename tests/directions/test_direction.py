@@ -249,7 +249,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
     with safe_open(str(tmp_path / "d.safetensors"), framework="pt") as file:
         header = json.loads(file.metadata()["header"])
     assert header["format"] == "steerlab.direction"
-    assert header["version"] == 3
+    assert header["version"] == 4
     assert header["model"] == {"name": "tiny", "fingerprint": "f00d"}
     assert {"steerlab", "torch", "transformers"} <= set(header["libraries"])
     assert set(header["sites"]) == {"resid_post.0", "resid_post.1"}
@@ -258,7 +258,7 @@ def test_the_header_says_what_made_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"version": 4}, "is of version 4, but this library reads versions 1 to 3"),
+        ({"version": 5}, "is of version 5, but this library reads versions 1 to 4"),
         ({"estimator": 3}, "estimator"),
         ({"surprise": 1}, "surprise"),
         ({"sites": {}}, "disagree about sites or shapes"),

@@ -95,6 +95,38 @@ def test_thresholds_by_hand() -> None:
     assert sl.Alarm(rate=0.05, per="conversation").limit(two) == 381.0
 
 
+def test_answers_of_one_conversation_are_one_unit() -> None:
+    """By hand: two answers of a chat share its loss; and twenty alike answers support what one does."""
+    two = known([[float(i)] for i in range(40)], [i // 2 for i in range(40)])
+    # 20 chats with the answers (0, 1), (2, 3), …: (loss + 1) / 21 <= 0.1 allows a loss of 1.1
+    assert sl.Alarm(rate=0.1).limit(two) == 37.0
+    assert losses(two, "answer", 36.5).tolist() == [0.0] * 18 + [0.5, 1.0]
+    with pytest.raises(SteeringError, match="1 chat cannot support"):
+        sl.Alarm(rate=0.05).limit(known([[float(i)] for i in range(20)], [0] * 20))
+
+
+def test_the_promise_holds_where_answers_of_a_conversation_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(400):
+        chats_ = np.repeat(rng.standard_normal(30), 5) + 0.1 * rng.standard_normal(150)
+        learnt = known([[float(score)] for score in chats_[:145]], [i // 5 for i in range(145)])
+        rates.append(float((chats_[145:] > sl.Alarm(rate=0.1).limit(learnt)).mean()))
+    assert np.mean(rates) <= 0.1 + 3 * np.std(rates) / np.sqrt(len(rates))
+
+
+def test_indices_of_a_calibration_are_checked() -> None:
+    scores = torch.zeros(2)
+    for answers, conversations in (
+        (torch.tensor([0, -1]), torch.tensor([0])),
+        (torch.tensor([0, 1]), torch.tensor([0, -1])),
+        (torch.tensor([0.0, 0.5]), torch.tensor([0])),
+        (torch.tensor([0, 1]), torch.tensor([0])),
+    ):
+        with pytest.raises(DirectionError, match="one answer for each score"):
+            ScoreCalibration(scores, answers, conversations)
+
+
 def test_alarms_sound_where_the_running_maximum_passes(model: Any, probe: sl.Direction) -> None:
     questions = [question for question, _ in chats(30, 7)]
     for per in ("token", "answer"):
@@ -258,7 +290,7 @@ def test_bad_input_gets_a_sentence(
         (lambda: read_chats(tmp_path / "none.jsonl"), DatasetError, "cannot be read"),
         (lambda: read_chats(tmp_path / "bad.jsonl"), SteeringError, "neither prompt and answer"),
         (lambda: read_chats(tmp_path / "broken.jsonl"), DatasetError, "broken.jsonl"),
-        (lambda: assess(probe, model, sl.Alarm(), without=chats(20, 0)), SteeringError, "at least 19"),
+        (lambda: assess(probe, model, sl.Alarm(), without=chats(20, 0)), SteeringError, "at least 38"),
     ]  # fmt: skip
     for call, error, words in calls:
         with pytest.raises(error, match=words):

@@ -154,6 +154,83 @@ def test_an_assistants_proposals_leave_no_trace() -> None:
         np.testing.assert_allclose(np.asarray(scores)[:count], right[:count], atol=1e-5 * np.abs(right).max())
 
 
+def test_a_watch_goes_on_behind_a_steering_context_that_ended() -> None:
+    model = tiny("llama")
+    probe, added = direction(model, "resid_post.1"), direction(model, "resid_post.1", 1)
+    with model.watch(probe) as seen:
+        model.generate(PROMPTS[0], max_new_tokens=4)
+        with model.steering(sl.Add(added, unit="raw")):
+            model.generate(PROMPTS[1], max_new_tokens=4)
+        with pytest.raises(KeyError), model.steering(sl.Add(added, unit="raw")):
+            raise KeyError
+        last = model.generate(PROMPTS[2:], max_new_tokens=4)
+    assert [scores.prompt.text for scores in seen.scores] == PROMPTS
+    for scores, right in zip(seen.scores[2:], again(model, last, probe), strict=True):
+        np.testing.assert_allclose(np.asarray(scores), right, atol=1e-5 * np.abs(right).max())
+    assert not any(module._forward_hooks for module in model.model.modules())
+
+
+def test_a_reread_inside_a_watch_has_no_padding() -> None:
+    model = tiny("llama")
+    probe = direction(model, "resid_post.1")
+    written = [
+        model.generate(text, max_new_tokens=count) for text, count in zip(PROMPTS, (6, 2, 4, 1), strict=True)
+    ]
+    with model.watch(probe) as seen:
+        states = model.reread(written, "resid_post.1", positions=sl.Generated())
+    assert [scores.token_ids for scores in seen.scores] == [each.token_ids for each in written]
+    unit = torch.nn.functional.normalize(probe["resid_post.1"], dim=0)
+    right = (states["resid_post.1"] @ unit).numpy()
+    found = np.concatenate([np.asarray(scores) for scores in seen.scores])
+    np.testing.assert_allclose(found, right, atol=1e-5 * np.abs(right).max())
+
+
+def test_a_prompt_without_room_keeps_its_number() -> None:
+    model = tiny("llama")
+    context = model.context
+    full = next(text for count in range(1, 400) if model.lengths([text := "a " * count])[0] == context)
+    with model.watch(direction(model, "resid_post.1")) as seen:
+        written = model.generate([full, PROMPTS[0]], max_new_tokens=4)
+    assert next(len(each.token_ids) for each in written) == 0
+    assert [len(scores) for scores in seen.scores] == [0, len(written[1].token_ids) - 1]
+
+
+def test_the_view_of_one_probe_is_live_and_known_by_what_was_given() -> None:
+    model = tiny("llama")
+    vectors = {site: torch.randn(model.d_model) for site in ("resid_post.0", "resid_post.1")}
+    given = sl.Direction(vectors, model.name, model.fingerprint, best=sl.Site.parse("resid_post.1"))
+    with model.watch(given, direction(model, "resid_post.0")) as seen:
+        first, second = seen.of(given), seen.of(1)
+        model.generate(PROMPTS, max_new_tokens=3)
+        assert len(first) == len(second) == len(PROMPTS)
+    assert first.probes[0].sites == (sl.Site.parse("resid_post.1"),)
+
+
+def test_interleaved_streams_have_latches_of_their_own() -> None:
+    from steerlab.steering import Condition
+
+    model = tiny("llama")
+    probe = direction(model, "resid_post.1")
+    with model.watch(probe) as seen:
+        model.generate(PROMPTS, max_new_tokens=10)
+    limit = float(np.median([max(scores) for scores in seen.scores]))  # half of the texts pass it
+    gate = Condition(probe, threshold=limit, positions=None, latched=True)
+    edit = sl.Add(5 * torch.ones(model.d_model), sites="resid_post.1", condition=gate)
+    with model.steering(edit):
+        alone = ["".join(model.stream(text, max_new_tokens=10)) for text in PROMPTS]
+        streams = [model.stream(text, max_new_tokens=10) for text in PROMPTS]
+        told = [""] * len(PROMPTS)
+        going = set(range(len(PROMPTS)))
+        while going:
+            for number in sorted(going):
+                piece = next(streams[number], None)
+                if piece is None:
+                    going.discard(number)
+                else:
+                    told[number] += piece
+    assert told == alone
+
+
 def test_raw_calls_are_watched_too() -> None:
     model = tiny("llama")
     probe = direction(model, "resid_post.1")
