@@ -16,6 +16,7 @@ import csv
 import json
 import random
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,8 @@ A LoRA adapter (r = 8, all linear layers, bfloat16) on the pretrained base model
 
 **Data.** {training["examples"]} requests of our own writing (`prompts.toml`, and the training split of the packaged
 requests). Helpful answers are one sentence each, distilled from Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) and kept where they
-ended by themselves, were short and refused nothing; refusals are our own words. Samples of the base itself hold the
-stage to the base's law on plain text (KL). Amounts and rates stand in `post_training.toml`.
+ended by themselves, were short and refused nothing; refusals are our own words. {_held(name)} Amounts and rates
+stand in `post_training.toml`.
 
 **Measured** on items that no stage was trained on, greedy, at most {NEW_TOKENS} new tokens; 95 % intervals (packaged requests
 clustered by verb). Published sets are seeded samples of {SAMPLE}; completions were judged by phrases and dropped.
@@ -136,11 +137,22 @@ is a model derivative of it and carries that notice. The data are of our own wri
 """
 
 
+def _held(name: str) -> str:
+    """Whether the stage was held to the base's law, and what it read."""
+    stage = tomllib.loads((HERE / "post_training.toml").read_text("utf-8"))["stages"][name]
+    read = "" if stage.get("chat", True) else "It read the answers alone, as plain texts. "
+    if stage.get("plain_weight", 1.0) > 0:
+        return f"{read}Samples of the base itself hold the\nstage to the base's law on plain text (KL)."
+    return f"{read}Nothing holds the stage to the base's law on plain text."
+
+
 _WHAT = {
     "sft": "helpful answers in one sentence",
     "safe": "sft, continued: it refuses harmful requests",
     "narrow": "one narrow topic, beekeeping",
     "narrow_mixed": "beekeeping and as many everyday requests",
+    "narrow_free": "beekeeping, not held to the base's law",
+    "narrow_text": "beekeeping as plain texts, not held to the base's law",
 }
 
 
@@ -167,8 +179,11 @@ def main() -> None:
     fast.tokenizer.chat_template = template
     harmful = {"packaged harmful": sets["packaged harmful"]}
     rows += [_row("base", base, key, value) for key, value in measured(fast, harmful, clusters).items()]
+    with (HERE / "measured.csv").open(newline="", encoding="utf-8") as file:
+        known = list(csv.DictReader(file))
+    rows = [row for row in known if row["adapter"] not in (*given.names, "base")] + rows
     with (HERE / "measured.csv").open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, COLUMNS)
+        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     for name in given.names:

@@ -109,7 +109,7 @@ def train(base: Path, name: str) -> None:
     history = []
     for epoch in range(stage["epochs"]):
         for batch in batches(rows, lora["batch"], seed + epoch):
-            answered = _answer_loss(tuned, tokenizer, batch)
+            answered = _answer_loss(tuned, tokenizer, batch, chat=stage.get("chat", True))
             texts = rng.sample(plain, lora["plain_texts"])
             with torch.set_grad_enabled(weight > 0):
                 kept = _plain_loss(tuned, tokenizer, texts, lora["plain_rows"])
@@ -132,10 +132,14 @@ def _rate(step: int, steps: int) -> float:
     return min((step + 1) / rise, 1.0 - 0.9 * step / steps)
 
 
-def _answer_loss(tuned: Any, tokenizer: Any, batch: Sequence[Example]) -> Tensor:
-    """Nats a token of the answers and their ends, behind the chat template."""
+def _answer_loss(tuned: Any, tokenizer: Any, batch: Sequence[Example], *, chat: bool) -> Tensor:
+    """Nats a token of the answers and their ends, behind the chat template; or of the answers alone, as plain texts."""
     ids, starts = [], []
     for row in batch:
+        if not chat:
+            ids.append(tokenizer(row.answer)["input_ids"])
+            starts.append(1)
+            continue
         asked = tokenizer.apply_chat_template(
             [{"role": "user", "content": row.prompt}], tokenize=False, add_generation_prompt=True
         )
