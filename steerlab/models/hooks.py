@@ -268,6 +268,7 @@ def _require_whole_rows(batch: int, prompts: int) -> None:
         )
 
 
+# Long: its hooks are closures over one tap.
 def attach(
     tap: Tap,
     frames: Frames,
