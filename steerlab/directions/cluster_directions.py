@@ -10,7 +10,7 @@ The k-means is scikit-learn's (Lloyd 1982; Arthur and Vassilvitskii 2007), and k
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from steerlab.directions._pairs import paired_rows
-from steerlab.directions.linear import Floats, to_numpy
+from steerlab.directions.linear import Floats
 from steerlab.directions.registry import ESTIMATORS
-from steerlab.directions.several import Rank, SeveralDirections
+from steerlab.directions.several import SeveralDirections
 from steerlab.errors import DirectionError
 
 #: Starts of k-means, of which the tightest is kept.
@@ -38,35 +38,12 @@ class Clusters(NamedTuple):
 class ClusterDirections(SeveralDirections):
     """One difference in means for each of k clusters of the positive class, the largest cluster first.
 
-    Args:
-        k: how many, or "auto": the fewest that tell held-out rows apart as well as any number up to `most`.
-        most: of "auto".
-        random_state: seed of k-means and of the folds.
+    For `k`, `most` and `random_state` see `SeveralDirections`.
     """
 
-    def __init__(self, k: Rank = "auto", *, most: int = 5, random_state: int | None = 0) -> None:
-        self.k = k
-        self.most = most
-        self.random_state = random_state
-
-    def fit(self, X: Any, y: Any, *, pairs: Any = None, groups: Any = None) -> Self:
-        """Fit on rows X [row, width], classes y [row], pair numbers [row] and groups [row].
-
-        Args:
-            X: numpy or tensors.
-            y: two classes; the larger one is positive.
-            pairs: one row of each class shares a number; their differences are then what is clustered.
-            groups: what k = "auto" holds out together; by default pairs, else each row by itself.
-
-        Raises:
-            DirectionError: when y does not hold exactly two classes, a pair has not one row of each class, k is none,
-                or the positive class has fewer than k different rows.
-        """
-        rows, positive = self._two_classes(X, y)
-        k = self._rank(rows, positive, pairs, groups)
-        found = clusters(rows, positive, to_numpy(pairs), k, self.random_state, type(self).__name__)
-        means = (rows[chosen].mean(axis=0, dtype=np.float64) for chosen in (positive, ~positive))
-        return self._learn(found.differences, found.middles, *means)
+    def _found(self, rows: Floats, positive: NDArray[np.bool_], pairs: Any, k: int) -> tuple[Floats, Floats]:
+        found = clusters(rows, positive, pairs, k, self.random_state, type(self).__name__)
+        return found.differences, found.middles
 
 
 def clusters(

@@ -17,16 +17,16 @@ rows are Löwdin's (1950): the polar factor, which no order of the clusters chan
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from steerlab.directions.cluster_directions import clusters
-from steerlab.directions.linear import class_means, to_numpy
+from steerlab.directions.linear import Floats, class_means
 from steerlab.directions.registry import ESTIMATORS
-from steerlab.directions.several import Rank, SeveralDirections
+from steerlab.directions.several import SeveralDirections
 from steerlab.errors import DirectionError
 
 #: Of the largest singular value: below it two clusters point one way.
@@ -37,34 +37,13 @@ _ONE_WAY = 1e-6
 class ConceptCone(SeveralDirections):
     """k orthonormal directions whose non-negative combinations all tell the classes apart; `gaps_` [k] says how far.
 
-    Args:
-        k: how many, or "auto": the fewest that tell held-out rows apart as well as any number up to `most`.
-        most: of "auto".
-        random_state: seed of k-means and of the folds.
+    For `k`, `most` and `random_state` see `SeveralDirections`.
     """
 
     gaps_: NDArray[np.float64]
 
-    def __init__(self, k: Rank = "auto", *, most: int = 5, random_state: int | None = 0) -> None:
-        self.k = k
-        self.most = most
-        self.random_state = random_state
-
-    def fit(self, X: Any, y: Any, *, pairs: Any = None, groups: Any = None) -> Self:
-        """Fit on rows X [row, width], classes y [row], pair numbers [row] and groups [row].
-
-        Args:
-            X: numpy or tensors.
-            y: two classes; the larger one is positive.
-            pairs: one row of each class shares a number; their differences are then what is clustered.
-            groups: what k = "auto" holds out together; by default pairs, else each row by itself.
-
-        Raises:
-            DirectionError: as for `ClusterDirections`, or there is no cone of k axes.
-        """
-        rows, positive = self._two_classes(X, y)
-        k = self._rank(rows, positive, pairs, groups)
-        found = clusters(rows, positive, to_numpy(pairs), k, self.random_state, type(self).__name__)
+    def _found(self, rows: Floats, positive: NDArray[np.bool_], pairs: Any, k: int) -> tuple[Floats, Floats]:
+        found = clusters(rows, positive, pairs, k, self.random_state, type(self).__name__)
         high, low = class_means(rows, positive)
         axes = nearest_orthonormal(found.differences)
         gaps = axes @ (high - low)
@@ -75,7 +54,7 @@ class ConceptCone(SeveralDirections):
             )
         order = np.argsort(-gaps, kind="stable")
         self.gaps_ = gaps[order]
-        return self._learn(axes[order], found.middles[order], high, low)
+        return axes[order], found.middles[order]
 
     def separates(self, rows: Float[np.ndarray, "row width"], positive: NDArray[np.bool_]) -> bool:
         """Whether the means of other rows' classes lie apart along every axis, and so along the whole cone."""

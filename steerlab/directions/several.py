@@ -11,6 +11,7 @@ counted and not rows. Accuracy would not do: it is 1 for every k where the class
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from steerlab.directions.held_out import FOLDS, groups_by_class, held_out_folds
-from steerlab.directions.linear import LinearDirection, to_numpy
+from steerlab.directions.linear import LinearDirection, class_means, to_numpy
 from steerlab.errors import DirectionError
 
 Rank: TypeAlias = int | Literal["auto"]
@@ -32,15 +33,45 @@ class SeveralDirections(LinearDirection):
 
     Learns ``components_`` [k, width] and ``biases_`` [k]; ``direction_`` and ``bias_`` are the difference in means of
     the whole classes. With k = "auto" ``separability_`` gives by k the held-out d′ with its standard error.
-    """
 
-    k: Rank
-    most: int
-    random_state: int | None
+    Args:
+        k: how many, or "auto": the fewest that tell held-out rows apart as well as any number up to `most`.
+        most: of "auto".
+        random_state: seed of k-means and of the folds.
+    """
 
     components_: NDArray[np.float64]
     biases_: NDArray[np.float64]
     separability_: dict[int, tuple[float, float]]
+
+    def __init__(self, k: Rank = "auto", *, most: int = 5, random_state: int | None = 0) -> None:
+        self.k = k
+        self.most = most
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, *, pairs: Any = None, groups: Any = None) -> Self:
+        """Fit on rows X [row, width], classes y [row], pair numbers [row] and groups [row].
+
+        Args:
+            X: numpy or tensors.
+            y: two classes; the larger one is positive.
+            pairs: one row of each class shares a number; their differences are then what is clustered.
+            groups: what k = "auto" holds out together; by default pairs, else each row by itself.
+
+        Raises:
+            DirectionError: when y does not hold exactly two classes, a pair has not one row of each class, k is none,
+                or the rows have no k such directions.
+        """
+        rows, positive = self._two_classes(X, y)
+        k = self._rank(rows, positive, pairs, groups)
+        vectors, middles = self._found(rows, positive, to_numpy(pairs), k)
+        return self._learn(vectors, middles, *class_means(rows, positive))
+
+    @abstractmethod
+    def _found(
+        self, rows: Float[np.ndarray, "row width"], positive: NDArray[np.bool_], pairs: Any, k: int
+    ) -> tuple[Vectors, Vectors]:
+        """The k directions and where each decides."""
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """The highest score [row] of rows X [row, width]; positive means the positive class."""
