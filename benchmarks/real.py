@@ -56,7 +56,9 @@ def main() -> None:
     turns = 1 if chosen.quick else chosen.turns
     for folder in chosen.folders:
         found = measure(folder, turns, chosen.parts)
-        write([{"model": folder.name, "beside it": chosen.note, **one} for one in found], turns, chosen.quick)
+        where = {"machine": hardware()["processor"], "threads": torch.get_num_threads()}
+        rows = [{"model": folder.name, "beside it": chosen.note, **where, **one} for one in found]
+        write(rows, turns, chosen.quick)
 
 
 def write(found: list[dict[str, Any]], turns: int, quick: bool) -> None:
