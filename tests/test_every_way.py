@@ -15,12 +15,14 @@ from torch import Tensor
 
 import steerlab as sl
 from steerlab.activations import LogitDifference, StatePatch, Zero
+from steerlab.directions import fit_direction
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel
 from steerlab.readouts.laws import SamplingLaw
 from steerlab.readouts.sampling import sample_tokens
 
 TEXT, OTHER = "The capital of France is", "Is a cat"
+WORDS = ("Rome", "a dog", "we like", "red", "one two", "it sat")
 SITE = sl.Site("resid_post", 1)
 
 
@@ -69,6 +71,34 @@ def ablates(model: LanguageModel) -> None:
         states = sl.capture(model, [TEXT, OTHER], names, positions=sl.All())
     for site in states.sites:
         assert float((states[site] @ unit).norm() / states[site].norm()) < 1e-5, site
+
+
+def keeps_others(model: LanguageModel) -> None:
+    """What it takes out is at right angles to what it keeps: that component is as without it, at one site alone."""
+    kept = torch.randn(model.d_model, generator=torch.Generator().manual_seed(1))
+    edit = sl.Ablate(direction(model), keep=[kept.numpy()], sites=SITE)
+    outside = vector(model) - kept * (vector(model) @ kept) / (kept @ kept)
+    plain = sl.capture(model, [TEXT, OTHER], SITE, positions=sl.All())[SITE]
+    with model.steering(edit):
+        states = sl.capture(model, [TEXT, OTHER], SITE, positions=sl.All())[SITE]
+    close(states @ kept, plain @ kept)
+    assert float((states @ outside).abs().max()) <= 1e-5 * float(states.norm() * outside.norm())
+
+
+def erases(model: LanguageModel) -> None:
+    """The states that a label was erased from have no covariance with it, and hooks do what the formula says."""
+    texts, labels = [*WORDS, *(f"{TEXT} {word}" for word in WORDS)], [0] * len(WORDS) + [1] * len(WORDS)
+    states = sl.capture(model, texts, SITE)
+    label = fit_direction(states, labels, "leace", hold_out=False)
+    with model.steering(sl.Erase(label)):
+        erased = sl.capture(model, texts, SITE)[SITE].double()
+    rows, ones = states[SITE].double(), torch.tensor(labels, dtype=torch.float64)
+    difference = rows[ones == 1].mean(0) - rows[ones == 0].mean(0)
+    reads = label[SITE].double()
+    along = (rows - rows.mean(0)) @ reads / (reads @ difference)
+    close(erased, rows - along[:, None] * difference)
+    left = erased[ones == 1].mean(0) - erased[ones == 0].mean(0)
+    assert float(left.norm()) <= 1e-3 * float(difference.norm())
 
 
 def bakes(model: LanguageModel) -> None:
@@ -181,7 +211,19 @@ def optimises(model: LanguageModel) -> None:
 
 WAYS: dict[str, Callable[[LanguageModel], None]] = {
     way.__name__: way
-    for way in (reads, steers, ablates, bakes, keeps_lengths, streams, samples, sweeps, optimises)
+    for way in (
+        reads,
+        steers,
+        ablates,
+        keeps_others,
+        erases,
+        bakes,
+        keeps_lengths,
+        streams,
+        samples,
+        sweeps,
+        optimises,
+    )
 }
 
 #: Cells that cannot be, with words of the sentence that says why.
