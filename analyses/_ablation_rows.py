@@ -48,7 +48,7 @@ def ablation_rows(refusal: Refusal) -> list[Row]:
     norm = sl.Ablate(found.direction, preserve="norm")
     target = float(refusal.changes(norm, refusal.dev, refusal.plain_dev).mean())
     maps = [f"{name}.{layer}" for layer in range(model.n_layers) for name in ("attn_out", "mlp_out")]
-    ways: dict[str, tuple[Edit, float, bool]] = {NORM: (norm, 1.0, True)}
+    ways: dict[str, tuple[Edit, float, float]] = {NORM: (norm, 1.0, target)}
     for name, plain in ((STREAM, sl.Ablate(found.direction)), (MAPS, sl.Ablate(found.direction, sites=maps))):
         ways[name] = matched(refusal, plain, target)
     before = refusal.odds(model, refusal.test)
@@ -58,12 +58,11 @@ def ablation_rows(refusal: Refusal) -> list[Row]:
         "site": str(found.direction.sites[0]),
         "made": found.made,
         "n": len(before),
-        "dev_target": target,
     }
     rows = [shared | {"way": "nothing"} | absolute(nothing, plan["seed"])]
     for name, one in measured.items():
-        _, strength, reached = ways[name]
-        row = shared | {"way": name, "strength": strength, "matched": "yes" if reached else "no"}
+        _, strength, on_dev = ways[name]
+        row = shared | {"way": name, "strength": strength, "dev_change": on_dev}
         row |= absolute(one, plan["seed"]) | beside(one, nothing, "less_none", plan["seed"])
         rows.append(row | (beside(one, measured[NORM], "less_norm", plan["seed"]) if name != NORM else {}))
     drawn = random_directions(found.direction, 1, plan["ablation"]["randoms"], plan["seed"])
@@ -75,15 +74,16 @@ def ablation_rows(refusal: Refusal) -> list[Row]:
     return rows
 
 
-def matched(refusal: Refusal, plain: sl.Ablate, target: float) -> tuple[Edit, float, bool]:
-    """The plain edit at the strength that takes as much as the target, that strength, and whether one does."""
+def matched(refusal: Refusal, plain: sl.Ablate, target: float) -> tuple[Edit, float, float]:
+    """The plain edit at the strength that takes most nearly as much as the target, that strength, and what it takes."""
     found = sl.calibrate_strength(
         refusal.model, plain, refusal.dev, refusal.texts[:4], effect=refusal.odds,
         target=float(refusal.plain_dev.mean()) + target, strengths=STRENGTHS, refinements=3, seed=refusal.plan["seed"],
     )  # fmt: skip
     wanted = found.unsteered.value + target
     nearest = min(found.trials, key=lambda trial: (abs(trial.effect.value - wanted), trial.kl.value))
-    return replace(plain, strength=nearest.strength), nearest.strength, found.chosen is not None
+    taken = nearest.effect.value - found.unsteered.value
+    return replace(plain, strength=nearest.strength), nearest.strength, taken
 
 
 def measure(refusal: Refusal, edit: Edit | None, before: np.ndarray) -> Measured:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 import steerlab as sl
 from steerlab.activations import Activations
-from steerlab.directions import fit_direction
+from steerlab.directions import fit_direction, outside
 from steerlab.models import Edit, LanguageModel, Prompt, Site
 from steerlab.readouts.refusals import Judge, log_odds, refusal_tokens
 from steerlab.steering import side_effects
@@ -74,7 +74,7 @@ class Refusal:
         """Plain text on which the price is measured."""
         return list(sl.datasets.plain_text()[: self.plan["texts"]])
 
-    def odds(self, model: LanguageModel, prompts: Sequence[Prompt]) -> Float[np.ndarray, " prompt"]:
+    def odds(self, model: LanguageModel, prompts: Sequence[Any]) -> Float[np.ndarray, " prompt"]:
         """ln P(refusing opening) - ln P(other) of the answer's first token."""
         return log_odds(model, prompts, self.tokens)
 
@@ -115,13 +115,10 @@ class Refusal:
 
 def candidates(fitted: sl.Direction, site: Site) -> dict[str, sl.Direction]:
     """The difference in means at a site, and what of it is at right angles to the mean harmless state."""
-    vector, mean = fitted[site].double(), fitted.mean(site, "negative").double()
-    outside = vector - mean * (vector @ mean) / (mean @ mean)
+    alone = fitted.at(site)
     return {
-        "difference in means": fitted.at(site),
-        "at right angles to the harmless mean": sl.Direction(
-            {site: outside}, fitted.model_name, fitted.fingerprint, estimator="difference_in_means"
-        ),
+        "difference in means": alone,
+        "at right angles to the harmless mean": outside(alone, "negative"),
     }
 
 

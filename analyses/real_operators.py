@@ -36,7 +36,7 @@ PART = ("model", "weights_sha256", "settings")
 _PROBES = ("linear", "network", "neighbours", "linear_at_the_end")
 COLUMNS = {
     "ablation": (
-        *(*PART, "way", "site", "made", "strength", "matched", "dev_target", "n", "draws"),
+        *(*PART, "way", "site", "made", "strength", "dev_change", "n", "draws"),
         *ends(*COMPARED[:4], "refused", "gibberish", "right", "loops"),
         *ends(*(f"{name}_less_none" for name in COMPARED), *(f"{name}_less_norm" for name in COMPARED)),
     ),

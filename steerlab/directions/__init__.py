@@ -19,6 +19,7 @@ from steerlab.directions.leace import Leace, erasing
 from steerlab.directions.linear import LinearDirection
 from steerlab.directions.logistic_probe import LogisticProbe
 from steerlab.directions.mass_mean import MassMean
+from steerlab.directions.outside import outside
 from steerlab.directions.pca_reader import PcaReader
 from steerlab.directions.registry import ESTIMATORS
 from steerlab.directions.several import SeveralDirections
@@ -54,6 +55,7 @@ __all__ = [
     "erasing",
     "fit_direction",
     "head_direction",
+    "outside",
     "read_caa",
     "read_gguf",
     "read_refusal_direction",
