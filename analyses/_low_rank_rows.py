@@ -29,7 +29,6 @@ Row = dict[str, Any]
 ANSWERS = Path(__file__).parent / "post_training" / "answers.jsonl"
 LEARNED, DIFFERENCE, VECTOR, ASKED = "learned map", "difference in means", "optimised vector", "asked"
 WISH = "Answer in one short sentence."
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)  # class gaps
 _CONTROL = "mean and extremes of {n} random maps of equal norm"
 
 
@@ -116,7 +115,7 @@ class Answering:
     def best_strength(self, direction: sl.Direction) -> tuple[float, float]:
         """Of the strengths in its own length the one that makes development answers likeliest, and its norm."""
         losses = {}
-        for strength in STRENGTHS:
+        for strength in self.amounts["strengths"]:
             with self.model.steering(sl.Add(direction, strength, unit="raw")):
                 losses[strength] = float(self.loss(self.examples.dev).mean())
         best = min(losses, key=lambda strength: losses[strength])

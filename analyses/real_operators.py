@@ -84,8 +84,13 @@ def answers_of(
         "several": lambda: several_rows(refusal),
         "low_rank": lambda: {"low_rank": low_rank_rows(model, plan)},
         "erasure": lambda: {"erasure": erasure_rows(model, plan)},
-        "attribution": lambda: {"attribution": attribution_rows(model, plan)},
+        "attribution": lambda: {"attribution": attribution_rows(exact_copy(model, plan), plan)},
     }
+
+
+def exact_copy(model: LanguageModel, plan: Mapping[str, Any]) -> LanguageModel:
+    """The model in float32: the error of a preview by gradient is not to be that of rounding."""
+    return sl.load(model_folder(model.name, plan["models"][model.name]["sha256"]), dtype="float32")
 
 
 def figures(files: Mapping[str, PartFile], model: str) -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,7 @@ per_category = 3
 [low_rank]
 depth = 0.5
 rank = 2
+strengths = [0.5, 2.0]
 train = 16
 dev = 4
 test = 6

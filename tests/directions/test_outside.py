@@ -84,6 +84,12 @@ def test_the_scale_is_that_of_the_classes_along_it_and_it_steers(
         assert not torch.equal(model.logits("the cat"), plain)
     with model.steering(sl.Ablate(found.at(SITE), preserve="norm")):
         assert not torch.equal(model.logits("the cat"), plain)
+    one, other = given(model, 1, seed=6), given(model, 2, seed=7)
+    logits = []
+    for edit in (sl.Ablate(outside(one, other)), sl.Ablate(one, keep=[other])):
+        with model.steering(edit):
+            logits.append(model.logits("the cat"))
+    assert float((logits[0] - logits[1]).abs().max()) <= 1e-5 * float(plain.abs().max())
     assert outside(given(model, 1, seed=4), given(model, 1, seed=5)).statistics[SITE].bias is None
 
 
