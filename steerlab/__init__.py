@@ -106,9 +106,10 @@ if TYPE_CHECKING:
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
     *("activations", "alignment", "auditing", "batching", "card", "chat", "cli", "comparison", "datasets"),
-    *("directions", "environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models", "monitoring"),
-    *("neurons", "old_names", "opening", "plots", "progress", "readouts", "record", "registry", "report", "results"),
-    *("run_data", "run_folder", "runs", "selection", "showing", "stages", "statistics", "steering", "studies", "zoo"),
+    *("directions", "environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models"),
+    *("monitoring", "neurons", "old_names", "opening", "plots", "progress", "readouts", "record", "registry"),
+    *("report", "results", "run_data", "run_folder", "runs", "selection", "showing", "stages", "statistics"),
+    *("steering", "studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerlab import __version__
 from steerlab.activations.in_force import NONE, interventions_in_force
 from steerlab.card import asking
 from steerlab.card.doses import checked, doses_of, random_ones
@@ -18,6 +17,7 @@ from steerlab.card.robustness import robustness
 from steerlab.card.utility import ASKED, utility
 from steerlab.datasets import SteeringTask, contrast, plain_text, steering_task
 from steerlab.datasets.steering_tasks import TaskGiven, benign_requests
+from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
 from steerlab.models import LanguageModel, Site
 from steerlab.registry import Size, check_options
@@ -127,7 +127,12 @@ def steering_card(
         predictor=_predictor(model, predicted, seed, announce),
         reading=_reading(model, asked, sites),
         scores=scores,
-        facts={"size": size, "seed": seed, "dtype": str(model.dtype), "steerlab": __version__},
+        facts={
+            "size": size,
+            "seed": seed,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            **library_versions(),
+        },
     ).with_sentences()
 
 

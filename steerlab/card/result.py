@@ -21,7 +21,7 @@ from steerlab.card.utility import ASKED, Utility
 from steerlab.errors import RunError, reason
 from steerlab.files import system_reason, whole, write_text
 from steerlab.record import Record
-from steerlab.report import write_report
+from steerlab.report import write_card
 from steerlab.results import Argument, Headline, KeyFigure, KeyRow, Page, StudyResult, Table
 
 if TYPE_CHECKING:
@@ -186,11 +186,14 @@ class SteeringCard(StudyResult):
                     write_text(partial, text)
         except OSError as error:
             raise RunError(f"The card cannot be written to {place}: {system_reason(error)}.") from error
-        manifest = {
-            "models": {"steered": {"name": self.model, "fingerprint": self.fingerprint}},
-            **self.facts,
-        }
-        write_report([self], manifest, place / "card.html")
+        write_card(
+            self,
+            self.gates,
+            place / "card.html",
+            title=f"Steering card: {self.task} in {self.model.rpartition('/')[2]}",
+            lines=self.interventions,
+            facts={"model": self.model, "fingerprint": self.fingerprint, **self.facts},
+        )
         return place
 
     @classmethod
