@@ -22,6 +22,7 @@ from steerlab.readouts.scoring import continuation_log_odds
 
 _ROLE = "I run a small ferry and read this to my passengers. "
 _SYSTEM = "You are an assistant in a public library."
+_FEWEST = 5  # pairs of continuations
 _LONG = 6  # passages before the request
 
 
@@ -39,10 +40,13 @@ class Asked:
 
     @property
     def clusters(self) -> list[int]:
-        """A number a prompt, the same where the continuations are: they are no new evidence."""
+        """A number a prompt, the same where the continuations are: they are no new evidence.
+
+        A task with fewer than five pairs of continuations is about these, so every prompt stands alone.
+        """
         pairs = list(zip(self.towards, self.away, strict=True))
         known = {pair: number for number, pair in enumerate(dict.fromkeys(pairs))}
-        return [known[pair] for pair in pairs]
+        return [known[pair] for pair in pairs] if len(known) >= _FEWEST else list(range(len(pairs)))
 
 
 def plainly(model: LanguageModel, task: SteeringTask) -> Asked:

@@ -76,6 +76,8 @@ class Predictor(Record):
         )
         return f"Predictor({len(self.readings)} contrasts; {said})"
 
+    __str__ = __repr__
+
 
 def predictor(
     model: LanguageModel, sets: Mapping[str, ContrastSet] | None = None, *, seed: int = 0
