@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from _refusal_prompts import Refusal, random_directions
 from _script import named
-from contrasts import loops_of, odds_of
 
 import steerlab as sl
 from steerlab.models import Edit, LanguageModel, Prompt
 from steerlab.readouts.refusals import Verdicts
+from steerlab.readouts.repetition import loops
+from steerlab.readouts.scoring import continuation_log_odds
 from steerlab.statistics import bootstrap_mean, mean_and_extremes, paired_difference, proportion
 from steerlab.steering import side_effects
 
@@ -97,7 +98,7 @@ def measure(refusal: Refusal, edit: Edit | None, before: np.ndarray) -> Measured
         right = statements_right(model, plan["ablation"]["statements"], plan["seed"])
         written = model.generate(open_prompts(model, plan), max_new_tokens=plan["ablation"]["new_tokens"])
     lengths = np.array([len(answer.token_ids) for answer in written], dtype=float)
-    return Measured(change, verdicts, kl, loss, right, loops_of(written), lengths)
+    return Measured(change, verdicts, kl, loss, right, loops(written), lengths)
 
 
 def prices(
@@ -123,7 +124,7 @@ def statements_right(model: LanguageModel, count: int, seed: int) -> np.ndarray:
         [item.text[len(opening.text) :] for item, opening in zip(items, openings, strict=True)]
         for items in ([pair.true for pair in chosen], [pair.false for pair in chosen])
     ]
-    right: np.ndarray = odds_of(model, openings, *ends) > 0
+    right: np.ndarray = continuation_log_odds(model, openings, *ends) > 0
     return right
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from _script import named
-from contrasts import loops_of
 from post_training.examples import read_answers
 
 import steerlab as sl
 from steerlab.models import Edit, Generation, LanguageModel, Prompt, Site, Tokens
 from steerlab.monitoring.chats import answers_of, score_chats
+from steerlab.readouts.repetition import loops
 from steerlab.readouts.scoring import token_log_probabilities
 from steerlab.statistics import bootstrap_mean, mean_and_extremes, paired_difference, proportion
 from steerlab.steering import LowRank, side_effects
@@ -175,7 +175,7 @@ def low_rank_rows(model: LanguageModel, plan: Mapping[str, Any]) -> list[Row]:
 def answer_columns(written: Sequence[Generation], seed: int) -> Row:
     """How many answers end within the tokens allowed, and loop; and how long they are."""
     ended = np.array([answer.finished for answer in written])
-    row = named("ended", proportion(ended)) | named("loops", proportion(loops_of(written)))
+    row = named("ended", proportion(ended)) | named("loops", proportion(loops(written)))
     return row | named(
         "length", bootstrap_mean([float(len(answer.token_ids)) for answer in written], seed=seed)
     )
