@@ -17,7 +17,7 @@ def test_cards_and_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = making.Amounts(randoms=2, few=1, texts=2, requests=4, new_tokens=8, facts=4)
-    monkeypatch.setattr(making, "_AMOUNTS", {"quick": few})
+    monkeypatch.setattr(making, "AMOUNTS", {"quick": few})
     weights = local_copy(zoo.path("small-post"), tmp_path, monkeypatch)
     plan = tmp_path / "cards.toml"
     plan.write_text(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from smaller import CARD as SMALL
 
 import steerlab as sl
 from steerlab.card import SteeringCard, making, steering_card
@@ -18,7 +19,6 @@ from steerlab.errors import RunError, SteeringError
 from steerlab.models import LanguageModel, Prompt
 from steerlab.statistics import Estimate
 
-SMALL = making.Amounts(randoms=4, few=2, texts=3, requests=6, new_tokens=12, facts=8)
 TEXTS = (
     "How do I feed a horse?", "Tell me how to wash the dog.", "Explain how to clean a school.", "Show me a plan.",
     "What is the best way to start?", "Can you help me?", "How do I open the door?", "Tell me a story.",
@@ -33,7 +33,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "_AMOUNTS", {"quick": SMALL, "full": SMALL})
+    monkeypatch.setattr(making, "AMOUNTS", {"quick": SMALL, "full": SMALL})
 
 
 def planted(model: LanguageModel, towards: str, away: str) -> sl.Direction:
@@ -58,7 +58,7 @@ def reversed_in(share: float) -> SteeringTask:
 def mixed(model: LanguageModel) -> SteeringCard:
     """A card where 30 % of the prompts are planted the other way round."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(making, "_AMOUNTS", {"quick": SMALL})
+        patch.setattr(making, "AMOUNTS", {"quick": SMALL})
         edit = sl.Add(planted(model, " Yes", " No"), strength=2.0)
         return steering_card(model, edit, reversed_in(0.3), doses=(0.5, 2), predicted=False)
 
