@@ -28,7 +28,7 @@ from steerlab.plots import Series, bars
 from steerlab.statistics import Estimate
 
 PART = ("model", "weights_sha256", "task", "settings")
-AMOUNTS = ("seed", "size", "doses", "predictor")
+AMOUNTS = ("seed", "size", "predictor")
 COLUMNS = {
     "cards": (
         *(*PART, "site", "identified", *ends("effect"), "random_least", "random_greatest", "randoms", "p"),
@@ -137,7 +137,10 @@ def parts_of(plan: Mapping[str, Any]) -> list[Row]:
             "model": name,
             "weights_sha256": mine["sha256"],
             "task": task,
-            "settings": settings_of(mine.get("dtype", "float32"), {key: plan[key] for key in AMOUNTS}),
+            "settings": settings_of(
+                {key: mine[key] for key in ("dtype", "doses") if key in mine},
+                {key: plan[key] for key in AMOUNTS},
+            ),
         }
         for name, mine in plan["models"].items()
         for task in plan["tasks"]
@@ -169,7 +172,7 @@ def main() -> None:
                     model,
                     sl.Add(sl.extract(model, part["task"], seed=plan["seed"])),
                     part["task"],
-                    doses=plan["doses"],
+                    doses=mine["doses"],
                     size=plan["size"],
                     predicted=known_predictor(folder, name, plan["predictor"]),
                     seed=plan["seed"],

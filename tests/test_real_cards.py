@@ -17,13 +17,13 @@ def test_cards_and_their_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = making.Amounts(randoms=2, few=1, texts=2, requests=4, new_tokens=8, facts=4)
-    monkeypatch.setattr(making, "_AMOUNTS", {"quick": few})
+    monkeypatch.setattr(making, "AMOUNTS", {"quick": few})
     weights = local_copy(zoo.path("small-post"), tmp_path, monkeypatch)
     plan = tmp_path / "cards.toml"
     plan.write_text(
-        'name = "tried"\nseed = 0\nsize = "quick"\ndoses = [0.5, 1.0]\npredictor = false\n'
+        'name = "tried"\nseed = 0\nsize = "quick"\npredictor = false\n'
         'tasks = ["happy", "refusing"]\n'
-        f'[models."someone/small-post"]\nsha256 = "{weights}"\n'
+        f'[models."someone/small-post"]\nsha256 = "{weights}"\ndoses = [0.5, 1.0]\n'
     )
     run_analysis(SCRIPT, plan, tmp_path, "--dry-run", runs=False)
     assert "2 parts are left" in capsys.readouterr().out

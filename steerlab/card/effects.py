@@ -97,9 +97,10 @@ class Effects(Record):
 
     @property
     def falls_behind(self) -> float | None:
-        """The dose behind which the mean effect falls; None where the strongest dose does most."""
+        """The dose that does most, where a stronger one does less by more than their intervals; else None."""
         best = max(self.doses, key=lambda one: one.effect.value)
-        return None if best is self.doses[-1] else best.dose
+        falls = any(one.dose > best.dose and one.effect.high < best.effect.low for one in self.doses)
+        return best.dose if falls and best.identified else None
 
 
 def effect_of(

@@ -38,7 +38,7 @@ class Amounts:
     facts: int
 
 
-_AMOUNTS: dict[str, Amounts] = {
+AMOUNTS: dict[str, Amounts] = {
     "quick": Amounts(randoms=19, few=3, texts=12, requests=24, new_tokens=128, facts=48),
     "full": Amounts(randoms=99, few=19, texts=100, requests=24, new_tokens=256, facts=200),
 }
@@ -92,7 +92,7 @@ def steering_card(
     check_options("A steering card", size=size)
     asked, given = steering_task(task), checked(model, interventions)
     _require_unsteered(model)
-    levels, amounts = doses_of(given, doses), _AMOUNTS[size]
+    levels, amounts = doses_of(given, doses), AMOUNTS[size]
     randoms = random_ones(given, amounts.randoms, seed)
     probes = asking.plainly(model, asked)
     baselines = {ASKED: asking.with_wish(model, asked)}

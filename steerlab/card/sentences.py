@@ -109,7 +109,7 @@ def _more(baseline: Baseline) -> str:
 def _dose(card: SteeringCard) -> Iterator[str]:
     best = card.effects.falls_behind
     if best is not None:
-        yield f"Behind {best:g} times the strength the mean effect falls."
+        yield f"Beyond {best:g} times the strength the mean effect falls."
     one = card.effects.at()
     beside = "" if one.random_kl is None else f"; random directions {one.random_kl.value:.3f}"
     yield f"The price on plain text at the strength given is a KL of {one.kl:.3f} nats a token{beside}."

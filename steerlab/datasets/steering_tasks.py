@@ -44,7 +44,7 @@ class SteeringTask:
     Attributes:
         name: of the task.
         wish: what a person would write into the prompt instead of steering.
-        probes: at least two.
+        probes: at least two; (text, towards, away) each.
         opened: whether a probe's text is how the answer begins, and not what the user says.
         wording: the user's words around a probe's text.
         rewording: other words for the same request; "" where there are none.
@@ -56,16 +56,19 @@ class SteeringTask:
 
     name: str
     wish: str
-    probes: tuple[Probe, ...]
+    probes: Any  # tuple[Probe, ...]; rows of three texts are made probes
     opened: bool = False
     wording: str = "{text}"
     rewording: str = ""
     examples: tuple[tuple[str, str], ...] = ()
     contrast: str = ""
-    other_probes: tuple[Probe, ...] = ()
+    other_probes: Any = ()
     other_wording: str = "{text}"
 
     def __post_init__(self) -> None:
+        for name in ("probes", "other_probes"):
+            rows = tuple(Probe(*row) for row in _rows(getattr(self, name), 3, f"{self.name}, {name}"))
+            object.__setattr__(self, name, rows)
         if len(self.probes) < _FEWEST:
             raise DatasetError(
                 f"The steering task {self.name!r} has {len(self.probes)} probes; give {_FEWEST} or more."
@@ -111,7 +114,7 @@ class SteeringTask:
             said = f"has an unknown {sorted(unknown)[0]!r}" if unknown else f"lacks {missing[0]!r}"
             raise DatasetError(f"{where} {said}; a steering task holds name, wish and probes, see the docs.")
         for name in ("probes", "other_probes"):
-            given[name] = tuple(Probe(*row) for row in _rows(given[name], 3, f"{where}, {name}"))
+            _rows(given[name], 3, f"{where}, {name}")  # the sentence then names the file
         given["examples"] = tuple(
             (text, answer) for text, answer in _rows(given.get("examples", ()), 2, f"{where}, examples")
         )

@@ -27,7 +27,7 @@ def direction(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     few = making.Amounts(randoms=2, few=1, texts=2, requests=4, new_tokens=8, facts=4)
-    monkeypatch.setattr(making, "_AMOUNTS", {"quick": few})
+    monkeypatch.setattr(making, "AMOUNTS", {"quick": few})
 
 
 def test_a_card_is_written(direction: Path, tmp_path: Path) -> None:
