@@ -136,8 +136,9 @@ def parts_of(plan: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
     """Every question with its part."""
     for name, mine in plan["models"].items():
         for question, sections in QUESTIONS.items():
+            own = amounts_of(name, plan)
             settings = settings_of(
-                mine, plan["seed"], plan["texts"], *(plan[section] for section in sections)
+                plan["seed"], plan["texts"], mine.get("dtype"), *(own[section] for section in sections)
             )
             yield question, {"model": name, "weights_sha256": mine["sha256"], "settings": settings}
 
