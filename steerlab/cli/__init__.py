@@ -19,6 +19,7 @@ from steerlab.cli import (  # noqa: F401
     doctor,
     extracting,
     neurons,
+    serving,
     steering,
     tracing,
     transfer,

@@ -128,6 +128,15 @@ def _require_possible(model: LanguageModel, max_new_tokens: int) -> None:
             "rows in another thread; put constant interventions into Slots(model, sites) and use slots.steering(...), "
             "or give generate_batch(table=PerRow(...))."
         )
+    require_packable(model)
+    if max_new_tokens < 1:
+        raise SteeringError(
+            "Continuous batching writes at least one token; give max_new_tokens of one or more."
+        )
+
+
+def require_packable(model: LanguageModel) -> None:
+    """Raise `SteeringError` for a model whose texts cannot be packed, or would write other tokens than `generate`."""
     if model.backend != "transformers":
         raise SteeringError(
             f"Continuous batching is transformers' own; load {model.name} with backend='transformers'."
@@ -141,10 +150,6 @@ def _require_possible(model: LanguageModel, max_new_tokens: int) -> None:
         raise SteeringError(
             f"{model.name} caps its attention scores, which the packed attention of this transformers leaves "
             "out, so other tokens would come; use model.generate."
-        )
-    if max_new_tokens < 1:
-        raise SteeringError(
-            "Continuous batching writes at least one token; give max_new_tokens of one or more."
         )
 
 

@@ -22,7 +22,7 @@ from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, EditTable, LanguageModel, Selector, Site, Tokens
 from steerlab.models.edits import FramedEdit, TimedEdit
 from steerlab.models.operators import Operator
-from steerlab.steering._taps import placed
+from steerlab.steering.taps import placed
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from steerlab.models import All, Edit, LanguageModel, Site
 from steerlab.models.edits import EditTable
 from steerlab.models.operators import Operator
 from steerlab.models.steering import is_compiled
-from steerlab.steering._taps import placed
+from steerlab.steering.taps import placed
 
 
 class Slots:

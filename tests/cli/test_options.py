@@ -28,6 +28,7 @@ TABLE = {
     "watch": {"--quiet", "--json", "--device", "--dtype", "--batch-tokens"},
     "calibrate": {"--quiet", "--json", "--device", "--dtype", "--batch-tokens"},
     "bake": {"--quiet", "--json", "--device", "--dtype"},
+    "serve": {"--quiet", "--device", "--dtype"},
     "export": {"--quiet", "--json", "--device", "--dtype"},
     "doctor": {"--quiet", "--json", "--device", "--dtype"},
     "audit": {"--quiet", "--json"},
