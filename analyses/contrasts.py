@@ -15,7 +15,7 @@ import argparse
 import csv
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ import torch
 
 import steerlab as sl
 from steerlab.errors import SteerlabError
-from steerlab.models import Generation
 from steerlab.plots import Series, bars, save
-from steerlab.readouts.scoring import continuation_log_probability
+from steerlab.readouts.repetition import loops
+from steerlab.readouts.scoring import continuation_log_odds
 from steerlab.statistics import Estimate, bootstrap_mean
 
 NAMES = ("formal", "happy", "spanish", "concise", "refusal")
-WINDOW = 4  # tokens
 COLUMNS = (
     *("contrast", "site", "accuracy", "accuracy_low", "accuracy_high", "effect", "effect_low", "effect_high"),
     *("random_least", "random_greatest"),
@@ -74,41 +73,15 @@ def contrast(model: sl.LanguageModel, name: str, data: dict[str, Any]) -> Contra
 
 
 def log_odds(model: sl.LanguageModel, probes: Contrast) -> np.ndarray:
-    """`odds_of` a contrast's probes."""
-    return odds_of(model, probes.prompts, probes.towards, probes.away)
+    """ln P(towards) - ln P(away) of a contrast's probes."""
+    return continuation_log_odds(model, probes.prompts, probes.towards, probes.away)
 
 
-def odds_of(
-    model: sl.LanguageModel, prompts: Sequence[sl.Prompt], towards: Sequence[str], away: Sequence[str]
-) -> np.ndarray:
-    """ln P(towards) - ln P(away) of each prompt's continuations, from where they differ; nats."""
-    tokens = [
-        model.tokenize(
-            [replace(prompt, text=prompt.text + text) for prompt, text in zip(prompts, texts, strict=True)],
-            padding_side="right",
-        )
-        for texts in (towards, away)
-    ]
-    width = min(side.width for side in tokens)
-    same = tokens[0].input_ids[:, :width] == tokens[1].input_ids[:, :width]
-    starts = same.int().cumprod(dim=1).sum(dim=1).tolist()
-    first, second = (continuation_log_probability(model, side, starts).numpy() for side in tokens)
-    difference: np.ndarray = first - second
-    return difference
-
-
-def loops(
+def looping(
     model: sl.LanguageModel, prompts: Sequence[sl.Prompt], new_tokens: int, *, sampled: bool
 ) -> np.ndarray:
     """By prompt, whether most windows of its continuation stood in it before."""
-    return loops_of(model.generate(prompts, max_new_tokens=new_tokens, do_sample=sampled, seed=0))
-
-
-def loops_of(written: Sequence[Generation]) -> np.ndarray:
-    """Of each answer, whether most windows of it stood in it before."""
-    ids_of = [answer.token_ids for answer in written]
-    windows = [[ids[at : at + WINDOW] for at in range(len(ids) - WINDOW + 1)] for ids in ids_of]
-    return np.array([2 * len(set(seen)) < len(seen) for seen in windows])
+    return loops(model.generate(prompts, max_new_tokens=new_tokens, do_sample=sampled, seed=0))
 
 
 def measured(
@@ -132,9 +105,9 @@ def measured(
     counts: list[float] = []
     asked = [model.instruction_prompt(text) for text in sl.datasets.open_prompts()[::3]]
     for sampled in (False, True):
-        before = loops(model, asked, new_tokens, sampled=sampled)
+        before = looping(model, asked, new_tokens, sampled=sampled)
         with model.steering(sl.Add(direction)):
-            after = loops(model, asked, new_tokens, sampled=sampled)
+            after = looping(model, asked, new_tokens, sampled=sampled)
         change = bootstrap_mean(after.astype(float) - before, seed=0)
         counts += [float(before.mean()), float(after.mean()), change.value, change.low, change.high]
     accuracy = direction.accuracy[site]

@@ -27,7 +27,6 @@ import torch
 from _local_copies import model_folder
 from _part_files import Row
 from _script import arguments_of, draw, ends, estimate_of, named, part_files, settings_of, slug
-from contrasts import loops_of, odds_of
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -37,6 +36,8 @@ from steerlab.datasets import ContrastSet
 from steerlab.errors import SteerlabError
 from steerlab.models import LanguageModel, Prompt
 from steerlab.plots import Series, bars
+from steerlab.readouts.repetition import loops
+from steerlab.readouts.scoring import continuation_log_odds
 from steerlab.statistics import Estimate, bootstrap_mean, paired_difference, proportion
 from steerlab.steering import side_effects
 
@@ -126,7 +127,7 @@ def answered(
 ) -> Answers:
     """Answers under whatever steers the model."""
     written = model.generate(prompts, max_new_tokens=new_tokens, do_sample=sampled, seed=0)
-    return Answers([answer.text for answer in written], loops_of(written))
+    return Answers([answer.text for answer in written], loops(written))
 
 
 def reader_of(contrast: ContrastSet) -> Callable[[Sequence[str]], np.ndarray]:
@@ -143,11 +144,11 @@ def chosen_strength(
 ) -> tuple[float, float, bool]:
     """The strength with the least KL that moves the development probes by the target, the target (as far as asking
     moves them, at least a nat), and whether a strength reaches it."""
-    plain = odds_of(model, dev.plain, dev.towards, dev.away)
-    asked = odds_of(model, dev.asked, dev.towards, dev.away)
+    plain = continuation_log_odds(model, dev.plain, dev.towards, dev.away)
+    asked = continuation_log_odds(model, dev.asked, dev.towards, dev.away)
 
     def effect(steered: LanguageModel, prompts: Sequence[Any]) -> np.ndarray:
-        return odds_of(steered, dev.plain, dev.towards, dev.away)
+        return continuation_log_odds(steered, dev.plain, dev.towards, dev.away)
 
     target = max(1.0, float((asked - plain).mean()))
     found = sl.calibrate_strength(
@@ -205,8 +206,8 @@ def effect_columns(
     """Effects on the test probes and the price on plain text, each beside random directions and beside asking."""
     seed, site = plan["seed"], direction.best
     assert site is not None
-    plain = odds_of(model, probes.plain, probes.towards, probes.away)
-    asked = odds_of(model, probes.asked, probes.towards, probes.away) - plain
+    plain = continuation_log_odds(model, probes.plain, probes.towards, probes.away)
+    asked = continuation_log_odds(model, probes.asked, probes.towards, probes.away) - plain
     added = direction[site] / direction[site].norm() * direction.class_gap[site] * strength
     drawn = random_vectors(added, plan["randoms"])
 
@@ -215,7 +216,7 @@ def effect_columns(
 
     def effect(vector: torch.Tensor) -> np.ndarray:
         with model.steering(steered(vector)):
-            return odds_of(model, probes.plain, probes.towards, probes.away) - plain
+            return continuation_log_odds(model, probes.plain, probes.towards, probes.away) - plain
 
     own, random = effect(added), [float(effect(vector).mean()) for vector in drawn]
     edits = {"own": added, **{str(number): vector for number, vector in enumerate(drawn[:PRICED])}}

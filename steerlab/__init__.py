@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steerlab import alignment as alignment
     from steerlab import auditing as auditing
     from steerlab import batching as batching
+    from steerlab import card as card
     from steerlab import chat as chat
     from steerlab import cli as cli
     from steerlab import comparison as comparison
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from steerlab.activations import attention_pattern as attention_pattern
     from steerlab.activations import capture as capture
     from steerlab.auditing import audit as audit
+    from steerlab.card import steering_card as steering_card
     from steerlab.comparison import compare as compare
     from steerlab.directions import Direction as Direction
     from steerlab.directions import fit_direction as fit_direction
@@ -104,10 +106,11 @@ if TYPE_CHECKING:
 
 #: Rooms and modules below the front door, each as `steerlab.NAME`.
 _ROOMS = (
-    *("activations", "alignment", "auditing", "batching", "chat", "cli", "comparison", "datasets", "directions"),
-    *("environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models", "monitoring", "neurons"),
-    *("old_names", "opening", "plots", "progress", "readouts", "record", "registry", "report", "results", "run_data"),
-    *("run_folder", "runs", "selection", "serving", "showing", "stages", "statistics", "steering", "studies", "zoo"),
+    *("activations", "alignment", "auditing", "batching", "card", "chat", "cli", "comparison", "datasets"),
+    *("directions", "environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models"),
+    *("monitoring", "neurons", "old_names", "opening", "plots", "progress", "readouts", "record", "registry"),
+    *("report", "results", "run_data", "run_folder", "runs", "selection", "serving", "showing", "stages", "statistics"),
+    *("steering", "studies", "zoo"),
 )  # fmt: skip
 
 #: Names of the front door by the room they live in.
@@ -131,6 +134,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "extraction": ("extract",),
     "comparison": ("compare",),
     "auditing": ("audit",),
+    "card": ("steering_card",),
     "errors": ("SteerlabError",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from steerlab.card import making
 from steerlab.studies._pair import LARGE
 from steerlab.studies._stages import readings
 
@@ -46,6 +47,9 @@ _TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+#: Of a steering card.
+CARD = making.Amounts(randoms=4, few=2, texts=3, requests=6, new_tokens=12, facts=8)
+
 #: What large models are asked less of still: what they run over and over, and what has no bound.
 _LESS: dict[str, dict[str, Any]] = {
     "_refusal.study": {
@@ -74,6 +78,11 @@ def use_smaller_amounts(patch: pytest.MonkeyPatch | None = None, *places: str) -
     if not places:
         patch.setitem(readings.GROUPS, "quick", 8)
         patch.setitem(readings.A_TOPIC, "quick", 8)
+
+
+def use_a_smaller_card(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Steering cards with fewer random directions and shorter answers."""
+    (patch or pytest.MonkeyPatch()).setitem(making.AMOUNTS, "quick", CARD)
 
 
 def ask_little_of_large_models(patch: pytest.MonkeyPatch | None = None) -> None:

@@ -19,6 +19,7 @@ os.chdir({folder!r})
 sys.path.insert(0, {tests!r})
 import smaller
 smaller.use_smaller_amounts()
+smaller.use_a_smaller_card()
 del os, sys, smaller
 """
 

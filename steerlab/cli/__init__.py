@@ -14,6 +14,7 @@ import typer
 from steerlab.cli import (  # noqa: F401
     auditing,
     branching,
+    card,
     comparing,
     difference,
     doctor,

@@ -29,6 +29,13 @@ def contrasts(incomplete: str) -> list[str]:
     return _beginning(incomplete, ("truth", "refusal", *names()))
 
 
+def steering_tasks(incomplete: str) -> list[str]:
+    """Packaged tasks of steering cards."""
+    from steerlab.datasets.steering_tasks import steering_task_names
+
+    return _beginning(incomplete, steering_task_names())
+
+
 def studies(incomplete: str) -> list[str]:
     """Studies of a comparison, the last one of a list that is separated by commas."""
     from steerlab.registry import ordered_studies

@@ -32,6 +32,16 @@ def require_files(*files: Path | None) -> None:
             raise RunError(f"{file} cannot be read: there is no such file; check the path.")
 
 
+def require_room(folder: Path, file: str, *, overwrite: bool) -> None:
+    """Raise `RunError` where --out is a file, or a folder in which `file` stands already, without --overwrite."""
+    if folder.is_file():
+        raise RunError(f"{folder} is a file; name a folder with --out.")
+    if (folder / file).exists() and not overwrite:
+        raise RunError(
+            f"{folder / file} exists already; replace it with --overwrite, or choose another --out."
+        )
+
+
 def require_free(path: Path, *, overwrite: bool) -> None:
     """Raise `RunError` where --out names a folder that holds something, or a file without --overwrite."""
     if path.is_dir() and any(path.iterdir()):

@@ -117,7 +117,7 @@ def chat(
 
     talk = Chat(
         loaded,
-        placed(loaded, written),
+        [*placed(loaded, written)],
         out,
         template=template,
         max_new_tokens=max_new_tokens,

@@ -15,7 +15,8 @@ from steerlab.errors import DirectionError
 
 if TYPE_CHECKING:
     from steerlab.directions import Direction
-    from steerlab.models import Edit, LanguageModel
+    from steerlab.models import LanguageModel
+    from steerlab.steering import Intervention
 
 #: In the place of what an ablation goes toward: toward zero, and weights keep their length.
 _KEPT = "norm"
@@ -70,7 +71,7 @@ def read_written(
     return [replace(one, keep=tuple(keeping)) if one.is_ablation else one for one in given]
 
 
-def placed(model: LanguageModel, written: Sequence[Written]) -> list[Edit]:
+def placed(model: LanguageModel, written: Sequence[Written]) -> list[Intervention]:
     """The interventions in a model. Raises DirectionError for layers that the model or a direction does not have."""
     return [_ablation(model, one) if one.is_ablation else _addition(model, one) for one in written]
 
@@ -154,7 +155,7 @@ def _at_layers(direction: Direction, file: Path, layers: str | None, model: Lang
     return direction.at(*sites)
 
 
-def _addition(model: LanguageModel, one: Written) -> Edit:
+def _addition(model: LanguageModel, one: Written) -> Intervention:
     from steerlab.steering import Add
 
     example = f"{one.file}:{one.text.partition('.safetensors:')[2] or 1}"
@@ -166,21 +167,21 @@ def _addition(model: LanguageModel, one: Written) -> Edit:
     )
 
 
-def _ablation(model: LanguageModel, one: Written) -> Edit:
+def _ablation(model: LanguageModel, one: Written) -> Intervention:
     """The direction where it works best, removed toward something at some layers, or everywhere."""
     from steerlab.extraction import chosen_layers
     from steerlab.steering import Ablate
 
     keep = [_at_layers(kept.direction, kept.file, kept.layers, model) for kept in one.keep]
     if one.amount is None:
-        return cast("Edit", Ablate(_in_place(one, one.layers, model, one.text), keep=keep))
+        return cast("Intervention", Ablate(_in_place(one, one.layers, model, one.text), keep=keep))
     direction = _in_place(one, None, model, one.text)
     if len(direction.sites) > 1 and direction.best is not None:
         direction = direction.at(direction.best)
     chosen = None if one.layers is None else chosen_layers(one.layers, model.n_layers)
     if one.amount == _KEPT:
-        return cast("Edit", Ablate(direction, preserve="norm", layers=chosen, keep=keep))
-    return cast("Edit", Ablate(direction, toward=one.amount, layers=chosen, keep=keep))
+        return cast("Intervention", Ablate(direction, preserve="norm", layers=chosen, keep=keep))
+    return cast("Intervention", Ablate(direction, toward=one.amount, layers=chosen, keep=keep))
 
 
 def _in_place(one: Written, layers: str | None, model: LanguageModel, example: str) -> Direction:

@@ -20,6 +20,7 @@ from steerlab.datasets.requests import requests
 from steerlab.datasets.statement_pairs import Differ, Matching, StatementPair, match, read_pairs
 from steerlab.datasets.statement_set import Statement, StatementSet
 from steerlab.datasets.statements import statements
+from steerlab.datasets.steering_tasks import SteeringTask, benign_requests, steering_task, steering_task_names
 from steerlab.datasets.study_data import StudyData
 from steerlab.datasets.tasks import Task, read_task
 from steerlab.datasets.templates import with_template
@@ -34,8 +35,10 @@ __all__ = [
     "Statement",
     "StatementPair",
     "StatementSet",
+    "SteeringTask",
     "StudyData",
     "Task",
+    "benign_requests",
     "choice_questions",
     "contrast",
     "contrasts",
@@ -56,5 +59,7 @@ __all__ = [
     "read_truthful_qa",
     "requests",
     "statements",
+    "steering_task",
+    "steering_task_names",
     "with_template",
 ]

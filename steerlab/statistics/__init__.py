@@ -26,7 +26,7 @@ from steerlab.statistics.nulls import (
     spearman_brown,
     split_half,
 )
-from steerlab.statistics.proportions import PairedTest, mcnemar, proportion
+from steerlab.statistics.proportions import PairedTest, mcnemar, paired_share, proportion
 from steerlab.statistics.resampling import (
     bootstrap,
     bootstrap_curve,
@@ -60,6 +60,7 @@ __all__ = [
     "mean_test",
     "paired_difference",
     "paired_log_ratio",
+    "paired_share",
     "percent",
     "permutation_null",
     "permutation_p_value",

@@ -26,9 +26,10 @@ from steerlab.models.operators import Operator, Share, precise
 from steerlab.models.sites import LAYER_SITES
 from steerlab.steering import _text
 from steerlab.steering._amounts import LayersGiven, at_layers, layers_given, where_it_works
+from steerlab.steering._random import random_direction
 from steerlab.steering._sentence import sentence
 from steerlab.steering.condition import Condition
-from steerlab.steering.schedules import schedule_from_dict, schedule_to_dict
+from steerlab.steering.schedules import Constant, schedule_from_dict, schedule_to_dict
 
 #: The estimator of a direction that is made of a tensor; it belongs to whatever model it is used in.
 RAW = "a raw vector"
@@ -152,6 +153,45 @@ class Intervention(ABC):
         for site in self.sites:
             model.require(site)
             self._learn(site, model.width(site))
+
+    def times(self, factor: float) -> Self:
+        """The same, so many times as strong; without a strength, that share of the change.
+
+        Raises:
+            SteeringError: a share outside 0 to 1, or of an intervention that has none.
+        """
+        if factor == 1:
+            return self
+        strength = getattr(self, "strength", None)
+        if strength is not None:
+            by_layer = isinstance(strength, Mapping)
+            new = {at: factor * own for at, own in strength.items()} if by_layer else factor * strength
+            changes: dict[str, Any] = {"strength": new}
+            return replace(self, **changes)
+        if not 0 <= factor <= 1:
+            raise SteeringError(
+                f"A {type(self).__name__} has no strength, so it acts in shares of 0 to 1 and not {factor:g} times."
+            )
+        own = self.schedule
+        return replace(self, schedule=Constant(factor) if own is None else lambda step: factor * own(step))
+
+    def random_like(self, seed: int = 0) -> Self:
+        """The control: the same with random directions, each vector as long as the one whose place it takes.
+
+        Raises:
+            SteeringError: it has no direction.
+        """
+        drawn = {
+            name: random_direction(direction, seed)
+            for name in self._directions
+            if isinstance(direction := getattr(self, name), Direction)
+        }
+        if not drawn:
+            raise SteeringError(
+                f"A {type(self).__name__} without a direction has no random one that could take its place."
+            )
+        changes: dict[str, Any] = drawn
+        return replace(self, **changes)
 
     # ------------------------------------------------------------------------------------------------------------- data
 

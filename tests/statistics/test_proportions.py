@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from steerlab.statistics import mcnemar, proportion
+from steerlab.statistics import mcnemar, paired_share, proportion
 
 
 @settings(deadline=None)
@@ -80,3 +80,40 @@ def test_mcnemar_is_the_exact_coin() -> None:
 def test_wrong_input_is_a_sentence(call: object, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()  # type: ignore[operator]
+
+
+def test_rows_that_agree_bring_the_ends_together() -> None:
+    """The same two shares: where the rows that are right are the same ones, the change is better known."""
+    first, second = [True] * 19 + [False] * 22, [True] * 14 + [False] * 27
+    apart = [False] * 27 + [True] * 14
+    together, otherwise = paired_share(first, second), paired_share(first, apart)
+    assert together.value == otherwise.value == pytest.approx(5 / 41)
+    assert together.high - together.low < 0.7 * (otherwise.high - otherwise.low)
+
+
+def test_no_row_that_changed_still_has_width() -> None:
+    found = paired_share([False] * 24, [False] * 24)
+    assert found.value == 0.0
+    half = proportion(0, 24).high
+    assert (found.low, found.high) == (pytest.approx(-half), pytest.approx(half))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+@settings(max_examples=50)
+def test_paired_shares_turn_about_zero(rows: list[tuple[bool, bool]]) -> None:
+    a, b = zip(*rows, strict=True)
+    found, turned = paired_share(a, b), paired_share(b, a)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert turned.value == pytest.approx(-found.value)
+    assert turned.low == pytest.approx(-found.high)
+
+
+def test_paired_shares_cover() -> None:
+    """95 % intervals of a change of 10 points in correlated answers hold it in 93 to 98 % of 600 draws."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(600):
+        before = rng.random(40) < 0.3
+        after = np.where(before, rng.random(40) < 0.9, rng.random(40) < 0.13 / 0.7)  # 0.27 + 0.13
+        found = paired_share(after, before)
+        hits += found.low <= 0.10 <= found.high
+    assert 0.93 <= hits / 600 <= 0.99
