@@ -85,7 +85,7 @@ def serving(server: Path, model: Path, *more: str) -> Iterator[str]:
         "-np",
         "1",
     ]
-    command += ["-t", "2", "-ctk", "f32", "-ctv", "f32", "--no-warmup", *more]
+    command += ["-ctk", "f32", "-ctv", "f32", "--no-warmup", *more]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -245,9 +245,12 @@ def main() -> None:
         "--server", type=Path, help="a llama-server that is built already, and --source beside it"
     )
     parser.add_argument("--source", type=Path, help="llama.cpp's source of that build")
+    parser.add_argument("--threads", type=int, default=2, help="of llama-server; 1 on a busy machine")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     server, source = (given.server, given.source) if given.server else built(given.env)
+    # llama-server reads it; threads that wait for each other on a busy machine spin.
+    os.environ["LLAMA_ARG_THREADS"] = str(given.threads)
     said = subprocess.run([str(server), "--version"], capture_output=True, text=True)
     engine = {"package": PACKAGE, "llama-server": (said.stdout + said.stderr).strip().splitlines()}
     rows: list[dict[str, Any]] = []
