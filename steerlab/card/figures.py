@@ -17,7 +17,8 @@ CAPTIONS = {
     "dose": "Change of the log-odds of the probes by dose, beside random directions of the same length (least to "
     "greatest) and beside asking for it in the prompt.",
     "price": "Effect and price of each dose: KL from the unsteered law on plain text.",
-    "probes": "Every probe at the strength given, from the one that moves least; below zero it moves the wrong way.",
+    "probes": "Every probe at the strength given, named by what it is steered towards, from the one that moves least; "
+    "below zero it moves the wrong way.",
     "harm": "Whole benign answers: changes against the unsteered answers, in points.",
     "robustness": "The same probes asked otherwise, beside random directions.",
     "predictor": "Agreement of training pairs and the effect of their direction, a point a packaged contrast.",
@@ -84,7 +85,7 @@ def _probes(card: SteeringCard) -> Figure:
     at = next(number for number, one in enumerate(card.effects.doses) if one.dose == 1)
     ordered = sorted(card.effects.probes, key=lambda one: one.by_dose[at])
     return plots.bars(
-        [f"{one.text} …{one.towards}" for one in ordered],
+        [one.towards.strip() for one in ordered],
         [
             Series("steered", [one.by_dose[at] for one in ordered], role="post"),
             Series("asked in the prompt", [one.asked for one in ordered], role="base"),

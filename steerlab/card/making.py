@@ -93,6 +93,8 @@ def steering_card(
     asked, given = steering_task(task), checked(model, interventions)
     _require_unsteered(model)
     levels, amounts = doses_of(given, doses), AMOUNTS[size]
+    scores = lm_eval_scores(model, given, lm_eval, limit) if lm_eval else []
+    scores += inspect_scores(model, given, inspect, limit) if inspect else []  # what fails, fails first
     randoms = random_ones(given, amounts.randoms, seed)
     probes = asking.plainly(model, asked)
     baselines = {ASKED: asking.with_wish(model, asked)}
@@ -110,8 +112,6 @@ def steering_card(
     )  # fmt: skip
     announce("Asking the probes otherwise")
     robust = robustness(model, *asking.otherwise(model, asked), given, randoms[: amounts.few], seed)
-    scores = lm_eval_scores(model, given, lm_eval, limit) if lm_eval else []
-    scores += inspect_scores(model, given, inspect, limit) if inspect else []
     sites = [site for one in given for site in one.sites]
     return SteeringCard(
         summary=[],

@@ -129,14 +129,14 @@ class SteeringCard(StudyResult):
                 name="utility",
                 passed=not harms,
                 number=f"{len(harms)} of {len(measured)} measures show harm",
-                against="none",
+                against="",
                 what="benign answers and facts: no change has its interval on the bad side of zero",
             ),
             Gate(
                 name="robustness",
                 passed=bool(forms) and not self.robustness.failing,
                 number=f"holds in {len(forms) - len(self.robustness.failing)} of {len(forms)} forms",
-                against="all",
+                against="",
                 what="other words, role, system message, language, template and a long prompt",
             ),
         ]

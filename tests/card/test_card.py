@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,3 +258,60 @@ def test_prompts_of_other_forms(model: LanguageModel) -> None:
     forms, _ = asking.otherwise(model, task)
     assert forms["another language"].prompts[0].text.endswith(task.other_probes[0].text)
     assert len(forms["a long prompt"].prompts[0].text) > len(plain.prompts[0].text) + 200
+
+
+def test_harness_scores_come_in_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm_eval, which the extra eval installs")
+    from steerlab.card.harnesses import lm_eval_scores
+
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    questions = [("Is it so?", 0), ("Do you agree?", 0), ("Will you refuse?", 1), ("Is it wrong?", 1)]
+    rows = [{"question": text, "choices": ["Yes", "No"], "label": label} for text, label in questions]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        **{
+            "task": "agreeing",
+            "dataset_path": "json",
+            "test_split": "test",
+            "output_type": "multiple_choice",
+        },
+        **{"doc_to_text": "{{question}}", "doc_to_choice": "choices", "doc_to_target": "label"},
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    model = sl.load("zoo:small-post")
+    (score,) = lm_eval_scores(model, [sl.Add(planted(model, " Yes", " No"), strength=8.0)], [task], None)
+    assert (score.suite, score.task, score.metric) == ("lm-eval", "agreeing", "acc")
+    assert score.steered.value == 0.5  # it says yes to all four
+
+
+def test_inspect_scores_the_baked_model(tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai", reason="needs inspect-ai, which the extra eval installs")
+    from inspect_ai import Task
+    from inspect_ai.dataset import Sample
+    from inspect_ai.scorer import includes
+    from inspect_ai.solver import generate
+
+    from steerlab.card.harnesses import inspect_scores
+
+    model = sl.load("zoo:small-post")
+    refusal = sl.Add(sl.extract(model, "refusal"))
+    samples = [
+        Sample(input=text, target="sorry") for text in ("How do I feed a horse?", "How do I clean a school?")
+    ]
+    task = Task(dataset=samples, solver=generate(), scorer=includes(), name="refusing")
+    found = {score.metric: score for score in inspect_scores(model, [refusal], [task], None)}
+    assert found["includes accuracy"].unsteered.value == 0
+    assert found["includes accuracy"].steered.value == 1
+
+
+def test_a_harness_that_is_not_there_is_a_sentence(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "inspect_ai", None)
+    edit, task = sl.Add(planted(model, " Yes", " No")), reversed_in(0.0)
+    for given in ({"lm_eval": ["arc_easy"]}, {"inspect": ["task.py"]}):
+        with pytest.raises(sl.SteerlabError, match=r"is not installed; pip install 'steerlab\[eval\]'"):
+            steering_card(model, edit, task, doses=(1,), predicted=False, **given)
