@@ -22,6 +22,7 @@ TABLE = {
     "transfer": {*SHARED},
     "diff": {*SHARED},
     "neurons": {*SHARED},
+    "card": {*SHARED},
     "extract": {*SHARED},
     "generate": {"--quiet", "--json", "--seed", "--device", "--dtype"},
     "chat": {"--quiet", "--seed", "--device", "--dtype"},
