@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from steerlab import run_folder as run_folder
     from steerlab import runs as runs
     from steerlab import selection as selection
+    from steerlab import serving as serving
     from steerlab import showing as showing
     from steerlab import stages as stages
     from steerlab import statistics as statistics
@@ -108,7 +109,7 @@ _ROOMS = (
     *("activations", "alignment", "auditing", "batching", "card", "chat", "cli", "comparison", "datasets"),
     *("directions", "environment", "errors", "extraction", "files", "forecast", "judging", "lock", "models"),
     *("monitoring", "neurons", "old_names", "opening", "plots", "progress", "readouts", "record", "registry"),
-    *("report", "results", "run_data", "run_folder", "runs", "selection", "showing", "stages", "statistics"),
+    *("report", "results", "run_data", "run_folder", "runs", "selection", "serving", "showing", "stages", "statistics"),
     *("steering", "studies", "zoo"),
 )  # fmt: skip
 

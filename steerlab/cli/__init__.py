@@ -20,6 +20,7 @@ from steerlab.cli import (  # noqa: F401
     doctor,
     extracting,
     neurons,
+    serving,
     steering,
     tracing,
     transfer,

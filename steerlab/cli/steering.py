@@ -198,7 +198,7 @@ def _export(
 
     EXPORTS[form]  # an unknown form is refused before the model is loaded
     loaded = load_model(model, device, dtype, trust_remote_code)
-    place = write(loaded, placed(loaded, written), output, form, in_place=True)
+    place = write(loaded, placed(loaded, written), output, form, in_place=True, dtype=dtype)
     if as_json:
         print_json({"written": place, "form": form, "model": loaded.name})
     else:

@@ -26,16 +26,29 @@ def logits(model: LanguageModel, interventions: Sequence[Edit]) -> Float[Tensor,
     return output[0, :, : model.vocab_size].double().cpu()
 
 
-def prove(model: LanguageModel, expected: Float[Tensor, "position vocab"], *, what: str) -> None:
-    """Raise `SteeringError` unless the model's logits are those expected.
+def prove(
+    model: LanguageModel,
+    expected: Float[Tensor, "position vocab"],
+    *,
+    what: str,
+    dtype: torch.dtype | None = None,
+) -> float:
+    """How far the model's logits are from those expected, in units of their size.
 
     The median over tokens counts, as rounding may send one of them to another expert.
+
+    Args:
+        dtype: what its weights were rounded to; by default the model's own.
+
+    Raises:
+        SteeringError: further than rounding explains.
     """
     error = float(((logits(model, ()) - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
-    allowed = max(1e-4, 16 * torch.finfo(model.dtype).eps)
+    allowed = max(1e-4, 16 * torch.finfo(dtype or model.dtype).eps)
     if not error <= allowed:
         raise SteeringError(
             f"The {what} of {model.name} does not compute what the hooks do (logits off by {error:.2g} of their size, "
             f"{allowed:.2g} allowed): this family writes to its stream in a way not known here; steer with hooks, and "
             "load the model again if it was changed in place."
         )
+    return error

@@ -15,12 +15,14 @@ it is handed out.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from steerlab.directions import Direction
 from steerlab.errors import SteeringError
@@ -58,6 +60,13 @@ def bake(model: LanguageModel, *edits: SteeringGiven, in_place: bool = False) ->
     Example:
         >>> plain = bake(model, Ablate(refusal))  # doctest: +SKIP
     """
+    return bake_with_goal(model, edits, in_place=in_place)[0]
+
+
+def bake_with_goal(
+    model: LanguageModel, edits: Sequence[SteeringGiven], *, in_place: bool = False
+) -> tuple[LanguageModel, Float[Tensor, "position vocab"]]:
+    """The baked model, and the steered logits that it was proved by; see :func:`bake`."""
     interventions: Any = edits_of(edits) if edits else []
     _require_bakeable(model, interventions)
     _plan(Writers(model), interventions)  # refuses before anything is copied or changed
@@ -70,16 +79,15 @@ def bake(model: LanguageModel, *edits: SteeringGiven, in_place: bool = False) ->
     with torch.no_grad():
         if any(step.part.module is baked.anatomy.embed for step in steps):
             writers.untie()
-        for step in steps:
-            if step.verb.startswith("shift") and step.part.constant is None:
-                _biases.grow(baked, step.part.name)
-            share = () if step.share is None else (step.share,)
-            getattr(step.part, step.verb)(step.tensor, *share)
+        for part_steps in _by_module(steps):
+            with _rounded_once(part_steps[0].part.module):
+                for step in part_steps:
+                    step.take(baked)
     if in_place:
         for remembered in ("fingerprint", "final_norm_gain"):
             model.__dict__.pop(remembered, None)
     prove(baked, expected, what="baked form")
-    return baked
+    return baked, expected
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,13 @@ class _Step:
     tensor: Tensor
     #: Of a projection, where it is not all of it.
     share: float | None = None
+
+    def take(self, model: LanguageModel) -> None:
+        """Change the part; a constant that has no place yet gets one."""
+        if self.verb.startswith("shift") and self.part.constant is None:
+            _biases.grow(model, self.part.name)
+        share = () if self.share is None else (self.share,)
+        getattr(self.part, self.verb)(self.tensor, *share)
 
 
 def why_not_baked(model: LanguageModel) -> str:
@@ -181,6 +196,28 @@ def shift_of(edit: Add, site: Site) -> Tensor:
             f"{edit.unit} strengths depend on the state, so no bias does the same; use raw, class_gap or norm."
         )
     return shift
+
+
+def _by_module(steps: Sequence[_Step]) -> list[list[_Step]]:
+    """The steps of each module, in their order; those of different modules change different parameters."""
+    grouped: dict[int, list[_Step]] = {}
+    for step in steps:
+        grouped.setdefault(id(step.part.module), []).append(step)
+    return list(grouped.values())
+
+
+@contextmanager
+def _rounded_once(module: nn.Module) -> Iterator[None]:
+    """A module's own parameters in float32 (or float64) inside, in their dtype again afterwards: one rounding."""
+    before = {name: part.dtype for name, part in module.named_parameters(recurse=False)}
+    for part in module.parameters(recurse=False):
+        part.data = part.data.to(torch.promote_types(part.dtype, torch.float32))
+    try:
+        yield
+    finally:
+        first = next(iter(before.values()))
+        for name, part in module.named_parameters(recurse=False):
+            part.data = part.data.to(before.get(name, first))
 
 
 # ---------------------------------------------------------------------------------------------------------- planning

@@ -8,8 +8,8 @@ with nothing that reads in between (mlp_out.l, resid_pre.l+1, ln_final_in). Seve
     vllm-lens   `layer_indices` count blocks from 0; the vector is added to the block's output
     EasySteer   `layers` count blocks from 0; algorithm "direct" adds the vector to the block's output
 
-llama.cpp's numbering was read in its source; the files for vllm-lens and EasySteer follow their documentation and have
-not been run against a live server.
+llama.cpp's numbering was read in its source. `benchmarks/engines/` runs files for vllm-lens in vLLM on the CPU and
+compares the tokens; a file for EasySteer follows its documentation and has not been run against a live server.
 """
 
 from __future__ import annotations

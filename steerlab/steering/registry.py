@@ -45,6 +45,7 @@ def export(
     format: str = "transformers",
     *,
     in_place: bool = False,
+    dtype: str = "auto",
 ) -> Path:
     """Write a steered model, or its steering, in the form another engine reads.
 
@@ -55,6 +56,7 @@ def export(
         format: a name of `EXPORTS`: "transformers" is the whole model with the edits in its weights, "gguf",
             "vllm-lens" and "easysteer" are vectors for these engines.
         in_place: a format that bakes may change `model` itself rather than a copy (half the memory).
+        dtype: of a format that bakes: "auto" is the checkpoint's own, another name the model's, as it was loaded.
 
     Returns:
         What was written.
@@ -70,7 +72,8 @@ def export(
     write = EXPORTS[format]
     is_empty = isinstance(edits, list | tuple) and not edits  # which every format refuses in its own words
     every = [] if is_empty else edits_of([edits])
-    options = {"in_place": True} if in_place and "in_place" in signature(write).parameters else {}
+    taken = signature(write).parameters
+    options = {name: value for name, value in (("in_place", in_place), ("dtype", dtype)) if name in taken}
     return write(model, every, out, **options)
 
 

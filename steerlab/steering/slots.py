@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,10 +22,10 @@ from torch import Tensor, nn
 
 from steerlab.errors import SteeringError
 from steerlab.models import All, Edit, LanguageModel, Site
-from steerlab.models.anatomy import Tap
 from steerlab.models.edits import EditTable
 from steerlab.models.operators import Operator
 from steerlab.models.steering import is_compiled
+from steerlab.steering.taps import placed
 
 
 class Slots:
@@ -62,7 +61,7 @@ class Slots:
                 )
             slot = _Slot(model.width(site), rank).to(model.device)
             self._slots[site] = slot
-            self._handles.append(_placed(model.anatomy.tap(site), slot))
+            self._handles.append(placed(model.anatomy.tap(site), slot))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -209,30 +208,3 @@ class _Slot(nn.Module):
                 rank = operator.reads.shape[1]
                 self.reads[:, :rank].copy_(operator.reads)
                 self.writes[:rank].copy_(operator.writes)
-
-
-def _placed(tap: Tap, slot: _Slot) -> Any:
-    """A hook without any look at the frame, which a compiler can trace."""
-    scale = tap.scale
-
-    def changed(raw: Tensor) -> Tensor:
-        if scale == 1.0:
-            after: Tensor = slot(raw)
-            return after
-        state = raw * scale
-        new: Tensor = raw + ((slot(state) - state) / scale).to(raw.dtype)
-        return new
-
-    def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (changed(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": changed(kwargs["hidden_states"])}
-
-    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return changed(output)
-        return type(output)((changed(output[0]), *output[1:]))
-
-    if tap.side == "input":
-        return tap.module.register_forward_pre_hook(on_input, with_kwargs=True)
-    return tap.module.register_forward_hook(on_output)

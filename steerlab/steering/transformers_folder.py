@@ -1,7 +1,8 @@
 """Ship a steered model as a transformers folder that any engine loads, with the interventions in its weights.
 
-The folder holds weights, configuration, tokenizer, generation settings, a model card and `steering.json` (what was
-baked, by hash). It appears whole or not at all.
+The folder holds weights in the checkpoint's own dtype and files, configuration, tokenizer, generation settings, licence
+files, a model card and `steering.json` (what was baked, by hash). It appears whole or not at all, for every user of the
+machine to read.
 
 A bias that a family's configuration has no flag for is lost when the checkpoint is built again, so such a folder is not
 written. Qwen2 and Mistral are exceptions worth having: without sliding windows they compute what Llama computes, whose
@@ -19,6 +20,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from steerlab.environment import library_versions
 from steerlab.errors import SteeringError
@@ -27,8 +30,19 @@ from steerlab.models import Edit, LanguageModel
 from steerlab.models.backends.native import Transformers
 from steerlab.progress import transformers_bars
 from steerlab.steering import _biases
+from steerlab.steering._card import card
+from steerlab.steering._checkpoint import (
+    StoredCheckpoint,
+    arranged,
+    copy_beside,
+    front_matter,
+    narrowed,
+    readable,
+    rounded,
+    stored_checkpoint,
+)
 from steerlab.steering._proof import logits, prove
-from steerlab.steering.bake import bake
+from steerlab.steering.bake import bake_with_goal
 from steerlab.steering.registry import EXPORTS
 
 _LLAMA_TWINS = ("qwen2", "mistral")
@@ -41,15 +55,22 @@ _SHARED_SETTINGS = (
 
 @EXPORTS.register("transformers")
 def export_transformers(
-    model: LanguageModel, interventions: Sequence[Edit], folder: str | Path, *, in_place: bool = False
+    model: LanguageModel,
+    interventions: Sequence[Edit],
+    folder: str | Path,
+    *,
+    in_place: bool = False,
+    dtype: str = "auto",
 ) -> Path:
     """Bake interventions and write the model as a transformers folder.
 
     Args:
         model: the model the interventions belong to.
-        interventions: what :func:`bake` takes.
+        interventions: what `bake` takes.
         folder: where it goes; must not exist, or be empty.
         in_place: change `model` itself rather than a copy (half the memory).
+        dtype: "auto" writes each tensor in the dtype that it has in the checkpoint, its change computed in float32 and
+            rounded once; another name writes the weights as they are in memory, so load the model in that dtype.
 
     Returns:
         The folder.
@@ -63,14 +84,25 @@ def export_transformers(
     target = Path(folder)
     with new_folder(target) as partial:
         record = _record(model, interventions)
+        stored = stored_checkpoint(model)
+        kept = stored if dtype == "auto" else None
         was_tied = _is_tied(model)
-        baked = _loadable(bake(model, *interventions, in_place=in_place))
+        exact, expected = bake_with_goal(model, interventions, in_place=in_place)
+        baked = _loadable(exact)
         untied = was_tied and not _is_tied(baked)
+        record["rounding"] = _rounding(baked, expected, kept)
         with transformers_bars():
             baked.model.save_pretrained(partial)
+        if kept is not None:
+            arranged(partial, baked.model, kept)
+            _name_dtype(partial / "config.json", narrowed(baked.dtype, kept.main))
         baked.tokenizer.save_pretrained(partial)
+        licences = [] if stored is None else copy_beside(stored, partial, baked.tokenizer)
+        said = {} if stored is None else front_matter(stored)
         (partial / "steering.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
-        (partial / "README.md").write_text(_card(record, baked, untied=untied), encoding="utf-8")
+        text = card(record, baked.fingerprint, untied=untied, licences=licences, said=said)
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        readable(partial)
     return target
 
 
@@ -106,6 +138,27 @@ def _record(model: LanguageModel, interventions: Sequence[Edit]) -> dict[str, An
         "interventions": [getattr(edit, "to_dict", dict)() for edit in interventions],
         "libraries": library_versions(),
     }
+
+
+def _rounding(
+    baked: LanguageModel, expected: Float[Tensor, "position vocab"], stored: StoredCheckpoint | None
+) -> dict[str, Any]:
+    """Round the weights to what they are stored in, and say how far that moves the logits from the steered ones."""
+    dtype = baked.dtype if stored is None else narrowed(baked.dtype, stored.main)
+    if stored is not None:
+        rounded(baked.model, stored)
+        baked.__dict__.pop("fingerprint", None)
+    error = prove(baked, expected, what="rounded form", dtype=dtype)
+    return {"dtype": str(dtype).removeprefix("torch."), "logits": error, "tokens": len(expected)}
+
+
+def _name_dtype(config: Path, dtype: torch.dtype) -> None:
+    """Write the stored dtype into a configuration, and its text part's where that names one."""
+    data = json.loads(config.read_text("utf-8"))
+    for part in (data, *(value for value in data.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _loadable(baked: LanguageModel) -> LanguageModel:
@@ -155,33 +208,3 @@ def _as_llama(baked: LanguageModel) -> LanguageModel:
     renamed = LanguageModel(Transformers(twin.eval()), baked.tokenizer, name=baked.name)
     prove(renamed, before, what="Llama form")
     return renamed
-
-
-def _card(record: dict[str, Any], baked: LanguageModel, *, untied: bool) -> str:
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [steerlab, steering]",
-        "---",
-        "",
-        f"# {record['model']['name']}, steered",
-        "",
-        f"The weights of {record['model']['name']} (fingerprint `{record['model']['fingerprint']}`) with interventions "
-        f"baked in by steerlab {record['libraries']['steerlab']}; no code is needed to run them. Fingerprint of this "
-        f"checkpoint: `{baked.fingerprint}`.",
-        "",
-        "| intervention | direction | sites | strength |",
-        "| --- | --- | --- | --- |",
-    ]
-    for edit in record["interventions"]:
-        strength = f"{edit['strength']} {edit.get('unit', '')}".strip() if "strength" in edit else ""
-        sites = ", ".join(edit.get("sites") or ["every write to the residual stream"])
-        lines.append(f"| {edit['edit']} | `{edit['direction']}` | {sites} | {strength} |")
-    lines += ["", "`steering.json` holds the same as data."]
-    if untied:
-        lines += [
-            "",
-            "The unembedding got weights of its own (`tie_word_embeddings: false`); an engine that ties it to the "
-            "embedding whatever the configuration says computes other logits.",
-        ]
-    return "\n".join(lines) + "\n"

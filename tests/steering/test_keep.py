@@ -246,7 +246,19 @@ def test_the_command_line_keeps(tmp_path: Path) -> None:
     made(model, seed=1, sites=(SITE, Site("resid_post", 2))).save(other)
     out = tmp_path / "baked"
     ran = CLI.invoke(
-        app, ["bake", "zoo:small-post", "--ablate", str(refusal), "--keep", f"{other}@1", "--out", str(out)]
+        app,
+        [
+            "bake",
+            "zoo:small-post",
+            "--ablate",
+            str(refusal),
+            "--keep",
+            f"{other}@1",
+            "--out",
+            str(out),
+            "--dtype",
+            "float32",
+        ],
     )
     assert ran.exit_code == 0, ran.output
     edit = sl.Ablate(made(model), keep=[sl.Direction.load(other)])
