@@ -90,7 +90,9 @@ def otherwise(model: LanguageModel, task: SteeringTask) -> tuple[dict[str, Asked
         forms["a system message"] = _asked(model, task, task.probes, task.wording, system=_SYSTEM)
     except PromptError as error:
         missing["a system message"] = str(error)
-    if task.other_probes:
+    if len(task.other_probes) == 1:
+        missing["another language"] = "The task has one probe in another language, and an interval needs two."
+    elif task.other_probes:
         forms["another language"] = _asked(model, task, task.other_probes, task.other_wording)
     else:
         missing["another language"] = "The task has no probes in another language."

@@ -41,9 +41,15 @@ def doses_of(interventions: Sequence[Intervention], wanted: Sequence[float] | No
     """
     if wanted is None:
         return tuple(dose for dose in DOSES if _takes(interventions, dose))
-    doses = sorted({1.0, *map(float, wanted)})
+    try:
+        given = list(wanted)
+        doses = sorted({1.0, *map(float, given)})
+    except (TypeError, ValueError) as error:
+        raise SteeringError(
+            f"The doses cannot be {wanted!r:.80}; give factors above 0, such as (0.5, 1, 2)."
+        ) from error
     if not all(0 < dose < float("inf") for dose in doses):
-        raise SteeringError(f"The doses are {list(wanted)}; give factors above 0, such as (0.5, 1, 2).")
+        raise SteeringError(f"The doses are {given}; give factors above 0, such as (0.5, 1, 2).")
     for dose in doses:
         at_dose(interventions, dose)
     return tuple(doses)

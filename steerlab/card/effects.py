@@ -212,7 +212,8 @@ class Measuring:
         if len(rising) < 2:
             return None
         steps = np.diff(np.stack([np.zeros_like(rising[0]), *rising]), axis=0)
-        return proportion((steps >= 0).all(axis=0), clusters=self.asked.clusters)
+        rises = (steps >= 0).all(axis=0) & (rising[-1] > 0)  # what nothing moves does not rise
+        return proportion(rises, clusters=self.asked.clusters)
 
     def _mean(self, effect: Effect) -> Estimate:
         return bootstrap_mean(effect, self.asked.clusters, seed=self.seed)

@@ -92,6 +92,8 @@ def steering_card(
     check_options("A steering card", size=size)
     asked, given = steering_task(task), checked(model, interventions)
     _require_unsteered(model)
+    _require_plain(predicted, seed)
+    lm_eval, inspect = _named(lm_eval), _named(inspect)
     levels, amounts = doses_of(given, doses), AMOUNTS[size]
     scores = lm_eval_scores(model, given, lm_eval, limit) if lm_eval else []
     scores += inspect_scores(model, given, inspect, limit) if inspect else []  # what fails, fails first
@@ -145,6 +147,18 @@ def _require_unsteered(model: LanguageModel) -> None:
         raise SteeringError(
             f"The model has {found.partition(' (')[0]}; leave model.steering(...) before a card of it is made."
         )
+
+
+def _require_plain(predicted: object, seed: object) -> None:
+    if not isinstance(predicted, bool | Predictor):
+        raise SteeringError(f"predicted is True, False or a card's predictor, not {predicted!r:.80}.")
+    if not isinstance(seed, int) or seed < 0:
+        raise SteeringError(f"The seed is a whole number from 0 on, not {seed!r:.80}.")
+
+
+def _named(tasks: Any) -> list[Any]:
+    """Tasks as a list, which is read more than once; a name alone is one task."""
+    return [tasks] if isinstance(tasks, str) else list(tasks)
 
 
 def _predictor(

@@ -137,7 +137,7 @@ def spearman(first: Sequence[float], second: Sequence[float], level: float = 0.9
     z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
     return Estimate(
         value=r,
-        low=math.tanh(z - half),
+        low=min(math.tanh(z - half), r),
         high=max(math.tanh(z + half), r),
         n=len(first),
         level=level,

@@ -211,4 +211,6 @@ class SteeringCard(StudyResult):
             raise RunError(f"{place} cannot be read: {system_reason(error)}.") from error
         except ValueError as error:
             raise RunError(f"{place} holds no card: {reason(error)}.") from error
+        if not isinstance(written, dict):
+            raise RunError(f"{place} holds no card; give the card.json that save(...) wrote.")
         return cls.from_dict(written)

@@ -43,7 +43,9 @@ def nats(value: Estimate) -> str:
 def _parts(card: SteeringCard) -> Iterator[str]:
     one, safe = card.effects.at(), card.safe_doses
     works = f"Works ({nats(one.effect)} towards {card.task})"
-    if safe:
+    if safe and card.utility.harms(1.0):  # the effect told is that of a strength which does harm
+        yield f"{works}, with harm at the strength given and none measured {_between(safe, 'it')} {_where(card)}"
+    elif safe:
         yield f"{works}, no harm measured {_between(safe)} {_where(card)}"
     else:
         yield f"{works}, but harm is measured at every strength that works {_where(card)}"
@@ -61,10 +63,10 @@ def _to(card: SteeringCard) -> str:
     return f"the effect towards {card.task} is"
 
 
-def _between(doses: Sequence[float]) -> str:
+def _between(doses: Sequence[float], what: str = "the strength given") -> str:
     if len(doses) == 1:
-        return f"at {doses[0]:g} times the strength given"
-    return f"between {doses[0]:g} and {doses[-1]:g} times the strength given"
+        return f"at {doses[0]:g} times {what}"
+    return f"between {doses[0]:g} and {doses[-1]:g} times {what}"
 
 
 def _where(card: SteeringCard) -> str:

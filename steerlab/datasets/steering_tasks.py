@@ -66,6 +66,13 @@ class SteeringTask:
     other_wording: str = "{text}"
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise DatasetError(
+                    f"The steering task {self.name!r}: {name} is {kind_of(value)}; make it {_CALLED[kind]}."
+                )
+        shown = _rows(self.examples, 2, f"{self.name}, examples")
+        object.__setattr__(self, "examples", tuple((text, answer) for text, answer in shown))
         for name in ("probes", "other_probes"):
             rows = tuple(Probe(*row) for row in _rows(getattr(self, name), 3, f"{self.name}, {name}"))
             object.__setattr__(self, name, rows)
@@ -79,7 +86,7 @@ class SteeringTask:
                     f"A probe of the steering task {self.name!r} is {[*probe]!r}; give a text and two ways to go on "
                     "that differ."
                 )
-        for wording in filter(None, (self.wording, self.rewording, self.other_wording)):
+        for wording in (self.wording, self.other_wording, self.rewording or "{text}"):
             if wording.count("{text}") != 1:
                 raise DatasetError(
                     f"A wording of the steering task {self.name!r} is {wording!r}; write {{text}} once, where a "
@@ -118,13 +125,7 @@ class SteeringTask:
         given["examples"] = tuple(
             (text, answer) for text, answer in _rows(given.get("examples", ()), 2, f"{where}, examples")
         )
-        for name, kind in (
-            ("name", str),
-            ("wish", str),
-            ("wording", str),
-            ("rewording", str),
-            ("opened", bool),
-        ):
+        for name, kind in _KINDS.items():
             if name in given and not isinstance(given[name], kind):
                 raise DatasetError(f"{where}: {name} is {kind_of(given[name])}; make it {_CALLED[kind]}.")
         return cls(**given)
@@ -133,6 +134,10 @@ class SteeringTask:
 TaskGiven: TypeAlias = "SteeringTask | str | Path"
 """A task, the name of a packaged one, or a file."""
 _CALLED = {str: "a text", bool: "true or false"}
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("name", "wish", "wording", "rewording", "contrast", "other_wording"), str),
+    "opened": bool,
+}
 
 
 class Benign(NamedTuple):

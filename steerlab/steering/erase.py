@@ -8,7 +8,7 @@ about μ. Ablation toward the mean removes A's span at right angles; here what A
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -49,6 +49,29 @@ class Erase(Intervention):
 
     direction: Direction
     strength: Strength = 1.0
+
+    def random_like(self, seed: int = 0) -> Erase:
+        """The control: the same erasure turned at random, about the same mean.
+
+        Vectors and class differences keep their lengths and all angles between them, so it is as large. A random
+        vector alone would be all but at right angles to the differences, and its erasure many times larger.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        vectors, means = dict(self.direction.vectors), dict(self.direction.means)
+        for site, rows in self.direction.vectors.items():
+            differences = self._differences(site)
+            own = torch.cat([rows.double(), differences]).T
+            drawn = torch.randn(*own.shape, generator=generator, dtype=torch.float64)
+            turned = (torch.linalg.qr(drawn).Q @ torch.linalg.qr(own).R).T
+            vectors[site] = turned[: len(rows)].to(rows.dtype)
+            first, *others = (label for label in means[site] if label)
+            start = means[site][first]
+            ends = (start.double() + turned[len(rows) :]).to(start.dtype)
+            means[site] = {**means[site], **dict(zip(others, ends, strict=True))}
+        parameters = {"random_like": self.direction.hash, "seed": seed}
+        return replace(
+            self, direction=replace(self.direction, vectors=vectors, means=means, parameters=parameters)
+        )
 
     def _said(self) -> str:
         share = "" if self.strength == 1 else f"{amount(self.strength)} of "

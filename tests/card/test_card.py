@@ -161,6 +161,35 @@ def test_harm_is_an_interval_on_the_bad_side(bad: str, low: float, high: float, 
     assert not beyond.harmful
 
 
+def test_harm_at_the_strength_given_is_told_beside_its_effect(mixed: SteeringCard) -> None:
+    doses = [
+        one.model_copy(
+            update={
+                "effect": Estimate(value=3.0, low=2.0, high=4.0),
+                "random": Estimate(value=0.0, low=-1.0, high=1.0),
+            }
+        )
+        for one in mixed.effects.doses
+    ]
+    share = Estimate(value=0.5, low=0.3, high=0.7)
+
+    def measure(dose: float, low: float) -> Measure:
+        change = Estimate(value=0.2, low=low, high=0.4)
+        what = "answers that loop"
+        return Measure(way=f"{dose:g}", what=what, unsteered=share, value=share, change=change, bad="more")
+
+    def told(*harmful: float) -> str:
+        measures = [measure(one.dose, 0.1 if one.dose in harmful else -0.1) for one in doses]
+        utility = mixed.utility.model_copy(update={"measures": measures})
+        effects = mixed.effects.model_copy(update={"doses": doses})
+        changed = mixed.model_copy(update={"effects": effects, "utility": utility})
+        return SteeringCard.model_validate(changed.model_dump()).verdict
+
+    assert ", no harm measured between 0.5 and 1 times the strength given at" in told(2.0)
+    assert ", with harm at the strength given and none measured at 0.5 times it at" in told(1.0, 2.0)
+    assert ", but harm is measured at every strength that works at" in told(0.5, 1.0, 2.0)
+
+
 def test_a_strong_random_push_is_harm(model: LanguageModel) -> None:
     site = model.sites("resid_post")[0]
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(0))
@@ -225,6 +254,13 @@ def test_wrong_input_is_a_sentence(model: LanguageModel) -> None:
         model.logits("One pass, so that it acts.")
         with pytest.raises(SteeringError, match="hooks in force"):
             steering_card(model, edit, task)
+    for given in ({"doses": 2}, {"doses": ("much",)}):
+        with pytest.raises(SteeringError, match="doses cannot be"):
+            steering_card(model, edit, task, **given)  # type: ignore[arg-type]
+    with pytest.raises(SteeringError, match="predicted is True, False"):
+        steering_card(model, edit, task, predicted="no")  # type: ignore[arg-type]
+    with pytest.raises(SteeringError, match="whole number from 0"):
+        steering_card(model, edit, task, seed=-1)
     other = sl.load("zoo:small-base")
     with pytest.raises(sl.SteerlabError, match="small-post"):
         steering_card(other, edit, task)
@@ -255,6 +291,9 @@ def test_prompts_of_other_forms(model: LanguageModel) -> None:
     assert task.wish in wished.prompts[0].text
     assert task.wish not in plain.prompts[0].text
     assert task.examples[0][1] in shown.prompts[0].text
+    few, why = asking.otherwise(model, replace(task, other_probes=task.other_probes[:1]))
+    assert "another language" not in few
+    assert "needs two" in why["another language"]
     forms, _ = asking.otherwise(model, task)
     assert forms["another language"].prompts[0].text.endswith(task.other_probes[0].text)
     assert len(forms["a long prompt"].prompts[0].text) > len(plain.prompts[0].text) + 200

@@ -52,6 +52,9 @@ def test_bonett_and_wright_s_interval() -> None:
     half = stats.norm.ppf(0.975) * math.sqrt((1 + r**2 / 2) / 12)
     assert math.atanh(found.high) - math.atanh(r) == pytest.approx(half)
     assert math.atanh(r) - math.atanh(found.low) == pytest.approx(half)
+    for turned in (first, first[::-1]):  # perfect either way
+        whole = spearman(first, turned)
+        assert whole.low <= whole.value <= whole.high
     with pytest.raises(ValueError, match="four rows"):
         spearman([1, 2, 3], [1, 2, 3])
 

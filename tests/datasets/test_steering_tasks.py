@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,19 @@ def test_an_unknown_name_lists_the_packaged_ones() -> None:
         steering_task(Path("nowhere.toml"))
     with pytest.raises(DatasetError, match="probes"):
         SteeringTask("a", "b", ())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"wish": 3}, "wish is an int"),
+        ({"wording": 3}, "wording is an int"),
+        ({"wording": ""}, "once"),
+        ({"opened": "yes"}, "true or false"),
+        ({"examples": ["ab", "cd"]}, "row 0: not 2 texts"),
+    ],
+)
+def test_a_task_made_in_python_is_checked_as_well(given: dict[str, Any], said: str) -> None:
+    probes = [("x", " y", " z"), ("u", " y", " z")]
+    with pytest.raises(DatasetError, match=said):
+        SteeringTask(**{"name": "a", "wish": "b", "probes": probes, **given})

@@ -105,3 +105,21 @@ def test_it_moves_real_states_less_than_the_projection_does(model: LanguageModel
         changes.append(float((edit.apply(x, SITE) - x).square().sum()))
     assert changes[0] <= changes[1] * (1 + 1e-6)
     assert np.isfinite(changes).all()
+
+
+def test_its_control_is_the_same_erasure_turned(model: LanguageModel) -> None:
+    states = sl.capture(model, [*COLD, *HOT], SITE)
+    edit = sl.Erase(sl.fit_direction(states, LABELS, "leace"))
+    control = edit.random_like(3)
+    own, drawn = (one.operator(SITE) for one in (edit, control))
+    assert own is not None
+    assert drawn is not None
+    size = torch.linalg.matrix_norm(own.reads @ own.writes)
+    close(
+        torch.linalg.matrix_norm(drawn.reads @ drawn.writes), size, rtol=1e-4
+    )  # a random vector alone: many times
+    close(drawn.writes @ drawn.reads, own.writes @ own.reads, rtol=1e-4)
+    mean = edit.direction.mean(SITE).double()
+    close(control.apply(mean, SITE), mean, rtol=1e-5)  # about the same mean
+    assert control.direction.cosine(edit.direction)[SITE] < 0.9
+    assert torch.equal(control.apply(mean + 1, SITE), edit.random_like(3).apply(mean + 1, SITE))
