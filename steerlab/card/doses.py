@@ -61,9 +61,12 @@ def at_dose(interventions: Sequence[Intervention], dose: float) -> list[Interven
 
 
 def random_ones(interventions: Sequence[Intervention], draws: int, seed: int) -> list[list[Intervention]]:
-    """The interventions with random directions of equal norm, so many times."""
+    """The interventions with random directions of equal norm, so many times; each of several has its own."""
     first = 1000 * seed
-    return [[one.random_like(first + draw) for one in interventions] for draw in range(draws)]
+    return [
+        [one.random_like(first + draw + 100_000 * at) for at, one in enumerate(interventions)]
+        for draw in range(draws)
+    ]
 
 
 # -- private --

@@ -19,6 +19,11 @@ _MANY_TURNED = 0.1
 def verdict(card: SteeringCard) -> str:
     """Works or not, at what strengths without measured harm, for whom not, and against asking; in a sentence."""
     one = card.effects.at()
+    if one.effect.high < 0 and one.effect.value < one.random.low:
+        return (
+            f"Works the wrong way: {_to(card)} {nats(one.effect)}, below all random directions of the same length "
+            f"({one.random.low:.2f} at least)."
+        )
     if not one.identified:
         return (
             f"Not identified: {_to(card)} {nats(one.effect)}, and random directions of the same length reach "

@@ -68,10 +68,13 @@ class Erase(Intervention):
             start = means[site][first]
             ends = (start.double() + turned[len(rows) :]).to(start.dtype)
             means[site] = {**means[site], **dict(zip(others, ends, strict=True))}
-        parameters = {"random_like": self.direction.hash, "seed": seed}
-        return replace(
-            self, direction=replace(self.direction, vectors=vectors, means=means, parameters=parameters)
+        drawn_like = replace(
+            self.direction,
+            vectors=vectors,
+            means=means,
+            parameters={"random_like": self.direction.hash, "seed": seed},
         )
+        return replace(self, direction=drawn_like)
 
     def _said(self) -> str:
         share = "" if self.strength == 1 else f"{amount(self.strength)} of "

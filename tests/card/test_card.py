@@ -354,3 +354,19 @@ def test_a_harness_that_is_not_there_is_a_sentence(
     for given in ({"lm_eval": ["arc_easy"]}, {"inspect": ["task.py"]}):
         with pytest.raises(sl.SteerlabError, match=r"is not installed; pip install 'steerlab\[eval\]'"):
             steering_card(model, edit, task, doses=(1,), predicted=False, **given)
+
+
+def test_an_effect_away_from_the_wish_is_told(model: LanguageModel) -> None:
+    edit = sl.Add(planted(model, " No", " Yes"), strength=2.0)
+    card = steering_card(model, edit, reversed_in(0.0), doses=(1,), predicted=False)
+    assert card.status == "not identified"
+    assert card.verdict.startswith("Works the wrong way")
+
+
+def test_each_of_several_interventions_has_its_own_random_direction(model: LanguageModel) -> None:
+    from steerlab.card.doses import random_ones
+
+    direction = planted(model, " Yes", " No")
+    ((first, second),) = random_ones([sl.Add(direction), sl.Ablate(direction)], 1, 0)
+    site = direction.sites[0]
+    assert not torch.allclose(first.direction[site], second.direction[site])  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -37,6 +37,7 @@ def test_separability_is_the_distance_in_standard_deviations() -> None:
     assert separability(along + 10, along) == pytest.approx(10 / 2)  # standard deviation 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=6, max_size=20, unique=True), st.integers(0, 1000))
 def test_the_correlation_is_scipy_s_inside_its_interval(values: list[float], seed: int) -> None:
     other = np.random.default_rng(seed).normal(size=len(values)).tolist()
