@@ -339,8 +339,9 @@ def _dose(name: str, candidate: Intervention | Dose) -> tuple[Callable[[float], 
 
 def _with_strength(candidate: Intervention, own: Any, strength: float) -> Edit:
     """The intervention with this strength; strengths by layer are all multiplied with it."""
-    new = {layer: strength * base for layer, base in own.items()} if isinstance(own, Mapping) else strength
-    changes: dict[str, Any] = {"strength": new}
+    if isinstance(own, Mapping):
+        return candidate.times(strength)
+    changes: dict[str, Any] = {"strength": strength}
     return replace(candidate, **changes)
 
 
